@@ -1,0 +1,24 @@
+"""Make the source tree importable in this environment, and the `sealwire` command runnable, without a build step."""
+
+from __future__ import annotations
+
+import stat
+import sys
+import sysconfig
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def main() -> None:
+    """Write the path file and the command's script into the running environment."""
+    Path(sysconfig.get_path("purelib"), "sealwire.pth").write_text(f"{ROOT / 'src'}\n", encoding="utf-8")
+    command = Path(sysconfig.get_path("scripts"), "sealwire")
+    command.write_text(
+        f"#!{sys.executable}\nimport sys\n\nfrom sealwire.cli.main import main\n\nsys.exit(main())\n", encoding="utf-8"
+    )
+    command.chmod(command.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Sealwire: a self-hosted, multi-tenant, secure messaging backend."""

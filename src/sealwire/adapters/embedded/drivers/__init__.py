@@ -1,0 +1,1 @@
+"""The only modules of this family that speak to an engine."""

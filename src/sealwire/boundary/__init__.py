@@ -1,0 +1,1 @@
+"""The session boundary: five components between tokens, sessions and sockets."""

@@ -1,0 +1,1 @@
+"""The contracts spoken over HTTP, and the guards every client goes through."""

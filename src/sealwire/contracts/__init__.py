@@ -1,0 +1,1 @@
+"""What services promise each other and the world: structs, problems, operations, one Protocol each."""

@@ -1,0 +1,1 @@
+"""Promises of storage that two or more services need."""

@@ -1,0 +1,1 @@
+"""How a call survives a slow or failing dependency."""

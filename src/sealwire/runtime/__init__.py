@@ -1,0 +1,1 @@
+"""Which services run here, with which settings, wired how."""

@@ -1,0 +1,1 @@
+"""What an outside Python program imports."""

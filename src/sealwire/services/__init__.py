@@ -1,0 +1,1 @@
+"""The services; each meets the others only through contracts."""

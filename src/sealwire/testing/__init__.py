@@ -1,0 +1,1 @@
+"""Backends, wirings, clocks and faults for tests."""
