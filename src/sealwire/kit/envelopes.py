@@ -1,0 +1,198 @@
+"""Envelopes: the plain AES-256-GCM of the public API, and the committing envelope of our own uses.
+
+AES-GCM is not key-committing: whoever knows two keys can make one ciphertext that opens under both (Len, Grubbs,
+Ristenpart, "Partitioning Oracle Attacks", USENIX Security 2021). So what we store ourselves is never plain GCM. From
+the data key HKDF-SHA256 (RFC 5869) derives an encryption key and a commitment key, and every envelope carries
+SHA-256(commitment key ‖ key id ‖ nonce ‖ context). Opening checks it before GCM runs: an envelope opens under one key
+and one context only, unless SHA-256 collides (the property called CMT-4 in Bellare, Hoang, EUROCRYPT 2022).
+
+Here and not in the crypto service, because services and clients seal with the data keys they were given.
+
+    bulk    0x01 ‖ key id (16) ‖ nonce (12) ‖ commitment (32) ‖ ciphertext ‖ tag (16)    keys derived once per data key
+    single  0x02 ‖ salt (32) ‖ nonce (12) ‖ commitment (32) ‖ ciphertext ‖ tag (16)      keys derived per envelope
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from hashlib import sha256
+from hmac import compare_digest
+from typing import Final, NamedTuple
+
+import rfc8785
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+KEY_BYTES: Final = 32
+NONCE_BYTES: Final = 12
+TAG_BYTES: Final = 16
+KEY_ID_BYTES: Final = 16
+SALT_BYTES: Final = 32
+COMMITMENT_BYTES: Final = 32
+
+BULK: Final = b"\x01"
+SINGLE: Final = b"\x02"
+_BULK_INFO: Final = b"sealwire envelope bulk v1"
+_SINGLE_INFO: Final = b"sealwire envelope single v1"
+
+_BULK_ID: Final = 1 + KEY_ID_BYTES
+_BULK_NONCE: Final = _BULK_ID + NONCE_BYTES
+_BULK_HEADER: Final = _BULK_NONCE + COMMITMENT_BYTES
+_SINGLE_SALT: Final = 1 + SALT_BYTES
+_SINGLE_NONCE: Final = _SINGLE_SALT + NONCE_BYTES
+_SINGLE_HEADER: Final = _SINGLE_NONCE + COMMITMENT_BYTES
+BULK_OVERHEAD_BYTES: Final = _BULK_HEADER + TAG_BYTES
+SINGLE_OVERHEAD_BYTES: Final = _SINGLE_HEADER + TAG_BYTES
+
+_NONCES_A_DRAW: Final = 256
+
+
+class EnvelopeRefused(Exception):
+    """The envelope does not open under this key and context. Says nothing more, on purpose."""
+
+
+class Sealed(NamedTuple):
+    """What AES-256-GCM gives: ciphertext without its tag, the 96-bit nonce, the 128-bit tag."""
+
+    ciphertext: bytes
+    iv: bytes
+    auth_tag: bytes
+
+
+def canonical_context(context: Mapping[str, str] | None) -> bytes:
+    """Return the encryption context as RFC 8785 canonical JSON; no context and an empty one are the same: `{}`."""
+    return rfc8785.dumps(dict(context)) if context else b"{}"
+
+
+def gcm_encrypt(key: AESGCM, plaintext: bytes, aad: bytes) -> Sealed:
+    """Encrypt under a fresh random nonce (NIST SP 800-38D section 8.2.2); the caller counts the uses of the key."""
+    iv = os.urandom(NONCE_BYTES)
+    sealed = key.encrypt(iv, plaintext, aad)
+    return Sealed(sealed[:-TAG_BYTES], iv, sealed[-TAG_BYTES:])
+
+
+def gcm_decrypt(key: AESGCM, sealed: Sealed, aad: bytes) -> bytes:
+    """Decrypt. Raises: EnvelopeRefused on any mismatch, wrong lengths included (a short tag is no tag)."""
+    if len(sealed.iv) != NONCE_BYTES or len(sealed.auth_tag) != TAG_BYTES:
+        raise EnvelopeRefused
+    try:
+        return key.decrypt(sealed.iv, sealed.ciphertext + sealed.auth_tag, aad)
+    except InvalidTag:
+        raise EnvelopeRefused from None
+
+
+def derive(key: bytes | bytearray, *, salt: bytes, info: bytes) -> tuple[AESGCM, bytearray]:
+    """Derive the cipher and the 32-byte commitment key by HKDF-SHA256; the intermediate encryption key is wiped."""
+    okm = bytearray(2 * KEY_BYTES)
+    HKDF(SHA256(), len(okm), salt, info).derive_into(key, okm)
+    cipher = AESGCM(memoryview(okm)[:KEY_BYTES])
+    commitment_key = okm[KEY_BYTES:]
+    wipe(okm)
+    return cipher, commitment_key
+
+
+def wipe(material: bytearray) -> None:
+    """Overwrite key material with zeros. Copies that Python or OpenSSL made before are beyond our reach."""
+    material[:] = bytes(len(material))
+
+
+class SealingKey:
+    """A data key made ready: seals and opens bulk envelopes at the cost of one AES-GCM and one SHA-256.
+
+    Random 96-bit nonces: the holder limits `uses` (see KeyRing), far below the 2^32 of SP 800-38D.
+    """
+
+    __slots__ = ("_cipher", "_commitment_key", "_head", "_nonces", "_prefix", "key_id", "uses")
+
+    def __init__(self, *, key_id: bytes, key: bytes | bytearray) -> None:
+        """Derive from `key` (32 bytes), which the caller may wipe afterwards; `key_id` (16 bytes) goes in front.
+
+        Raises: ValueError on wrong lengths.
+        """
+        if len(key_id) != KEY_ID_BYTES or len(key) != KEY_BYTES:
+            raise ValueError("a sealing key needs a 16-byte id and 32 bytes of key")
+        self.key_id = key_id
+        self.uses = 0
+        cipher, self._commitment_key = derive(key, salt=key_id, info=_BULK_INFO)
+        self._cipher: AESGCM | None = cipher
+        self._head = BULK + key_id
+        self._prefix = bytes(self._commitment_key) + key_id
+        self._nonces: list[bytes] = []
+
+    def seal(self, plaintext: bytes, aad: bytes) -> bytes:
+        """Seal under a fresh random nonce; `aad` is the context (tenant, purpose, record id) and isn't stored.
+
+        Raises: EnvelopeRefused when the key has been wiped.
+        """
+        cipher = self._cipher
+        if cipher is None:
+            raise EnvelopeRefused
+        try:
+            nonce = self._nonces.pop()
+        except IndexError:
+            nonce = self._draw()
+        self.uses += 1
+        commitment = sha256(self._prefix + nonce + aad).digest()
+        return self._head + nonce + commitment + cipher.encrypt(nonce, plaintext, aad)
+
+    def open(self, envelope: bytes, aad: bytes) -> bytes:
+        """Return the plaintext. Raises: EnvelopeRefused on any mismatch of key, context or bytes, or once wiped."""
+        cipher = self._cipher
+        if cipher is None or len(envelope) < BULK_OVERHEAD_BYTES or envelope[:_BULK_ID] != self._head:
+            raise EnvelopeRefused
+        nonce = envelope[_BULK_ID:_BULK_NONCE]
+        if not compare_digest(sha256(self._prefix + nonce + aad).digest(), envelope[_BULK_NONCE:_BULK_HEADER]):
+            raise EnvelopeRefused
+        try:
+            return cipher.decrypt(nonce, envelope[_BULK_HEADER:], aad)
+        except InvalidTag:
+            raise EnvelopeRefused from None
+
+    def wipe(self) -> None:
+        """Forget the key; afterwards nothing is sealed or opened."""
+        self._cipher = None
+        self._prefix = b""
+        self._nonces.clear()
+        wipe(self._commitment_key)
+
+    def _draw(self) -> bytes:
+        """Draw a block of nonces in one system call (os.urandom costs as much as the encryption of 200 bytes)."""
+        block = os.urandom(NONCE_BYTES * _NONCES_A_DRAW)
+        self._nonces = [block[at : at + NONCE_BYTES] for at in range(0, len(block), NONCE_BYTES)]
+        return self._nonces.pop()
+
+
+def envelope_key_id(envelope: bytes) -> bytes:
+    """Return the 16-byte id of the data key that a bulk envelope names. Raises: EnvelopeRefused if it is none."""
+    if len(envelope) < BULK_OVERHEAD_BYTES or envelope[:1] != BULK:
+        raise EnvelopeRefused
+    return envelope[1:_BULK_ID]
+
+
+def seal_single(key: bytes | bytearray, plaintext: bytes | bytearray, aad: bytes) -> bytes:
+    """Seal one thing under keys derived for it alone (fresh 256-bit salt): for keys and fields, at about 8 µs."""
+    salt, nonce = os.urandom(SALT_BYTES), os.urandom(NONCE_BYTES)
+    cipher, commitment_key = derive(key, salt=salt, info=_SINGLE_INFO)
+    commitment = sha256(b"".join((commitment_key, salt, nonce, aad))).digest()
+    wipe(commitment_key)
+    return b"".join((SINGLE, salt, nonce, commitment, cipher.encrypt(nonce, plaintext, aad)))
+
+
+def open_single(key: bytes | bytearray, envelope: bytes, aad: bytes) -> bytes:
+    """Open what `seal_single` sealed. Raises: EnvelopeRefused on any mismatch."""
+    if len(envelope) < SINGLE_OVERHEAD_BYTES or envelope[:1] != SINGLE:
+        raise EnvelopeRefused
+    salt = envelope[1:_SINGLE_SALT]
+    nonce = envelope[_SINGLE_SALT:_SINGLE_NONCE]
+    cipher, commitment_key = derive(key, salt=salt, info=_SINGLE_INFO)
+    commitment = sha256(b"".join((commitment_key, salt, nonce, aad))).digest()
+    wipe(commitment_key)
+    if not compare_digest(commitment, envelope[_SINGLE_NONCE:_SINGLE_HEADER]):
+        raise EnvelopeRefused
+    try:
+        return cipher.decrypt(nonce, envelope[_SINGLE_HEADER:], aad)
+    except InvalidTag:
+        raise EnvelopeRefused from None

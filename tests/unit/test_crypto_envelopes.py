@@ -1,0 +1,234 @@
+"""Envelopes: round trips, every flipped bit refused, and no envelope that opens under two keys or two contexts."""
+
+from __future__ import annotations
+
+import os
+import struct
+
+import pytest
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sealwire.kit.envelopes import (
+    BULK_OVERHEAD_BYTES,
+    KEY_ID_BYTES,
+    EnvelopeRefused,
+    Sealed,
+    SealingKey,
+    canonical_context,
+    envelope_key_id,
+    gcm_decrypt,
+    gcm_encrypt,
+    open_single,
+    seal_single,
+)
+
+KEY = bytes(range(32))
+KEY_ID = bytes(range(100, 116))
+bodies = st.binary(max_size=300)
+
+
+def sealing_key(key: bytes = KEY, key_id: bytes = KEY_ID) -> SealingKey:
+    return SealingKey(key_id=key_id, key=key)
+
+
+def flips(data: bytes) -> list[bytes]:
+    return [data[:at] + bytes((data[at] ^ (1 << bit),)) + data[at + 1 :] for at in range(len(data)) for bit in range(8)]
+
+
+@given(bodies, bodies)
+def test_a_bulk_envelope_opens_to_what_was_sealed(plaintext: bytes, aad: bytes) -> None:
+    envelope = sealing_key().seal(plaintext, aad)
+    assert len(envelope) == len(plaintext) + BULK_OVERHEAD_BYTES
+    assert envelope_key_id(envelope) == KEY_ID
+    assert sealing_key().open(envelope, aad) == plaintext
+
+
+@given(bodies, bodies)
+def test_a_single_envelope_opens_to_what_was_sealed(plaintext: bytes, aad: bytes) -> None:
+    assert open_single(KEY, seal_single(KEY, plaintext, aad), aad) == plaintext
+
+
+def test_every_flipped_bit_of_a_bulk_envelope_is_refused() -> None:
+    key = sealing_key()
+    for changed in flips(key.seal(b"hello", b"context")):
+        with pytest.raises(EnvelopeRefused):
+            key.open(changed, b"context")
+
+
+def test_every_flipped_bit_of_a_single_envelope_is_refused() -> None:
+    for changed in flips(seal_single(KEY, b"hi", b"context")):
+        with pytest.raises(EnvelopeRefused):
+            open_single(KEY, changed, b"context")
+
+
+@given(bodies, st.integers(0, 400))
+def test_a_cut_envelope_is_refused(plaintext: bytes, keep: int) -> None:
+    envelope = sealing_key().seal(plaintext, b"")
+    if keep < len(envelope):
+        with pytest.raises(EnvelopeRefused):
+            sealing_key().open(envelope[:keep], b"")
+        with pytest.raises(EnvelopeRefused):
+            open_single(KEY, envelope[:keep], b"")
+
+
+@given(bodies, bodies, bodies)
+def test_another_context_is_refused(plaintext: bytes, aad: bytes, other: bytes) -> None:
+    if aad == other:
+        return
+    key = sealing_key()
+    with pytest.raises(EnvelopeRefused):
+        key.open(key.seal(plaintext, aad), other)
+    with pytest.raises(EnvelopeRefused):
+        open_single(KEY, seal_single(KEY, plaintext, aad), other)
+
+
+def test_another_key_or_key_id_is_refused() -> None:
+    envelope = sealing_key().seal(b"x", b"")
+    for other in (sealing_key(key=os.urandom(32)), sealing_key(key_id=os.urandom(KEY_ID_BYTES))):
+        with pytest.raises(EnvelopeRefused):
+            other.open(envelope, b"")
+
+
+def test_nonces_never_repeat_across_draws() -> None:
+    key = sealing_key()
+    nonces = {key.seal(b"", b"")[17:29] for _ in range(2_000)}
+    assert len(nonces) == 2_000
+    assert key.uses == 2_000
+
+
+def test_a_wiped_key_neither_seals_nor_opens() -> None:
+    key = sealing_key()
+    envelope = key.seal(b"x", b"")
+    key.wipe()
+    with pytest.raises(EnvelopeRefused):
+        key.open(envelope, b"")
+    with pytest.raises(EnvelopeRefused):
+        key.seal(b"x", b"")
+
+
+def test_the_key_handed_in_may_be_wiped_afterwards() -> None:
+    material = bytearray(KEY)
+    key = SealingKey(key_id=KEY_ID, key=material)
+    material[:] = bytes(32)
+    assert sealing_key().open(key.seal(b"x", b"a"), b"a") == b"x"
+
+
+@pytest.mark.parametrize(("key_id", "key"), [(b"", KEY), (KEY_ID, b""), (KEY_ID, KEY[:31]), (KEY_ID + b"x", KEY)])
+def test_wrong_lengths_are_refused(key_id: bytes, key: bytes) -> None:
+    with pytest.raises(ValueError, match="16-byte id"):
+        SealingKey(key_id=key_id, key=key)
+
+
+# --- one ciphertext, two keys: the attack, and that envelopes withstand it -----------------------------------------
+
+
+def gf_mul(x: int, y: int) -> int:
+    """Multiply in GF(2^128) as GCM does (NIST SP 800-38D section 6.3)."""
+    z = 0
+    for bit in range(127, -1, -1):
+        if (x >> bit) & 1:
+            z ^= y
+        y = (y >> 1) ^ (0xE1 << 120 if y & 1 else 0)
+    return z
+
+
+def gf_inverse(x: int) -> int:
+    """Return x^(2^128 - 2)."""
+    result, square = 1 << 127, x
+    for _ in range(127):
+        square = gf_mul(square, square)
+        result = gf_mul(result, square)
+    return result
+
+
+def block(key: bytes, data: bytes) -> int:
+    encryptor = Cipher(algorithms.AES(key), modes.ECB()).encryptor()  # the bare block cipher, to do GCM's algebra
+    return int.from_bytes(encryptor.update(data), "big")
+
+
+def collide(key_1: bytes, key_2: bytes, nonce: bytes, first_block: bytes) -> bytes:
+    """Return ciphertext ‖ tag that AES-GCM opens under both keys (Dodis, Grubbs, Ristenpart, Woodage, CRYPTO 2018).
+
+    Two blocks of ciphertext, the second chosen so that both keys give the same tag: one linear equation.
+    """
+    c_1 = int.from_bytes(first_block, "big")
+    lengths = int.from_bytes(struct.pack(">QQ", 0, 256), "big")
+    powers = []
+    for key in (key_1, key_2):
+        h = block(key, bytes(16))
+        h2 = gf_mul(h, h)
+        h3 = gf_mul(h2, h)
+        rest = gf_mul(c_1, h3) ^ gf_mul(lengths, h) ^ block(key, nonce + b"\x00\x00\x00\x01")
+        powers.append((h2, rest))
+    (a, rest_1), (b, rest_2) = powers
+    c_2 = gf_mul(rest_1 ^ rest_2, gf_inverse(a ^ b))
+    tag = gf_mul(c_2, a) ^ rest_1
+    return first_block + c_2.to_bytes(16, "big") + tag.to_bytes(16, "big")
+
+
+def test_plain_gcm_opens_one_ciphertext_under_two_keys() -> None:
+    """Why envelopes don't use AES-GCM alone."""
+    key_1, key_2, nonce = os.urandom(32), os.urandom(32), os.urandom(12)
+    forged = collide(key_1, key_2, nonce, os.urandom(16))
+    one = gcm_decrypt(AESGCM(key_1), Sealed(forged[:-16], nonce, forged[-16:]), b"")
+    two = gcm_decrypt(AESGCM(key_2), Sealed(forged[:-16], nonce, forged[-16:]), b"")
+    assert one != two
+
+
+def test_no_envelope_opens_under_two_keys() -> None:
+    """The same attack with full knowledge of both data keys and everything derived from them."""
+    from sealwire.kit import envelopes
+
+    keys = [os.urandom(32), os.urandom(32)]
+    derived = []
+    for key in keys:
+        okm = envelopes.HKDF(envelopes.SHA256(), 64, KEY_ID, envelopes._BULK_INFO).derive(key)
+        derived.append(okm[:32])
+    nonce = os.urandom(12)
+    forged = collide(derived[0], derived[1], nonce, os.urandom(16))
+    for key in derived:  # the forgery itself works
+        AESGCM(key).decrypt(nonce, forged, b"")
+    candidates = [sealing_key(key=key) for key in keys]
+    opened = 0
+    for maker in candidates:  # with either key's own commitment in front
+        honest = maker.seal(b"", b"")
+        commitment = envelopes.sha256(maker._prefix + nonce).digest()
+        envelope = honest[:17] + nonce + commitment + forged
+        results = []
+        for key in candidates:
+            try:
+                results.append(key.open(envelope, b""))
+            except EnvelopeRefused:
+                results.append(None)
+        assert sum(result is not None for result in results) <= 1
+        opened += sum(result is not None for result in results)
+    assert opened == 2  # each forgery is well formed for the one key it commits to
+
+
+@given(st.dictionaries(st.text(max_size=8), st.text(max_size=8), max_size=4))
+def test_the_context_is_canonical(context: dict[str, str]) -> None:
+    turned = dict(reversed(context.items()))
+    assert canonical_context(context) == canonical_context(turned)
+
+
+def test_no_context_and_an_empty_one_are_the_same() -> None:
+    assert canonical_context(None) == canonical_context({}) == b"{}"
+
+
+@given(bodies, bodies)
+def test_the_api_form_round_trips_and_refuses(plaintext: bytes, aad: bytes) -> None:
+    key = AESGCM(KEY)
+    sealed = gcm_encrypt(key, plaintext, aad)
+    assert (len(sealed.iv), len(sealed.auth_tag), len(sealed.ciphertext)) == (12, 16, len(plaintext))
+    assert gcm_decrypt(key, sealed, aad) == plaintext
+    for bad in (
+        sealed._replace(iv=sealed.iv[:-1]),
+        sealed._replace(auth_tag=sealed.auth_tag[:12]),
+        sealed._replace(auth_tag=b"", ciphertext=sealed.ciphertext + sealed.auth_tag),
+        sealed._replace(ciphertext=sealed.ciphertext + b"\0"),
+    ):
+        with pytest.raises(EnvelopeRefused):
+            gcm_decrypt(key, bad, aad)
