@@ -14,7 +14,7 @@ class Retry(StrEnum):
     NOW = "now"
 
 
-class Problem(Exception):  # noqa: N818 - the field's name for it (RFC 9457)
+class Problem(Exception):
     """A failure that is the caller's business.
 
     Subclasses set `code` (stable, snake_case), `title`, `status` and `retry`; `detail` says what was wrong here and

@@ -1,0 +1,119 @@
+"""Structs and JSON: strict on the way in, told apart by kind of fault; one encoder on the way out."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, TypeVar, dataclass_transform
+
+import msgspec
+
+from sealwire.kit.problem import Invalid, Malformed
+
+T = TypeVar("T")
+
+encode = msgspec.json.Encoder().encode
+_ANY = msgspec.json.Decoder()
+MAX_DEPTH = 32
+
+Id = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._:-]+$")]
+ShortText = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+Limit = Annotated[int, msgspec.Meta(ge=1, le=200)]
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(msgspec.field,))
+class FrozenMeta(msgspec.StructMeta):
+    """Makes every subclass frozen and keyword-only, at run time and for type checkers, without saying it each time."""
+
+    def __new__(mcls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **options: Any) -> FrozenMeta:
+        return super().__new__(mcls, name, bases, namespace, **{"frozen": True, "kw_only": True, **options})
+
+
+class Input(msgspec.Struct, metaclass=FrozenMeta, forbid_unknown_fields=True):
+    """What a caller sends: an unknown member is refused, so that a typing error is not silently dropped."""
+
+
+class Output(msgspec.Struct, metaclass=FrozenMeta):
+    """What we answer: members may be added later, readers pass over those they don't know."""
+
+
+class Page(Input):
+    """The paging members of every list."""
+
+    limit: Limit = 50
+    cursor: Annotated[str, msgspec.Meta(max_length=512)] | None = None
+
+
+def fault_path(value: Any, path: str = "$") -> str:
+    """Return where in a decoded document a string holds NUL, or an empty string."""
+    if isinstance(value, str):
+        return path if "\0" in value else ""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if found := (path if "\0" in key else fault_path(item, f"{path}.{key}")):
+                return found
+    elif isinstance(value, list):
+        for i, item in enumerate(value):
+            if found := fault_path(item, f"{path}[{i}]"):
+                return found
+    return ""
+
+
+def too_deep(body: bytes) -> bool:
+    """Whether brackets nest deeper than MAX_DEPTH anywhere (brackets inside strings count too: a cheap upper bound)."""
+    if body.count(b"[") + body.count(b"{") <= MAX_DEPTH:
+        return False
+    depth, quoted, escaped = 0, False, False
+    for byte in body:
+        if quoted:
+            if escaped:
+                escaped = False
+            elif byte == 0x5C:
+                escaped = True
+            elif byte == 0x22:
+                quoted = False
+        elif byte == 0x22:
+            quoted = True
+        elif byte in b"[{":
+            depth += 1
+            if depth > MAX_DEPTH:
+                return True
+        elif byte in b"]}":
+            depth -= 1
+    return False
+
+
+def invalid(error: msgspec.ValidationError) -> Invalid:
+    """Turn a validation error into a problem that names the path of the fault.
+
+    The text is the rule that was broken, never the value that broke it.
+    """
+    text, _, at = str(error).partition(" - at `")
+    return Invalid(text, path=at.rstrip("`") or "$")
+
+
+def decode_body(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
+    """Read a request body.
+
+    Raises: Malformed for what is no JSON in UTF-8, Invalid with `path` for what breaks a rule.
+    """
+    if too_deep(body):
+        raise Malformed(f"The document nests deeper than {MAX_DEPTH} levels.", path="$")
+    try:
+        value = decoder.decode(body)
+        if b"\\u0000" in body and (path := fault_path(_ANY.decode(body))):
+            raise Invalid("Text must not hold the character NUL.", path=path)
+    except msgspec.ValidationError as error:
+        raise invalid(error) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Malformed(f"The body is not JSON in UTF-8: {error}", path="$") from None
+    return value
+
+
+def convert_query(value: dict[str, Any], type_: type[T]) -> T:
+    """Read query parameters (all strings) into a struct. Raises: Invalid with `path`."""
+    for name, text in value.items():
+        if "\0" in name or "\0" in text:
+            raise Invalid("Text must not hold the character NUL.", path="$")
+    try:
+        return msgspec.convert(value, type_, strict=False)
+    except msgspec.ValidationError as error:
+        raise invalid(error) from None
