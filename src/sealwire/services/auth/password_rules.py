@@ -1,0 +1,116 @@
+"""Which passwords are good enough: long, and not made of what is tried first or of what everybody knows."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from importlib import resources
+from typing import Final
+
+MIN_CHARS: Final = 10
+MAX_CHARS: Final = 1_024
+MIN_DISTINCT_CHARS: Final = 5
+MIN_OWN_CHARS: Final = 6
+"""How many characters have to be left once everything predictable is taken out."""
+_LONG_CHARS: Final = 64
+"""Past this length a password that does not repeat itself has enough of its own."""
+
+_ROWS: Final = (
+    "abcdefghijklmnopqrstuvwxyz",
+    "01234567890",
+    "qwertyuiop",
+    "asdfghjkl",
+    "zxcvbnm",
+    "qwertzuiop",
+    "yxcvbnm",
+    "azertyuiop",
+    "qsdfghjklm",
+    "wxcvbn",
+    "1qaz2wsx3edc4rfv5tgb6yhn7ujm",
+    "!@#$%^&*()",
+)
+_ROW_CHARS: Final = 4
+_LOOK_ALIKE: Final = {
+    "a": "a4@",
+    "b": "b8",
+    "e": "e3",
+    "g": "g9",
+    "i": "i1!",
+    "l": "l1|",
+    "o": "o0",
+    "s": "s5$",
+    "t": "t7",
+}
+_YEAR: Final = re.compile(r"(?:19|20)\d\d")
+
+
+def normalised(password: str) -> str:
+    """Return the form that is hashed: NFKC, so that one password typed on two keyboards stays one (NIST SP 800-63B)."""
+    return unicodedata.normalize("NFKC", password)
+
+
+class PasswordRules:
+    """Judges new passwords; reads its word list once."""
+
+    def __init__(self) -> None:
+        listed = resources.files(__package__).joinpath("weak_passwords.txt").read_text("utf-8")
+        words = [line.strip() for line in listed.splitlines() if line.strip() and not line.startswith("#")]
+        self._words = re.compile("|".join(_spellings(word) for word in sorted(words, key=len, reverse=True)))
+        rows = [row + row[::-1] for row in _ROWS]
+        self._row_parts = frozenset(
+            row[at : at + _ROW_CHARS] for row in rows for at in range(len(row) - _ROW_CHARS + 1)
+        )
+
+    def weakness(self, password: str, *, about: tuple[str, ...] = ()) -> str | None:
+        """Say what is wrong with `password` and what would be better, or None when it is good enough.
+
+        `about`: what everybody knows of the person (e-mail, display name, tenant).
+        """
+        if len(password) < MIN_CHARS:
+            return f"The password needs at least {MIN_CHARS} characters; a few words in a row are easy to keep in mind."
+        if len(password) > MAX_CHARS:
+            return f"The password may have at most {MAX_CHARS} characters."
+        folded = normalised(password).casefold()
+        if len(set(folded)) < MIN_DISTINCT_CHARS:
+            return f"The password needs at least {MIN_DISTINCT_CHARS} different characters."
+        own = _period(folded)
+        if len(own) < MIN_OWN_CHARS:
+            return "The password repeats itself; use words that don't follow each other."
+        if len(own) > _LONG_CHARS:
+            return None
+        own = _without(own, about)
+        if len(own) < MIN_OWN_CHARS:
+            return "The password is little more than your name or e-mail address; use something nobody knows of you."
+        own = _YEAR.sub("", self._words.sub("", own))
+        if len(own) < MIN_OWN_CHARS:
+            return "The password is among those that are tried first; add words of your own."
+        if len(self._without_rows(own)) < MIN_OWN_CHARS:
+            return "The password is a row of keys with little else; use words that don't follow each other."
+        return None
+
+    def _without_rows(self, text: str) -> str:
+        """Take out what is typed by running along the keyboard, the alphabet or the digits, and repeated characters."""
+        covered = bytearray(len(text))
+        for at in range(len(text) - _ROW_CHARS + 1):
+            part = text[at : at + _ROW_CHARS]
+            if part in self._row_parts or len(set(part)) == 1:
+                covered[at : at + _ROW_CHARS] = b"\x01" * _ROW_CHARS
+        return "".join(char for char, hidden in zip(text, covered, strict=True) if not hidden)
+
+
+def _spellings(word: str) -> str:
+    """Return a pattern for the word and its look-alikes."""
+    return "".join(f"[{re.escape(_LOOK_ALIKE[c])}]" if c in _LOOK_ALIKE else re.escape(c) for c in word)
+
+
+def _period(text: str) -> str:
+    """Return the shortest text that `text` is a repetition of."""
+    return text[: (text + text).find(text, 1)]
+
+
+def _without(text: str, about: tuple[str, ...]) -> str:
+    """Take out the person's own words: whole values, and their parts of three characters and more."""
+    parts = {part for value in about for part in (value.casefold(), *re.split(r"[\W_]+", value.casefold()))}
+    for part in sorted((p for p in parts if len(p) >= 3), key=len, reverse=True):
+        text = text.replace(part, "")
+    return text
