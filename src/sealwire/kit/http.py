@@ -1,0 +1,333 @@
+"""The typed HTTP edge: routes bound from operations, default-deny, problems for every fault."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+import msgspec
+import structlog
+
+from sealwire.kit.caller import Caller
+from sealwire.kit.codec import convert_query, decode_body, encode
+from sealwire.kit.exchange import JSON, Disconnected, Exchange, Headers, Receive, Scope, Send, read_form
+from sealwire.kit.operation import SAFE_VERBS, Degraded, Operation, Policy, RateClass
+from sealwire.kit.permission import GRANTS, Permission
+from sealwire.kit.problem import (
+    DeadlineExceeded,
+    Forbidden,
+    Internal,
+    Invalid,
+    MethodNotAllowed,
+    NotFound,
+    Problem,
+    SessionUnconfirmed,
+    StepUpRequired,
+    UnsupportedMedia,
+)
+from sealwire.kit.router import Router
+
+log = structlog.get_logger("sealwire.http")
+
+STEP_UP_WINDOW_S = 15 * 60
+STEP_UP_METHODS = ["password", "totp", "recovery"]
+
+Run = Callable[[Exchange, Caller], Awaitable[None]]
+SocketHandler = Callable[[Scope, Receive, Send], Awaitable[None]]
+Decorate = Callable[[Exchange, Any, Any], Headers]
+
+
+class Authenticate(Protocol):
+    """Resolves who asks. Raises: Unauthenticated, Unavailable; for a public route an anonymous caller."""
+
+    def __call__(self, exchange: Exchange, policy: Policy) -> Caller | Awaitable[Caller]: ...
+
+
+class Gate(Protocol):
+    """What stands before and after every request of an app: limits, shedding, records, metrics."""
+
+    def enter(self, exchange: Exchange) -> None:
+        """Look at a request before anything is known of it. Raises: Problem to refuse it."""
+
+    def admit(self, exchange: Exchange, caller: Caller) -> None:
+        """Look again once the caller is known. May add to `exchange.extra_headers`. Raises: Problem."""
+
+    def leave(self, exchange: Exchange) -> None:
+        """See what came of it: `exchange.route`, `.caller` (None when it wasn't resolved), `.status`."""
+
+
+class OpenGate:
+    """Lets everything through and keeps nothing."""
+
+    def enter(self, exchange: Exchange) -> None: ...
+    def admit(self, exchange: Exchange, caller: Caller) -> None: ...
+    def leave(self, exchange: Exchange) -> None: ...
+
+
+class Route(msgspec.Struct, frozen=True, kw_only=True):
+    """A way in. `run` answers an exchange for an authenticated, permitted caller."""
+
+    verb: str
+    path: str
+    policy: Policy
+    run: Run | None = None
+    socket: SocketHandler | None = None
+    authenticate: Authenticate | None = None
+    operation: Operation | None = None
+    needs: Permission | None = None
+    degraded: Degraded = Degraded.DENY
+    step_up: bool = False
+    rate: RateClass = RateClass.DEFAULT
+    summary: str = ""
+    audited: bool = True
+
+    def check(self, caller: Caller) -> None:
+        """Refuse a caller who may not use this route. Raises: Forbidden, SessionUnconfirmed, StepUpRequired."""
+        principal = caller.principal
+        if self.needs is not None and self.needs not in GRANTS[principal.role]:
+            raise Forbidden(f"Your role does not grant {self.needs.value}.")
+        if (
+            (not caller.confirmed or principal.legacy)
+            and self.degraded is not Degraded.ALLOW
+            and (self.degraded is Degraded.DENY or self.verb not in SAFE_VERBS)
+        ):
+            if principal.legacy:
+                raise Forbidden("A legacy token may be used for low-risk operations only.")
+            raise SessionUnconfirmed("Your session can't be confirmed for the moment; please try again.")
+        if self.step_up and principal.kind == "user" and time.time() - principal.auth_time_s > STEP_UP_WINDOW_S:
+            raise StepUpRequired("Confirm your identity with POST /auth/step-up first.", methods=STEP_UP_METHODS)
+
+
+class Edge:
+    """Binds operations and raw handlers into routes that share one way to authenticate."""
+
+    def __init__(self, *, authenticate: Authenticate) -> None:
+        self._authenticate = authenticate
+
+    def bind(
+        self, operation: Operation, call: Callable[..., Awaitable[Any]], *, decorate: Decorate | None = None
+    ) -> Route:
+        """Return the route of an operation. `decorate(exchange, taken, given)` may add headers to the answer."""
+        return Route(
+            verb=operation.verb,
+            path=operation.path,
+            policy=operation.policy,
+            run=_compile(operation, call, decorate),
+            authenticate=self._authenticate,
+            operation=operation,
+            needs=operation.needs,
+            degraded=operation.degraded,
+            step_up=operation.step_up,
+            rate=operation.rate,
+            summary=operation.summary,
+        )
+
+    def stream(
+        self,
+        verb: str,
+        path: str,
+        handler: Run,
+        *,
+        policy: Policy,
+        needs: Permission | None = None,
+        degraded: Degraded = Degraded.DENY,
+        rate: RateClass = RateClass.DEFAULT,
+        summary: str = "",
+        audited: bool = True,
+    ) -> Route:
+        """Return a route whose handler reads and answers the exchange itself."""
+        return Route(
+            verb=verb,
+            path=path,
+            policy=policy,
+            run=handler,
+            authenticate=self._authenticate,
+            needs=needs,
+            degraded=degraded,
+            rate=rate,
+            summary=summary,
+            audited=audited,
+        )
+
+    def socket(self, path: str, handler: SocketHandler, *, policy: Policy = Policy.FIRST_FRAME) -> Route:
+        """Return a WebSocket route. Its handler answers no application frame before it knows the caller."""
+        return Route(verb="WEBSOCKET", path=path, policy=policy, socket=handler)
+
+
+def _compile(operation: Operation, call: Callable[..., Awaitable[Any]], decorate: Decorate | None) -> Run:
+    """Build the code of one operation once, so that a request only runs it."""
+    names = [name for name, _ in operation.parameters]
+    takes, gives, status = operation.takes, operation.gives, operation.status
+    decoder = msgspec.json.Decoder(takes) if takes is not None and not operation.takes_query else None
+    limit_bytes = operation.body_limit_bytes
+    fixed = status if isinstance(status, int) else 0
+    status_of = None if isinstance(status, int) else status
+
+    async def take(exchange: Exchange) -> Any:
+        assert takes is not None
+        if operation.takes_query:
+            return convert_query(exchange.query, takes)
+        body = await exchange.body(limit_bytes)
+        if operation.form:
+            return convert_query(read_form(body), takes)
+        content_type = exchange.header(b"content-type")
+        if content_type is None or content_type != b"application/json":
+            _require_json(content_type, body)
+        assert decoder is not None
+        return decode_body(decoder, body or b"{}")
+
+    async def run(exchange: Exchange, caller: Caller) -> None:
+        params = exchange.params
+        if takes is None:
+            taken = None
+            given = await call(caller, *[params[name] for name in names])
+        else:
+            taken = await take(exchange)
+            given = await call(caller, *[params[name] for name in names], taken)
+        if decorate is not None:
+            exchange.extra_headers += decorate(exchange, taken, given)
+        if gives is None:
+            await exchange.answer(fixed)
+        else:
+            await exchange.answer(fixed or status_of(given), encode(given), (JSON,))  # type: ignore[misc]  # one is set
+
+    return run
+
+
+def _require_json(content_type: bytes | None, body: bytes) -> None:
+    """Raises: UnsupportedMedia unless the body is empty or announced as JSON (in UTF-8)."""
+    if content_type is None:
+        if body:
+            raise UnsupportedMedia("Send the body with Content-Type: application/json.")
+        return
+    media_type, _, parameters = content_type.decode("latin-1").lower().partition(";")
+    charset = parameters.partition("charset=")[2].strip(' "')
+    if (media_type.strip() != "application/json" and body) or charset not in ("", "utf-8"):
+        raise UnsupportedMedia("Send the body as application/json in UTF-8.")
+
+
+class App:
+    """An ASGI application of routes. What has no route is refused; what has one declared its policy."""
+
+    def __init__(
+        self,
+        routes: Iterable[Route],
+        *,
+        prefix: str = "",
+        gate: Gate | None = None,
+        headers: Sequence[tuple[bytes, bytes]] = (),
+        public: bool = False,
+        timeout_s: float = 30.0,
+    ) -> None:
+        self.routes = tuple(routes)
+        self._gate: Gate = gate or OpenGate()
+        self._headers = list(headers)
+        self._http: Router[Route] = Router()
+        self._sockets: dict[str, Route] = {}
+        self._timeout_s = timeout_s
+        self._in_flight: dict[Exchange, asyncio.Task[Any]] = {}
+        self._watchdog: asyncio.Task[None] | None = None
+        for route in self.routes:
+            if public and route.policy is Policy.SERVICE:
+                raise ValueError(f"{route.verb} {route.path} is for services and can't be mounted on a public app")
+            if route.socket is not None:
+                self._sockets[prefix + route.path] = route
+            else:
+                self._http.add(route.verb, prefix + route.path, route)
+
+    @property
+    def in_flight(self) -> int:
+        """How many requests are being answered now."""
+        return len(self._in_flight)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        kind = scope["type"]
+        if kind == "http":
+            await self._answer(Exchange(scope, receive, send))
+        elif kind == "websocket":
+            route = self._sockets.get(scope["path"])
+            if route is None or route.socket is None:
+                await receive()
+                await send({"type": "websocket.close", "code": 4404})
+            else:
+                await route.socket(scope, receive, send)
+        else:
+            raise RuntimeError(f"the app does not speak {kind!r}; start it through the supervisor")
+
+    async def _answer(self, exchange: Exchange) -> None:
+        exchange.set_trace()
+        exchange.extra_headers = [*self._headers, (b"x-request-id", exchange.trace_id.encode())]
+        task = asyncio.current_task()
+        assert task is not None
+        self._in_flight[exchange] = task
+        if self._watchdog is None:
+            self._watchdog = asyncio.create_task(self._watch(), name="request-deadlines")
+        try:
+            await self._run(exchange)
+        except Problem as problem:
+            await self._fail(exchange, problem)
+        except Disconnected:
+            exchange.status = exchange.status or 499
+        except asyncio.CancelledError:
+            if exchange in self._in_flight:
+                raise
+            task.uncancel()
+            await self._fail(exchange, DeadlineExceeded(f"No answer within {self._timeout_s:g} s.", retry_after_s=1))
+        except Exception:
+            log.exception("request failed", method=exchange.method, route=self._route_path(exchange),
+                          trace_id=exchange.trace_id)  # fmt: skip
+            await self._fail(exchange, Internal("It is on our side; the trace id names it in our log."))
+        finally:
+            self._in_flight.pop(exchange, None)
+            self._gate.leave(exchange)
+
+    async def _run(self, exchange: Exchange) -> None:
+        self._gate.enter(exchange)
+        route, exchange.params = self._find(exchange)
+        if route is None:
+            return
+        exchange.route = route
+        assert route.authenticate is not None
+        assert route.run is not None
+        found = route.authenticate(exchange, route.policy)
+        caller = found if isinstance(found, Caller) else await found
+        exchange.caller = caller
+        self._gate.admit(exchange, caller)
+        route.check(caller)
+        await route.run(exchange, caller)
+
+    def _find(self, exchange: Exchange) -> tuple[Route | None, dict[str, Any]]:
+        route, params, verbs = self._http.find(exchange.method, exchange.path)
+        if route is not None:
+            return route, params
+        if not verbs:
+            raise NotFound("There is nothing at this path.")
+        raise MethodNotAllowed(f"This path answers {', '.join(verbs)}.", allow=list(verbs))
+
+    @staticmethod
+    def _route_path(exchange: Exchange) -> str:
+        return exchange.route.path if exchange.route is not None else ""
+
+    async def _fail(self, exchange: Exchange, problem: Problem) -> None:
+        if exchange.status:  # the head is out: all that is left is to break the connection off visibly
+            log.warning("answer broken off", code=problem.code, trace_id=exchange.trace_id)
+            raise ConnectionAbortedError(problem.code)
+        with contextlib.suppress(OSError):
+            await exchange.answer_problem(problem)
+
+    async def _watch(self) -> None:
+        """Cancel requests older than the timeout; streams that have begun to answer are their handlers' business."""
+        while self._in_flight:
+            await asyncio.sleep(min(0.5, self._timeout_s / 4))
+            oldest = time.perf_counter() - self._timeout_s
+            for exchange, task in list(self._in_flight.items()):
+                if exchange.started < oldest and not exchange.status:
+                    del self._in_flight[exchange]
+                    task.cancel()
+        self._watchdog = None
+
+
+__all__ = ["App", "Authenticate", "Edge", "Gate", "Invalid", "OpenGate", "Route"]
