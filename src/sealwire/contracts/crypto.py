@@ -14,6 +14,8 @@ from sealwire.kit.problem import Conflict, Invalid, NotFound
 
 SERVICE = "crypto"
 MAX_PLAINTEXT_BYTES = 1024 * 1024
+DATA_KEY_USES = 1 << 20
+"""How often one loading of a system data key may seal; counted durably by crypto, so that no nonce limit is passed."""
 
 KeyType = Literal["aes-256-gcm", "ed25519", "hmac-sha256"]
 KeyState = Literal["enabled", "decrypt_only", "disabled", "scheduled_for_destruction", "destroyed"]
@@ -166,9 +168,27 @@ class DataKey(Output, omit_defaults=True):
 
 
 class SystemDataKeyRequest(Input):
-    """A data key under the system key of the calling service in the caller's tenant (made on first use)."""
+    """The data key of the calling service for this context in the caller's tenant: made on first use, then the same.
+
+    Two members of `context` have a meaning: `subject_id` is the person whose data the key protects, `scope` what it is
+    for (a conversation's id, a day …); either can be named to destroy. `fresh` makes a new key, current from then on.
+    """
 
     context: Context
+    fresh: bool = False
+
+
+class DataKeyDestruction(Input):
+    """Which data keys of the calling service: those with this `subject_id` or `scope` (or both)."""
+
+    subject_id: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    scope: Annotated[str, msgspec.Meta(max_length=128)] = ""
+
+
+class Destroyed(Output):
+    """How many data keys were destroyed now (none on a repeat)."""
+
+    destroyed: int
 
 
 class WrappedKey(Input):
@@ -400,6 +420,15 @@ OPEN_DATA_KEY = Operation(
     summary="Unwrap a data key of the calling service",
     **_INTERNAL,
 )
+DESTROY_DATA_KEYS = Operation(
+    name="destroy_data_keys",
+    verb="POST",
+    path="/crypto/internal/destroy-data-keys",
+    takes=DataKeyDestruction,
+    gives=Destroyed,
+    summary="Destroy data keys of the calling service for good",
+    **_INTERNAL,
+)
 SYSTEM_SIGN = Operation(
     name="system_sign",
     verb="POST",
@@ -431,6 +460,7 @@ OPERATIONS = table(
     MASTER_DECRYPT,
     SYSTEM_DATA_KEY,
     OPEN_DATA_KEY,
+    DESTROY_DATA_KEYS,
     SYSTEM_SIGN,
 )
 
@@ -459,9 +489,16 @@ class Crypto(Protocol):
     async def encrypt_with_master_key(self, caller: Caller, plaintext: Plaintext) -> Sealed: ...
     async def decrypt_with_master_key(self, caller: Caller, ciphertext: Ciphertext) -> Opened: ...
     async def system_data_key(self, caller: Caller, request: SystemDataKeyRequest) -> DataKey:
-        """`caller.service` names the system key; the plaintext is always given. Audited."""
+        """Return the data key, in the clear too, and how to name it later (`wrapped`). Audited.
+
+        `caller.service` names the system key above it. The key itself stays in crypto's store, wrapped, so that
+        destroying it there ends it in every backup and log of the service that used it.
+        """
 
     async def open_data_key(self, caller: Caller, key: WrappedKey) -> PlainKey:
         """Raises: DecryptionFailed; KeyUnusable when the key was destroyed."""
+
+    async def destroy_data_keys(self, caller: Caller, which: DataKeyDestruction) -> Destroyed:
+        """Destroy for good: nobody opens what was sealed under them. Raises: Invalid when none is named."""
 
     async def system_sign(self, caller: Caller, message: SystemSignable) -> SystemSignature: ...
