@@ -185,7 +185,7 @@ def test_no_envelope_opens_under_two_keys() -> None:
     keys = [os.urandom(32), os.urandom(32)]
     derived = []
     for key in keys:
-        okm = envelopes.HKDF(envelopes.SHA256(), 64, KEY_ID, envelopes._BULK_INFO).derive(key)
+        okm = envelopes.HKDF(envelopes.SHA256(), 96, KEY_ID, envelopes._BULK_INFO).derive(key)
         derived.append(okm[:32])
     nonce = os.urandom(12)
     forged = collide(derived[0], derived[1], nonce, os.urandom(16))

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sealwire.kit import segments
-from sealwire.kit.envelopes import EnvelopeRefused
+from sealwire.kit.envelopes import EnvelopeRefused, SealingKey
 from sealwire.kit.segments import (
     CHUNK_BYTES,
     HEADER_BYTES,
@@ -23,8 +23,9 @@ from sealwire.kit.segments import (
     span,
 )
 
-KEY = bytes(range(32))
 KEY_ID = bytes(range(16))
+KEY = SealingKey(key_id=KEY_ID, key=bytes(range(32)))
+OTHER_KEY = SealingKey(key_id=KEY_ID, key=bytes(32))
 sizes = st.one_of(
     st.integers(0, 4),
     st.integers(0, 3 * CHUNK_BYTES + 5),
@@ -32,8 +33,8 @@ sizes = st.one_of(
 )
 
 
-def seal(data: bytes, cuts: list[int] | None = None, context: bytes = b"here", key: bytes = KEY) -> bytes:
-    sealer = SegmentSealer(key=key, key_id=KEY_ID, context=context)
+def seal(data: bytes, cuts: list[int] | None = None, context: bytes = b"here", key: SealingKey = KEY) -> bytes:
+    sealer = SegmentSealer(key=key, context=context)
     out, at = [sealer.header], 0
     for cut in sorted(cuts or []):
         out.append(sealer.update(data[at:cut]))
@@ -43,7 +44,7 @@ def seal(data: bytes, cuts: list[int] | None = None, context: bytes = b"here", k
     return b"".join(out)
 
 
-def open_all(segment: bytes, plain_bytes: int, context: bytes = b"here", key: bytes = KEY) -> bytes:
+def open_all(segment: bytes, plain_bytes: int, context: bytes = b"here", key: SealingKey = KEY) -> bytes:
     opener = SegmentOpener(key=key, header=segment[:HEADER_BYTES], context=context, plain_bytes=plain_bytes)
     return b"".join(opener.chunks(0, chunk_count(plain_bytes) - 1, segment[HEADER_BYTES:]))
 
@@ -123,7 +124,7 @@ def test_another_key_context_or_header_is_refused() -> None:
     segment = seal(b"data")
     other = seal(b"data")
     for attempt in (
-        lambda: open_all(segment, 4, key=os.urandom(32)),
+        lambda: open_all(segment, 4, key=OTHER_KEY),
         lambda: open_all(segment, 4, context=b"there"),
         lambda: open_all(other[:HEADER_BYTES] + segment[HEADER_BYTES:], 4),
         lambda: open_all(segment[:40], 4),
@@ -139,7 +140,7 @@ def test_two_segments_of_the_same_bytes_share_nothing() -> None:
 
 
 def test_nothing_can_follow_the_end() -> None:
-    sealer = SegmentSealer(key=KEY, key_id=KEY_ID, context=b"")
+    sealer = SegmentSealer(key=KEY, context=b"")
     sealer.finish()
     for more in (lambda: sealer.update(b"x"), sealer.finish):
         with pytest.raises(ValueError, match="finished"):
@@ -147,7 +148,7 @@ def test_nothing_can_follow_the_end() -> None:
 
 
 def test_memory_stays_flat() -> None:
-    sealer = SegmentSealer(key=KEY, key_id=KEY_ID, context=b"")
+    sealer = SegmentSealer(key=KEY, context=b"")
     block = bytes(50_000)
     tracemalloc.start()
     for _ in range(200):  # 10 MB
@@ -160,7 +161,16 @@ def test_memory_stays_flat() -> None:
 
 def test_the_counter_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segments, "MAX_CHUNKS", 2)
-    sealer = SegmentSealer(key=KEY, key_id=KEY_ID, context=b"")
+    sealer = SegmentSealer(key=KEY, context=b"")
     sealer.update(bytes(2 * CHUNK_BYTES + 1))
     with pytest.raises(ValueError, match="2\\^32"):
         sealer.finish()
+
+
+def test_a_wiped_key_seals_and_opens_nothing() -> None:
+    key = SealingKey(key_id=KEY_ID, key=bytes(32))
+    segment = seal(b"data", key=key)
+    key.wipe()
+    for attempt in (lambda: seal(b"data", key=key), lambda: open_all(segment, 4, key=key)):
+        with pytest.raises(EnvelopeRefused):
+            attempt()

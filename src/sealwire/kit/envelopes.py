@@ -84,14 +84,19 @@ def gcm_decrypt(key: AESGCM, sealed: Sealed, aad: bytes) -> bytes:
         raise EnvelopeRefused from None
 
 
-def derive(key: bytes | bytearray, *, salt: bytes, info: bytes) -> tuple[AESGCM, bytearray]:
-    """Derive the cipher and the 32-byte commitment key by HKDF-SHA256; the intermediate encryption key is wiped."""
-    okm = bytearray(2 * KEY_BYTES)
+def bind(*parts: str) -> bytes:
+    """Join tenant, purpose, record id … to an envelope's context. The parts hold no NUL: one reading only."""
+    return "\0".join(parts).encode()
+
+
+def derive(key: bytes | bytearray, *, salt: bytes, info: bytes, keys: int = 2) -> tuple[AESGCM, bytearray]:
+    """Derive `keys` keys of 32 bytes by HKDF-SHA256: the first as a cipher, the rest side by side."""
+    okm = bytearray(keys * KEY_BYTES)
     HKDF(SHA256(), len(okm), salt, info).derive_into(key, okm)
     cipher = AESGCM(memoryview(okm)[:KEY_BYTES])
-    commitment_key = okm[KEY_BYTES:]
+    rest = okm[KEY_BYTES:]
     wipe(okm)
-    return cipher, commitment_key
+    return cipher, rest
 
 
 def wipe(material: bytearray) -> None:
@@ -105,7 +110,7 @@ class SealingKey:
     Random 96-bit nonces: the holder limits `uses` (see KeyRing), far below the 2^32 of SP 800-38D.
     """
 
-    __slots__ = ("_cipher", "_commitment_key", "_head", "_nonces", "_prefix", "key_id", "uses")
+    __slots__ = ("_cipher", "_head", "_nonces", "_prefix", "_rest", "key_id", "segment_root", "uses")
 
     def __init__(self, *, key_id: bytes, key: bytes | bytearray) -> None:
         """Derive from `key` (32 bytes), which the caller may wipe afterwards; `key_id` (16 bytes) goes in front.
@@ -116,10 +121,12 @@ class SealingKey:
             raise ValueError("a sealing key needs a 16-byte id and 32 bytes of key")
         self.key_id = key_id
         self.uses = 0
-        cipher, self._commitment_key = derive(key, salt=key_id, info=_BULK_INFO)
+        cipher, self._rest = derive(key, salt=key_id, info=_BULK_INFO, keys=3)
         self._cipher: AESGCM | None = cipher
         self._head = BULK + key_id
-        self._prefix = bytes(self._commitment_key) + key_id
+        self._prefix = bytes(self._rest[:KEY_BYTES]) + key_id
+        self.segment_root = memoryview(self._rest)[KEY_BYTES:]
+        """The key that streaming segments derive theirs from (kit.segments)."""
         self._nonces: list[bytes] = []
 
     def seal(self, plaintext: bytes, aad: bytes) -> bytes:
@@ -151,12 +158,17 @@ class SealingKey:
         except InvalidTag:
             raise EnvelopeRefused from None
 
+    @property
+    def wiped(self) -> bool:
+        """Whether the key has been forgotten."""
+        return self._cipher is None
+
     def wipe(self) -> None:
         """Forget the key; afterwards nothing is sealed or opened."""
         self._cipher = None
         self._prefix = b""
         self._nonces.clear()
-        wipe(self._commitment_key)
+        wipe(self._rest)
 
     def _draw(self) -> bytes:
         """Draw a block of nonces in one system call (os.urandom costs as much as the encryption of 200 bytes)."""

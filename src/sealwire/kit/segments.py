@@ -29,6 +29,7 @@ from sealwire.kit.envelopes import (
     SALT_BYTES,
     TAG_BYTES,
     EnvelopeRefused,
+    SealingKey,
     wipe,
 )
 
@@ -81,11 +82,16 @@ class _Secrets(NamedTuple):
     commitment: bytes
 
 
-def _derive(key: bytes | bytearray, head: bytes, context: bytes) -> _Secrets:
-    """Derive cipher, nonce prefix and commitment; `head` is the header before the commitment."""
+def _derive(key: SealingKey, head: bytes, context: bytes) -> _Secrets:
+    """Derive cipher, nonce prefix and commitment; `head` is the header before the commitment.
+
+    Raises: EnvelopeRefused when the key has been wiped.
+    """
+    if key.wiped:
+        raise EnvelopeRefused
     okm = bytearray(KEY_BYTES + COMMITMENT_BYTES + _PREFIX_BYTES)
     info = _INFO + sha256(head).digest() + sha256(context).digest()
-    HKDF(SHA256(), len(okm), head[-SALT_BYTES:], info).derive_into(key, okm)
+    HKDF(SHA256(), len(okm), head[-SALT_BYTES:], info).derive_into(key.segment_root, okm)
     cipher = AESGCM(memoryview(okm)[:KEY_BYTES])
     commitment = bytes(okm[KEY_BYTES : KEY_BYTES + COMMITMENT_BYTES])
     prefix = bytes(okm[-_PREFIX_BYTES:])
@@ -98,11 +104,9 @@ class SegmentSealer:
 
     __slots__ = ("_buffer", "_done", "_index", "_secrets", "header", "plain_bytes")
 
-    def __init__(self, *, key: bytes | bytearray, key_id: bytes, context: bytes) -> None:
-        """Draw a salt and derive; `key` (32 bytes) may be wiped afterwards. `context` says what and where this is."""
-        if len(key) != KEY_BYTES or len(key_id) != KEY_ID_BYTES:
-            raise ValueError("a segment needs a 16-byte key id and 32 bytes of key")
-        head = _FORMAT + key_id + os.urandom(SALT_BYTES)
+    def __init__(self, *, key: SealingKey, context: bytes) -> None:
+        """Draw a salt and derive; `key` may be wiped afterwards. `context` says what this is and where it belongs."""
+        head = _FORMAT + key.key_id + os.urandom(SALT_BYTES)
         self._secrets = _derive(key, head, context)
         self.header = head + self._secrets.commitment
         self.plain_bytes = 0
@@ -150,12 +154,12 @@ class SegmentOpener:
 
     __slots__ = ("_count", "_secrets", "plain_bytes")
 
-    def __init__(self, *, key: bytes | bytearray, header: bytes, context: bytes, plain_bytes: int) -> None:
+    def __init__(self, *, key: SealingKey, header: bytes, context: bytes, plain_bytes: int) -> None:
         """Check the header against key and context. `plain_bytes`: what the keeper of the segment knows of its size.
 
         Raises: EnvelopeRefused when the header doesn't belong to this key and context.
         """
-        if len(header) != HEADER_BYTES or header[:2] != _FORMAT:
+        if header_key_id(header) != key.key_id:
             raise EnvelopeRefused
         head = header[:-COMMITMENT_BYTES]
         self._secrets = _derive(key, head, context)

@@ -20,7 +20,7 @@ class KeyState(StrEnum):
     ENABLED = "enabled"
     DECRYPT_ONLY = "decrypt_only"
     DISABLED = "disabled"
-    SCHEDULED = "scheduled"
+    SCHEDULED = "scheduled_for_destruction"
     DESTROYED = "destroyed"
 
 

@@ -1,0 +1,255 @@
+"""Key ring: a service's data keys, kept within limits of use and time and wiped, so that sealing asks nobody."""
+
+from __future__ import annotations
+
+import asyncio
+from binascii import a2b_base64
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from typing import Final
+
+from sealwire.contracts.crypto import DATA_KEY_USES, Crypto, DataKeyDestruction, SystemDataKeyRequest, WrappedKey
+from sealwire.kit.caller import Caller, service_caller
+from sealwire.kit.clock import Clock
+from sealwire.kit.envelopes import KEY_ID_BYTES, EnvelopeRefused, SealingKey, envelope_key_id, wipe
+from sealwire.resilience import deadline
+
+_Owner = tuple[str, str, str]
+"""Tenant, scope, subject."""
+_GRACE_S: Final = 30.0
+
+
+class _Held:
+    """A key in the ring: whose it is and until when it may be used (seconds of the monotonic clock)."""
+
+    __slots__ = ("expires_s", "key", "owner", "seals")
+
+    def __init__(self, *, key: SealingKey, owner: _Owner, expires_s: float, seals: bool) -> None:
+        self.key = key
+        self.owner = owner
+        self.expires_s = expires_s
+        self.seals = seals
+
+
+class KeyRing:
+    """Data keys of one service, each for a scope (a conversation …) and a subject (the person whose data it protects).
+
+    The usual way, without waiting when the key is at hand:
+
+        key = ring.ready(tenant_id, scope, subject_id) or await ring.sealing_key(tenant_id, scope, subject_id)
+        sealed = key.seal(plaintext, bind(tenant_id, "message", message_id))
+
+        key = ring.ready_for(tenant_id, sealed) or await ring.opening_key(tenant_id, scope, subject_id, sealed)
+        plaintext = key.open(sealed, bind(tenant_id, "message", message_id))
+
+    The envelope names its key, so there is nothing to store beside it. A key leaves the ring after `max_age_s`, after
+    `max_uses` seals, or when the ring is full (least recently loaded first), and is wiped half a minute later; what is
+    forgotten or destroyed is wiped at once. So keep a key for the call at hand only. For one event loop.
+    """
+
+    def __init__(
+        self,
+        *,
+        crypto: Crypto,
+        service: str,
+        clock: Clock,
+        max_keys: int = 20_000,
+        max_age_s: float = 600.0,
+        max_uses: int = DATA_KEY_USES,
+    ) -> None:
+        if max_keys < 1 or max_age_s <= 0 or not 1 <= max_uses <= DATA_KEY_USES:
+            raise ValueError(f"max_keys >= 1, max_age_s > 0, 1 <= max_uses <= {DATA_KEY_USES}")
+        self._crypto = crypto
+        self._service = service
+        self._monotonic: Callable[[], float] = clock.monotonic
+        self._max_keys = max_keys
+        self._max_age_s = max_age_s
+        self._max_uses = max_uses
+        self._current: dict[_Owner, _Held] = {}
+        self._by_id: OrderedDict[tuple[str, bytes], _Held] = OrderedDict()
+        self._retired: deque[tuple[float, SealingKey]] = deque()
+        self._loads: dict[tuple[_Owner, bytes], asyncio.Task[SealingKey]] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def ready(self, tenant_id: str, scope: str, subject_id: str) -> SealingKey | None:
+        """Return the key to seal with when it is at hand and within its limits."""
+        held = self._current.get((tenant_id, scope, subject_id))
+        if held is not None and held.key.uses < self._max_uses and self._monotonic() < held.expires_s:
+            return held.key
+        return None
+
+    async def sealing_key(self, tenant_id: str, scope: str, subject_id: str) -> SealingKey:
+        """Return the key to seal with, asking crypto when it isn't at hand. Raises: what crypto raises."""
+        if (key := self.ready(tenant_id, scope, subject_id)) is not None:
+            return key
+        return await self._load_once((tenant_id, scope, subject_id), b"")
+
+    def ready_for(self, tenant_id: str, envelope: bytes) -> SealingKey | None:
+        """Return the key that the envelope names when it is at hand."""
+        held = self._by_id.get((tenant_id, envelope[1 : 1 + KEY_ID_BYTES]))
+        if held is not None and self._monotonic() < held.expires_s:
+            return held.key
+        return None
+
+    async def opening_key(self, tenant_id: str, scope: str, subject_id: str, envelope: bytes) -> SealingKey:
+        """Return the key that the envelope names.
+
+        Raises: EnvelopeRefused for what is no envelope; DecryptionFailed when crypto has no such key for this scope and
+        subject; KeyUnusable when it was destroyed.
+        """
+        if (key := self.ready_for(tenant_id, envelope)) is not None:
+            return key
+        return await self._load_once((tenant_id, scope, subject_id), envelope_key_id(envelope))
+
+    async def key_by_id(self, tenant_id: str, scope: str, subject_id: str, key_id: bytes) -> SealingKey:
+        """Return the key with this id (a segment's header names it). Raises: as `opening_key`."""
+        held = self._by_id.get((tenant_id, key_id))
+        if held is not None and self._monotonic() < held.expires_s:
+            return held.key
+        return await self._load_once((tenant_id, scope, subject_id), key_id)
+
+    async def seal(self, tenant_id: str, scope: str, subject_id: str, plaintext: bytes, aad: bytes) -> bytes:
+        """Seal under the key of scope and subject: the whole way in one call."""
+        key = self.ready(tenant_id, scope, subject_id) or await self.sealing_key(tenant_id, scope, subject_id)
+        return key.seal(plaintext, aad)
+
+    async def open(self, tenant_id: str, scope: str, subject_id: str, envelope: bytes, aad: bytes) -> bytes:
+        """Open an envelope: the whole way in one call. Raises: EnvelopeRefused, and as `opening_key`."""
+        key = self.ready_for(tenant_id, envelope)
+        if key is None:
+            key = await self.opening_key(tenant_id, scope, subject_id, envelope)
+        return key.open(envelope, aad)
+
+    async def destroy(self, tenant_id: str, *, scope: str = "", subject_id: str = "") -> int:
+        """Destroy every data key of this service with this scope or subject, here and in crypto; return how many."""
+        self.forget(tenant_id, scope=scope, subject_id=subject_id)
+        which = DataKeyDestruction(scope=scope, subject_id=subject_id)
+        answer = await self._crypto.destroy_data_keys(self._caller(tenant_id), which)
+        self.forget(tenant_id, scope=scope, subject_id=subject_id)
+        return answer.destroyed
+
+    def forget(self, tenant_id: str, *, scope: str = "", subject_id: str = "") -> None:
+        """Wipe what the ring holds of a tenant, narrowed by scope and subject; a load under way is not kept either."""
+
+        def chosen(owner: _Owner) -> bool:
+            return (
+                owner[0] == tenant_id
+                and (not scope or owner[1] == scope)
+                and (not subject_id or owner[2] == subject_id)
+            )
+
+        for name in [name for name, held in self._by_id.items() if chosen(held.owner)]:
+            self._drop(name)
+        for load in [load for load in self._loads if chosen(load[0])]:
+            del self._loads[load]
+
+    def sweep(self) -> None:
+        """Wipe what is past its time; call now and then, so that a key unused doesn't outlive its limit in memory."""
+        self._reap()
+        now_s = self._monotonic()
+        for name in [name for name, held in self._by_id.items() if held.expires_s <= now_s]:
+            self._retire(name)
+
+    def clear_cache(self) -> None:
+        """Wipe every key."""
+        for name in list(self._by_id):
+            self._drop(name)
+        while self._retired:
+            self._retired.pop()[1].wipe()
+        self._loads.clear()
+
+    async def _load_once(self, owner: _Owner, key_id: bytes) -> SealingKey:
+        """Load a key, once however many ask at the same time; `key_id` empty means the current one."""
+        name = (owner, key_id)
+        while True:
+            load = self._loads.get(name)
+            if load is None:
+                with deadline.without():  # the load serves all who wait, not only the first one's deadline
+                    load = asyncio.get_running_loop().create_task(self._load(owner, key_id))
+                load.add_done_callback(_seen)
+                self._loads[name] = load
+            key = await asyncio.shield(load)
+            if not key.wiped:
+                return key
+
+    async def _load(self, owner: _Owner, key_id: bytes) -> SealingKey:
+        tenant_id, scope, subject_id = owner
+        caller = self._caller(tenant_id)
+        context = {"scope": scope, "subject_id": subject_id}
+        me = asyncio.current_task()
+        try:
+            if key_id:
+                wrapped = uuid_of(key_id)
+                opened = await self._crypto.open_data_key(caller, WrappedKey(wrapped=wrapped, context=context))
+                plaintext = opened.plaintext
+            else:
+                answer = await self._crypto.system_data_key(caller, SystemDataKeyRequest(context=context))
+                wrapped, plaintext = answer.wrapped, answer.plaintext
+            material = bytearray(a2b_base64(plaintext))
+            key = SealingKey(key_id=bytes_of(wrapped), key=material)
+            wipe(material)
+            if self._loads.get((owner, key_id)) is me:  # else forgotten meanwhile: good for those who wait, not kept
+                self._keep(_Held(key=key, owner=owner, expires_s=self._monotonic() + self._max_age_s, seals=not key_id))
+            return key
+        finally:
+            if self._loads.get((owner, key_id)) is me:
+                del self._loads[owner, key_id]
+
+    def _keep(self, held: _Held) -> None:
+        self._reap()
+        name = (held.owner[0], held.key.key_id)
+        self._retire(name)
+        while len(self._by_id) >= self._max_keys:
+            self._retire(next(iter(self._by_id)))
+        self._by_id[name] = held
+        if held.seals:
+            self._current[held.owner] = held
+
+    def _take(self, name: tuple[str, bytes]) -> _Held | None:
+        held = self._by_id.pop(name, None)
+        if held is not None and self._current.get(held.owner) is held:
+            del self._current[held.owner]
+        return held
+
+    def _drop(self, name: tuple[str, bytes]) -> None:
+        """Take a key out and wipe it at once."""
+        if (held := self._take(name)) is not None:
+            held.key.wipe()
+
+    def _retire(self, name: tuple[str, bytes]) -> None:
+        """Take a key out for age or room; it is wiped a little later, as somebody may be about to use it."""
+        if (held := self._take(name)) is not None:
+            self._retired.append((self._monotonic() + _GRACE_S, held.key))
+
+    def _reap(self) -> None:
+        now_s = self._monotonic()
+        while self._retired and self._retired[0][0] <= now_s:
+            self._retired.popleft()[1].wipe()
+
+    def _caller(self, tenant_id: str) -> Caller:
+        return service_caller(self._service, tenant_id)
+
+
+def bytes_of(data_key_id: str) -> bytes:
+    """Return the 16 bytes of a data key's id. Raises: EnvelopeRefused when it is none."""
+    try:
+        raw = bytes.fromhex(data_key_id.replace("-", ""))
+    except ValueError:
+        raise EnvelopeRefused from None
+    if len(raw) != KEY_ID_BYTES:
+        raise EnvelopeRefused
+    return raw
+
+
+def uuid_of(key_id: bytes) -> str:
+    """Return a data key's id as crypto names it."""
+    h = key_id.hex()
+    return f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}"
+
+
+def _seen(load: asyncio.Task[SealingKey]) -> None:
+    """Mark a failed load's error as seen, for when nobody waits for it any more."""
+    if not load.cancelled():
+        load.exception()
