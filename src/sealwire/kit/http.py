@@ -20,7 +20,6 @@ from sealwire.kit.problem import (
     DeadlineExceeded,
     Forbidden,
     Internal,
-    Invalid,
     MethodNotAllowed,
     NotFound,
     Problem,
@@ -209,6 +208,14 @@ def _require_json(content_type: bytes | None, body: bytes) -> None:
         raise UnsupportedMedia("Send the body as application/json in UTF-8.")
 
 
+def mount(prefix: str, routes: Iterable[Route]) -> list[Route]:
+    """Return the routes with `prefix` before their paths; `/.well-known/` stays at the root (RFC 8615)."""
+    return [
+        route if route.path.startswith("/.well-known/") else msgspec.structs.replace(route, path=prefix + route.path)
+        for route in routes
+    ]
+
+
 class App:
     """An ASGI application of routes. What has no route is refused; what has one declared its policy."""
 
@@ -216,7 +223,6 @@ class App:
         self,
         routes: Iterable[Route],
         *,
-        prefix: str = "",
         gate: Gate | None = None,
         headers: Sequence[tuple[bytes, bytes]] = (),
         public: bool = False,
@@ -234,9 +240,9 @@ class App:
             if public and route.policy is Policy.SERVICE:
                 raise ValueError(f"{route.verb} {route.path} is for services and can't be mounted on a public app")
             if route.socket is not None:
-                self._sockets[prefix + route.path] = route
+                self._sockets[route.path] = route
             else:
-                self._http.add(route.verb, prefix + route.path, route)
+                self._http.add(route.verb, route.path, route)
 
     @property
     def in_flight(self) -> int:
@@ -286,8 +292,9 @@ class App:
 
     async def _run(self, exchange: Exchange) -> None:
         self._gate.enter(exchange)
-        route, exchange.params = self._find(exchange)
+        route = self._find(exchange)
         if route is None:
+            await exchange.answer(204, headers=[(b"allow", ", ".join(exchange.params["verbs"]).encode())])
             return
         exchange.route = route
         assert route.authenticate is not None
@@ -299,12 +306,16 @@ class App:
         route.check(caller)
         await route.run(exchange, caller)
 
-    def _find(self, exchange: Exchange) -> tuple[Route | None, dict[str, Any]]:
-        route, params, verbs = self._http.find(exchange.method, exchange.path)
+    def _find(self, exchange: Exchange) -> Route | None:
+        """Return the route, or None for a question about the options of a path that has routes."""
+        route, exchange.params, verbs = self._http.find(exchange.method, exchange.path)
         if route is not None:
-            return route, params
+            return route
         if not verbs:
             raise NotFound("There is nothing at this path.")
+        if exchange.method == "OPTIONS":
+            exchange.params = {"verbs": verbs}
+            return None
         raise MethodNotAllowed(f"This path answers {', '.join(verbs)}.", allow=list(verbs))
 
     @staticmethod
@@ -330,4 +341,4 @@ class App:
         self._watchdog = None
 
 
-__all__ = ["App", "Authenticate", "Edge", "Gate", "Invalid", "OpenGate", "Route"]
+__all__ = ["App", "Authenticate", "Edge", "Gate", "OpenGate", "Route", "mount"]

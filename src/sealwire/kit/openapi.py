@@ -30,8 +30,8 @@ PROBLEM_SCHEMA: dict[str, Any] = {
 }
 
 
-def document(routes: Iterable[Route], *, title: str, version: str, prefix: str = "") -> dict[str, Any]:
-    """Return the document of these routes; `prefix` goes before every path, `/.well-known/` ones excepted."""
+def document(routes: Iterable[Route], *, title: str, version: str) -> dict[str, Any]:
+    """Return the document of these routes."""
     routes = [route for route in routes if route.socket is None and route.policy is not Policy.LOOPBACK]
     types = list(dict.fromkeys(
         t for r in routes if r.operation is not None for t in (r.operation.takes, r.operation.gives) if t is not None
@@ -41,8 +41,7 @@ def document(routes: Iterable[Route], *, title: str, version: str, prefix: str =
     paths: dict[str, Any] = {}
     for route in routes:
         path = PARAMETER.sub(r"{\1}", route.path)
-        full = path if path.startswith("/.well-known/") else prefix + path
-        paths.setdefault(full, {})[route.verb.lower()] = _describe(route, schema_of, components)
+        paths.setdefault(path, {})[route.verb.lower()] = _describe(route, schema_of, components)
     return {
         "openapi": "3.1.0",
         "info": {"title": title, "version": version, "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"}},
@@ -59,7 +58,7 @@ def _describe(route: Route, schema_of: dict[type, Any], components: dict[str, An
     about: dict[str, Any] = {
         "summary": operation.summary if operation else route.summary,
         "operationId": f"{operation.service}_{operation.name}" if operation else _slug(route),
-        "tags": [operation.service if operation else route.path.split("/")[1]],
+        "tags": [operation.service if operation else _tag(route.path)],
         "responses": {"default": {"description": "A problem", "content": {"application/problem+json": {
             "schema": PROBLEM_REF}}}},
     }  # fmt: skip
@@ -107,6 +106,10 @@ def _describe_operation(
     media_type = "application/x-www-form-urlencoded" if operation.form else "application/json"
     about["requestBody"] = {"required": True, "content": {media_type: {"schema": schema_of[operation.takes]}}}
     return []
+
+
+def _tag(path: str) -> str:
+    return path.removeprefix("/api/v1").split("/")[1]
 
 
 def _slug(route: Route) -> str:

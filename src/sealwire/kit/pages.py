@@ -111,11 +111,9 @@ class Pages:
         self._ready: tuple[float, Readiness] | None = None
         self._probing: asyncio.Task[Readiness] | None = None
 
-    def describe(self, routes: Iterable[Route], *, prefix: str = "") -> None:
+    def describe(self, routes: Iterable[Route]) -> None:
         """Write the OpenAPI document of these routes."""
-        self._document = encode(
-            openapi.document(routes, title=f"Sealwire {self._service}", version=self._version, prefix=prefix)
-        )
+        self._document = encode(openapi.document(routes, title=f"Sealwire {self._service}", version=self._version))
 
     def routes(self) -> list[Route]:
         """Return the routes; none of them is rate limited by person or recorded in the audit log."""

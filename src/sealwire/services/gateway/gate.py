@@ -1,0 +1,185 @@
+"""What stands before and after every request: shedding, limits, CORS, the audit record, metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from typing import Protocol
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from sealwire.contracts.compliance import Actor, AuditEntry
+from sealwire.kit.caller import ANONYMOUS, Caller
+from sealwire.kit.exchange import Exchange
+from sealwire.kit.ids import new_id
+from sealwire.kit.operation import Policy, RateClass
+from sealwire.kit.problem import Unavailable
+from sealwire.services.gateway.config import GatewayConfig
+from sealwire.services.gateway.limiter import Limiter
+
+LAG_PROBE_S = 0.05
+CORS_METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+CORS_HEADERS = (
+    b"authorization, content-type, x-sealwire-csrf, traceparent, tus-resumable, upload-length, upload-offset, "
+    b"upload-metadata, upload-concat, upload-checksum, upload-defer-length"
+)
+CORS_EXPOSED = (
+    b"location, tus-resumable, upload-offset, upload-length, upload-expires, retry-after, etag, ratelimit-limit, "
+    b"ratelimit-remaining, ratelimit-reset, x-request-id"
+)
+
+
+class RecordSink(Protocol):
+    """Where records of API requests go: the spool. Never waits."""
+
+    def put(self, entry: AuditEntry) -> None: ...
+
+
+class Lag:
+    """Measures how late the event loop runs, in seconds: the sign that more is asked than can be done."""
+
+    def __init__(self) -> None:
+        self.lag_s = 0.0
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to measure."""
+        self._task = asyncio.create_task(self._measure(), name="loop-lag")
+
+    async def stop(self) -> None:
+        """Stop measuring."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+
+    async def _measure(self) -> None:
+        while True:
+            before = time.monotonic()
+            await asyncio.sleep(LAG_PROBE_S)
+            late = time.monotonic() - before - LAG_PROBE_S
+            self.lag_s += (late - self.lag_s) * 0.5
+
+
+class GatewayGate:
+    """The gateway's gate (kit.http.Gate)."""
+
+    def __init__(self, *, config: GatewayConfig, records: RecordSink, registry: CollectorRegistry, lag: Lag) -> None:
+        self._records = records
+        self._lag = lag
+        self._max_in_flight = config.max_in_flight
+        self._max_lag_s = config.shed_above_lag_ms / 1000
+        self._limiter = Limiter(config=config) if config.rate_limits == "on" else None
+        self._origins = frozenset(origin.rstrip("/").encode() for origin in config.cors_origins)
+        self._entered = 0
+        self._requests = Counter(
+            "sealwire_http_requests", "Requests answered", ["method", "route", "status"], registry=registry
+        )
+        self._seconds = Histogram(
+            "sealwire_http_request_seconds", "Time to answer, in seconds", ["route"], registry=registry,
+            buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10),
+        )  # fmt: skip
+        self._shed = Counter("sealwire_http_shed", "Requests refused to protect the others", registry=registry)
+        Gauge("sealwire_http_in_flight", "Requests in work", registry=registry).set_function(lambda: self._entered)
+        Gauge("sealwire_loop_lag_seconds", "Event loop lag", registry=registry).set_function(lambda: self._lag.lag_s)
+        self._counters: dict[tuple[str, str, int], Counter] = {}
+        self._timers: dict[str, Histogram] = {}
+
+    def enter(self, exchange: Exchange) -> None:
+        """Shed, mark CORS, count the address. Raises: Unavailable, RateLimited."""
+        self._entered += 1
+        if self._origins and (origin := exchange.header(b"origin")) is not None:
+            self._allow_origin(exchange, origin)
+        if self._entered > self._max_in_flight or self._lag.lag_s > self._max_lag_s:
+            self._shed.inc()
+            raise Unavailable("More is asked than can be answered in time; please come back.", retry_after_s=1)
+        if self._limiter is not None:
+            self._limiter.count_address(exchange)
+
+    def _allow_origin(self, exchange: Exchange, origin: bytes) -> None:
+        exchange.extra_headers.append((b"vary", b"origin"))
+        if origin not in self._origins:
+            return
+        exchange.extra_headers += [
+            (b"access-control-allow-origin", origin),
+            (b"access-control-allow-credentials", b"true"),
+            (b"access-control-expose-headers", CORS_EXPOSED),
+        ]
+        if exchange.method == "OPTIONS":
+            exchange.extra_headers += [
+                (b"access-control-allow-methods", CORS_METHODS),
+                (b"access-control-allow-headers", CORS_HEADERS),
+                (b"access-control-max-age", b"600"),
+            ]
+
+    def admit(self, exchange: Exchange, caller: Caller) -> None:
+        """Count the person. Raises: RateLimited."""
+        if self._limiter is None:
+            return
+        rate: RateClass = exchange.route.rate
+        if rate is RateClass.NONE:
+            return
+        by_address = caller.is_anonymous or exchange.route.policy is Policy.PUBLIC
+        self._limiter.count_caller(exchange, rate, caller.ip if by_address else caller.user_id)
+
+    def leave(self, exchange: Exchange) -> None:
+        """Count, time and record the request. `response_time_ms` ends here; nothing waits for the disk."""
+        self._entered -= 1
+        route = exchange.route
+        template = route.path if route is not None else "unmatched"
+        seconds = time.perf_counter() - exchange.started
+        key = (exchange.method, template, exchange.status)
+        counter = self._counters.get(key)
+        if counter is None:
+            method = exchange.method if route is not None else "other"
+            counter = self._counters[key] = self._requests.labels(method, template, str(exchange.status))
+            if len(self._counters) > 10_000:
+                self._counters.clear()
+        counter.inc()
+        timer = self._timers.get(template)
+        if timer is None:
+            timer = self._timers[template] = self._seconds.labels(template)
+        timer.observe(seconds)
+        if route is None or route.audited:
+            self._records.put(record_of(exchange, template, seconds))
+
+
+def record_of(exchange: Exchange, template: str, seconds: float) -> AuditEntry:
+    """Return the audit record of an answered request (contract.md, "An audit record of an API request").
+
+    The url is the path without its query; address and user agent go where personal data goes.
+    """
+    caller: Caller | None = exchange.caller
+    principal = caller.principal if caller is not None else ANONYMOUS
+    status = exchange.status
+    known = not (caller is None or principal.kind == "anonymous")
+    return AuditEntry(
+        audit_id=new_id(),
+        tenant_id=principal.tenant_id,
+        actor=Actor(type=principal.kind, id=principal.subject),
+        action=f"{exchange.method}_{template}"[:256],
+        resource_type="api_request",
+        outcome="success" if status < 400 else "denied" if status in (401, 403) else "failure",
+        metadata={
+            "method": exchange.method,
+            "url": redacted_url(exchange, template),
+            "status_code": status,
+            "response_time_ms": round(seconds * 1000, 3),
+            "trace_id": exchange.trace_id,
+        },
+        personal={
+            "ip_address": caller.ip if caller is not None else exchange.ip,
+            "user_agent": exchange.text_header(b"user-agent", 256),
+        },
+        subject_id=principal.subject if known and principal.kind == "user" else "",
+        created_at_us=exchange.started_us,
+    )
+
+
+def redacted_url(exchange: Exchange, template: str) -> str:
+    """Return the path, cut at 512 characters, with link tokens replaced."""
+    if "{token}" in template:
+        return template
+    return exchange.path[:512]
