@@ -13,6 +13,12 @@ from sealwire.kit.permission import Permission, Role
 from sealwire.kit.problem import Conflict, Forbidden, Invalid, NotFound, RateLimited, StepUpRequired, Unauthenticated
 
 SERVICE = "auth"
+ACCESS_TYP = "at+jwt"
+"""Media type of our access tokens (RFC 9068 section 2.1)."""
+COOKIE = "__Host-sealwire"
+COOKIE_LOOPBACK = "sealwire"
+"""The session cookie holds the access token; the plain name is for http on loopback, where `__Host-` needs https."""
+CSRF_HEADER = "X-Sealwire-CSRF"
 
 Email = Annotated[
     str, msgspec.Meta(min_length=3, max_length=254, pattern=r"^[^\s@\x00-\x20\x7f]+@[^\s@\x00-\x20\x7f]+\.[^\s@.]+$")
@@ -311,8 +317,34 @@ class Tenant(Output):
 
 
 # ---- for services
+class AccessClaims(Output):
+    """The claims of an enhanced access token (RFC 9068 and ours).
+
+    `role` and `email` are hints; the user record decides. `epoch` is the user's security epoch when it was issued.
+    """
+
+    iss: str
+    aud: str
+    sub: str
+    client_id: str
+    email: str
+    role: Role
+    tid: str
+    sid: str
+    jti: str
+    iat: int
+    exp: int
+    auth_time: int
+    amr: list[str]
+    epoch: int = 0
+
+
 class SessionState(Output):
-    """What the session boundary needs to know of one session."""
+    """What the session boundary needs to know of one session.
+
+    A token of the session is good exactly while `active` and the token's `epoch` is not below `epoch` (the least one
+    this session accepts; a password change leaves the session it was made in as it is).
+    """
 
     session_id: str
     tenant_id: str
@@ -357,8 +389,10 @@ class Profiles(Output):
 class Revocation(Output):
     """One entry of the numbered feed: what ended, for whom.
 
-    `kind`: `session` (one session), `subject` (every session of the user; tokens below `epoch` are dead), `role` (the
-    role changed; open sockets are re-authorised), `token` (one `jti`), `tenant`.
+    `kind`: `session` (this one is dead), `subject` (every session of the user is dead, and every token with an epoch
+    below `epoch`, but not the session `session_id` when one is given), `role` (the role changed: forget what was
+    cached of the user and ask again; sockets are re-authorised), `token` (the `jti` `token_id` is dead), `tenant`
+    (every session of the tenant is dead). After `expires_at_s` (0: never) no token it speaks of can be valid any more.
     """
 
     number: int
@@ -387,6 +421,26 @@ class Revocations(Output):
 
     items: list[Revocation]
     newest: int
+
+
+class SeenSession(Input):
+    """A session was used: when, and from where."""
+
+    session_id: Id
+    at_us: int
+    ip: Annotated[str, msgspec.Meta(max_length=64)] = ""
+
+
+class Seen(Input):
+    """Uses of sessions, coalesced by the boundary: the newest per session, some seconds apart."""
+
+    items: Annotated[list[SeenSession], msgspec.Meta(max_length=1000)]
+
+
+class SigningRotation(Input):
+    """`compromised`: the old key counts no longer, at once, and every session ends."""
+
+    compromised: bool = False
 
 
 class Jwks(Output):
@@ -671,6 +725,26 @@ REVOCATIONS = Operation(
     summary="The numbered feed of what ended",
     **_INTERNAL,
 )
+SEEN = Operation(
+    name="seen",
+    verb="POST",
+    path="/auth/internal/seen",
+    takes=Seen,
+    status=204,
+    summary="Note when sessions were last used",
+    **_INTERNAL,
+)
+ROTATE_SIGNING = Operation(
+    name="rotate_signing",
+    verb="POST",
+    path="/auth/signing-keys/rotate",
+    takes=SigningRotation,
+    gives=Jwks,
+    service=SERVICE,
+    needs=Permission.MANAGE_TENANTS,
+    step_up=True,
+    summary="Begin to sign with a new key (operators)",
+)
 
 OPERATIONS = table(
     REGISTER,
@@ -699,6 +773,8 @@ OPERATIONS = table(
     SESSION,
     PROFILES,
     REVOCATIONS,
+    SEEN,
+    ROTATE_SIGNING,
 )
 
 __all__ = ["OPERATIONS", "StepUpRequired"]
@@ -761,3 +837,8 @@ class Auth(Protocol):
 
     async def profiles(self, caller: Caller, query: UserQuery) -> Profiles: ...
     async def revocations(self, caller: Caller, query: FeedQuery) -> Revocations: ...
+    async def seen(self, caller: Caller, seen: Seen) -> None:
+        """Note uses; unknown sessions are passed over. Stored some seconds later, off the path of any request."""
+
+    async def rotate_signing(self, caller: Caller, rotation: SigningRotation) -> Jwks:
+        """Publish a new key, sign with it once verifiers know it, keep the old one until its last token expired."""
