@@ -683,8 +683,8 @@ REMOVE_TENANT = Operation(
     status=204,
     repeat=Repeat.IDEMPOTENT,
     service=SERVICE,
-    policy=Policy.SERVICE,
-    summary="Remove a throwaway tenant of the self-test",
+    needs=Permission.OWN_PROFILE,
+    summary="Remove a throwaway tenant of the self-test (its owner, or an operator)",
 )
 JWKS = Operation(
     name="jwks",
@@ -784,7 +784,7 @@ class Auth(Protocol):
     """Auth, in this process or another. Every method may raise `Unavailable` when it is out of reach."""
 
     async def register(self, caller: Caller, registration: Registration) -> Registered:
-        """Make a user. Raises: EmailTaken, WeakPassword, RegistrationClosed, NotFound (tenant), QuotaExceeded."""
+        """Make a user; see `remove_tenant` for throwaway tenants. Raises: EmailTaken, WeakPassword, RegistrationClosed, NotFound (tenant), QuotaExceeded."""
 
     async def login(self, caller: Caller, login: Login) -> LoginResult:
         """Open a session. Raises: BadCredentials, TooManyAttempts."""
@@ -829,7 +829,11 @@ class Auth(Protocol):
 
     async def add_tenant(self, caller: Caller, tenant: NewTenant) -> Tenant: ...
     async def remove_tenant(self, caller: Caller, tenant_id: str) -> None:
-        """Remove users and sessions of a tenant whose slug starts with `selftest-`. Raises: Forbidden for others."""
+        """Remove users and sessions of a throwaway tenant of the self-test.
+
+        Registering in a tenant named `selftest-<id>` makes it while registration is open; its first user owns it.
+        Raises: Forbidden for any other tenant, and for a caller who is neither its owner nor an operator.
+        """
 
     async def jwks(self, caller: Caller) -> Jwks: ...
     async def session(self, caller: Caller, query: SessionQuery) -> SessionState:
