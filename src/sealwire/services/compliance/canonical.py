@@ -1,0 +1,75 @@
+"""Canonical JSON (RFC 8785): the one sequence of bytes a value has, so that hashes of it mean something.
+
+orjson writes the same bytes where a value holds only strings, booleans, nulls, safe integers, plain decimals and
+objects whose keys are ASCII; every other value goes through the `rfc8785` package.
+"""
+
+from __future__ import annotations
+
+import orjson
+import rfc8785
+
+MAX_DEPTH = 32
+SAFE_INTEGER = 2**53 - 1
+"""The largest integer an IEEE 754 double holds exactly (RFC 7493 section 2.2)."""
+
+_OPTIONS = orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER
+_dumps = orjson.dumps
+
+
+class NotCanonical(ValueError):
+    """The value has no canonical form: not JSON, not Unicode, an unsafe number, or nested too deeply."""
+
+
+def canonical(value: object) -> bytes:
+    """Return the RFC 8785 bytes of a value made of dict, list, tuple, str, int, float, bool and None.
+
+    Raises: NotCanonical when the value has none.
+    """
+    try:
+        if _is_plain(value, MAX_DEPTH):
+            return _dumps(value, option=_OPTIONS)
+        return rfc8785.dumps(value)  # type: ignore[arg-type]  # refuses what is not JSON by itself
+    except (TypeError, ValueError, RecursionError) as error:
+        raise NotCanonical(str(error)) from None
+
+
+def _is_plain(value: object, depth: int) -> bool:
+    """Say whether orjson writes this value as RFC 8785 wants it.
+
+    Sorting by UTF-8 bytes (orjson) and by UTF-16 code units (RFC 8785 section 3.2.3) agree for ASCII keys.
+    Raises: NotCanonical past the depth allowed.
+    """
+    kind = type(value)
+    if kind is str or kind is bool or value is None:
+        return True
+    if kind is int:
+        return -SAFE_INTEGER <= value <= SAFE_INTEGER  # type: ignore[operator]  # `kind` says it is an int
+    if kind is float:
+        return _is_plain_decimal(value)  # type: ignore[arg-type]  # `kind` says it is a float
+    if depth == 0:
+        raise NotCanonical(f"nested deeper than {MAX_DEPTH}")
+    if kind is dict:
+        plain = True
+        for key, member in value.items():  # type: ignore[attr-defined]  # `kind` says it is a dict
+            if type(key) is not str or not key.isascii():
+                plain = False
+            if not _is_plain(member, depth - 1):
+                plain = False
+        return plain
+    if kind is list or kind is tuple:
+        plain = True
+        for member in value:  # type: ignore[attr-defined]  # `kind` says it is iterable
+            if not _is_plain(member, depth - 1):
+                plain = False
+        return plain
+    return False
+
+
+def _is_plain_decimal(value: float) -> bool:
+    """Say whether every writer gives this number the same digits: a fraction, and no exponent on either side.
+
+    ECMAScript writes 5.0 as 5 and turns to exponents below 1e-6 and from 1e21; others turn at 1e-4 and 1e16.
+    """
+    size = abs(value)
+    return 1e-4 <= size < 1e15 and value != int(value)

@@ -1,0 +1,131 @@
+"""The hash chain: what a record's bytes are, what its hash covers, and how both stand on one line of an export.
+
+`hash` is the lowercase hex SHA-256 of the RFC 8785 bytes of the record without `hash`; `prev_hash` is the hash of the
+record before, 64 zeros for the first. The same bytes are the leaf of the Merkle tree, at `leaf_index = seq - 1`.
+"""
+
+from __future__ import annotations
+
+import json
+from hashlib import sha256
+from typing import Any
+
+import msgspec
+
+from sealwire.contracts.compliance import FIRST_PREV_HASH, MAX_RECORD_BYTES
+from sealwire.services.compliance.canonical import NotCanonical, canonical
+
+_HASH_MEMBER = b',"hash":"'
+_HASH_DIGITS = 64
+_AFTER_HASH = b',"metadata":'
+_FIXED_BYTES = 512
+"""More than the names, punctuation, `seq`, `created_at` and `prev_hash` of a record take."""
+
+
+class RecordActor(msgspec.Struct, frozen=True):
+    """Who did it. Members in canonical order."""
+
+    id: str
+    type: str
+
+
+class Record(msgspec.Struct, frozen=True, gc=False):
+    """A record without its hash. Members in canonical order, so that encoding it gives its RFC 8785 bytes.
+
+    `metadata` holds canonical bytes already; nothing else in it is a number but `seq`.
+    """
+
+    action: str
+    actor: RecordActor
+    audit_id: str
+    created_at: str
+    metadata: msgspec.Raw
+    outcome: str
+    prev_hash: str
+    resource_id: str
+    resource_type: str
+    seq: int
+    tenant_id: str
+
+
+class Link(msgspec.Struct, frozen=True, gc=False):
+    """What binds a record to its place."""
+
+    prev_hash: str
+    seq: int
+    tenant_id: str
+
+
+record_bytes = msgspec.json.Encoder().encode
+"""Record -> its canonical bytes."""
+read_record = msgspec.json.Decoder(Record).decode
+read_link = msgspec.json.Decoder(Link).decode
+
+
+def record_hash(body: bytes) -> str:
+    """Return the chain hash of a record's canonical bytes."""
+    return sha256(body).hexdigest()
+
+
+def fits(record: Record) -> bool:
+    """Say whether the record stays within MAX_RECORD_BYTES whatever `seq` and `prev_hash` it gets."""
+    texts = (
+        record.action,
+        record.actor.id,
+        record.actor.type,
+        record.audit_id,
+        record.outcome,
+        record.resource_id,
+        record.resource_type,
+        record.tenant_id,
+    )
+    metadata_bytes = memoryview(record.metadata).nbytes
+    if metadata_bytes + 6 * sum(map(len, texts)) + _FIXED_BYTES <= MAX_RECORD_BYTES:
+        return True
+    longest = msgspec.structs.replace(record, prev_hash=FIRST_PREV_HASH, seq=2**53 - 1)
+    return len(record_bytes(longest)) <= MAX_RECORD_BYTES
+
+
+def line_of(body: bytes, hash_hex: str) -> bytes:
+    """Return the canonical bytes of the record with its `hash`: one line of an export, without the newline."""
+    cut = body.index(_AFTER_HASH)
+    return b"".join((body[:cut], _HASH_MEMBER, hash_hex.encode(), b'"', body[cut:]))
+
+
+def split_line(line: bytes) -> tuple[bytes, str]:
+    """Return a record's bytes as they stand on the line, without its hash, and the hash the line states.
+
+    The bytes are cut out, not parsed: they are canonical if the line is. `reread` judges a line that is not.
+    Raises: NotCanonical when the line states no hash at that place.
+    """
+    at = line.find(_HASH_MEMBER)
+    start = at + len(_HASH_MEMBER)
+    end = start + _HASH_DIGITS
+    if at < 0 or line[end : end + 1] != b'"':
+        raise NotCanonical("the line states no hash")
+    return line[:at] + line[end + 1 :], line[start:end].decode("ascii", "replace")
+
+
+def reread(line: bytes) -> tuple[bytes, str]:
+    """Return the same as `split_line` for a line in any spelling of the same JSON: parsed strictly, written anew.
+
+    Raises: NotCanonical when it is no record or can be read in two ways (duplicate members).
+    """
+    try:
+        document = _DECODER.decode(line.decode())
+    except (ValueError, RecursionError) as error:
+        raise NotCanonical(str(error)) from None
+    stated = document.pop("hash", None) if isinstance(document, dict) else None
+    if not isinstance(stated, str):
+        raise NotCanonical("the record states no hash")
+    return canonical(document), stated
+
+
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise NotCanonical("a member stands twice")
+    return members
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_members)
