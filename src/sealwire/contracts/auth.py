@@ -784,7 +784,10 @@ class Auth(Protocol):
     """Auth, in this process or another. Every method may raise `Unavailable` when it is out of reach."""
 
     async def register(self, caller: Caller, registration: Registration) -> Registered:
-        """Make a user; see `remove_tenant` for throwaway tenants. Raises: EmailTaken, WeakPassword, RegistrationClosed, NotFound (tenant), QuotaExceeded."""
+        """Make a user; see `remove_tenant` for throwaway tenants.
+
+        Raises: EmailTaken, WeakPassword, RegistrationClosed, NotFound (tenant), QuotaExceeded.
+        """
 
     async def login(self, caller: Caller, login: Login) -> LoginResult:
         """Open a session. Raises: BadCredentials, TooManyAttempts."""
