@@ -14,9 +14,9 @@ from sealwire.resilience import deadline
 from sealwire.resilience.breaker import Breaker, BreakerRules
 from sealwire.resilience.budget import RetryBudget
 from sealwire.resilience.bulkhead import Bulkhead
-from sealwire.resilience.failure import TimedOut, may_repeat
+from sealwire.resilience.failure import TimedOut
 from sealwire.resilience.registry import Registry
-from sealwire.resilience.retry import Retrier, RetryRules
+from sealwire.resilience.retry import Retrier, RetryRules, Series
 
 T = TypeVar("T")
 
@@ -29,7 +29,7 @@ class Guard:
     calls within the process, where only the deadline is checked.
     """
 
-    __slots__ = ("_clock", "_monotonic", "breaker", "bulkhead", "name", "retrier", "timeout_s")
+    __slots__ = ("_clock", "breaker", "bulkhead", "name", "retrier", "timeout_s")
 
     def __init__(
         self,
@@ -46,7 +46,6 @@ class Guard:
         self.retrier = retrier
         self.timeout_s = timeout_s
         self._clock = clock
-        self._monotonic = clock.monotonic
 
     @classmethod
     def of(
@@ -77,31 +76,29 @@ class Guard:
         Raises: CircuitOpen, Overloaded or DeadlineExceeded without calling; TimedOut after `timeout_s`; else what
         `fn` raises.
         """
+        bulkhead, breaker, timeout_s = self.bulkhead, self.breaker, self.timeout_s
         self.retrier.budget.deposit()
-        try:
-            return await self._once(fn, *args)
-        except Exception as error:
-            if not may_repeat(error, repeat):
-                raise
-            failed = error
-        return await self.retrier.again(failed, repeat, self._once, fn, *args)
-
-    async def _once(self, fn: Callable[..., Awaitable[T]], *args: Any) -> T:
-        deadline.check(self._clock)
-        bulkhead, breaker = self.bulkhead, self.breaker
-        if not bulkhead.try_enter():
-            await bulkhead.enter()
-        try:
-            permit = breaker.acquire()
+        series: Series | None = None
+        while True:
             try:
-                result = await (fn(*args) if self.timeout_s is None else self._timed(self.timeout_s, fn, *args))
-            except BaseException as error:
-                breaker.settle(permit, error)
-                raise
-            breaker.succeed(permit)
-            return result
-        finally:
-            bulkhead.leave()
+                deadline.check(self._clock)
+                if not bulkhead.try_enter():
+                    await bulkhead.enter()
+                try:
+                    permit = breaker.acquire()
+                    try:
+                        result = await (fn(*args) if timeout_s is None else self._timed(timeout_s, fn, *args))
+                    except BaseException as error:
+                        breaker.settle(permit, error)
+                        raise
+                    breaker.succeed(permit)
+                    return result
+                finally:
+                    bulkhead.leave()
+            except Exception as error:
+                series = series or self.retrier.series(repeat)
+                if not await series.pause(error):
+                    raise
 
     async def _timed(self, timeout_s: float, fn: Callable[..., Awaitable[T]], *args: Any) -> T:
         bound_s = deadline.bounded_s(timeout_s, self._clock)
