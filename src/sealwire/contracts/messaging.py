@@ -226,19 +226,37 @@ class Publication(Output):
     subject_id: str = ""
 
 
+class Passing(Output):
+    """What is told to whoever listens now and is never replayed: read receipts, the newest per member.
+
+    No event of the stream: it has a `number` of its own, which starts again when messaging does.
+    """
+
+    number: int
+    tenant_id: str
+    conversation_id: str
+    data: msgspec.Raw
+
+
 class PublicationQuery(Input):
-    """Publications after a global position; waits up to `wait_ms` for one."""
+    """Publications after a global position; waits up to `wait_ms` for one.
+
+    With `passing_after` (-1: without), what passes by after that number is given too, and ends the wait.
+    """
 
     after: Annotated[int, msgspec.Meta(ge=0)]
+    passing_after: Annotated[int, msgspec.Meta(ge=-1)] = -1
     limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 500
     wait_ms: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 0
 
 
 class Publications(Output):
-    """In `position` order. `newest` is the position of the newest event there is."""
+    """In `position` order. `newest` is the position of the newest event there is; `passing_newest` likewise."""
 
     items: list[Publication]
     newest: int
+    passing: list[Passing] = []
+    passing_newest: int = 0
 
 
 class StreamQuery(Input):
