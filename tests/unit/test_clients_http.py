@@ -276,9 +276,9 @@ async def test_bugs_open_the_breaker_and_say_nothing(wiring: Wiring) -> None:
     client.clear_cache()
 
 
+@pytest.mark.parametrize("wiring", ["network"], indirect=True)
 async def test_without_an_identity_nobody_gets_in(wiring: Wiring) -> None:
-    if wiring.transport is None:
-        pytest.skip("only ports ask for identities")
+    assert wiring.transport is not None
     import httpx
 
     async with httpx.AsyncClient() as stranger:
@@ -297,9 +297,9 @@ async def test_without_an_identity_nobody_gets_in(wiring: Wiring) -> None:
         assert answer.status_code == 401
 
 
+@pytest.mark.parametrize("wiring", ["network"], indirect=True)
 async def test_a_hanging_service_is_not_waited_for(wiring: Wiring) -> None:
-    if wiring.transport is None:
-        pytest.skip("calls within the process have no timer")
+    assert wiring.transport is not None
     hurried: Shelves = remote(OPERATIONS, wiring.transport, guard_of(timeout_s=0.1))
     with pytest.raises(TimedOut):
         await hurried.look(ANNA, "x", Filter(word="hang"))

@@ -25,6 +25,7 @@ from sealwire.resilience.guard import Guard
 
 CONNECT_TIMEOUT_S = 2.0
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
+RETRY_AFTER_S = 0.1
 
 
 class Transport:
@@ -61,9 +62,9 @@ class Transport:
             ) as answer:
                 content = await self._read(answer)
         except aiohttp.ClientConnectorError:
-            raise Unreachable(f"{self.service} can't be reached.") from None
+            raise Unreachable(f"{self.service} can't be reached.", retry_after_s=RETRY_AFTER_S) from None
         except (aiohttp.ClientError, ConnectionError, TimeoutError):
-            raise Unavailable(f"The connection to {self.service} broke.") from None
+            raise Unavailable(f"The connection to {self.service} broke.", retry_after_s=RETRY_AFTER_S) from None
         if 200 <= answer.status < 300:
             return answer.status, content
         raise read_problem(answer.status, content, _seconds(answer.headers.get("Retry-After")))
