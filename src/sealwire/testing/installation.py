@@ -117,7 +117,7 @@ class Person:
             headers={"authorization": ""},
         )
         assert answer.status_code == 200, answer.text
-        self.grant: dict[str, Any] = answer.json()
+        self.grant = dict(answer.json())
         self.token: str = self.grant["access_token"]
         self.http.headers["authorization"] = f"Bearer {self.token}"
         return self.grant

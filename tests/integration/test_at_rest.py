@@ -1,0 +1,55 @@
+"""What lies on the disk tells nothing: no body, no file, no token, no password, no address of a person."""
+
+from __future__ import annotations
+
+import base64
+import secrets
+import time
+
+
+def test_a_copy_of_the_data_folder_holds_no_readable_secret(installation, person):
+    ann, ben = person("ann"), person("ben")
+    room = ann.converse(ben)
+    word = f"Kranichfeder{secrets.token_hex(6)}"
+    ann.send(room, f"the word is {word}")
+    edited = ann.http.patch(f"/conversations/{room}/messages/1", json={"body": f"now it is {word} again"})
+    assert edited.status_code == 200
+    content = f"FILE-{word}".encode() * 50
+    metadata = f"filename {base64.b64encode(b'note.txt').decode()}"
+    made = ann.http.post(
+        "/media/uploads",
+        content=content,
+        headers={
+            "tus-resumable": "1.0.0",
+            "upload-length": str(len(content)),
+            "upload-metadata": metadata,
+            "content-type": "application/offset+octet-stream",
+        },
+    )
+    assert made.status_code == 201, made.text
+    agent = f"agent-{secrets.token_hex(8)}"
+    assert ann.http.get("/auth/me", headers={"user-agent": agent}).status_code == 200
+    deadline = time.monotonic() + 15
+    while not ann.http.get("/search", params={"q": word}).json()["items"]:
+        assert time.monotonic() < deadline, "never found"
+        time.sleep(0.1)
+    time.sleep(1.5)  # the spool and the relays write within a second; what they write must be sealed as well
+    needles = {
+        "body": word.encode(),
+        "file": b"FILE-" + word.encode(),
+        "access token": ann.token.encode(),
+        "refresh token": ann.grant["refresh_token"].encode(),
+        "e-mail": ann.email.encode(),
+        "user agent": agent.encode(),
+    }
+    for path in installation.data.rglob("*"):
+        if path.is_file():
+            found = path.read_bytes().lower()
+            for what, needle in needles.items():
+                assert needle.lower() not in found, f"{what} is readable in {path.name}"
+
+
+def test_keys_and_data_are_for_their_owner_only(installation):
+    for path in (installation.data / "keys").rglob("*"):
+        assert path.stat().st_mode & 0o077 == 0, path
+    assert installation.data.stat().st_mode & 0o077 == 0
