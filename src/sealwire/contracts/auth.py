@@ -424,11 +424,10 @@ class Revocations(Output):
 
 
 class SeenSession(Input):
-    """A session was used: when, and from where."""
+    """A session was used at that time."""
 
     session_id: Id
     at_us: int
-    ip: Annotated[str, msgspec.Meta(max_length=64)] = ""
 
 
 class Seen(Input):

@@ -1,0 +1,155 @@
+"""Auth's storage in one SQLite file: its stores, signing keys and upkeep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import apsw
+
+from sealwire.adapters.embedded.auth_feed import SqliteRevocationStore
+from sealwire.adapters.embedded.auth_proofs import SqliteAttemptStore, SqliteMfaStore
+from sealwire.adapters.embedded.auth_schema import MIGRATIONS
+from sealwire.adapters.embedded.auth_sessions import SqliteSessionStore
+from sealwire.adapters.embedded.auth_users import SqliteTenantStore, SqliteUserStore, delete_removed
+from sealwire.adapters.embedded.drivers.sqlite import Database, Row
+from sealwire.adapters.embedded.outbox import SqliteOutbox, SqlitePositions
+from sealwire.kit.clock import US_PER_S
+from sealwire.ports.events import NewEvent
+from sealwire.services.auth.ports import AuthStores
+from sealwire.services.auth.records import NewRevocation, SigningKeyRecord
+
+SWEEP_ROWS = 500
+TENANTS_A_STEP = 100
+_EXPIRED = "DELETE FROM session WHERE session_id IN (SELECT session_id FROM session WHERE expires_us < ? LIMIT ?)"
+_ENDED = (
+    "DELETE FROM session WHERE session_id IN"
+    " (SELECT session_id FROM session WHERE ended_us > 0 AND ended_us < ? LIMIT ?)"
+)
+_CHALLENGES = (
+    "DELETE FROM challenge WHERE token_hash IN (SELECT token_hash FROM challenge WHERE expires_us < ? LIMIT ?)"
+)
+_ATTEMPTS = "DELETE FROM attempt WHERE key IN (SELECT key FROM attempt WHERE last_us < ? LIMIT ?)"
+_REVOCATIONS = (
+    "DELETE FROM revocation WHERE number IN (SELECT number FROM revocation WHERE expires_at_s BETWEEN 1 AND ? LIMIT ?)"
+)
+
+
+class SqliteAuth:
+    """Auth's file. `stores` are the ports over it."""
+
+    def __init__(self, db: Database) -> None:
+        self.db = db
+        self._outbox = SqliteOutbox(db)
+        feed = SqliteRevocationStore(db, self._outbox)
+        self.stores = AuthStores(
+            tenants=SqliteTenantStore(db, self._outbox, feed),
+            users=SqliteUserStore(db, self._outbox, feed),
+            sessions=SqliteSessionStore(db, self._outbox, feed),
+            revocations=feed,
+            attempts=SqliteAttemptStore(db, self._outbox),
+            mfa=SqliteMfaStore(db, self._outbox),
+            keys=SqliteKeyStore(db, self._outbox, feed),
+            upkeep=SqliteUpkeep(db, self._outbox),
+            events=self._outbox,
+            positions=SqlitePositions(db),
+        )
+
+    @classmethod
+    def open(cls, path: Path) -> SqliteAuth:
+        """Open or make the file. Raises: as `Database.open`."""
+        return cls(Database.open(path, MIGRATIONS))
+
+    async def close(self) -> None:
+        """Let the waiting writes become durable and close the file."""
+        await self.db.close()
+
+
+class SqliteKeyStore:
+    """The tables `signing_key` and `secret`."""
+
+    def __init__(self, db: Database, outbox: SqliteOutbox, feed: SqliteRevocationStore) -> None:
+        self._db = db
+        self._outbox = outbox
+        self._feed = feed
+
+    async def signing_keys(self) -> Sequence[SigningKeyRecord]:
+        rows = self._db.read(
+            "SELECT kid, alg, state, sealed_pem, created_us, verify_until_us FROM signing_key ORDER BY created_us, kid"
+        )
+        return [
+            SigningKeyRecord(kid=k, alg=a, state=s, sealed_pem=p, created_us=c, verify_until_us=v)
+            for k, a, s, p, c, v in rows
+        ]
+
+    async def put_signing_keys(self, keys: Sequence[SigningKeyRecord], events: Sequence[NewEvent]) -> None:
+        def put(conn: apsw.Connection) -> None:
+            conn.executemany(
+                "REPLACE INTO signing_key VALUES (?, ?, ?, ?, ?, ?)",
+                [(k.kid, k.alg, k.state, k.sealed_pem, k.created_us, k.verify_until_us) for k in keys],
+            )
+            self._outbox.append(conn, events)
+
+        await self._db.write(put)
+
+    async def end_all_sessions(self, revocations: Callable[[str], NewRevocation], events: Sequence[NewEvent]) -> int:
+        def begin(conn: apsw.Connection) -> None:
+            self._outbox.append(conn, events)
+
+        def end(conn: apsw.Connection) -> list[str]:
+            rows: list[Row] = conn.execute(
+                "SELECT tenant_id FROM tenant WHERE tenant_id > ? ORDER BY tenant_id LIMIT ?", (after, TENANTS_A_STEP)
+            ).fetchall()
+            for (tenant_id,) in rows:
+                revocation = revocations(tenant_id)
+                conn.execute("UPDATE user SET epoch = epoch + 1 WHERE tenant_id = ?", (tenant_id,))
+                conn.execute(
+                    "UPDATE session SET ended_us = ? WHERE tenant_id = ? AND ended_us = 0",
+                    (revocation.at_us, tenant_id),
+                )
+                self._feed.add(conn, revocation)
+            return [row[0] for row in rows]
+
+        await self._db.write(begin)
+        ended, after = 0, ""
+        while done := await self._db.write(end):
+            ended, after = ended + len(done), done[-1]
+        return ended
+
+    async def secret(self, name: str, made: Callable[[], bytes]) -> bytes:
+        def secret(conn: apsw.Connection) -> bytes:
+            conn.execute("INSERT OR IGNORE INTO secret VALUES (?, ?)", (name, made()))
+            rows: list[Row] = conn.execute("SELECT sealed FROM secret WHERE name = ?", (name,)).fetchall()
+            return bytes(rows[0][0])
+
+        return await self._db.write(secret)
+
+
+class SqliteUpkeep:
+    """Deletes what is over, a chunk a write."""
+
+    def __init__(self, db: Database, outbox: SqliteOutbox) -> None:
+        self._db = db
+        self._outbox = outbox
+
+    async def sweep(self, *, now_us: int, over_before_us: int, attempts_before_us: int) -> int:
+        def sweep(conn: apsw.Connection) -> int:
+            deleted = 0
+            for sql, bound in (
+                (_EXPIRED, over_before_us),
+                (_ENDED, over_before_us),
+                (_CHALLENGES, now_us),
+                (_ATTEMPTS, attempts_before_us),
+                (_REVOCATIONS, now_us // US_PER_S),
+            ):
+                conn.execute(sql, (bound, SWEEP_ROWS))
+                deleted += conn.changes()
+            return deleted + delete_removed(conn)
+
+        return await self._db.write(sweep)
+
+    async def trim(self, before_us: int) -> int:
+        return await self._outbox.trim(before_us=before_us)
+
+    async def probe(self) -> None:
+        await self._db.write(lambda conn: conn.execute("SELECT 1").fetchall())

@@ -1,0 +1,73 @@
+"""Auth's numbered feed of revocations in SQLite."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import apsw
+
+from sealwire.adapters.embedded.drivers.sqlite import Database
+from sealwire.adapters.embedded.outbox import Arrivals, SqliteOutbox
+from sealwire.contracts.auth import Revocation
+from sealwire.ports.events import NewEvent
+from sealwire.services.auth.records import NewRevocation
+
+
+class SqliteRevocationStore:
+    """The table `revocation`: numbers are given in the order of commits, as there is one writer."""
+
+    def __init__(self, db: Database, outbox: SqliteOutbox) -> None:
+        self._db = db
+        self._outbox = outbox
+        self._arrivals = Arrivals(db)
+
+    def add(self, conn: apsw.Connection, revocation: NewRevocation, *, epoch: int = 0) -> int:
+        """From inside a write: put an entry into the feed and return its number."""
+        r = revocation
+        conn.execute(
+            "INSERT INTO revocation (change_id, kind, tenant_id, subject, session_id, token_id, epoch, at_us,"
+            " expires_at_s, reason) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (r.change_id, r.kind, r.tenant_id, r.subject, r.session_id, r.token_id, epoch, r.at_us, r.expires_at_s,
+             r.reason.value),
+        )  # fmt: skip
+        self._arrivals.note()
+        return int(conn.last_insert_rowid())
+
+    async def append(self, revocation: NewRevocation, events: Sequence[NewEvent]) -> int:
+        def append(conn: apsw.Connection) -> int:
+            number = self.add(conn, revocation)
+            self._outbox.append(conn, events)
+            return number
+
+        return await self._db.write(append)
+
+    async def read(self, after: int, limit: int) -> Sequence[Revocation]:
+        rows = self._db.read(
+            "SELECT number, change_id, kind, tenant_id, subject, session_id, token_id, epoch, at_us, expires_at_s,"
+            " reason FROM revocation WHERE number > ? ORDER BY number LIMIT ?",
+            (after, limit),
+        )
+        return [
+            Revocation(number=n, change_id=c, kind=k, tenant_id=t, subject=u, session_id=s, token_id=j, epoch=e,
+                       at_us=a, expires_at_s=x, reason=r)
+            for n, c, k, t, u, s, j, e, a, x, r in rows
+        ]  # fmt: skip
+
+    async def wait(self, after: int, timeout_s: float) -> bool:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + timeout_s
+        while self._newest() <= after:
+            if (left_s := until - loop.time()) <= 0 or not await self._arrivals.wait(left_s):
+                return self._newest() > after
+        return True
+
+    async def newest(self) -> int:
+        return self._newest()
+
+    async def has_token(self, token_id: str) -> bool:
+        return bool(self._db.read("SELECT 1 FROM revocation WHERE token_id = ? AND token_id <> ''", (token_id,)))
+
+    def _newest(self) -> int:
+        rows = self._db.read("SELECT seq FROM sqlite_sequence WHERE name = 'revocation'")
+        return int(rows[0][0]) if rows else 0

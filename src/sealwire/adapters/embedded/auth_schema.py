@@ -1,0 +1,125 @@
+"""The tables of auth's SQLite file. Every time is in microseconds; names, addresses and secrets are sealed bytes."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sealwire.adapters.embedded.outbox import OUTBOX_SCHEMA, POSITIONS_SCHEMA
+
+_FIRST: Final = """
+CREATE TABLE tenant (
+    tenant_id TEXT PRIMARY KEY,
+    slug TEXT NOT NULL UNIQUE,
+    name TEXT NOT NULL,
+    status TEXT NOT NULL,
+    owner_claimed INTEGER NOT NULL,
+    users INTEGER NOT NULL DEFAULT 0,
+    created_us INTEGER NOT NULL
+) WITHOUT ROWID;
+
+CREATE TABLE removed_tenant (
+    tenant_id TEXT PRIMARY KEY
+) WITHOUT ROWID;
+
+CREATE TABLE user (
+    user_id TEXT PRIMARY KEY,
+    tenant_id TEXT NOT NULL,
+    email_index BLOB NOT NULL,
+    sealed BLOB NOT NULL,
+    role TEXT NOT NULL,
+    status TEXT NOT NULL,
+    password_hash TEXT NOT NULL,
+    epoch INTEGER NOT NULL,
+    mfa INTEGER NOT NULL,
+    created_us INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE UNIQUE INDEX user_email ON user (tenant_id, email_index);
+CREATE INDEX user_tenant ON user (tenant_id, user_id);
+CREATE INDEX user_owner ON user (tenant_id) WHERE role = 'owner' AND status = 'active';
+
+CREATE TABLE session (
+    session_id TEXT PRIMARY KEY,
+    tenant_id TEXT NOT NULL,
+    user_id TEXT NOT NULL REFERENCES user (user_id) ON DELETE CASCADE,
+    epoch INTEGER NOT NULL,
+    created_us INTEGER NOT NULL,
+    seen_us INTEGER NOT NULL,
+    expires_us INTEGER NOT NULL,
+    auth_us INTEGER NOT NULL,
+    amr TEXT NOT NULL,
+    client_id TEXT NOT NULL,
+    sealed_secret BLOB NOT NULL,
+    sealed_origin BLOB NOT NULL,
+    refresh_head INTEGER NOT NULL,
+    refresh_uses BLOB NOT NULL,
+    ended_us INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX session_live ON session (user_id, session_id) WHERE ended_us = 0;
+CREATE INDEX session_user ON session (user_id);
+CREATE INDEX session_tenant ON session (tenant_id) WHERE ended_us = 0;
+CREATE INDEX session_expiry ON session (expires_us);
+CREATE INDEX session_ended ON session (ended_us) WHERE ended_us > 0;
+
+CREATE TABLE revocation (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    change_id TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    tenant_id TEXT NOT NULL,
+    subject TEXT NOT NULL,
+    session_id TEXT NOT NULL,
+    token_id TEXT NOT NULL,
+    epoch INTEGER NOT NULL,
+    at_us INTEGER NOT NULL,
+    expires_at_s INTEGER NOT NULL,
+    reason TEXT NOT NULL
+);
+CREATE INDEX revocation_token ON revocation (token_id) WHERE token_id <> '';
+CREATE INDEX revocation_expiry ON revocation (expires_at_s);
+
+CREATE TABLE attempt (
+    key BLOB PRIMARY KEY,
+    count INTEGER NOT NULL,
+    last_us INTEGER NOT NULL,
+    until_us INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX attempt_age ON attempt (last_us);
+
+CREATE TABLE challenge (
+    token_hash BLOB PRIMARY KEY,
+    tenant_id TEXT NOT NULL,
+    user_id TEXT NOT NULL REFERENCES user (user_id) ON DELETE CASCADE,
+    expires_us INTEGER NOT NULL,
+    attempts INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX challenge_user ON challenge (user_id);
+
+CREATE TABLE totp (
+    user_id TEXT PRIMARY KEY REFERENCES user (user_id) ON DELETE CASCADE,
+    sealed_secret BLOB,
+    last_step INTEGER NOT NULL,
+    pending_sealed BLOB,
+    pending_until_us INTEGER NOT NULL
+) WITHOUT ROWID;
+
+CREATE TABLE recovery_code (
+    user_id TEXT NOT NULL REFERENCES user (user_id) ON DELETE CASCADE,
+    code_hash BLOB NOT NULL,
+    PRIMARY KEY (user_id, code_hash)
+) WITHOUT ROWID;
+
+CREATE TABLE signing_key (
+    kid TEXT PRIMARY KEY,
+    alg TEXT NOT NULL,
+    state TEXT NOT NULL,
+    sealed_pem BLOB NOT NULL,
+    created_us INTEGER NOT NULL,
+    verify_until_us INTEGER
+) WITHOUT ROWID;
+
+CREATE TABLE secret (
+    name TEXT PRIMARY KEY,
+    sealed BLOB NOT NULL
+) WITHOUT ROWID;
+"""
+
+MIGRATIONS: Final = (_FIRST + OUTBOX_SCHEMA + POSITIONS_SCHEMA,)

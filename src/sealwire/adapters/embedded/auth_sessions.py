@@ -1,0 +1,191 @@
+"""Auth's sessions in SQLite."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import apsw
+import msgspec
+
+from sealwire.adapters.embedded.auth_feed import SqliteRevocationStore
+from sealwire.adapters.embedded.auth_users import TENANT, USER, tenant_of, user_of
+from sealwire.adapters.embedded.drivers.sqlite import Database, Row
+from sealwire.adapters.embedded.outbox import SqliteOutbox
+from sealwire.ports.events import NewEvent
+from sealwire.services.auth.model import Rotation, Verdict
+from sealwire.services.auth.records import NewRevocation, RefreshUse, SessionRecord, TenantRecord, UserRecord
+
+SESSION: Final = (
+    "session_id, tenant_id, user_id, epoch, created_us, seen_us, expires_us, auth_us, amr, client_id, sealed_secret,"
+    " sealed_origin, refresh_head, refresh_uses, ended_us"
+)
+_uses = msgspec.msgpack.Decoder(tuple[RefreshUse, ...]).decode
+_pack = msgspec.msgpack.Encoder().encode
+
+
+def session_of(row: Row) -> SessionRecord:
+    """Read the columns `SESSION`."""
+    (
+        session_id, tenant_id, user_id, epoch, created_us, seen_us, expires_us, auth_us, amr, client_id, sealed_secret,
+        sealed_origin, refresh_head, refresh_uses, ended_us,
+    ) = row  # fmt: skip
+    return SessionRecord(
+        session_id=session_id, tenant_id=tenant_id, user_id=user_id, epoch=epoch, created_us=created_us,
+        seen_us=seen_us, expires_us=expires_us, auth_us=auth_us, amr=tuple(amr.split()), client_id=client_id,
+        sealed_secret=sealed_secret, sealed_origin=sealed_origin, refresh_head=refresh_head,
+        refresh_uses=_uses(refresh_uses), ended_us=ended_us,
+    )  # fmt: skip
+
+
+def _columns(table: str, columns: str) -> str:
+    return ", ".join(f"{table}.{name.strip()}" for name in columns.split(","))
+
+
+_JOINED: Final = (
+    f"SELECT {_columns('s', SESSION)}, {_columns('u', USER)}, {_columns('t', TENANT)}"  # noqa: S608 - our own columns
+    " FROM session s JOIN user u USING (user_id) JOIN tenant t ON t.tenant_id = s.tenant_id WHERE s.session_id = ?"
+)
+_SESSION_END: Final = SESSION.count(",") + 1
+_USER_END: Final = _SESSION_END + USER.count(",") + 1
+
+
+class SqliteSessionStore:
+    """The table `session`: a row is a session with its family of refresh tokens."""
+
+    def __init__(self, db: Database, outbox: SqliteOutbox, feed: SqliteRevocationStore) -> None:
+        self._db = db
+        self._outbox = outbox
+        self._feed = feed
+
+    async def open(
+        self, session: SessionRecord, *, most: int, forgive: Sequence[bytes], revoke: Callable[[str], NewRevocation],
+        events: Sequence[NewEvent], ended_event: Callable[[str], NewEvent],
+    ) -> bool:  # fmt: skip
+        s = session
+
+        def open_(conn: apsw.Connection) -> bool:
+            user = conn.execute(
+                "SELECT 1 FROM user u JOIN tenant t USING (tenant_id) WHERE u.user_id = ? AND u.epoch = ?"
+                " AND u.status = 'active' AND t.status = 'active'",
+                (s.user_id, s.epoch),
+            ).fetchall()
+            if not user:
+                return False
+            for oldest in self._beyond(conn, s, most):
+                conn.execute("UPDATE session SET ended_us = ? WHERE session_id = ?", (s.created_us, oldest))
+                self._feed.add(conn, revoke(oldest))
+                self._outbox.append(conn, [ended_event(oldest)])
+            conn.execute(
+                f"INSERT INTO session ({SESSION}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - our own columns
+                (s.session_id, s.tenant_id, s.user_id, s.epoch, s.created_us, s.seen_us, s.expires_us, s.auth_us,
+                 " ".join(s.amr), s.client_id, s.sealed_secret, s.sealed_origin, s.refresh_head,
+                 _pack(s.refresh_uses), s.ended_us),
+            )  # fmt: skip
+            _forgive(conn, forgive)
+            self._outbox.append(conn, events)
+            return True
+
+        return await self._db.write(open_)
+
+    @staticmethod
+    def _beyond(conn: apsw.Connection, session: SessionRecord, most: int) -> list[str]:
+        """Return the live sessions of the user that have to go so that one more fits."""
+        rows: list[Row] = conn.execute(
+            "SELECT session_id FROM session WHERE user_id = ? AND ended_us = 0 AND expires_us > ?"
+            " ORDER BY seen_us DESC LIMIT -1 OFFSET ?",
+            (session.user_id, session.created_us, most - 1),
+        ).fetchall()
+        return [row[0] for row in rows]
+
+    async def get(self, session_id: str) -> tuple[SessionRecord, UserRecord, TenantRecord] | None:
+        rows = self._db.read(_JOINED, (session_id,))
+        return _joined(rows[0]) if rows else None
+
+    async def live(self, user_id: str, now_us: int, *, after: str, limit: int) -> Sequence[SessionRecord]:
+        rows = self._db.read(
+            f"SELECT {SESSION} FROM session WHERE user_id = ?1 AND ended_us = 0 AND expires_us > ?2"  # noqa: S608 - our own columns
+            " AND (?3 = '' OR session_id < ?3) ORDER BY session_id DESC LIMIT ?4",
+            (user_id, now_us, after, limit),
+        )
+        return [session_of(row) for row in rows]
+
+    async def rotate(
+        self, session_id: str, judge: Callable[[SessionRecord], Rotation], *, now_us: int, expires_us: int,
+        sealed_origin: bytes, reused: NewRevocation, events: Sequence[NewEvent], reused_events: Sequence[NewEvent],
+    ) -> tuple[SessionRecord, Rotation] | None:  # fmt: skip
+        def rotate(conn: apsw.Connection) -> tuple[SessionRecord, Rotation] | None:
+            rows = conn.execute(_JOINED, (session_id,)).fetchall()
+            if not rows:
+                return None
+            session, user, tenant = _joined(rows[0])
+            dead = session.ended_us or session.expires_us <= now_us
+            if dead or user.status != "active" or tenant.status != "active":
+                return None
+            rotation = judge(session)
+            if rotation.verdict is Verdict.REUSED:
+                conn.execute("UPDATE session SET ended_us = ? WHERE session_id = ?", (now_us, session_id))
+                self._feed.add(conn, reused)
+                self._outbox.append(conn, reused_events)
+                return session, rotation
+            conn.execute(
+                "UPDATE session SET refresh_head = ?, refresh_uses = ?, seen_us = max(seen_us, ?), expires_us = ?,"
+                " sealed_origin = ? WHERE session_id = ?",
+                (rotation.head, _pack(rotation.uses), now_us, expires_us, sealed_origin, session_id),
+            )
+            if rotation.verdict is Verdict.ROTATE:
+                self._outbox.append(conn, events)
+            return session, rotation
+
+        return await self._db.write(rotate)
+
+    async def prove(
+        self, session_id: str, *, auth_us: int, amr: tuple[str, ...], forgive: Sequence[bytes],
+        events: Sequence[NewEvent],
+    ) -> SessionRecord | None:  # fmt: skip
+        def prove(conn: apsw.Connection) -> SessionRecord | None:
+            conn.execute(
+                "UPDATE session SET auth_us = ?, amr = ? WHERE session_id = ? AND ended_us = 0 AND expires_us > ?",
+                (auth_us, " ".join(amr), session_id, auth_us),
+            )
+            if not conn.changes():
+                return None
+            _forgive(conn, forgive)
+            self._outbox.append(conn, events)
+            rows = conn.execute(f"SELECT {SESSION} FROM session WHERE session_id = ?", (session_id,)).fetchall()  # noqa: S608 - our own columns
+            return session_of(rows[0])
+
+        return await self._db.write(prove)
+
+    async def end(self, session_id: str, user_id: str, revocation: NewRevocation, events: Sequence[NewEvent]) -> bool:
+        def end(conn: apsw.Connection) -> bool:
+            conn.execute(
+                "UPDATE session SET ended_us = ? WHERE session_id = ? AND user_id = ? AND ended_us = 0",
+                (revocation.at_us, session_id, user_id),
+            )
+            if not conn.changes():
+                return False
+            self._feed.add(conn, revocation)
+            self._outbox.append(conn, events)
+            return True
+
+        return await self._db.write(end)
+
+    async def touch(self, seen: Sequence[tuple[str, int]]) -> None:
+        await self._db.write(
+            lambda conn: conn.executemany(
+                "UPDATE session SET seen_us = ?2 WHERE session_id = ?1 AND seen_us < ?2 AND ended_us = 0", seen
+            ).fetchall()
+        )
+
+
+def _joined(row: Row) -> tuple[SessionRecord, UserRecord, TenantRecord]:
+    return (
+        session_of(row[:_SESSION_END]),
+        user_of(row[_SESSION_END:_USER_END]),
+        tenant_of(row[_USER_END:]),
+    )
+
+
+def _forgive(conn: apsw.Connection, keys: Sequence[bytes]) -> None:
+    conn.executemany("DELETE FROM attempt WHERE key = ?", [(key,) for key in keys])

@@ -1,0 +1,250 @@
+"""Auth's tenants and users in SQLite."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import apsw
+import msgspec
+
+from sealwire.adapters.embedded.auth_feed import SqliteRevocationStore
+from sealwire.adapters.embedded.drivers.sqlite import Database, Row
+from sealwire.adapters.embedded.outbox import SqliteOutbox
+from sealwire.contracts.auth import EmailTaken, LastOwner, QuotaExceeded, RegistrationClosed
+from sealwire.kit.permission import Role
+from sealwire.ports.events import NewEvent
+from sealwire.services.auth.ports import EventsOf
+from sealwire.services.auth.records import Cut, NewRevocation, TenantRecord, UserRecord
+
+TENANT: Final = "tenant_id, slug, name, created_us, status, owner_claimed"
+USER: Final = "user_id, tenant_id, email_index, sealed, role, password_hash, created_us, status, epoch, mfa"
+USERS_A_STEP: Final = 200
+
+
+def tenant_of(row: Row) -> TenantRecord:
+    """Read the columns `TENANT`."""
+    tenant_id, slug, name, created_us, status, claimed = row
+    return TenantRecord(
+        tenant_id=tenant_id, slug=slug, name=name, created_us=created_us, status=status, owner_claimed=bool(claimed)
+    )
+
+
+def user_of(row: Row) -> UserRecord:
+    """Read the columns `USER`."""
+    user_id, tenant_id, email_index, sealed, role, password_hash, created_us, status, epoch, mfa = row
+    return UserRecord(
+        user_id=user_id,
+        tenant_id=tenant_id,
+        email_index=email_index,
+        sealed=sealed,
+        role=Role(role),
+        password_hash=password_hash,
+        created_us=created_us,
+        status=status,
+        epoch=epoch,
+        mfa=bool(mfa),
+    )
+
+
+class SqliteTenantStore:
+    """The table `tenant`."""
+
+    def __init__(self, db: Database, outbox: SqliteOutbox, feed: SqliteRevocationStore) -> None:
+        self._db = db
+        self._outbox = outbox
+        self._feed = feed
+
+    async def add(self, tenant: TenantRecord, events: Sequence[NewEvent]) -> TenantRecord:
+        def add(conn: apsw.Connection) -> TenantRecord:
+            taken = conn.execute(f"SELECT {TENANT} FROM tenant WHERE slug = ?", (tenant.slug,)).fetchall()  # noqa: S608 - our own columns
+            if taken:
+                return tenant_of(taken[0])
+            conn.execute(
+                "INSERT INTO tenant (tenant_id, slug, name, status, owner_claimed, created_us)"
+                " VALUES (?, ?, ?, ?, ?, ?)",
+                (tenant.tenant_id, tenant.slug, tenant.name, tenant.status, tenant.owner_claimed, tenant.created_us),
+            )
+            self._outbox.append(conn, events)
+            return tenant
+
+        return await self._db.write(add)
+
+    async def find(self, id_or_slug: str) -> TenantRecord | None:
+        rows = self._db.read(
+            f"SELECT {TENANT} FROM tenant WHERE tenant_id = ?1"  # noqa: S608 - our own columns
+            f" UNION ALL SELECT {TENANT} FROM tenant WHERE slug = ?1 LIMIT 1",
+            (id_or_slug,),
+        )
+        return tenant_of(rows[0]) if rows else None
+
+    async def made_before(self, slug_prefix: str, before_us: int, limit: int) -> Sequence[TenantRecord]:
+        rows = self._db.read(
+            f"SELECT {TENANT} FROM tenant WHERE slug >= ?1 AND slug < ?2 AND created_us < ?3 LIMIT ?4",  # noqa: S608 - our own columns
+            (slug_prefix, slug_prefix[:-1] + chr(ord(slug_prefix[-1]) + 1), before_us, limit),
+        )
+        return [tenant_of(row) for row in rows]
+
+    async def remove(self, tenant_id: str, revocation: NewRevocation, events: Sequence[NewEvent]) -> bool:
+        def remove(conn: apsw.Connection) -> bool:
+            conn.execute("DELETE FROM tenant WHERE tenant_id = ?", (tenant_id,))
+            if not conn.changes():
+                return False
+            conn.execute("INSERT INTO removed_tenant VALUES (?)", (tenant_id,))
+            self._feed.add(conn, revocation)
+            self._outbox.append(conn, events)
+            return True
+
+        removed = await self._db.write(remove)
+        while await self._db.write(delete_removed):
+            pass
+        return removed
+
+
+def delete_removed(conn: apsw.Connection) -> int:
+    """Delete some users of removed tenants, their sessions and credentials with them; return how many rows went."""
+    rows: list[Row] = conn.execute("SELECT tenant_id FROM removed_tenant LIMIT 1").fetchall()
+    if not rows:
+        return 0
+    tenant_id = rows[0][0]
+    conn.execute(
+        "DELETE FROM user WHERE user_id IN (SELECT user_id FROM user WHERE tenant_id = ? LIMIT ?)",
+        (tenant_id, USERS_A_STEP),
+    )
+    deleted = conn.changes()
+    if not deleted:
+        conn.execute("DELETE FROM removed_tenant WHERE tenant_id = ?", (tenant_id,))
+    return deleted + 1
+
+
+class SqliteUserStore:
+    """The table `user`."""
+
+    def __init__(self, db: Database, outbox: SqliteOutbox, feed: SqliteRevocationStore) -> None:
+        self._db = db
+        self._outbox = outbox
+        self._feed = feed
+
+    async def add(
+        self, user: UserRecord, *, most: int, claim_owner: bool, needs_claim: bool, events_of: EventsOf
+    ) -> UserRecord:
+        def add(conn: apsw.Connection) -> UserRecord:
+            found: list[Row] = conn.execute(
+                "SELECT owner_claimed, users FROM tenant WHERE tenant_id = ?", (user.tenant_id,)
+            ).fetchall()
+            if not found:
+                raise RegistrationClosed("The tenant is gone.")
+            claimed, users = found[0]
+            if needs_claim and claimed:
+                raise RegistrationClosed("This tenant has its owner; ask for an invitation.")
+            if users >= most:
+                raise QuotaExceeded(f"The tenant has {most} users, and may have no more.")
+            first = claim_owner and not claimed
+            added = _with_role(user, Role.OWNER) if first else user
+            _insert(conn, added)
+            conn.execute(
+                "UPDATE tenant SET users = users + 1, owner_claimed = owner_claimed OR ? WHERE tenant_id = ?",
+                (first, user.tenant_id),
+            )
+            self._outbox.append(conn, events_of(added))
+            return added
+
+        return await self._db.write(add)
+
+    async def by_email(self, tenant_id: str, email_index: bytes) -> UserRecord | None:
+        rows = self._db.read(
+            f"SELECT {USER} FROM user WHERE tenant_id = ? AND email_index = ?",  # noqa: S608 - our own columns
+            (tenant_id, email_index),
+        )
+        return user_of(rows[0]) if rows else None
+
+    async def get(self, user_id: str) -> UserRecord | None:
+        rows = self._db.read(f"SELECT {USER} FROM user WHERE user_id = ?", (user_id,))  # noqa: S608 - our own columns
+        return user_of(rows[0]) if rows else None
+
+    async def many(self, tenant_id: str, user_ids: Sequence[str]) -> Sequence[UserRecord]:
+        marks = ", ".join("?" * len(user_ids))
+        rows = self._db.read(
+            f"SELECT {USER} FROM user WHERE tenant_id = ? AND user_id IN ({marks})",  # noqa: S608 - columns and marks
+            (tenant_id, *user_ids),
+        )
+        return [user_of(row) for row in rows]
+
+    async def page(self, tenant_id: str, after: str, limit: int) -> Sequence[UserRecord]:
+        rows = self._db.read(
+            f"SELECT {USER} FROM user WHERE tenant_id = ? AND user_id > ? ORDER BY user_id LIMIT ?",  # noqa: S608 - our own columns
+            (tenant_id, after, limit),
+        )
+        return [user_of(row) for row in rows]
+
+    async def set_sealed(self, user_id: str, sealed: bytes, events: Sequence[NewEvent]) -> UserRecord | None:
+        def set_sealed(conn: apsw.Connection) -> UserRecord | None:
+            conn.execute("UPDATE user SET sealed = ? WHERE user_id = ?", (sealed, user_id))
+            if not conn.changes():
+                return None
+            self._outbox.append(conn, events)
+            return _get(conn, user_id)
+
+        return await self._db.write(set_sealed)
+
+    async def rehash(self, user_id: str, *, old: str, new: str) -> None:
+        await self._db.write(
+            lambda conn: conn.execute(
+                "UPDATE user SET password_hash = ? WHERE user_id = ? AND password_hash = ?", (new, user_id, old)
+            ).fetchall()
+        )
+
+    async def cut(self, cut: Cut, events: Sequence[NewEvent]) -> UserRecord | None:
+        def apply(conn: apsw.Connection) -> UserRecord | None:
+            user = _get(conn, cut.user_id)
+            if user is None or user.tenant_id != cut.tenant_id:
+                return None
+            if cut.expected_hash is not None and cut.expected_hash != user.password_hash:
+                return None
+            role, status = cut.role or user.role, cut.status or user.status
+            if user.role is Role.OWNER and user.status == "active" and (role is not Role.OWNER or status != "active"):
+                _keep_an_owner(conn, user)
+            conn.execute(
+                "UPDATE user SET role = ?, status = ?, password_hash = ?, epoch = epoch + 1 WHERE user_id = ?",
+                (role.value, status, cut.password_hash or user.password_hash, user.user_id),
+            )
+            if cut.ends_sessions:
+                conn.execute(
+                    "UPDATE session SET ended_us = ? WHERE user_id = ? AND ended_us = 0 AND session_id <> ?",
+                    (cut.revocation.at_us, user.user_id, cut.keep_session),
+                )
+                conn.execute("DELETE FROM challenge WHERE user_id = ?", (user.user_id,))
+            self._feed.add(conn, cut.revocation, epoch=user.epoch + 1)
+            self._outbox.append(conn, events)
+            return _get(conn, user.user_id)
+
+        return await self._db.write(apply)
+
+
+def _insert(conn: apsw.Connection, user: UserRecord) -> None:
+    try:
+        conn.execute(
+            f"INSERT INTO user ({USER}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - our own columns
+            (user.user_id, user.tenant_id, user.email_index, user.sealed, user.role.value, user.password_hash,
+             user.created_us, user.status, user.epoch, user.mfa),
+        )  # fmt: skip
+    except apsw.ConstraintError as error:
+        raise EmailTaken("Log in instead, or use another address.") from error
+
+
+def _get(conn: apsw.Connection, user_id: str) -> UserRecord | None:
+    rows = conn.execute(f"SELECT {USER} FROM user WHERE user_id = ?", (user_id,)).fetchall()  # noqa: S608 - our own columns
+    return user_of(rows[0]) if rows else None
+
+
+def _with_role(user: UserRecord, role: Role) -> UserRecord:
+    return msgspec.structs.replace(user, role=role)
+
+
+def _keep_an_owner(conn: apsw.Connection, user: UserRecord) -> None:
+    others = conn.execute(
+        "SELECT 1 FROM user WHERE tenant_id = ? AND role = 'owner' AND status = 'active' AND user_id <> ? LIMIT 1",
+        (user.tenant_id, user.user_id),
+    ).fetchall()
+    if not others:
+        raise LastOwner("Make somebody else an owner first.")

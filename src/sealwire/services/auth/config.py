@@ -1,0 +1,95 @@
+"""Auth's settings."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+
+class LegacyIssuer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An issuer of tokens in the legacy format (`[[auth.legacy]]`). `key`: PEM, or for HS256 the secret.
+
+    Its keys are never keys of ours. `sunset` is the RFC 3339 time after which its tokens are refused.
+    """
+
+    key: str
+    alg: Literal["EdDSA", "RS256", "ES256", "HS256"]
+    tenant: str
+    kid: str = ""
+    iss: str = ""
+    max_age_s: Annotated[int, Meta(ge=60, le=31_536_000)] = 86_400
+    sunset: str = ""
+
+    def __post_init__(self) -> None:
+        if bool(self.kid) == bool(self.iss):
+            raise ValueError("a legacy issuer is named by `kid` or by `iss`")
+
+
+class AuthConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Who may come in, for how long, and at what cost."""
+
+    issuer: Annotated[
+        str, Meta(description="`iss` of our tokens: the URL people reach this installation at", min_length=1)
+    ] = "https://sealwire.local"
+    audience: Annotated[str, Meta(description="`aud` of our access tokens", min_length=1)] = "sealwire"
+    client_id: Annotated[str, Meta(description="`client_id` of tokens given to our own front ends", min_length=1)] = (
+        "sealwire"
+    )
+    registration: Annotated[
+        Literal["open", "invite", "closed"], Meta(description="Who may register: anybody, people invited, nobody")
+    ] = "open"
+    owner_token: Annotated[
+        str, Meta(description="One-time token the first person to register must show; empty: none is needed")
+    ] = ""
+    users_per_tenant: Annotated[int, Meta(description="Most users in one tenant", ge=1, le=10_000_000)] = 100_000
+
+    access_ttl_s: Annotated[int, Meta(description="Life of an access token, in seconds", ge=30, le=3_600)] = 600
+    leeway_s: Annotated[int, Meta(description="How far clocks may differ, in seconds", ge=0, le=60)] = 5
+    refresh_grace_s: Annotated[
+        float,
+        Meta(description="How long a refresh token may be used again and gives the same successor", ge=0, le=120),
+    ] = 10.0
+    session_idle_s: Annotated[
+        int, Meta(description="A session ends when unused for so long, in seconds", ge=300, le=31_536_000)
+    ] = 14 * 86_400
+    session_absolute_s: Annotated[
+        int, Meta(description="A session ends so long after login at the latest", ge=300, le=31_536_000)
+    ] = 30 * 86_400
+    sessions_per_user: Annotated[
+        int, Meta(description="Most sessions of one user; the oldest ends", ge=1, le=10_000)
+    ] = 100
+    revocation_keep_s: Annotated[
+        int, Meta(description="How long a revocation stays in the feed, in seconds", ge=7_200, le=31_536_000)
+    ] = 172_800
+    signing_alg: Annotated[
+        Literal["EdDSA", "RS256", "ES256"], Meta(description="Algorithm of new signing keys for access tokens")
+    ] = "EdDSA"
+    key_publish_s: Annotated[
+        int, Meta(description="How long a new signing key is published before it signs", ge=0, le=86_400)
+    ] = 300
+
+    password_memory_kib: Annotated[int, Meta(description="argon2id memory per hash", ge=8, le=1_048_576)] = 19_456
+    password_passes: Annotated[int, Meta(description="argon2id passes over the memory", ge=1, le=64)] = 2
+    hash_threads: Annotated[int, Meta(description="Password hashes computed at once", ge=1, le=64)] = 2
+    hash_max_waiting: Annotated[int, Meta(description="Logins that may wait for a hash", ge=1, le=10_000)] = 256
+
+    lockout_free: Annotated[
+        int, Meta(description="Failures of an address on an account before it has to wait", ge=1)
+    ] = 5
+    lockout_free_account: Annotated[int, Meta(description="Failures on an account before all have to wait", ge=1)] = 25
+    lockout_free_ip: Annotated[int, Meta(description="Failures of an address on any account before it waits", ge=1)] = (
+        50
+    )
+    lockout_base_s: Annotated[float, Meta(description="First wait; doubles with every failure", gt=0, le=3_600)] = 2.0
+    lockout_cap_s: Annotated[float, Meta(description="Longest wait", gt=0, le=86_400)] = 900.0
+    lockout_forget_s: Annotated[int, Meta(description="Failures are forgotten after so long", ge=60, le=604_800)] = (
+        3_600
+    )
+
+    mfa_ttl_s: Annotated[int, Meta(description="Time for the second factor, in seconds", ge=30, le=3_600)] = 300
+    mfa_attempts: Annotated[int, Meta(description="Wrong codes per login", ge=1, le=20)] = 5
+    legacy: Annotated[
+        tuple[LegacyIssuer, ...], Meta(description="Issuers of the legacy token format still accepted")
+    ] = ()

@@ -1,0 +1,99 @@
+"""Lockout: whoever fails often has to wait, longer each time; per account and address, per account, per address."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import msgspec
+
+from sealwire.contracts.auth import TooManyAttempts
+from sealwire.kit.clock import US_PER_S, Clock
+from sealwire.kit.problem import Unavailable
+from sealwire.ports.events import NewEvent
+from sealwire.services.auth.config import AuthConfig
+from sealwire.services.auth.model import LockoutRules
+from sealwire.services.auth.ports import AttemptStore
+from sealwire.services.auth.vault import Vault
+
+_MAX_IN_TURN = 64
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """How one attempt stands: what it counts under, and whether account or pair are locked now."""
+
+    keys: tuple[tuple[bytes, int], ...]
+    forgivable: tuple[bytes, ...]
+    locked: bool
+
+
+class Lockout:
+    """Counts failures. A lock of the account is not told (it would say that the account exists); one of the address is.
+
+    Attempts under the same account and address take turns, so that a hundred guesses sent at once are counted as a
+    hundred and not as one.
+    """
+
+    def __init__(self, *, store: AttemptStore, vault: Vault, clock: Clock, config: AuthConfig) -> None:
+        self._store = store
+        self._vault = vault
+        self._clock = clock
+        self._config = config
+        self._rules = LockoutRules(
+            base_s=config.lockout_base_s, cap_s=config.lockout_cap_s, forget_s=config.lockout_forget_s
+        )
+        self._turns: dict[bytes, tuple[asyncio.Lock, list[None]]] = {}
+
+    @asynccontextmanager
+    async def login(self, account: str, ip: str) -> AsyncIterator[Standing]:
+        """Take a turn for a login on `account` from `ip`. Raises: TooManyAttempts when the address has to wait."""
+        by_pair = self._vault.attempt_key("pair", account, ip)
+        by_account = self._vault.attempt_key("account", account)
+        by_ip = self._vault.attempt_key("ip", ip)
+        async with self._turn(by_pair):
+            pair_us, account_us, ip_us = await self._store.locked_until([by_pair, by_account, by_ip])
+            now_us = self._clock.now_us()
+            if ip_us > now_us:
+                raise _wait(ip_us - now_us)
+            config = self._config
+            keys = (
+                (by_pair, config.lockout_free),
+                (by_account, config.lockout_free_account),
+                (by_ip, config.lockout_free_ip),
+            )
+            yield Standing(keys, (by_pair, by_account), max(pair_us, account_us) > now_us)
+
+    @asynccontextmanager
+    async def proof(self, user_id: str) -> AsyncIterator[Standing]:
+        """Take a turn for a proof by a known user (code, step-up). Raises: TooManyAttempts when they have to wait."""
+        key = self._vault.attempt_key("proof", user_id)
+        async with self._turn(key):
+            (until_us,) = await self._store.locked_until([key])
+            now_us = self._clock.now_us()
+            if until_us > now_us:
+                raise _wait(until_us - now_us)
+            yield Standing(((key, self._config.lockout_free),), (key,), False)
+
+    async def fail(self, standing: Standing, events: Sequence[NewEvent]) -> None:
+        """Count a failure (none while locked: waiting is not prolonged by being asked) and store the events."""
+        keys = () if standing.locked else standing.keys
+        await self._store.fail(keys, now_us=self._clock.now_us(), rules=self._rules, events=events)
+
+    @asynccontextmanager
+    async def _turn(self, key: bytes) -> AsyncIterator[None]:
+        lock, waiting = self._turns.setdefault(key, (asyncio.Lock(), []))
+        if len(waiting) >= _MAX_IN_TURN:
+            raise Unavailable("Too many sign-ins at once for this account.", retry_after_s=2.0)
+        waiting.append(None)
+        try:
+            async with lock:
+                yield
+        finally:
+            waiting.pop()
+            if not waiting:
+                self._turns.pop(key, None)
+
+
+def _wait(left_us: int) -> TooManyAttempts:
+    return TooManyAttempts("Too many attempts failed; wait before the next one.", retry_after_s=left_us / US_PER_S)

@@ -1,0 +1,262 @@
+"""What auth asks of storage and of key management.
+
+Everywhere: `events` go into the outbox in the same transaction as the change, so neither exists without the other, and
+what a method returns after a change is durable. Embedded: one SQLite file, one writer, synchronous=FULL. MongoDB: one
+multi-document transaction per method with majority write and read concern; where a method says "atomic" about what it
+read, the read is in that transaction and a write conflict tries the transaction again (callables given may then be
+called again, so they are pure). Nothing here is ever answered from Redis: it caches sessions elsewhere and is no
+authority.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import msgspec
+
+from sealwire.contracts.auth import Revocation
+from sealwire.ports.events import EventFeed, NewEvent, Positions
+from sealwire.services.auth.model import Failures, LockoutRules, Rotation
+from sealwire.services.auth.records import (
+    Challenge,
+    Cut,
+    NewRevocation,
+    SessionRecord,
+    SigningKeyRecord,
+    TenantRecord,
+    TotpRecord,
+    UserRecord,
+)
+
+EventsOf = Callable[[UserRecord], Sequence[NewEvent]]
+
+
+class Sealer(Protocol):
+    """Seals under data keys of this service (the key ring of `clients/crypto.py`). May raise Unavailable."""
+
+    async def seal(self, tenant_id: str, scope: str, subject_id: str, plaintext: bytes, aad: bytes) -> bytes:
+        """Return the envelope."""
+
+    async def open(self, tenant_id: str, scope: str, subject_id: str, envelope: bytes, aad: bytes) -> bytes:
+        """Return the plaintext. Raises: EnvelopeRefused, DecryptionFailed, KeyUnusable."""
+
+    async def destroy(self, tenant_id: str, *, scope: str = "", subject_id: str = "") -> int:
+        """Destroy the data keys of a scope for good."""
+
+
+class TenantStore(Protocol):
+    """Tenants. MongoDB: unique index on `slug`."""
+
+    async def add(self, tenant: TenantRecord, events: Sequence[NewEvent]) -> TenantRecord:
+        """Store a tenant; when the slug is taken return the one that has it and store nothing."""
+
+    async def find(self, id_or_slug: str) -> TenantRecord | None:
+        """Return the tenant of that id, or else of that slug."""
+
+    async def made_before(self, slug_prefix: str, before_us: int, limit: int) -> Sequence[TenantRecord]:
+        """Return tenants with such a slug that are older."""
+
+    async def remove(self, tenant_id: str, revocation: NewRevocation, events: Sequence[NewEvent]) -> bool:
+        """Delete the tenant with its users, credentials and sessions, and put `revocation` into the feed. Atomic.
+
+        Returns whether it was there. Large tenants: the revocation and the tenant go first in one transaction, so that
+        nothing of it can be used, and the rest follows in chunks; after a crash `sweep` deletes what is left over.
+        """
+
+
+class UserStore(Protocol):
+    """Users and their epoch. MongoDB: unique index on (tenant_id, email_index)."""
+
+    async def add(
+        self, user: UserRecord, *, most: int, claim_owner: bool, needs_claim: bool, events_of: EventsOf
+    ) -> UserRecord:
+        """Store a user; with `claim_owner`, the tenant's first one becomes its owner. Atomic.
+
+        The tenant's flag `owner_claimed` is read and set in the same transaction, so two first registrations make one
+        owner (MongoDB: a conditional update of the tenant's document). `needs_claim`: refuse when the flag is set.
+        Raises: EmailTaken; QuotaExceeded past `most` users; RegistrationClosed.
+        """
+
+    async def by_email(self, tenant_id: str, email_index: bytes) -> UserRecord | None:
+        """Return the user with that address."""
+
+    async def get(self, user_id: str) -> UserRecord | None:
+        """Return a user."""
+
+    async def many(self, tenant_id: str, user_ids: Sequence[str]) -> Sequence[UserRecord]:
+        """Return those of the users that are in the tenant, in any order."""
+
+    async def page(self, tenant_id: str, after: str, limit: int) -> Sequence[UserRecord]:
+        """Return users of the tenant in the order of their ids, from above `after`."""
+
+    async def set_sealed(self, user_id: str, sealed: bytes, events: Sequence[NewEvent]) -> UserRecord | None:
+        """Replace the sealed profile."""
+
+    async def rehash(self, user_id: str, *, old: str, new: str) -> None:
+        """Replace a password's hash by one with better parameters, unless the password was changed meanwhile."""
+
+    async def cut(self, cut: Cut, events: Sequence[NewEvent]) -> UserRecord | None:
+        """THE choke point of deactivation: role, status and password change here and nowhere else. Atomic.
+
+        Applies the change, raises the user's epoch by one, ends the user's sessions but `keep_session`, and puts the
+        revocation (with the new epoch) into the feed. Returns the user afterwards; None when there is no such user in
+        the tenant, or `expected_hash` is not the hash any more.
+        Raises: LastOwner when the change would leave the tenant without an active owner.
+        """
+
+
+class SessionStore(Protocol):
+    """Sessions, the only authority for them. MongoDB: a document per session, family included; indexes on `user_id`
+    and `expires_us`."""
+
+    async def open(
+        self, session: SessionRecord, *, most: int, forgive: Sequence[bytes], revoke: Callable[[str], NewRevocation],
+        events: Sequence[NewEvent], ended_event: Callable[[str], NewEvent],
+    ) -> bool:  # fmt: skip
+        """Store a session and forget the failures under the keys `forgive`. Atomic.
+
+        The user must be active and at the session's epoch, else nothing is stored and False returned: a login that was
+        decided before a deactivation doesn't survive it. Past `most` live sessions the one unused for longest ends,
+        with `revoke(session_id)` in the feed.
+        """
+
+    async def get(self, session_id: str) -> tuple[SessionRecord, UserRecord, TenantRecord] | None:
+        """Return a session with its user and tenant, ended or not."""
+
+    async def live(self, user_id: str, now_us: int, *, after: str, limit: int) -> Sequence[SessionRecord]:
+        """Return the user's sessions that have not ended, newest first, from below the session `after`."""
+
+    async def rotate(
+        self, session_id: str, judge: Callable[[SessionRecord], Rotation], *, now_us: int, expires_us: int,
+        sealed_origin: bytes, reused: NewRevocation, events: Sequence[NewEvent], reused_events: Sequence[NewEvent],
+    ) -> tuple[SessionRecord, Rotation] | None:  # fmt: skip
+        """Let `judge` decide about a refresh token and store the family afterwards. Atomic.
+
+        ROTATE and REPEAT: seen now (and with `events` for ROTATE). REUSED: the session ends, `reused` goes into the
+        feed. None when the session is unknown, ended or expired, or its user isn't active; `judge` is not asked then.
+        """
+
+    async def prove(self, session_id: str, *, auth_us: int, amr: tuple[str, ...], forgive: Sequence[bytes],
+                    events: Sequence[NewEvent]) -> SessionRecord | None:  # fmt: skip
+        """Note a fresh proof of identity. None when the session has ended."""
+
+    async def end(self, session_id: str, user_id: str, revocation: NewRevocation, events: Sequence[NewEvent]) -> bool:
+        """End one session of the user. Returns whether it lived; one that did not leaves no trace."""
+
+    async def touch(self, seen: Sequence[tuple[str, int]]) -> None:
+        """Move `seen_us` of sessions forward, never back."""
+
+
+class RevocationStore(Protocol):
+    """The numbered feed of what ended. Ordered and durable as in `ports.events.EventFeed`; MongoDB alike."""
+
+    async def append(self, revocation: NewRevocation, events: Sequence[NewEvent]) -> int:
+        """Add an entry that changes nothing else (a token, a legacy session); return its number."""
+
+    async def read(self, after: int, limit: int) -> Sequence[Revocation]:
+        """Return entries in order. Entries that can't matter any more may be missing."""
+
+    async def wait(self, after: int, timeout_s: float) -> bool:
+        """Return True as soon as there is an entry above `after`; woken right after the commit."""
+
+    async def newest(self) -> int:
+        """Return the number of the newest entry ever."""
+
+    async def has_token(self, token_id: str) -> bool:
+        """Whether the feed holds a revocation of this `jti`."""
+
+
+class AttemptStore(Protocol):
+    """Failures by key. Keys are hashes, so that no address is stored in the clear. MongoDB: documents with a TTL."""
+
+    async def locked_until(self, keys: Sequence[bytes]) -> Sequence[int]:
+        """Return for each key until when it is locked (us), 0 if it isn't."""
+
+    async def fail(
+        self, keys: Sequence[tuple[bytes, int]], *, now_us: int, rules: LockoutRules, events: Sequence[NewEvent]
+    ) -> Sequence[Failures]:
+        """Count a failure under each key with its free failures (`model.one_more`). Atomic."""
+
+    async def forgive(self, keys: Sequence[bytes]) -> None:
+        """Forget the failures under the keys."""
+
+
+class MfaStore(Protocol):
+    """Second factors. MongoDB: conditional updates, as each method says."""
+
+    async def challenge(self, challenge: Challenge, events: Sequence[NewEvent]) -> None:
+        """Store a login that waits for its second factor."""
+
+    async def attempt(self, token_hash: bytes, *, now_us: int, most: int) -> Challenge | None:
+        """Count an attempt on a challenge and return it; None when unknown, expired or out of attempts. Atomic."""
+
+    async def spend(self, token_hash: bytes) -> bool:
+        """Delete the challenge; True for exactly one caller (it is what makes a challenge single-use)."""
+
+    async def totp(self, user_id: str) -> TotpRecord | None:
+        """Return the user's authenticator app."""
+
+    async def enroll(self, user_id: str, pending_sealed: bytes, until_us: int, events: Sequence[NewEvent]) -> None:
+        """Store a secret that waits to be confirmed, beside one in use."""
+
+    async def confirm(
+        self, user_id: str, *, pending_sealed: bytes, step: int, recovery: Sequence[bytes], events: Sequence[NewEvent]
+    ) -> bool:
+        """Put the pending secret into use, with fresh recovery codes; False when it is no longer that one. Atomic."""
+
+    async def use_step(self, user_id: str, step: int) -> bool:
+        """Mark a time step as used: True for exactly one caller per step, and never for an older one. Atomic."""
+
+    async def use_recovery(self, user_id: str, code_hash: bytes) -> int | None:
+        """Use up a recovery code: how many are left for exactly one caller, None for all others. Atomic."""
+
+    async def remove(self, user_id: str, events: Sequence[NewEvent]) -> bool:
+        """Delete the second factor and its recovery codes; False when there was none."""
+
+
+class KeyStore(Protocol):
+    """Signing keys and our own secrets, sealed."""
+
+    async def signing_keys(self) -> Sequence[SigningKeyRecord]:
+        """Return all signing keys, oldest first."""
+
+    async def put_signing_keys(self, keys: Sequence[SigningKeyRecord], events: Sequence[NewEvent]) -> None:
+        """Store or replace keys. Atomic."""
+
+    async def end_all_sessions(self, revocations: Callable[[str], NewRevocation], events: Sequence[NewEvent]) -> int:
+        """End every session of every tenant, with an entry per tenant in the feed. Returns how many tenants."""
+
+    async def secret(self, name: str, made: Callable[[], bytes]) -> bytes:
+        """Return the secret of that name, storing `made()` when there is none. Atomic: two callers get one secret."""
+
+
+class Upkeep(Protocol):
+    """What is done now and then, in short steps."""
+
+    async def sweep(self, *, now_us: int, over_before_us: int, attempts_before_us: int) -> int:
+        """Delete a chunk of what is over: sessions ended or expired before `over_before_us`, failures last counted
+        before `attempts_before_us`, challenges past their time, feed entries that can't matter any more, what is left
+        of removed tenants. Returns how many rows; 0 when there is no more.
+        """
+
+    async def trim(self, before_us: int) -> int:
+        """Delete events older than that which every consumer has passed."""
+
+    async def probe(self) -> None:
+        """Do nothing, durably. Raises: when storage does not work."""
+
+
+class AuthStores(msgspec.Struct, frozen=True, kw_only=True):
+    """All of auth's storage: one family's stores over one place, with its outbox and consumers' positions."""
+
+    tenants: TenantStore
+    users: UserStore
+    sessions: SessionStore
+    revocations: RevocationStore
+    attempts: AttemptStore
+    mfa: MfaStore
+    keys: KeyStore
+    upkeep: Upkeep
+    events: EventFeed
+    positions: Positions

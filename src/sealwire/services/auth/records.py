@@ -1,0 +1,153 @@
+"""What auth stores: one struct per noun, times in microseconds since the Unix epoch."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal
+
+import msgspec
+
+from sealwire.kit.codec import FrozenMeta
+from sealwire.kit.permission import Role
+
+
+class Record(msgspec.Struct, metaclass=FrozenMeta):
+    """A stored thing."""
+
+
+class TenantRecord(Record):
+    """A tenant. `owner_claimed`: its first user registered; set once and never taken back."""
+
+    tenant_id: str
+    slug: str
+    name: str
+    created_us: int
+    status: Literal["active", "suspended"] = "active"
+    owner_claimed: bool = False
+
+
+class UserRecord(Record):
+    """A user. `email_index` is a keyed hash of the folded address, `sealed` holds address and display name."""
+
+    user_id: str
+    tenant_id: str
+    email_index: bytes
+    sealed: bytes
+    role: Role
+    password_hash: str
+    created_us: int
+    status: Literal["active", "disabled"] = "active"
+    epoch: int = 1
+    mfa: bool = False
+
+
+class RefreshUse(msgspec.Struct, frozen=True, array_like=True):
+    """Refresh token `number` of a family was used, or given out again, at `at_us`: its grace runs from there."""
+
+    number: int
+    at_us: int
+
+
+class SessionRecord(Record):
+    """A session and its family of refresh tokens, of which `refresh_head` is the newest.
+
+    `epoch`: the least security epoch a token of it may have. `sealed_secret`: what its refresh tokens are derived from.
+    `sealed_origin`: address and user agent last seen. `ended_us` 0 while it lives.
+    """
+
+    session_id: str
+    tenant_id: str
+    user_id: str
+    epoch: int
+    created_us: int
+    seen_us: int
+    expires_us: int
+    auth_us: int
+    amr: tuple[str, ...]
+    client_id: str
+    sealed_secret: bytes
+    sealed_origin: bytes
+    refresh_head: int = 1
+    refresh_uses: tuple[RefreshUse, ...] = ()
+    ended_us: int = 0
+
+
+class Challenge(Record):
+    """A login that waits for its second factor. Stored under the hash of its token."""
+
+    token_hash: bytes
+    tenant_id: str
+    user_id: str
+    expires_us: int
+    attempts: int = 0
+
+
+class TotpRecord(Record):
+    """An authenticator app. `last_step` is the newest time step a code was accepted for; pending until confirmed."""
+
+    user_id: str
+    sealed_secret: bytes | None = None
+    last_step: int = 0
+    pending_sealed: bytes | None = None
+    pending_until_us: int = 0
+
+
+class SigningKeyRecord(Record):
+    """A signing key, its private half sealed."""
+
+    kid: str
+    alg: str
+    state: str
+    sealed_pem: bytes
+    created_us: int
+    verify_until_us: int | None = None
+
+
+class Reason(StrEnum):
+    """Why sessions end or a user's epoch is raised."""
+
+    LOGOUT = "logout"
+    LOGOUT_ALL = "logout_all"
+    ENDED_BY_USER = "ended_by_user"
+    REUSED = "refresh_reused"
+    LIMIT = "session_limit"
+    PASSWORD = "password_changed"  # noqa: S105 - the name of a reason
+    ROLE = "role_changed"
+    DISABLED = "user_disabled"
+    ENABLED = "user_enabled"
+    TOKEN = "token_revoked"  # noqa: S105 - the name of a reason
+    TENANT = "tenant_removed"
+    KEY = "signing_key_compromised"
+
+
+class NewRevocation(Record):
+    """An entry for the feed, before it has a number. Fields as in `contracts.auth.Revocation`."""
+
+    change_id: str
+    kind: Literal["session", "subject", "role", "token", "tenant"]
+    tenant_id: str
+    at_us: int
+    expires_at_s: int
+    reason: Reason
+    subject: str = ""
+    session_id: str = ""
+    token_id: str = ""
+
+
+class Cut(Record):
+    """A deactivation: what changes of a user, and that every token given before is looked at anew.
+
+    `keep_session` survives it. `ends_sessions` False is for a change that only has to be noticed (a role).
+    `expected_hash`: the password hash the change was decided on; another one by now refuses it.
+    """
+
+    tenant_id: str
+    user_id: str
+    reason: Reason
+    revocation: NewRevocation
+    ends_sessions: bool = True
+    keep_session: str = ""
+    role: Role | None = None
+    status: Literal["active", "disabled"] | None = None
+    password_hash: str | None = None
+    expected_hash: str | None = None
