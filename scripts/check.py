@@ -14,6 +14,7 @@ CHECKS: tuple[tuple[str, ...], ...] = (
     ("ruff", "format", "--check", "."),
     ("mypy",),
     ("lint-imports",),
+    ("python", "scripts/reference.py", "--check"),
 )
 
 

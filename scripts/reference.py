@@ -1,0 +1,80 @@
+"""Write docs/reference from the code; with --check, fail when a page there says something else."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from importlib import import_module
+from pathlib import Path
+
+from sealwire.kit.openapi import problem_codes
+from sealwire.kit.operation import PARAMETER, Operation
+from sealwire.runtime import settings
+
+FOLDER = Path(__file__).resolve().parent.parent / "docs" / "reference"
+CONTRACTS = ("auth", "messaging", "media", "search", "compliance", "crypto", "socket")
+NOTE = "<!-- Written by `make reference`; change the code, not this page. -->\n"
+
+
+def operations_page() -> str:
+    """Every operation with who may call it and what an unconfirmed session may do."""
+    lines = [NOTE, "# Operations", "", "Public paths stand under `/api/v1` at the gateway; `service` ones are internal.", ""]
+    for name in CONTRACTS:
+        operations: Iterable[Operation] = import_module(f"sealwire.contracts.{name}").OPERATIONS.values()
+        lines += [f"## {name}", "", "| call | what | who | permission | degraded | repeat | step-up |",
+                  "|---|---|---|---|---|---|---|"]  # fmt: skip
+        for o in operations:
+            path = PARAMETER.sub(r"{\1}", o.path)
+            needs = o.needs.value if o.needs else "–"
+            step_up = "yes" if o.step_up else "–"
+            lines.append(
+                f"| `{o.verb} {path}` | {o.summary} | {o.policy.value} | {needs} | {o.degraded.value} "
+                f"| {o.repeat.value} | {step_up} |"
+            )
+        lines.append("")
+    return "\n".join(lines)
+
+
+def problems_page() -> str:
+    """Every problem's code, status, and whether a retry helps."""
+    for name in (*CONTRACTS, "admission"):
+        import_module(f"sealwire.contracts.{name}")
+    lines = [NOTE, "# Problems", "", "Errors are `application/problem+json` (RFC 9457) with a stable `code`.", "",
+             "| code | status | retry | title |", "|---|---|---|---|"]  # fmt: skip
+    for code, cls in sorted(problem_codes().items()):
+        lines.append(f"| `{code}` | {cls.status} | {cls.retry.value} | {cls.title} |")
+    return "\n".join([*lines, ""])
+
+
+def settings_page() -> str:
+    """Every setting with meaning, range and default."""
+    _, found = settings.load(flags={}, env={}, file=Path("/nonexistent"))
+    lines = [NOTE, "# Settings", "", "From `sealwire.toml`, then `SEALWIRE_<SECTION>__<NAME>`, then flags.", "",
+             "| setting | meaning | allowed | default |", "|---|---|---|---|"]  # fmt: skip
+    for s in found:
+        allowed = s.allowed.replace("|", "\\|")
+        lines.append(f"| `{s.name}` | {s.meaning} | {allowed} | `{s.default!r}` |")
+    return "\n".join([*lines, ""])
+
+
+PAGES = {"operations.md": operations_page, "problems.md": problems_page, "settings.md": settings_page}
+
+
+def main() -> int:
+    """Write the pages, or compare them. Returns the number of pages that differ."""
+    check = "--check" in sys.argv
+    stale = 0
+    for name, page in PAGES.items():
+        path, text = FOLDER / name, page()
+        if check:
+            if not path.exists() or path.read_text(encoding="utf-8") != text:
+                print(f"docs/reference/{name} is not what the code says; run `make reference`", file=sys.stderr)
+                stale += 1
+        else:
+            FOLDER.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+    return stale
+
+
+if __name__ == "__main__":
+    sys.exit(main())
