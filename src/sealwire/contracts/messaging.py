@@ -56,6 +56,24 @@ class MemberRoleNeeded(Forbidden):
     code, title = "member_role_needed", "Your role in the conversation does not allow this"
 
 
+class OwnerNeeded(Conflict):
+    """A conversation with members keeps at least one owner."""
+
+    code, title = "owner_needed", "Appoint another owner first"
+
+
+class DirectIsFixed(Conflict):
+    """A direct conversation keeps its two members and has no title; nobody owns it."""
+
+    code, title = "direct_is_fixed", "A direct conversation can't be changed like this"
+
+
+class TooManyReactions(Conflict):
+    """The message has as many different reactions as it may have."""
+
+    code, title = "too_many_reactions", "The message has enough different reactions"
+
+
 # ---- structs
 class NewConversation(Input):
     """`direct` takes exactly one other member; the caller is a member always."""

@@ -192,6 +192,16 @@ class Database:
         os.close(self._lock_fd)
 
 
+def fetch(conn: apsw.Connection, sql: str, params: Sequence[Any] = ()) -> list[Row]:
+    """Return all rows of a query made inside a write or a scan."""
+    return conn.execute(sql, tuple(params)).fetchall()
+
+
+def fetch_value(conn: apsw.Connection, sql: str, params: Sequence[Any] = ()) -> Any:
+    """Return the one value of a query's first row, None when it has no row."""
+    return conn.execute(sql, tuple(params)).get
+
+
 def _connect(path: Path, vfs: str, *, read_only: bool = False) -> apsw.Connection:
     conn = apsw.Connection(str(path), vfs=vfs or None)
     for pragma in CONNECTION_PRAGMAS:
