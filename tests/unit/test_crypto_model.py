@@ -108,36 +108,38 @@ def test_what_each_state_allows() -> None:
 
 
 class Budget(RuleBasedStateMachine):
-    """Uses spent from memory, blocks made durable by a store that may fail, a process that may be killed."""
+    """Two processes spend from memory; the store may fail after it stored; either process may be killed or stopped."""
 
     def __init__(self) -> None:
         super().__init__()
         self.durable = 0
         self.spent = 0
-        self.budget = UseBudget(reserved=0, block=8)
+        self.budgets = [UseBudget(total=0, block=8), UseBudget(total=0, block=8)]
 
-    @rule(count=st.integers(1, 20))
-    def take(self, count: int) -> None:
-        if self.budget.take(count):
+    @rule(who=st.integers(0, 1), count=st.integers(1, 20))
+    def take(self, who: int, count: int) -> None:
+        if self.budgets[who].take(count):
             self.spent += count
 
-    @rule(count=st.integers(1, 20), survives=st.booleans())
-    def reserve(self, count: int, survives: bool) -> None:
-        self.durable += self.budget.next_block(count)
-        if survives:
-            self.budget.grant(self.durable)
+    @rule(who=st.integers(0, 1), count=st.integers(1, 20), answered=st.booleans())
+    def reserve(self, who: int, count: int, answered: bool) -> None:
+        block = self.budgets[who].next_block(count)
+        self.durable += block
+        if answered:
+            self.budgets[who].grant(block, self.durable)
 
-    @rule()
-    def kill(self) -> None:
-        self.budget = UseBudget(reserved=self.durable, block=8)
+    @rule(who=st.integers(0, 1))
+    def kill(self, who: int) -> None:
+        self.budgets[who] = UseBudget(total=self.durable, block=8)
 
-    @rule()
-    def stop_cleanly(self) -> None:
-        self.budget = UseBudget(reserved=self.budget.reserved, used=self.budget.used, block=8)
+    @rule(who=st.integers(0, 1))
+    def stop_cleanly(self, who: int) -> None:
+        self.durable -= self.budgets[who].give_back()
+        self.budgets[who] = UseBudget(total=self.durable, block=8)
 
     @invariant()
     def never_too_few(self) -> None:
-        assert self.spent <= self.budget.used <= self.budget.reserved <= self.durable
+        assert self.spent + sum(budget.left for budget in self.budgets) <= self.durable
 
 
 Budget.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
@@ -146,23 +148,24 @@ TestBudget = Budget.TestCase
 
 @given(st.integers(1, 5_000))
 def test_a_granted_block_lets_the_waiting_through(count: int) -> None:
-    budget = UseBudget(reserved=0, block=1024)
+    budget = UseBudget(total=0, block=1024)
     assert not budget.take(count)
     block = budget.next_block(count)
     assert block == count + 1024
-    budget.grant(block)
+    budget.grant(block, block)
     assert budget.take(count)
     assert not budget.low
+    assert budget.used == count
 
 
 def test_rotation_is_wanted_at_half_way_and_the_end_is_the_end() -> None:
-    budget = UseBudget(reserved=ROTATE_AT_USES, used=ROTATE_AT_USES - 1, block=1024)
+    budget = UseBudget(total=ROTATE_AT_USES, left=1, block=1024)
     assert not budget.wants_rotation
     assert budget.take()
     assert budget.wants_rotation
-    budget = UseBudget(reserved=REFUSE_AT_USES - 5, block=1024)
+    budget = UseBudget(total=REFUSE_AT_USES - 5, block=1024)
     assert budget.next_block() == 5
-    budget.grant(REFUSE_AT_USES)
+    budget.grant(5, REFUSE_AT_USES)
     assert budget.take(5)
     with pytest.raises(BudgetExhausted):
         budget.take()
@@ -170,13 +173,13 @@ def test_rotation_is_wanted_at_half_way_and_the_end_is_the_end() -> None:
 
 
 def test_a_request_larger_than_what_is_left_is_refused_whole() -> None:
-    budget = UseBudget(reserved=REFUSE_AT_USES - 5, block=1024)
+    budget = UseBudget(total=REFUSE_AT_USES - 5, block=1024)
     with pytest.raises(BudgetExhausted):
         budget.take(6)
     assert budget.used == REFUSE_AT_USES - 5
 
 
-@pytest.mark.parametrize(("reserved", "used"), [(-1, None), (5, 6), (5, -1), (REFUSE_AT_USES + 1, None)])
-def test_impossible_counts_are_refused(reserved: int, used: int | None) -> None:
+@pytest.mark.parametrize(("total", "left"), [(-1, 0), (5, 6), (5, -1), (REFUSE_AT_USES + 1, 0)])
+def test_impossible_counts_are_refused(total: int, left: int) -> None:
     with pytest.raises(ValueError, match="impossible"):
-        UseBudget(reserved=reserved, used=used, block=8)
+        UseBudget(total=total, left=left, block=8)

@@ -113,48 +113,60 @@ class Life(msgspec.Struct, frozen=True, kw_only=True):
 class UseBudget:
     """Uses of one key version, counted so that a crash can only count too many, never too few.
 
-    A block of uses is made durable first (`reserved`), then spent from memory. After a crash the count starts at the
-    end of the last block. `used` never passes `reserved`, and `reserved` never passes 2^32.
+    A block of uses is made durable first (added to the version's `total`), then spent from memory (`left`). What is
+    left when a process is killed counts as spent. Several processes may hold blocks of the same version.
     """
 
-    __slots__ = ("_block", "reserved", "used")
+    __slots__ = ("_block", "left", "limit", "total")
 
-    def __init__(self, *, reserved: int, used: int | None = None, block: int) -> None:
-        """Start at what the store says: all `reserved` uses count as spent unless `used` was stored at a clean stop."""
-        if not 0 <= (reserved if used is None else used) <= reserved <= REFUSE_AT_USES or block < 1:
+    def __init__(self, *, total: int, left: int = 0, block: int, limit: int = REFUSE_AT_USES) -> None:
+        """Start at the stored `total`, of which `left` is known to be unspent and ours."""
+        if not 0 <= left <= total <= limit or block < 1:
             raise ValueError("impossible use counts")
-        self.reserved = reserved
-        self.used = reserved if used is None else used
+        self.total = total
+        self.left = left
         self._block = block
+        self.limit = limit
 
     def take(self, count: int = 1) -> bool:
         """Spend `count` uses; False means: make a block durable first (`next_block`, `grant`), then ask again.
 
         Raises: BudgetExhausted when the version can't have so many more uses.
         """
-        used = self.used + count
-        if used <= self.reserved:
-            self.used = used
+        left = self.left - count
+        if left >= 0:
+            self.left = left
             return True
-        if used > REFUSE_AT_USES:
+        if self.total - left > self.limit:
             raise BudgetExhausted
         return False
 
     def next_block(self, count: int = 1) -> int:
         """Return how many more uses to make durable so that `count` can be spent with a block to spare."""
-        missing = max(0, self.used + count - self.reserved)
-        return min(missing + self._block, REFUSE_AT_USES - self.reserved)
+        return min(max(0, count - self.left) + self._block, self.limit - self.total)
 
-    def grant(self, reserved: int) -> None:
-        """Take note that `reserved` uses in all are durable; blocks granted out of order do no harm."""
-        self.reserved = max(self.reserved, min(reserved, REFUSE_AT_USES))
+    def grant(self, count: int, total: int) -> None:
+        """Take note that `count` more uses are ours and durable, and that the version's total is `total` now."""
+        self.left += count
+        self.total = max(self.total, total)
+
+    def give_back(self) -> int:
+        """Return the unspent uses, to be taken off the stored total at a clean stop."""
+        unspent, self.left = self.left, 0
+        self.total -= unspent
+        return unspent
+
+    @property
+    def used(self) -> int:
+        """An upper bound of the uses so far."""
+        return self.total - self.left
 
     @property
     def low(self) -> bool:
-        """True when half of a block is left: time to reserve the next one off the path of the callers."""
-        return self.reserved - self.used < self._block // 2 and self.reserved < REFUSE_AT_USES
+        """True when less than half a block is left: time to reserve the next one off the path of the callers."""
+        return self.left < self._block // 2 and self.total < self.limit
 
     @property
     def wants_rotation(self) -> bool:
         """True from 2^31 uses on."""
-        return self.used >= ROTATE_AT_USES
+        return self.total - self.left >= ROTATE_AT_USES

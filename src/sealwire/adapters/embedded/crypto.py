@@ -1,0 +1,368 @@
+"""Keys in crypto's own SQLite file: wrapped bytes only, each change in one transaction with its event."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import apsw
+
+from sealwire.adapters.embedded.drivers.sqlite import Database
+from sealwire.adapters.embedded.outbox import OUTBOX_SCHEMA, POSITIONS_SCHEMA, SqliteOutbox
+from sealwire.kit.ids import new_id
+from sealwire.ports.events import NewEvent
+from sealwire.services.crypto.events import KeyEvent, encode_event
+from sealwire.services.crypto.model import KeyState, Life
+from sealwire.services.crypto.ports import KeyQuotaExceeded, StoredDataKey, StoredKey, StoredVersion
+
+MIGRATIONS: Final = (
+    f"""
+    CREATE TABLE keys (
+        key_id TEXT PRIMARY KEY,
+        tenant_id TEXT NOT NULL,
+        key_type TEXT NOT NULL,
+        purpose TEXT NOT NULL,
+        name TEXT,
+        state TEXT NOT NULL,
+        destroy_at_us INTEGER,
+        created_at_us INTEGER NOT NULL
+    ) WITHOUT ROWID;
+    CREATE INDEX keys_by_tenant ON keys (tenant_id, key_id);
+    CREATE INDEX keys_due ON keys (destroy_at_us) WHERE destroy_at_us IS NOT NULL;
+    CREATE UNIQUE INDEX keys_by_name ON keys (tenant_id, purpose, name) WHERE purpose != 'tenant';
+    CREATE TABLE versions (
+        key_id TEXT NOT NULL REFERENCES keys,
+        version INTEGER NOT NULL,
+        created_at_us INTEGER NOT NULL,
+        reserved_uses INTEGER NOT NULL,
+        wrapped BLOB,
+        kek_id TEXT NOT NULL,
+        master_version INTEGER NOT NULL,
+        public_key BLOB,
+        PRIMARY KEY (key_id, version)
+    ) WITHOUT ROWID;
+    CREATE TABLE data_keys (
+        data_key_id TEXT PRIMARY KEY,
+        tenant_id TEXT NOT NULL,
+        service TEXT NOT NULL,
+        scope TEXT NOT NULL,
+        subject_id TEXT NOT NULL,
+        context_digest BLOB NOT NULL,
+        current INTEGER NOT NULL,
+        key_id TEXT NOT NULL REFERENCES keys,
+        version INTEGER NOT NULL,
+        wrapped BLOB,
+        reserved_uses INTEGER NOT NULL,
+        created_at_us INTEGER NOT NULL
+    ) WITHOUT ROWID;
+    CREATE UNIQUE INDEX data_keys_current ON data_keys (tenant_id, service, context_digest) WHERE current;
+    CREATE INDEX data_keys_by_subject ON data_keys (tenant_id, subject_id, service) WHERE subject_id != '';
+    CREATE INDEX data_keys_by_scope ON data_keys (tenant_id, scope, service) WHERE scope != '';
+    -- Append-only: what a restore of an older copy of this file has to destroy again before it serves.
+    CREATE TABLE destructions (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        kind TEXT NOT NULL,
+        id TEXT NOT NULL,
+        tenant_id TEXT NOT NULL,
+        at_us INTEGER NOT NULL
+    );
+    {OUTBOX_SCHEMA}
+    {POSITIONS_SCHEMA}
+    """,
+)
+
+_KEY = "key_id, tenant_id, key_type, purpose, name, state, destroy_at_us, created_at_us"
+_VERSION = "version, created_at_us, reserved_uses, wrapped, kek_id, master_version, public_key"
+_DATA_KEY = (
+    "data_key_id, tenant_id, service, scope, subject_id, context_digest, key_id, version, wrapped, reserved_uses,"
+    " created_at_us"
+)
+Row = tuple[Any, ...]
+Rows = Callable[[str, tuple[Any, ...]], list[Row]]
+
+
+class SqliteKeyStore:
+    """`KeyStore` over one file opened with `MIGRATIONS`. `feed` carries its events."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self.feed = SqliteOutbox(db)
+        self._grants = db.batcher(self._grant_many)
+
+    async def create(self, key: StoredKey, event: KeyEvent, *, max_keys: int) -> StoredKey:
+        def create(conn: apsw.Connection) -> StoredKey:
+            if key.purpose != "tenant":
+                if (there := _one(_on(conn), *_where_name(key.tenant_id, key.purpose, key.name))) is not None:
+                    return there
+            elif _count(conn, key.tenant_id) >= max_keys:
+                raise KeyQuotaExceeded(f"A tenant may have {max_keys} keys that aren't destroyed.", limit=max_keys)
+            conn.execute(
+                f"INSERT INTO keys ({_KEY}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - column names of ours
+                (
+                    key.key_id,
+                    key.tenant_id,
+                    key.key_type,
+                    key.purpose,
+                    key.name,
+                    key.life.state.value,
+                    key.life.destroy_at_us,
+                    key.created_at_us,
+                ),
+            )
+            for version in key.versions:
+                _insert_version(conn, key.key_id, version)
+            self._emit(conn, (event,))
+            return key
+
+        return await self._db.write(create)
+
+    async def key(self, tenant_id: str, key_id: str) -> StoredKey | None:
+        return _one(self._db.read, "WHERE tenant_id = ? AND key_id = ?", (tenant_id, key_id))
+
+    async def named(self, tenant_id: str, purpose: str, name: str) -> StoredKey | None:
+        return _one(self._db.read, *_where_name(tenant_id, purpose, name))
+
+    async def keys(self, tenant_id: str, *, after: str, limit: int) -> list[StoredKey]:
+        return _many(
+            self._db.read, "WHERE tenant_id = ? AND key_id > ? ORDER BY key_id LIMIT ?", (tenant_id, after, limit)
+        )
+
+    async def add_version(self, key_id: str, version: StoredVersion, event: KeyEvent) -> bool:
+        def add(conn: apsw.Connection) -> bool:
+            newest = conn.execute("SELECT max(version) FROM versions WHERE key_id = ?", (key_id,)).get
+            if newest != version.version - 1:
+                return False
+            _insert_version(conn, key_id, version)
+            self._emit(conn, (event,))
+            return True
+
+        return await self._db.write(add)
+
+    async def change_life(self, key_id: str, before: Life, after: Life, event: KeyEvent) -> bool:
+        def change(conn: apsw.Connection) -> bool:
+            conn.execute(
+                "UPDATE keys SET state = ?, destroy_at_us = ? WHERE key_id = ? AND state = ? AND destroy_at_us IS ?",
+                (after.state.value, after.destroy_at_us, key_id, before.state.value, before.destroy_at_us),
+            )
+            if not conn.changes():
+                return False
+            if after.state is KeyState.DESTROYED:
+                conn.execute("UPDATE versions SET wrapped = NULL WHERE key_id = ?", (key_id,))
+                _ledger(conn, [("key", key_id, event.tenant_id, event.at_us)])
+            self._emit(conn, (event,))
+            return True
+
+        return await self._db.write(change)
+
+    async def due(self, now_us: int, limit: int) -> list[StoredKey]:
+        return _many(self._db.read, "WHERE destroy_at_us <= ? ORDER BY destroy_at_us LIMIT ?", (now_us, limit))
+
+    async def reserve(self, key_id: str, version: int, count: int, *, limit: int) -> int | None:
+        def reserve(conn: apsw.Connection) -> int | None:
+            rows: list[Row] = conn.execute(
+                "UPDATE versions SET reserved_uses = reserved_uses + ?1 WHERE key_id = ?2 AND version = ?3"
+                " AND reserved_uses + ?1 <= ?4 RETURNING reserved_uses",
+                (count, key_id, version, limit),
+            ).fetchall()
+            return int(rows[0][0]) if rows else None
+
+        return await self._db.write(reserve)
+
+    async def release(self, unspent: Sequence[tuple[str, int, int]]) -> None:
+        rows = [(count, key_id, version) for key_id, version, count in unspent]
+        await self._db.write(
+            lambda conn: conn.executemany(
+                "UPDATE versions SET reserved_uses = reserved_uses - ? WHERE key_id = ? AND version = ?", rows
+            ).fetchall()
+        )
+
+    async def current_data_key(self, tenant_id: str, service: str, context_digest: bytes) -> StoredDataKey | None:
+        return _data_key(self._db.read, *_where_current(tenant_id, service, context_digest))
+
+    async def data_key(self, tenant_id: str, service: str, data_key_id: str) -> StoredDataKey | None:
+        return _data_key(
+            self._db.read,
+            "WHERE data_key_id = ? AND tenant_id = ? AND service = ?",
+            (data_key_id, tenant_id, service),
+        )
+
+    async def put_data_key(self, key: StoredDataKey, *, replaces: str, event: KeyEvent) -> StoredDataKey:
+        def put(conn: apsw.Connection) -> StoredDataKey:
+            there = _data_key(_on(conn), *_where_current(key.tenant_id, key.service, key.context_digest))
+            if there is not None:
+                if there.data_key_id != replaces:
+                    return there
+                conn.execute("UPDATE data_keys SET current = 0 WHERE data_key_id = ?", (replaces,))
+            conn.execute(
+                f"INSERT INTO data_keys (current, {_DATA_KEY}) VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - column names of ours
+                (
+                    key.data_key_id,
+                    key.tenant_id,
+                    key.service,
+                    key.scope,
+                    key.subject_id,
+                    key.context_digest,
+                    key.key_id,
+                    key.version,
+                    key.wrapped,
+                    key.reserved_uses,
+                    key.created_at_us,
+                ),
+            )
+            self._emit(conn, (event,))
+            return key
+
+        return await self._db.write(put)
+
+    async def grant_uses(self, data_key_id: str, count: int, event: KeyEvent) -> bool:
+        return await self._grants.submit((data_key_id, count, event))
+
+    async def destroy_data_keys(
+        self, tenant_id: str, service: str, *, scope: str, subject_id: str, event: KeyEvent
+    ) -> int:
+        where = "tenant_id = ? AND service = ? AND wrapped IS NOT NULL"
+        params: tuple[str, ...] = (tenant_id, service)
+        for column, value in (("scope", scope), ("subject_id", subject_id)):
+            if value:
+                where += f" AND {column} = ?"
+                params += (value,)
+        if len(params) == 2:
+            raise ValueError("neither scope nor subject given")
+
+        def destroy(conn: apsw.Connection) -> int:
+            ids = conn.execute(f"SELECT data_key_id FROM data_keys WHERE {where}", params).fetchall()  # noqa: S608 - values are bound
+            conn.executemany("UPDATE data_keys SET wrapped = NULL, current = 0 WHERE data_key_id = ?", ids)
+            _ledger(conn, [("data_key", str(name), tenant_id, event.at_us) for (name,) in ids])
+            if ids:
+                self._emit(conn, (event,))
+            return len(ids)
+
+        return await self._db.write(destroy)
+
+    async def record(self, events: Sequence[KeyEvent]) -> None:
+        await self._db.write(lambda conn: self._emit(conn, events))
+
+    async def shred(self) -> None:
+        await self._db.compact()
+
+    async def kek_ids(self) -> set[str]:
+        rows = self._db.read("SELECT DISTINCT kek_id FROM versions WHERE kek_id != '' AND wrapped IS NOT NULL")
+        return {kek_id for (kek_id,) in rows}
+
+    async def check(self) -> None:
+        self._db.read("SELECT 1 FROM keys LIMIT 1")
+
+    def _grant_many(self, conn: apsw.Connection, grants: list[tuple[str, int, KeyEvent]]) -> Sequence[bool | Exception]:
+        granted = []
+        for data_key_id, count, _ in grants:
+            conn.execute(
+                "UPDATE data_keys SET reserved_uses = reserved_uses + ? WHERE data_key_id = ? AND current",
+                (count, data_key_id),
+            )
+            granted.append(bool(conn.changes()))
+        self._emit(conn, [event for (_, _, event), done in zip(grants, granted, strict=True) if done])
+        return granted
+
+    def _emit(self, conn: apsw.Connection, events: Sequence[KeyEvent]) -> None:
+        self.feed.append(
+            conn,
+            [
+                NewEvent(event_id=new_id(), tenant_id=e.tenant_id, kind=e.action, at_us=e.at_us, data=encode_event(e))
+                for e in events
+            ],
+        )
+
+
+def _on(conn: apsw.Connection) -> Rows:
+    return lambda sql, params: conn.execute(sql, params).fetchall()
+
+
+def _where_name(tenant_id: str, purpose: str, name: str | None) -> tuple[str, Row]:
+    return "WHERE tenant_id = ? AND purpose = ? AND name = ? AND purpose != 'tenant'", (tenant_id, purpose, name)
+
+
+def _where_current(tenant_id: str, service: str, digest: bytes) -> tuple[str, Row]:
+    return "WHERE tenant_id = ? AND service = ? AND context_digest = ? AND current", (tenant_id, service, digest)
+
+
+def _count(conn: apsw.Connection, tenant_id: str) -> int:
+    sql = "SELECT count(*) FROM keys WHERE tenant_id = ? AND purpose = 'tenant' AND state != 'destroyed'"
+    return int(conn.execute(sql, (tenant_id,)).get)
+
+
+def _insert_version(conn: apsw.Connection, key_id: str, version: StoredVersion) -> None:
+    conn.execute(
+        f"INSERT INTO versions (key_id, {_VERSION}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - column names of ours
+        (
+            key_id,
+            version.version,
+            version.created_at_us,
+            version.reserved_uses,
+            version.wrapped,
+            version.kek_id,
+            version.master_version,
+            version.public_key,
+        ),
+    )
+
+
+def _ledger(conn: apsw.Connection, rows: Sequence[tuple[str, str, str, int]]) -> None:
+    conn.executemany("INSERT INTO destructions (kind, id, tenant_id, at_us) VALUES (?, ?, ?, ?)", rows)
+
+
+def _one(rows: Rows, where: str, params: Row) -> StoredKey | None:
+    found = _many(rows, where, params)
+    return found[0] if found else None
+
+
+def _many(rows: Rows, where: str, params: Row) -> list[StoredKey]:
+    keys = []
+    for key_id, tenant_id, key_type, purpose, name, state, destroy_at_us, created_at_us in rows(
+        f"SELECT {_KEY} FROM keys {where}",  # noqa: S608 - texts of this module
+        params,
+    ):
+        versions = rows(f"SELECT {_VERSION} FROM versions WHERE key_id = ? ORDER BY version", (key_id,))  # noqa: S608 - column names of ours
+        keys.append(
+            StoredKey(
+                key_id=key_id,
+                tenant_id=tenant_id,
+                key_type=key_type,
+                purpose=purpose,
+                name=name,
+                life=Life(state=KeyState(state), destroy_at_us=destroy_at_us),
+                created_at_us=created_at_us,
+                versions=tuple(
+                    StoredVersion(
+                        version=number,
+                        created_at_us=made_us,
+                        reserved_uses=uses,
+                        wrapped=wrapped,
+                        kek_id=kek_id,
+                        master_version=master_version,
+                        public_key=public_key,
+                    )
+                    for number, made_us, uses, wrapped, kek_id, master_version, public_key in versions
+                ),
+            )
+        )
+    return keys
+
+
+def _data_key(rows: Rows, where: str, params: Row) -> StoredDataKey | None:
+    found = rows(f"SELECT {_DATA_KEY} FROM data_keys {where}", params)  # noqa: S608 - texts of this module
+    if not found:
+        return None
+    (name, tenant_id, service, scope, subject_id, digest, key_id, version, wrapped, uses, made_us) = found[0]
+    return StoredDataKey(
+        data_key_id=name,
+        tenant_id=tenant_id,
+        service=service,
+        scope=scope,
+        subject_id=subject_id,
+        context_digest=digest,
+        key_id=key_id,
+        version=version,
+        wrapped=wrapped,
+        reserved_uses=uses,
+        created_at_us=made_us,
+    )

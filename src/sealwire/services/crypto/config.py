@@ -1,0 +1,33 @@
+"""Settings of the crypto service."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+
+class CryptoConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Section `[crypto]`."""
+
+    kek_path: Annotated[
+        str, Meta(description="file with the key-encryption key; empty: keys/kek in the data folder")
+    ] = ""
+    max_keys_per_tenant: Annotated[int, Meta(description="keys a tenant may have that aren't destroyed", ge=1)] = 1_000
+    cache_age_s: Annotated[
+        float, Meta(description="seconds after which an unwrapped key is wiped from memory", ge=1, le=86_400)
+    ] = 300.0
+    cache_keys: Annotated[int, Meta(description="unwrapped keys held in memory at most", ge=16)] = 10_000
+    reserve_uses: Annotated[
+        int, Meta(description="nonce uses made durable at once, before they are used", ge=16, le=1 << 24)
+    ] = 4_096
+    journal_window_ms: Annotated[
+        int, Meta(description="milliseconds a record of a key's use may wait before it is durable", ge=1, le=1_000)
+    ] = 100
+    journal_limit: Annotated[
+        int, Meta(description="use records waiting for the disk at which further use is refused", ge=100)
+    ] = 50_000
+    destroy_check_s: Annotated[
+        float, Meta(description="seconds between looks for keys whose time of destruction has come", ge=0.05)
+    ] = 60.0

@@ -1,0 +1,199 @@
+"""Data keys: of services, one per context and kept here so that it can be destroyed; of tenants, wrapped ones."""
+
+from __future__ import annotations
+
+import os
+from base64 import b64encode
+from binascii import Error as BinasciiError
+from binascii import a2b_base64
+from hashlib import sha256
+from typing import Final
+
+from sealwire.contracts.crypto import (
+    DATA_KEY_USES,
+    DataKey,
+    DataKeyDestruction,
+    DecryptionFailed,
+    Destroyed,
+    KeyNotFound,
+    KeyUnusable,
+    PlainKey,
+    SystemDataKeyRequest,
+    WrappedKey,
+)
+from sealwire.kit.caller import Caller
+from sealwire.kit.clock import Clock
+from sealwire.kit.envelopes import KEY_BYTES, EnvelopeRefused, bind, canonical_context
+from sealwire.kit.ids import new_id
+from sealwire.kit.problem import Invalid
+from sealwire.services.crypto.events import KeyEvent, key_event
+from sealwire.services.crypto.journal import UseJournal
+from sealwire.services.crypto.keys import KeyChain, LiveKey
+from sealwire.services.crypto.model import ROTATE_AT_USES, KeyUse
+from sealwire.services.crypto.ports import KeyStore, StoredDataKey
+
+_ID_CHARS: Final = 36
+_FORMAT: Final = b"\x01"
+_VERSION_AT: Final = 17
+_ENVELOPE_AT: Final = 21
+DATA: Final = "data"
+"""The name of the key that wraps a service's data keys."""
+
+
+def system_purpose(service: str) -> str:
+    """Return the purpose of a service's own keys."""
+    return f"system:{service}"
+
+
+class DataKeys:
+    """Makes, opens and destroys data keys."""
+
+    def __init__(self, *, chain: KeyChain, store: KeyStore, journal: UseJournal, clock: Clock) -> None:
+        self._chain = chain
+        self._store = store
+        self._journal = journal
+        self._clock = clock
+
+    async def current(self, caller: Caller, request: SystemDataKeyRequest) -> DataKey:
+        """Return the current data key of a service's context with `DATA_KEY_USES` more uses granted."""
+        live = await self._chain.named(caller, system_purpose(caller.service), DATA, "aes-256-gcm")
+        live.require(KeyUse.PROTECT)
+        digest = sha256(canonical_context(request.context)).digest()
+        fresh = request.fresh
+        while True:
+            stored = await self._store.current_data_key(caller.tenant_id, caller.service, digest)
+            if stored is None or fresh or stored.reserved_uses + DATA_KEY_USES > ROTATE_AT_USES:
+                made = await self._make(caller, live, request.context, digest, stored)
+                if made is not None:
+                    return made
+                fresh = False  # another call made one at the same time
+                continue
+            event = self._event(caller, "crypto.data_key.loaded", stored)
+            if await self._store.grant_uses(stored.data_key_id, DATA_KEY_USES, event):
+                plain = await self._unwrap(live, stored)
+                return _data_key(stored, plain)
+
+    async def open(self, caller: Caller, key: WrappedKey) -> PlainKey:
+        """Return a data key in the clear. Raises: DecryptionFailed, KeyUnusable."""
+        if len(key.wrapped) != _ID_CHARS:
+            return await self._open_wrapped(caller, key)
+        stored = await self._store.data_key(caller.tenant_id, caller.service, key.wrapped)
+        if stored is None or sha256(canonical_context(key.context)).digest() != stored.context_digest:
+            raise DecryptionFailed
+        if stored.wrapped is None:
+            raise KeyUnusable("The data key is destroyed.")
+        live = await self._chain.find(caller.tenant_id, stored.key_id)
+        live.require(KeyUse.PROCESS)
+        plain = await self._unwrap(live, stored)
+        self._journal.note(self._event(caller, "crypto.data_key.opened", stored))
+        return PlainKey(plaintext=b64encode(plain).decode())
+
+    async def destroy(self, caller: Caller, which: DataKeyDestruction) -> Destroyed:
+        """Destroy a service's data keys by scope or subject. Raises: Invalid when neither is given."""
+        if not which.scope and not which.subject_id:
+            raise Invalid("Name the subject_id or the scope whose data keys are to be destroyed.", path="$")
+        event = key_event(
+            caller,
+            "crypto.data_key.destroyed",
+            key_id=DATA,
+            at_us=self._clock.now_us(),
+            purpose=system_purpose(caller.service),
+            detail=which.scope,
+            subject_id=which.subject_id,
+        )
+        count = await self._store.destroy_data_keys(
+            caller.tenant_id, caller.service, scope=which.scope, subject_id=which.subject_id, event=event
+        )
+        return Destroyed(destroyed=count)
+
+    async def wrap_new(self, caller: Caller, live: LiveKey, context: dict[str, str], *, plain: bool) -> DataKey:
+        """Return a fresh data key wrapped under a tenant's key: nothing is stored, the wrapped form holds it all."""
+        live.require(KeyUse.PROTECT)
+        material = await self._chain.material(live, live.stored.newest.version)
+        header = _FORMAT + bytes.fromhex(live.stored.key_id.replace("-", "")) + material.version.to_bytes(4, "big")
+        key = os.urandom(KEY_BYTES)
+        wrapped = header + material.wrap(key, header + _tenant_context(caller.tenant_id, context))
+        return DataKey(
+            wrapped=b64encode(wrapped).decode(),
+            key_id=live.stored.key_id,
+            version=material.version,
+            plaintext=b64encode(key).decode() if plain else "",
+        )
+
+    async def _open_wrapped(self, caller: Caller, key: WrappedKey) -> PlainKey:
+        try:
+            wrapped = a2b_base64(key.wrapped, strict_mode=True)
+            if wrapped[:1] != _FORMAT:
+                raise DecryptionFailed
+            h = wrapped[1:_VERSION_AT].hex()
+            key_id = f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}"
+            live = await self._chain.find(caller.tenant_id, key_id)
+            live.require(KeyUse.PROCESS)
+            version = int.from_bytes(wrapped[_VERSION_AT:_ENVELOPE_AT], "big")
+            material = await self._chain.material(live, version)
+            aad = wrapped[:_ENVELOPE_AT] + _tenant_context(caller.tenant_id, key.context)
+            plain = material.unwrap(wrapped[_ENVELOPE_AT:], aad)
+        except (BinasciiError, ValueError, KeyNotFound, EnvelopeRefused):
+            raise DecryptionFailed from None
+        event = key_event(caller, "crypto.data_key.opened", key_id=key_id, at_us=self._clock.now_us(), version=version)
+        self._journal.note(event)
+        return PlainKey(plaintext=b64encode(plain).decode())
+
+    async def _make(
+        self, caller: Caller, live: LiveKey, context: dict[str, str], digest: bytes, replaced: StoredDataKey | None
+    ) -> DataKey | None:
+        """Make a data key and let it be current; None when another one became current meanwhile."""
+        material = await self._chain.material(live, live.stored.newest.version)
+        data_key_id = new_id()
+        plain = bytearray(os.urandom(KEY_BYTES))
+        key = StoredDataKey(
+            data_key_id=data_key_id,
+            tenant_id=caller.tenant_id,
+            service=caller.service,
+            scope=context.get("scope", ""),
+            subject_id=context.get("subject_id", ""),
+            context_digest=digest,
+            key_id=live.stored.key_id,
+            version=material.version,
+            wrapped=material.wrap(plain, _system_context(caller.tenant_id, caller.service, data_key_id, digest)),
+            reserved_uses=DATA_KEY_USES,
+            created_at_us=self._clock.now_us(),
+        )
+        event = self._event(caller, "crypto.data_key.created", key)
+        stored = await self._store.put_data_key(
+            key, replaces=replaced.data_key_id if replaced is not None else "", event=event
+        )
+        return _data_key(key, plain) if stored.data_key_id == data_key_id else None
+
+    async def _unwrap(self, live: LiveKey, key: StoredDataKey) -> bytearray:
+        assert key.wrapped is not None
+        material = await self._chain.material(live, key.version)
+        context = _system_context(key.tenant_id, key.service, key.data_key_id, key.context_digest)
+        try:
+            return material.unwrap(key.wrapped, context)
+        except EnvelopeRefused:
+            raise DecryptionFailed from None
+
+    def _event(self, caller: Caller, action: str, key: StoredDataKey) -> KeyEvent:
+        return key_event(
+            caller,
+            action,
+            key_id=key.key_id,
+            at_us=self._clock.now_us(),
+            version=key.version,
+            purpose=system_purpose(key.service),
+            detail=key.data_key_id,
+            subject_id=key.subject_id,
+        )
+
+
+def _data_key(key: StoredDataKey, plain: bytearray) -> DataKey:
+    return DataKey(wrapped=key.data_key_id, key_id=key.key_id, version=key.version, plaintext=b64encode(plain).decode())
+
+
+def _system_context(tenant_id: str, service: str, data_key_id: str, digest: bytes) -> bytes:
+    return bind("data-key", tenant_id, service, data_key_id) + digest
+
+
+def _tenant_context(tenant_id: str, context: dict[str, str]) -> bytes:
+    return bind("tenant-data-key", tenant_id) + b"\0" + canonical_context(context)

@@ -1,0 +1,95 @@
+"""The journal of key uses: each is recorded, many at a time, durable within a stated window."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from typing import Final
+
+import msgspec
+
+from sealwire.kit.clock import Clock
+from sealwire.kit.problem import Unavailable
+from sealwire.services.crypto.events import KeyEvent
+from sealwire.services.crypto.ports import KeyStore
+
+_log = logging.getLogger("sealwire.crypto")
+_MOST_AT_ONCE: Final = 500
+_RETRY_S: Final = 0.25
+
+
+class UseJournal:
+    """Collects events of uses (encrypt, decrypt, sign …), which have no transaction of their own to ride in.
+
+    An event is durable at most `window_s` after its use, plus one commit. When the disk doesn't take them, uses are
+    refused once `limit` wait: an operation that can't be recorded isn't done.
+    """
+
+    def __init__(self, *, store: KeyStore, clock: Clock, window_s: float, limit: int) -> None:
+        self._store = store
+        self._clock = clock
+        self._window_s = window_s
+        self._limit = limit
+        self._waiting: list[KeyEvent] = []
+        self._tallies: dict[tuple[str, str, str, int], KeyEvent] = {}
+        self._flushing: asyncio.Task[None] | None = None
+
+    @property
+    def waiting(self) -> int:
+        """How many events aren't durable yet."""
+        return len(self._waiting)
+
+    def note(self, event: KeyEvent) -> None:
+        """Record a use. Raises: Unavailable when too many wait."""
+        if len(self._waiting) >= self._limit:
+            raise Unavailable("Uses of keys can't be recorded for the moment.")
+        self._waiting.append(event)
+        if self._flushing is None:
+            self._flushing = asyncio.get_running_loop().create_task(self._flush_soon(), name="crypto-journal")
+
+    def tally(self, event: KeyEvent) -> None:
+        """Count a use, to be recorded together with others of the same key, actor and kind by `sum_up`.
+
+        For what the audit log itself causes (signing its checkpoints): a record each would cause the next one.
+        """
+        name = (event.action, event.actor_id, event.key_id, event.version)
+        there = self._tallies.get(name)
+        if there is not None:
+            event = msgspec.structs.replace(event, count=there.count + event.count)
+        self._tallies[name] = event
+
+    def sum_up(self) -> None:
+        """Record what was counted since the last time."""
+        tallies, self._tallies = self._tallies, {}
+        for event in tallies.values():
+            self.note(event)
+
+    async def flush(self) -> None:
+        """Make everything durable now. Raises: what the store raises; nothing is lost then."""
+        while self._waiting:
+            some = self._waiting[:_MOST_AT_ONCE]
+            await self._store.record(some)
+            del self._waiting[: len(some)]
+
+    async def stop(self) -> None:
+        """Flush and end."""
+        self.sum_up()
+        task, self._flushing = self._flushing, None
+        if task is not None:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+        await self.flush()
+
+    async def _flush_soon(self) -> None:
+        pause_s = self._window_s
+        while self._waiting:
+            await asyncio.sleep(pause_s)
+            try:
+                await asyncio.shield(self.flush())
+                pause_s = self._window_s
+            except Exception as error:
+                _log.warning("records of %d key uses wait for the disk: %r", len(self._waiting), error)
+                pause_s = _RETRY_S
+        self._flushing = None

@@ -1,0 +1,405 @@
+"""The crypto service: the list of its use cases."""
+
+from __future__ import annotations
+
+from binascii import Error as BinasciiError
+from binascii import a2b_base64, b2a_base64
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import NoReturn
+
+from sealwire.contracts.crypto import (
+    Ciphertext,
+    CiphertextBatch,
+    DataKey,
+    DataKeyDestruction,
+    DataKeyRequest,
+    DecryptionFailed,
+    Destroyed,
+    Destruction,
+    Key,
+    KeyChange,
+    KeyNotFound,
+    Keys,
+    KeyType,
+    KeyUnusable,
+    KeyVersion,
+    NewKey,
+    Opened,
+    OpenedBatch,
+    PlainKey,
+    Plaintext,
+    PlaintextBatch,
+    Sealed,
+    SealedBatch,
+    Signable,
+    Signature,
+    SignedMessage,
+    SystemDataKeyRequest,
+    SystemSignable,
+    SystemSignature,
+    Verdict,
+    WrappedKey,
+)
+from sealwire.kit.caller import Caller
+from sealwire.kit.clock import Clock, rfc3339
+from sealwire.kit.codec import Page
+from sealwire.kit.envelopes import TAG_BYTES, EnvelopeRefused, canonical_context, gcm_decrypt
+from sealwire.kit.envelopes import Sealed as GcmSealed
+from sealwire.kit.problem import Forbidden, Invalid
+from sealwire.services.crypto.config import CryptoConfig
+from sealwire.services.crypto.data_keys import DataKeys, system_purpose
+from sealwire.services.crypto.events import Outcome, key_event
+from sealwire.services.crypto.jobs import Keeper
+from sealwire.services.crypto.journal import UseJournal
+from sealwire.services.crypto.keys import KeyChain, LiveKey
+from sealwire.services.crypto.material import Material, verify_signature
+from sealwire.services.crypto.model import KeyState, KeyUse, Life, TransitionRefused
+from sealwire.services.crypto.ports import MASTER, KeyStore, StoredKey
+from sealwire.services.crypto.providers import KekUnusable, KeyProvider
+
+
+class CryptoService:
+    """`contracts.crypto.Crypto` in this process."""
+
+    def __init__(self, *, store: KeyStore, provider: KeyProvider, clock: Clock, config: CryptoConfig) -> None:
+        self._store = store
+        self._provider = provider
+        self._clock = clock
+        self._config = config
+        self._chain = KeyChain(store=store, provider=provider, clock=clock, config=config)
+        self._journal = UseJournal(
+            store=store, clock=clock, window_s=config.journal_window_ms / 1000, limit=config.journal_limit
+        )
+        self._data_keys = DataKeys(chain=self._chain, store=store, journal=self._journal, clock=clock)
+        self._started = False
+        self._keeper = Keeper(chain=self._chain, store=store, journal=self._journal, clock=clock, config=config)
+
+    # ---- life
+
+    async def start(self) -> None:
+        """Prove the key-encryption key and begin to look after the keys. Raises: KekUnusable."""
+        await self._provider.check()
+        kek_ids = await self._store.kek_ids()
+        if kek_ids and self._provider.kek_id not in kek_ids:
+            raise KekUnusable(
+                f"the stored keys are wrapped under {', '.join(sorted(kek_ids))}, the provider holds "
+                f"{self._provider.kek_id}; put the right key-encryption key in place"
+            )
+        self._keeper.start()
+        self._started = True
+
+    async def stop(self) -> None:
+        """Record what was used, give unspent uses back, wipe every key. Safe to call twice."""
+        if not self._started:
+            return
+        self._started = False
+        await self._keeper.stop()
+        await self._journal.stop()
+        await self._chain.stop()
+        self._provider.close()
+
+    def checks(self) -> Mapping[str, Callable[[], Awaitable[None]]]:
+        """Return what this needs to work, each with its probe."""
+        return {"store": self._store.check, "key_provider": self._provider.check}
+
+    async def destroy_due(self) -> int:
+        """Destroy the keys whose time has come; return how many. The keeper does it by itself now and then."""
+        return await self._keeper.destroy_due()
+
+    # ---- keys
+
+    async def generate_key(self, caller: Caller, key: NewKey) -> Key:
+        return self._describe((await self._chain.create(caller, key.key_type, key.name)).stored)
+
+    async def keys(self, caller: Caller, page: Page) -> Keys:
+        found = await self._store.keys(caller.tenant_id, after=page.cursor or "", limit=page.limit + 1)
+        items = [self._describe(stored) for stored in found[: page.limit]]
+        return Keys(items=items, next_cursor=items[-1].key_id if len(found) > page.limit else None)
+
+    async def key(self, caller: Caller, key_id: str) -> Key:
+        return self._describe((await self._chain.find(caller.tenant_id, key_id)).stored)
+
+    async def rotate(self, caller: Caller, key_id: str) -> Key:
+        live = await self._chain.find(caller.tenant_id, key_id)
+        return self._describe((await self._chain.rotate(caller, live)).stored)
+
+    async def change_key(self, caller: Caller, key_id: str, change: KeyChange) -> Key:
+        wanted = KeyState(change.state)
+        return await self._live(caller, key_id, "crypto.key.state_changed", wanted, lambda life: life.set_state(wanted))
+
+    async def schedule_destruction(self, caller: Caller, key_id: str, destruction: Destruction) -> Key:
+        now_us = self._clock.now_us()
+        return await self._live(
+            caller,
+            key_id,
+            "crypto.key.destruction_scheduled",
+            KeyState.SCHEDULED,
+            lambda life: life.schedule(now_us=now_us, delay_days=destruction.delay_days),
+        )
+
+    async def cancel_destruction(self, caller: Caller, key_id: str) -> Key:
+        return await self._live(
+            caller, key_id, "crypto.key.destruction_cancelled", KeyState.DISABLED, lambda life: life.cancel()
+        )
+
+    # ---- encrypt and decrypt
+
+    async def encrypt(self, caller: Caller, key_id: str, plaintext: Plaintext) -> Sealed:
+        live = await self._usable(caller, key_id, "aes-256-gcm")
+        return (await self._encrypt(caller, live, (plaintext,), "crypto.encrypt"))[0]
+
+    async def decrypt(self, caller: Caller, key_id: str, ciphertext: Ciphertext) -> Opened:
+        live = await self._usable(caller, key_id, "aes-256-gcm")
+        return (await self._decrypt(caller, live, (ciphertext,), "crypto.decrypt"))[0]
+
+    async def encrypt_batch(self, caller: Caller, key_id: str, batch: PlaintextBatch) -> SealedBatch:
+        live = await self._usable(caller, key_id, "aes-256-gcm")
+        return SealedBatch(items=await self._encrypt(caller, live, batch.items, "crypto.encrypt"))
+
+    async def decrypt_batch(self, caller: Caller, key_id: str, batch: CiphertextBatch) -> OpenedBatch:
+        live = await self._usable(caller, key_id, "aes-256-gcm")
+        return OpenedBatch(items=await self._decrypt(caller, live, batch.items, "crypto.decrypt"))
+
+    async def rewrap(self, caller: Caller, key_id: str, ciphertext: Ciphertext) -> Sealed:
+        live = await self._usable(caller, key_id, "aes-256-gcm")
+        opened = (await self._decrypt(caller, live, (ciphertext,), "crypto.rewrap"))[0]
+        again = Plaintext(plaintext=opened.plaintext, context=ciphertext.context)
+        return (await self._encrypt(caller, live, (again,), "crypto.rewrap"))[0]
+
+    async def encrypt_with_master_key(self, caller: Caller, plaintext: Plaintext) -> Sealed:
+        live = await self._chain.master(caller.tenant_id)
+        return (await self._encrypt(caller, live, (plaintext,), "crypto.encrypt"))[0]
+
+    async def decrypt_with_master_key(self, caller: Caller, ciphertext: Ciphertext) -> Opened:
+        try:
+            live = await self._chain.master(caller.tenant_id, make=False)
+        except KeyNotFound:
+            raise DecryptionFailed from None
+        if ciphertext.key_id not in (None, live.stored.key_id):
+            self._refuse(caller, live, "crypto.decrypt", ciphertext.version)
+        return (await self._decrypt(caller, live, (ciphertext,), "crypto.decrypt"))[0]
+
+    # ---- sign and authenticate
+
+    async def sign(self, caller: Caller, key_id: str, message: Signable) -> Signature:
+        live = await self._usable(caller, key_id, "ed25519")
+        return await self._authenticate(caller, live, message, "crypto.sign", Material.sign)
+
+    async def hmac(self, caller: Caller, key_id: str, message: Signable) -> Signature:
+        live = await self._usable(caller, key_id, "hmac-sha256")
+        return await self._authenticate(caller, live, message, "crypto.hmac", Material.tag)
+
+    async def verify(self, caller: Caller, key_id: str, message: SignedMessage) -> Verdict:
+        live = await self._usable(caller, key_id, "ed25519", "hmac-sha256")
+        live.require(KeyUse.PROCESS)
+        text, signature = _bytes(message.message, "$.message"), _bytes(message.signature, "$.signature")
+        version = next((v for v in live.stored.versions if v.version == message.version), None)
+        if version is None:
+            valid = False
+        elif version.public_key is not None:
+            valid = verify_signature(version.public_key, text, signature)
+        else:
+            valid = (await self._chain.material(live, version.version)).verify_tag(text, signature)
+        self._note(caller, live, "crypto.verify", message.version, outcome="success" if valid else "failure")
+        return Verdict(valid=valid)
+
+    # ---- data keys
+
+    async def data_key(self, caller: Caller, key_id: str, request: DataKeyRequest) -> DataKey:
+        if request.plain and not caller.is_service:
+            raise Forbidden("A data key in the clear is given to services only.")
+        live = await self._usable(caller, key_id, "aes-256-gcm")
+        made = await self._data_keys.wrap_new(caller, live, request.context, plain=request.plain)
+        self._note(caller, live, "crypto.data_key.created", made.version)
+        return made
+
+    async def system_data_key(self, caller: Caller, request: SystemDataKeyRequest) -> DataKey:
+        _require_service(caller)
+        return await self._data_keys.current(caller, request)
+
+    async def open_data_key(self, caller: Caller, key: WrappedKey) -> PlainKey:
+        _require_service(caller)
+        return await self._data_keys.open(caller, key)
+
+    async def destroy_data_keys(self, caller: Caller, which: DataKeyDestruction) -> Destroyed:
+        _require_service(caller)
+        answer = await self._data_keys.destroy(caller, which)
+        if answer.destroyed:
+            self._keeper.shred_soon()
+        return answer
+
+    async def system_sign(self, caller: Caller, message: SystemSignable) -> SystemSignature:
+        _require_service(caller)
+        live = await self._chain.named(caller, system_purpose(caller.service), f"sign:{message.name}", "ed25519")
+        text = _bytes(message.message, "$.message")
+        material = await self._chain.protecting(live)
+        self._journal.tally(
+            key_event(
+                caller,
+                "crypto.sign",
+                key_id=live.stored.key_id,
+                at_us=self._clock.now_us(),
+                version=material.version,
+                purpose=live.stored.purpose,
+            )
+        )
+        public_key = next(v.public_key for v in live.stored.versions if v.version == material.version)
+        return SystemSignature(
+            signature=_text(material.sign(text)),
+            public_key=_text(public_key or b""),
+            key_id=live.stored.key_id,
+            version=material.version,
+        )
+
+    # ---- how
+
+    async def _usable(self, caller: Caller, key_id: str, *types: KeyType) -> LiveKey:
+        """Return a key that the caller may use for what needs one of `types`. Raises: KeyNotFound, KeyUnusable."""
+        live = await self._chain.find(caller.tenant_id, key_id)
+        stored = live.stored
+        if stored.purpose.startswith("system:") and not (
+            caller.is_service and stored.purpose == system_purpose(caller.service)
+        ):
+            raise KeyNotFound("There is no such key.")
+        if stored.key_type not in types:
+            raise KeyUnusable(f"The key is of type {stored.key_type}; this needs {' or '.join(types)}.")
+        return live
+
+    async def _encrypt(self, caller: Caller, live: LiveKey, items: Sequence[Plaintext], action: str) -> list[Sealed]:
+        plain = [(_bytes(item.plaintext, "$.plaintext"), _aad(item.context)) for item in items]
+        material = await self._protecting(caller, live, len(plain), action)
+        cipher, version, key_id = material.cipher, material.version, live.stored.key_id
+        sealed = []
+        for text, aad in plain:
+            iv = material.nonce()
+            both = cipher.encrypt(iv, text, aad)
+            sealed.append(
+                Sealed(
+                    ciphertext=_text(both[:-TAG_BYTES]),
+                    iv=_text(iv),
+                    auth_tag=_text(both[-TAG_BYTES:]),
+                    key_id=key_id,
+                    version=version,
+                )
+            )
+        self._note(caller, live, action, version, count=len(sealed))
+        return sealed
+
+    async def _decrypt(self, caller: Caller, live: LiveKey, items: Sequence[Ciphertext], action: str) -> list[Opened]:
+        try:
+            live.require(KeyUse.PROCESS)
+        except KeyUnusable:
+            self._note(caller, live, action, items[0].version, outcome="denied", count=len(items))
+            raise
+        opened = []
+        for item in items:
+            sealed = GcmSealed(
+                _bytes(item.ciphertext, "$.ciphertext"), _bytes(item.iv, "$.iv"), _bytes(item.auth_tag, "$.auth_tag")
+            )
+            try:
+                material = await self._chain.material(live, item.version)
+                opened.append(Opened(plaintext=_text(gcm_decrypt(material.cipher, sealed, _aad(item.context)))))
+            except (EnvelopeRefused, KeyNotFound):
+                self._refuse(caller, live, action, item.version)
+        self._note(caller, live, action, items[0].version, count=len(opened))
+        return opened
+
+    async def _authenticate(
+        self, caller: Caller, live: LiveKey, message: Signable, action: str, sign: Callable[[Material, bytes], bytes]
+    ) -> Signature:
+        text = _bytes(message.message, "$.message")
+        material = await self._protecting(caller, live, 1, action)
+        signature = sign(material, text)
+        self._note(caller, live, action, material.version)
+        return Signature(signature=_text(signature), key_id=live.stored.key_id, version=material.version)
+
+    async def _protecting(self, caller: Caller, live: LiveKey, count: int, action: str) -> Material:
+        try:
+            return await self._chain.protecting(live, count)
+        except KeyUnusable:
+            self._note(caller, live, action, 0, outcome="denied", count=count)
+            raise
+
+    async def _live(
+        self, caller: Caller, key_id: str, action: str, wanted: KeyState, change: Callable[[Life], Life]
+    ) -> Key:
+        """Change where a key is in its life. Raises: KeyNotFound, KeyUnusable when it can't go there."""
+        live = await self._usable(caller, key_id, "aes-256-gcm", "ed25519", "hmac-sha256")
+        if live.stored.purpose == MASTER:
+            raise KeyUnusable("The tenant's master key wraps all its other keys; it stays enabled.")
+        event = key_event(
+            caller,
+            action,
+            key_id=key_id,
+            at_us=self._clock.now_us(),
+            version=live.stored.newest.version,
+            detail=wanted.value,
+            purpose=live.stored.purpose,
+        )
+        try:
+            return self._describe((await self._chain.change_life(live, change, event)).stored)
+        except TransitionRefused as refused:
+            raise KeyUnusable(f"The key is {refused.now.value} and can't become {refused.wanted.value}.") from None
+
+    def _refuse(self, caller: Caller, live: LiveKey, action: str, version: int) -> NoReturn:
+        self._note(caller, live, action, version, outcome="failure")
+        raise DecryptionFailed
+
+    def _note(
+        self, caller: Caller, live: LiveKey, action: str, version: int, *, outcome: Outcome = "success", count: int = 1
+    ) -> None:
+        self._journal.note(
+            key_event(
+                caller,
+                action,
+                key_id=live.stored.key_id,
+                at_us=self._clock.now_us(),
+                version=version,
+                outcome=outcome,
+                count=count,
+                purpose=live.stored.purpose,
+            )
+        )
+
+    def _describe(self, stored: StoredKey) -> Key:
+        destroy_at_us = stored.life.destroy_at_us
+        public_key = stored.newest.public_key
+        master = stored.purpose == MASTER
+        return Key(
+            key_id=stored.key_id,
+            tenant_id=stored.tenant_id,
+            key_type=stored.key_type,
+            state=stored.life.state.value,
+            name=stored.name,
+            purpose="tenant" if master else stored.purpose,
+            created_at=rfc3339(stored.created_at_us),
+            destroy_at=rfc3339(destroy_at_us) if destroy_at_us is not None else None,
+            public_key=_text(public_key) if public_key is not None else None,
+            versions=[
+                KeyVersion(
+                    version=v.version, created_at=rfc3339(v.created_at_us), uses=self._chain.used(stored.key_id, v)
+                )
+                for v in stored.versions
+            ],
+        )
+
+
+def _require_service(caller: Caller) -> None:
+    if not caller.is_service or not caller.service:
+        raise Forbidden("This is for services, on their own behalf.")
+
+
+def _bytes(text: str, path: str) -> bytes:
+    """Read strict base64. Raises: Invalid."""
+    try:
+        return a2b_base64(text, strict_mode=True)
+    except (BinasciiError, ValueError):
+        raise Invalid("Expected base64 with its padding.", path=path) from None
+
+
+def _text(data: bytes) -> str:
+    return b2a_base64(data, newline=False).decode("ascii")
+
+
+def _aad(context: dict[str, str]) -> bytes:
+    return canonical_context(context) if context else b"{}"
