@@ -22,7 +22,7 @@ class SqliteAttemptStore:
 
     async def locked_until(self, keys: Sequence[bytes]) -> Sequence[int]:
         marks = ", ".join("?" * len(keys))
-        rows = self._db.read(f"SELECT key, until_us FROM attempt WHERE key IN ({marks})", keys)  # noqa: S608 - marks only
+        rows = self._db.read(f"SELECT key, until_us FROM attempt WHERE key IN ({marks})", keys)
         until: dict[bytes, int] = {key: until_us for key, until_us in rows}  # noqa: C416 - rows are tuples of any length
         return [until.get(key, 0) for key in keys]
 
@@ -138,15 +138,13 @@ class SqliteMfaStore:
             (user_id, step),
         )
 
-    async def use_recovery(self, user_id: str, code_hash: bytes) -> int | None:
-        def use(conn: apsw.Connection) -> int | None:
+    async def use_recovery(self, user_id: str, code_hash: bytes, events: Sequence[NewEvent]) -> bool:
+        def use(conn: apsw.Connection) -> bool:
             conn.execute("DELETE FROM recovery_code WHERE user_id = ? AND code_hash = ?", (user_id, code_hash))
             if not conn.changes():
-                return None
-            left: list[Row] = conn.execute(
-                "SELECT count(*) FROM recovery_code WHERE user_id = ?", (user_id,)
-            ).fetchall()
-            return int(left[0][0])
+                return False
+            self._outbox.append(conn, events)
+            return True
 
         return await self._db.write(use)
 

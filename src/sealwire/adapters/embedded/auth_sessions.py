@@ -43,7 +43,7 @@ def _columns(table: str, columns: str) -> str:
 
 
 _JOINED: Final = (
-    f"SELECT {_columns('s', SESSION)}, {_columns('u', USER)}, {_columns('t', TENANT)}"  # noqa: S608 - our own columns
+    f"SELECT {_columns('s', SESSION)}, {_columns('u', USER)}, {_columns('t', TENANT)}"
     " FROM session s JOIN user u USING (user_id) JOIN tenant t ON t.tenant_id = s.tenant_id WHERE s.session_id = ?"
 )
 _SESSION_END: Final = SESSION.count(",") + 1
@@ -77,7 +77,7 @@ class SqliteSessionStore:
                 self._feed.add(conn, revoke(oldest))
                 self._outbox.append(conn, [ended_event(oldest)])
             conn.execute(
-                f"INSERT INTO session ({SESSION}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - our own columns
+                f"INSERT INTO session ({SESSION}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (s.session_id, s.tenant_id, s.user_id, s.epoch, s.created_us, s.seen_us, s.expires_us, s.auth_us,
                  " ".join(s.amr), s.client_id, s.sealed_secret, s.sealed_origin, s.refresh_head,
                  _pack(s.refresh_uses), s.ended_us),
@@ -104,7 +104,7 @@ class SqliteSessionStore:
 
     async def live(self, user_id: str, now_us: int, *, after: str, limit: int) -> Sequence[SessionRecord]:
         rows = self._db.read(
-            f"SELECT {SESSION} FROM session WHERE user_id = ?1 AND ended_us = 0 AND expires_us > ?2"  # noqa: S608 - our own columns
+            f"SELECT {SESSION} FROM session WHERE user_id = ?1 AND ended_us = 0 AND expires_us > ?2"
             " AND (?3 = '' OR session_id < ?3) ORDER BY session_id DESC LIMIT ?4",
             (user_id, now_us, after, limit),
         )
@@ -152,7 +152,7 @@ class SqliteSessionStore:
                 return None
             _forgive(conn, forgive)
             self._outbox.append(conn, events)
-            rows = conn.execute(f"SELECT {SESSION} FROM session WHERE session_id = ?", (session_id,)).fetchall()  # noqa: S608 - our own columns
+            rows = conn.execute(f"SELECT {SESSION} FROM session WHERE session_id = ?", (session_id,)).fetchall()
             return session_of(rows[0])
 
         return await self._db.write(prove)

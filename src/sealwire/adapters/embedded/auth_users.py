@@ -57,7 +57,7 @@ class SqliteTenantStore:
 
     async def add(self, tenant: TenantRecord, events: Sequence[NewEvent]) -> TenantRecord:
         def add(conn: apsw.Connection) -> TenantRecord:
-            taken = conn.execute(f"SELECT {TENANT} FROM tenant WHERE slug = ?", (tenant.slug,)).fetchall()  # noqa: S608 - our own columns
+            taken = conn.execute(f"SELECT {TENANT} FROM tenant WHERE slug = ?", (tenant.slug,)).fetchall()
             if taken:
                 return tenant_of(taken[0])
             conn.execute(
@@ -72,7 +72,7 @@ class SqliteTenantStore:
 
     async def find(self, id_or_slug: str) -> TenantRecord | None:
         rows = self._db.read(
-            f"SELECT {TENANT} FROM tenant WHERE tenant_id = ?1"  # noqa: S608 - our own columns
+            f"SELECT {TENANT} FROM tenant WHERE tenant_id = ?1"
             f" UNION ALL SELECT {TENANT} FROM tenant WHERE slug = ?1 LIMIT 1",
             (id_or_slug,),
         )
@@ -80,7 +80,7 @@ class SqliteTenantStore:
 
     async def made_before(self, slug_prefix: str, before_us: int, limit: int) -> Sequence[TenantRecord]:
         rows = self._db.read(
-            f"SELECT {TENANT} FROM tenant WHERE slug >= ?1 AND slug < ?2 AND created_us < ?3 LIMIT ?4",  # noqa: S608 - our own columns
+            f"SELECT {TENANT} FROM tenant WHERE slug >= ?1 AND slug < ?2 AND created_us < ?3 LIMIT ?4",
             (slug_prefix, slug_prefix[:-1] + chr(ord(slug_prefix[-1]) + 1), before_us, limit),
         )
         return [tenant_of(row) for row in rows]
@@ -153,26 +153,26 @@ class SqliteUserStore:
 
     async def by_email(self, tenant_id: str, email_index: bytes) -> UserRecord | None:
         rows = self._db.read(
-            f"SELECT {USER} FROM user WHERE tenant_id = ? AND email_index = ?",  # noqa: S608 - our own columns
+            f"SELECT {USER} FROM user WHERE tenant_id = ? AND email_index = ?",
             (tenant_id, email_index),
         )
         return user_of(rows[0]) if rows else None
 
     async def get(self, user_id: str) -> UserRecord | None:
-        rows = self._db.read(f"SELECT {USER} FROM user WHERE user_id = ?", (user_id,))  # noqa: S608 - our own columns
+        rows = self._db.read(f"SELECT {USER} FROM user WHERE user_id = ?", (user_id,))
         return user_of(rows[0]) if rows else None
 
     async def many(self, tenant_id: str, user_ids: Sequence[str]) -> Sequence[UserRecord]:
         marks = ", ".join("?" * len(user_ids))
         rows = self._db.read(
-            f"SELECT {USER} FROM user WHERE tenant_id = ? AND user_id IN ({marks})",  # noqa: S608 - columns and marks
+            f"SELECT {USER} FROM user WHERE tenant_id = ? AND user_id IN ({marks})",
             (tenant_id, *user_ids),
         )
         return [user_of(row) for row in rows]
 
     async def page(self, tenant_id: str, after: str, limit: int) -> Sequence[UserRecord]:
         rows = self._db.read(
-            f"SELECT {USER} FROM user WHERE tenant_id = ? AND user_id > ? ORDER BY user_id LIMIT ?",  # noqa: S608 - our own columns
+            f"SELECT {USER} FROM user WHERE tenant_id = ? AND user_id > ? ORDER BY user_id LIMIT ?",
             (tenant_id, after, limit),
         )
         return [user_of(row) for row in rows]
@@ -224,7 +224,7 @@ class SqliteUserStore:
 def _insert(conn: apsw.Connection, user: UserRecord) -> None:
     try:
         conn.execute(
-            f"INSERT INTO user ({USER}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - our own columns
+            f"INSERT INTO user ({USER}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (user.user_id, user.tenant_id, user.email_index, user.sealed, user.role.value, user.password_hash,
              user.created_us, user.status, user.epoch, user.mfa),
         )  # fmt: skip
@@ -233,7 +233,7 @@ def _insert(conn: apsw.Connection, user: UserRecord) -> None:
 
 
 def _get(conn: apsw.Connection, user_id: str) -> UserRecord | None:
-    rows = conn.execute(f"SELECT {USER} FROM user WHERE user_id = ?", (user_id,)).fetchall()  # noqa: S608 - our own columns
+    rows = conn.execute(f"SELECT {USER} FROM user WHERE user_id = ?", (user_id,)).fetchall()
     return user_of(rows[0]) if rows else None
 
 

@@ -80,7 +80,7 @@ class AuthConfig(msgspec.Struct, frozen=True, kw_only=True):
     ] = 5
     lockout_free_account: Annotated[int, Meta(description="Failures on an account before all have to wait", ge=1)] = 25
     lockout_free_ip: Annotated[int, Meta(description="Failures of an address on any account before it waits", ge=1)] = (
-        50
+        300
     )
     lockout_base_s: Annotated[float, Meta(description="First wait; doubles with every failure", gt=0, le=3_600)] = 2.0
     lockout_cap_s: Annotated[float, Meta(description="Longest wait", gt=0, le=86_400)] = 900.0

@@ -208,8 +208,8 @@ class MfaStore(Protocol):
     async def use_step(self, user_id: str, step: int) -> bool:
         """Mark a time step as used: True for exactly one caller per step, and never for an older one. Atomic."""
 
-    async def use_recovery(self, user_id: str, code_hash: bytes) -> int | None:
-        """Use up a recovery code: how many are left for exactly one caller, None for all others. Atomic."""
+    async def use_recovery(self, user_id: str, code_hash: bytes, events: Sequence[NewEvent]) -> bool:
+        """Use up a recovery code: True for exactly one caller (and only then `events` are stored). Atomic."""
 
     async def remove(self, user_id: str, events: Sequence[NewEvent]) -> bool:
         """Delete the second factor and its recovery codes; False when there was none."""

@@ -1,0 +1,205 @@
+"""Logins: password first, second factor where one is enrolled, and the same answers to a session that steps up.
+
+A failure says nothing: unknown tenant, unknown user, wrong password, disabled and locked account get one answer after
+the same work (one password hash, one write).
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from typing import Final
+
+from sealwire.contracts.auth import (
+    BadCredentials,
+    Login,
+    LoginResult,
+    MfaAnswer,
+    MfaFailed,
+    PasswordChange,
+    StepUp,
+    WeakPassword,
+)
+from sealwire.kit.caller import ANONYMOUS_TENANT, Caller
+from sealwire.kit.clock import US_PER_S, Clock
+from sealwire.kit.problem import Invalid, StepUpRequired
+from sealwire.ports.events import NewEvent
+from sealwire.services.auth.config import AuthConfig
+from sealwire.services.auth.events import Journal, Kind
+from sealwire.services.auth.lockout import Lockout
+from sealwire.services.auth.mfa import SecondFactors
+from sealwire.services.auth.model import DEFAULT_TENANT
+from sealwire.services.auth.password_rules import PasswordRules
+from sealwire.services.auth.passwords import PasswordHasher
+from sealwire.services.auth.people import People
+from sealwire.services.auth.ports import AuthStores
+from sealwire.services.auth.records import Challenge, Cut, Reason, UserRecord
+from sealwire.services.auth.revoker import Revoker
+from sealwire.services.auth.sessions import SessionKeeper
+from sealwire.services.auth.vault import Vault
+
+MFA_METHODS: Final = ["totp", "recovery"]
+_FAILED: Final = "E-mail or password is wrong, or the account is locked for a while."
+_AMR: Final = {"totp": ("otp", "mfa"), "recovery": ("mfa",), "password": ("pwd",)}
+"""RFC 8176."""
+
+
+class Logins:
+    """Proves who somebody is."""
+
+    def __init__(
+        self, *, stores: AuthStores, vault: Vault, hasher: PasswordHasher, rules: PasswordRules, lockout: Lockout,
+        factors: SecondFactors, sessions: SessionKeeper, people: People, journal: Journal, revoker: Revoker,
+        clock: Clock, config: AuthConfig,
+    ) -> None:  # fmt: skip
+        self._stores = stores
+        self._vault = vault
+        self._hasher = hasher
+        self._rules = rules
+        self._lockout = lockout
+        self._factors = factors
+        self._sessions = sessions
+        self._people = people
+        self._journal = journal
+        self._revoker = revoker
+        self._clock = clock
+        self._config = config
+
+    # ---- login
+
+    async def login(self, caller: Caller, login: Login) -> LoginResult:
+        """Check the password. Raises: BadCredentials, TooManyAttempts."""
+        tenant = await self._stores.tenants.find(login.tenant or DEFAULT_TENANT)
+        tenant_id = tenant.tenant_id if tenant is not None else ""
+        index = self._vault.email_index(tenant_id, login.email)
+        async with self._lockout.login(index.hex(), caller.ip) as standing:
+            user = await self._stores.users.by_email(tenant_id, index)
+            check = await self._hasher.check(user.password_hash if user is not None else None, login.password)
+            usable = user is not None and user.status == "active" and tenant is not None and tenant.status == "active"
+            if user is None or not check.holds or not usable or standing.locked:
+                event = await self._login_failed(caller, login, tenant_id, user)
+                await self._lockout.fail(standing, [event])
+                raise BadCredentials(_FAILED)
+        if check.rehash:
+            better = await self._hasher.hash(login.password)
+            await self._stores.users.rehash(user.user_id, old=user.password_hash, new=better)
+        if user.mfa:
+            return await self._challenge(caller, user)
+        granted = await self._sessions.open(caller, user, amr=_AMR["password"], forgive=standing.forgivable)
+        if granted is None:
+            raise BadCredentials(_FAILED)
+        return granted
+
+    async def _login_failed(self, caller: Caller, login: Login, tenant_id: str, user: UserRecord | None) -> NewEvent:
+        """Word the failure for the log of the tenant named; of an unknown user the address is sealed into it."""
+        origin = await self._journal.origin(caller, tenant_id or ANONYMOUS_TENANT, email=login.email)
+        subject_id = user.user_id if user is not None else ""
+        return self._journal.event(
+            Kind.LOGIN_FAILED, origin, subject_id=subject_id, outcome="failure", method="password"
+        )
+
+    async def _challenge(self, caller: Caller, user: UserRecord) -> LoginResult:
+        """Ask for the second factor, with a token that is worth nothing but that."""
+        token = "swm1." + base64.urlsafe_b64encode(os.urandom(32)).rstrip(b"=").decode()
+        origin = await self._journal.origin(caller, user.tenant_id)
+        event = self._journal.event(Kind.MFA_WANTED, origin, subject_id=user.user_id, as_subject=True)
+        challenge = Challenge(
+            token_hash=_hash(token),
+            tenant_id=user.tenant_id,
+            user_id=user.user_id,
+            expires_us=self._clock.now_us() + self._config.mfa_ttl_s * US_PER_S,
+        )
+        await self._stores.mfa.challenge(challenge, [event])
+        return LoginResult(mfa_required=True, mfa_token=token, methods=MFA_METHODS)
+
+    async def mfa_verify(self, caller: Caller, answer: MfaAnswer) -> LoginResult:
+        """Check the second factor. Raises: MfaFailed, TooManyAttempts."""
+        token_hash = _hash(answer.mfa_token)
+        challenge = await self._stores.mfa.attempt(
+            token_hash, now_us=self._clock.now_us(), most=self._config.mfa_attempts
+        )
+        user = await self._stores.users.get(challenge.user_id) if challenge is not None else None
+        if user is None:
+            raise MfaFailed("The code is not valid, or the login took too long; begin again.")
+        async with self._lockout.proof(user.user_id) as standing:
+            if not await self._factors.holds(caller, user, answer.method, answer.code):
+                origin = await self._journal.origin(caller, user.tenant_id)
+                event = self._journal.event(
+                    Kind.MFA_FAILED, origin, subject_id=user.user_id, outcome="failure", method=answer.method
+                )
+                await self._lockout.fail(standing, [event])
+                raise MfaFailed
+        if not await self._stores.mfa.spend(token_hash):
+            raise MfaFailed
+        amr = (*_AMR["password"], *_AMR[answer.method])
+        granted = await self._sessions.open(caller, user, amr=amr, forgive=standing.forgivable)
+        if granted is None:
+            raise MfaFailed
+        return granted
+
+    # ---- again, in a session
+
+    async def step_up(self, caller: Caller, user: UserRecord, proof: StepUp) -> LoginResult:
+        """Check a fresh proof. Raises: BadCredentials, MfaFailed, TooManyAttempts, StepUpRequired, Invalid."""
+        if proof.method == "password" and user.mfa:
+            raise StepUpRequired("Use your second factor.", methods=MFA_METHODS)
+        async with self._lockout.proof(user.user_id) as standing:
+            if proof.method == "password":
+                holds = (await self._hasher.check(user.password_hash, _given(proof.password, "password"))).holds
+            else:
+                holds = await self._factors.holds(caller, user, proof.method, _given(proof.code, "code"))
+            if not holds:
+                await self._lockout.fail(standing, [await self._proof_failed(caller, user, proof.method)])
+                if proof.method == "password":
+                    raise BadCredentials("The password is wrong.")
+                raise MfaFailed
+        amr = tuple(dict.fromkeys((*caller.principal.amr, *_AMR[proof.method])))
+        return await self._sessions.prove(caller, user, amr=amr, forgive=standing.forgivable)
+
+    async def change_password(self, caller: Caller, user: UserRecord, change: PasswordChange) -> None:
+        """Change the password; the caller's session stays, all others end. Raises: BadCredentials, WeakPassword."""
+        async with self._lockout.proof(user.user_id) as standing:
+            if not (await self._hasher.check(user.password_hash, change.current_password)).holds:
+                await self._lockout.fail(standing, [await self._proof_failed(caller, user, "password")])
+                raise BadCredentials("The current password is wrong.")
+        person = await self._people.person(user)
+        self.require_good_password(change.new_password, person.email, person.display_name)
+        if change.new_password == change.current_password:
+            raise WeakPassword("The new password is the old one.", path="$.new_password")
+        keep = "" if caller.principal.legacy else caller.principal.session_id
+        cut = Cut(
+            tenant_id=user.tenant_id,
+            user_id=user.user_id,
+            reason=Reason.PASSWORD,
+            revocation=self._revoker.subject(user.tenant_id, user.user_id, Reason.PASSWORD, keep_session=keep),
+            keep_session=keep,
+            password_hash=await self._hasher.hash(change.new_password),
+            expected_hash=user.password_hash,
+        )
+        event = self._journal.event(
+            Kind.PASSWORD_CHANGED, await self._journal.origin(caller), subject_id=user.user_id, credential="password"
+        )
+        if await self._stores.users.cut(cut, [event]) is None:
+            raise BadCredentials("The password was changed meanwhile.")
+
+    def require_good_password(self, password: str, *about: str, path: str = "$.new_password") -> None:
+        """Refuse a weak password and say what would be better. Raises: WeakPassword."""
+        weakness = self._rules.weakness(password, about=about)
+        if weakness is not None:
+            raise WeakPassword(weakness, path=path)
+
+    async def _proof_failed(self, caller: Caller, user: UserRecord, method: str) -> NewEvent:
+        origin = await self._journal.origin(caller)
+        return self._journal.event(Kind.PROOF_FAILED, origin, subject_id=user.user_id, outcome="failure", method=method)
+
+
+def _given(value: str | None, name: str) -> str:
+    if value is None:
+        raise Invalid(f"This method needs `{name}`.", path=f"$.{name}")
+    return value
+
+
+def _hash(token: str) -> bytes:
+    """Hash a token of 256 bits of chance: a fast hash is enough."""
+    return hashlib.sha256(token.encode()).digest()

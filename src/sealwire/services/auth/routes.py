@@ -1,0 +1,54 @@
+"""Auth's routes, each derived from its operation; browsers that ask for it get the session as a cookie."""
+
+from __future__ import annotations
+
+from sealwire.contracts import auth as contract
+from sealwire.contracts.auth import Auth, Login, LoginResult, MfaAnswer
+from sealwire.kit.exchange import Exchange, Headers
+from sealwire.kit.http import Edge, Route
+from sealwire.services.auth.cookies import clear_cookie, has_cookie, session_cookie
+
+_NO_STORE = (b"cache-control", b"no-store")
+
+
+def routes(auth: Auth, edge: Edge) -> list[Route]:
+    """Return every route of auth. The gateway mounts those that are not for services."""
+    decorate = {
+        contract.REGISTER: _not_stored,
+        contract.LOGIN: _granted,
+        contract.MFA_VERIFY: _granted,
+        contract.REFRESH: _granted,
+        contract.STEP_UP: _granted,
+        contract.TOTP_ENROLL: _not_stored,
+        contract.TOTP_CONFIRM: _not_stored,
+        contract.INTROSPECT: _not_stored,
+        contract.LOGOUT: _left,
+        contract.LOGOUT_ALL: _left,
+        contract.JWKS: _public_keys,
+    }
+    return [
+        edge.bind(operation, getattr(auth, name), decorate=decorate.get(operation))
+        for name, operation in contract.OPERATIONS.items()
+    ]
+
+
+def _granted(exchange: Exchange, taken: object, given: object) -> Headers:
+    """Tokens are never cached (RFC 6749 section 5.1); the cookie goes to who asked for it, or came with one."""
+    assert isinstance(given, LoginResult)
+    wanted = taken.cookie if isinstance(taken, Login | MfaAnswer) else has_cookie(exchange)
+    if wanted and given.access_token:
+        return [_NO_STORE, session_cookie(exchange, given.access_token, given.expires_in)]
+    return [_NO_STORE]
+
+
+def _left(exchange: Exchange, taken: object, given: object) -> Headers:
+    return [clear_cookie(exchange)] if has_cookie(exchange) else []
+
+
+def _not_stored(exchange: Exchange, taken: object, given: object) -> Headers:
+    return [_NO_STORE]
+
+
+def _public_keys(exchange: Exchange, taken: object, given: object) -> Headers:
+    """Short enough that a verifier knows a new key before it signs (`auth.key_publish_s`)."""
+    return [(b"cache-control", b"public, max-age=60")]

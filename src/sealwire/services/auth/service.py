@@ -1,0 +1,267 @@
+"""Auth: the list of its use cases. Each noun does its own work; here is who may and in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+
+from sealwire.contracts.auth import (
+    FeedQuery,
+    Introspection,
+    Jwks,
+    Login,
+    LoginResult,
+    MfaAnswer,
+    NewTenant,
+    NewUser,
+    PasswordChange,
+    ProfileChange,
+    Profiles,
+    RecoveryCodes,
+    RefreshRequest,
+    Registered,
+    Registration,
+    Revocations,
+    Seen,
+    SessionNotFound,
+    SessionQuery,
+    Sessions,
+    SessionState,
+    SigningRotation,
+    StepUp,
+    Tenant,
+    TokenQuery,
+    TotpCode,
+    TotpEnrollment,
+    User,
+    UserChange,
+    UserQuery,
+    Users,
+)
+from sealwire.contracts.compliance import AuditEntry
+from sealwire.kit.caller import SYSTEM_TENANT, Caller, service_caller
+from sealwire.kit.clock import Clock
+from sealwire.kit.codec import Page
+from sealwire.kit.problem import Unavailable
+from sealwire.ports.events import Event, EventFeed, Positions
+from sealwire.services.auth.config import AuthConfig
+from sealwire.services.auth.events import Journal, Kind
+from sealwire.services.auth.lockout import Lockout
+from sealwire.services.auth.logins import Logins
+from sealwire.services.auth.mfa import SecondFactors
+from sealwire.services.auth.password_rules import PasswordRules
+from sealwire.services.auth.passwords import Costs, PasswordHasher
+from sealwire.services.auth.people import People
+from sealwire.services.auth.ports import AuthStores, Sealer
+from sealwire.services.auth.records import Reason
+from sealwire.services.auth.revoker import Revoker
+from sealwire.services.auth.sessions import SessionKeeper
+from sealwire.services.auth.signing import SigningKeys
+from sealwire.services.auth.tenants import Tenants
+from sealwire.services.auth.token_queries import TokenQueries
+from sealwire.services.auth.tokens import AccessTokens
+from sealwire.services.auth.upkeep import Upkeep
+from sealwire.services.auth.users import Roster
+from sealwire.services.auth.vault import Vault
+
+
+class AuthService:
+    """Tenants, users, credentials, tokens, sessions and what ended (implements `contracts.auth.Auth`).
+
+    `events` and `positions` are for the audit relay, which turns events into entries by `audit_entries`.
+    """
+
+    def __init__(self, *, stores: AuthStores, sealer: Sealer, clock: Clock, config: AuthConfig) -> None:
+        vault = Vault(sealer=sealer, keys=stores.keys)
+        people = People(vault=vault)
+        journal = Journal(vault=vault, clock=clock)
+        revoker = Revoker(clock=clock, keep_s=config.revocation_keep_s)
+        costs = Costs(memory_kib=config.password_memory_kib, passes=config.password_passes)
+        self.hasher = PasswordHasher(costs=costs, threads=config.hash_threads, max_waiting=config.hash_max_waiting)
+        rules = PasswordRules()
+        lockout = Lockout(store=stores.attempts, vault=vault, clock=clock, config=config)
+        self._signing = SigningKeys(
+            store=stores.keys, vault=vault, journal=journal, revoker=revoker, clock=clock, config=config
+        )
+        tokens = AccessTokens(signing=self._signing, clock=clock, config=config)
+        self._sessions = SessionKeeper(
+            store=stores.sessions, vault=vault, people=people, tokens=tokens, journal=journal, revoker=revoker,
+            clock=clock, config=config,
+        )  # fmt: skip
+        self._factors = SecondFactors(
+            store=stores.mfa, vault=vault, people=people, lockout=lockout, journal=journal, clock=clock
+        )
+        self._logins = Logins(
+            stores=stores, vault=vault, hasher=self.hasher, rules=rules, lockout=lockout, factors=self._factors,
+            sessions=self._sessions, people=people, journal=journal, revoker=revoker, clock=clock, config=config,
+        )  # fmt: skip
+        self._tenants = Tenants(store=stores.tenants, vault=vault, journal=journal, revoker=revoker, clock=clock)
+        self._users = Roster(
+            store=stores.users, tenants=self._tenants, vault=vault, hasher=self.hasher, rules=rules, people=people,
+            journal=journal, revoker=revoker, clock=clock, config=config,
+        )  # fmt: skip
+        self._queries = TokenQueries(
+            stores=stores, tokens=tokens, sessions=self._sessions, journal=journal, revoker=revoker
+        )
+        self.upkeep = Upkeep(
+            stores=stores, signing=self._signing, tenants=self._tenants, journal=journal, clock=clock, config=config
+        )
+        self._stores = stores
+        self._vault = vault
+        self._journal = journal
+        self._revoker = revoker
+        self._clock = clock
+
+    # ---- life
+
+    async def start(self) -> None:
+        """Load or make keys, make the tenants `default` and `system`. Raises: Unavailable without crypto."""
+        await self._vault.start()
+        origin = await self._journal.origin(service_caller("auth", SYSTEM_TENANT))
+        await self._signing.start(origin)
+        await self._tenants.start()
+        self.upkeep.start()
+
+    async def stop(self) -> None:
+        """Finish what runs and store the last uses. Safe to call twice."""
+        await self.upkeep.stop()
+        self.hasher.stop()
+
+    def checks(self) -> dict[str, Callable[[], Awaitable[None]]]:
+        """Return the probes of what auth depends on."""
+        return {"store": self._stores.upkeep.probe, "keys": self._probe_keys}
+
+    async def _probe_keys(self) -> None:
+        try:
+            self._signing.keys.signing_key()
+        except LookupError:
+            raise Unavailable("There is no signing key.") from None
+        await self._vault.open("", "probe", await self._vault.seal("", "probe", b"probe"))
+
+    # ---- for the audit relay
+
+    @property
+    def events(self) -> EventFeed:
+        """The outbox."""
+        return self._stores.events
+
+    @property
+    def positions(self) -> Positions:
+        """Where consumers of the outbox keep how far they came."""
+        return self._stores.positions
+
+    async def audit_entries(self, events: Sequence[Event]) -> list[AuditEntry]:
+        """Turn events into audit entries, in order."""
+        return [await self._journal.audit_entry(event) for event in events]
+
+    # ---- coming in
+
+    async def register(self, caller: Caller, registration: Registration) -> Registered:
+        return await self._users.register(caller, registration)
+
+    async def login(self, caller: Caller, login: Login) -> LoginResult:
+        return await self._logins.login(caller, login)
+
+    async def mfa_verify(self, caller: Caller, answer: MfaAnswer) -> LoginResult:
+        return await self._logins.mfa_verify(caller, answer)
+
+    async def refresh(self, caller: Caller, request: RefreshRequest) -> LoginResult:
+        return await self._sessions.refresh(caller, request)
+
+    async def step_up(self, caller: Caller, proof: StepUp) -> LoginResult:
+        return await self._logins.step_up(caller, await self._users.get(caller), proof)
+
+    # ---- going out
+
+    async def logout(self, caller: Caller) -> None:
+        principal = caller.principal
+        if principal.legacy:
+            # A legacy session is the token itself: nothing is stored of it but that it ended.
+            revocation = self._revoker.session(
+                caller.tenant_id, caller.user_id, principal.session_id, Reason.LOGOUT, until_s=principal.expires_at_s
+            )
+            event = self._journal.event(
+                Kind.SESSION_ENDED, await self._journal.origin(caller), subject_id=caller.user_id,
+                resource_type="session", resource_id=principal.session_id, reason=Reason.LOGOUT.value,
+            )  # fmt: skip
+            await self._stores.revocations.append(revocation, [event])
+        else:
+            await self._sessions.end(caller, principal.session_id, Reason.LOGOUT)
+
+    async def logout_all(self, caller: Caller) -> None:
+        await self._users.end_all_sessions(caller)
+
+    async def end_session(self, caller: Caller, session_id: str) -> None:
+        if not await self._sessions.end(caller, session_id, Reason.ENDED_BY_USER):
+            raise SessionNotFound("You have no such session.")
+
+    async def revoke(self, caller: Caller, query: TokenQuery) -> None:
+        await self._queries.revoke(caller, query)
+
+    # ---- oneself
+
+    async def me(self, caller: Caller) -> User:
+        return await self._users.me(caller)
+
+    async def change_me(self, caller: Caller, change: ProfileChange) -> User:
+        return await self._users.change_me(caller, change)
+
+    async def sessions(self, caller: Caller, page: Page) -> Sessions:
+        return await self._sessions.page(caller, page)
+
+    async def change_password(self, caller: Caller, change: PasswordChange) -> None:
+        await self._logins.change_password(caller, await self._users.get(caller), change)
+
+    async def totp_enroll(self, caller: Caller) -> TotpEnrollment:
+        return await self._factors.enroll(caller, await self._users.get(caller))
+
+    async def totp_confirm(self, caller: Caller, code: TotpCode) -> RecoveryCodes:
+        return await self._factors.confirm(caller, await self._users.get(caller), code)
+
+    async def totp_remove(self, caller: Caller) -> None:
+        await self._factors.remove(caller)
+
+    # ---- administration
+
+    async def users(self, caller: Caller, page: Page) -> Users:
+        return await self._users.page(caller, page)
+
+    async def add_user(self, caller: Caller, user: NewUser) -> User:
+        return await self._users.add(caller, user)
+
+    async def change_user(self, caller: Caller, user_id: str, change: UserChange) -> User:
+        return await self._users.change(caller, user_id, change)
+
+    async def add_tenant(self, caller: Caller, tenant: NewTenant) -> Tenant:
+        return await self._tenants.add(caller, tenant)
+
+    async def remove_tenant(self, caller: Caller, tenant_id: str) -> None:
+        await self._tenants.remove(caller, tenant_id)
+
+    async def rotate_signing(self, caller: Caller, rotation: SigningRotation) -> Jwks:
+        origin = await self._journal.origin(caller, SYSTEM_TENANT)
+        await self._signing.rotate(origin, compromised=rotation.compromised)
+        return await self.jwks(caller)
+
+    # ---- for services
+
+    async def jwks(self, caller: Caller) -> Jwks:
+        return Jwks(keys=self._signing.keys.jwks(self._clock.now_us())["keys"])
+
+    async def introspect(self, caller: Caller, query: TokenQuery) -> Introspection:
+        return await self._queries.introspect(caller, query)
+
+    async def session(self, caller: Caller, query: SessionQuery) -> SessionState:
+        return await self._sessions.state(query.session_id)
+
+    async def profiles(self, caller: Caller, query: UserQuery) -> Profiles:
+        return await self._users.profiles(caller, query)
+
+    async def seen(self, caller: Caller, seen: Seen) -> None:
+        self.upkeep.note(seen)
+
+    async def revocations(self, caller: Caller, query: FeedQuery) -> Revocations:
+        feed = self._stores.revocations
+        items = await feed.read(query.after, query.limit)
+        if not items and query.wait_ms and await feed.wait(query.after, query.wait_ms / 1000):
+            items = await feed.read(query.after, query.limit)
+        return Revocations(items=list(items), newest=await feed.newest())

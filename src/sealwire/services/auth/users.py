@@ -1,0 +1,228 @@
+"""Users: registered by themselves or made by an administrator, changed, disabled, and told about."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Sequence
+from typing import Final, Literal
+
+import msgspec
+
+from sealwire.contracts.auth import (
+    NewUser,
+    Profile,
+    ProfileChange,
+    Profiles,
+    Registered,
+    Registration,
+    RegistrationClosed,
+    User,
+    UserChange,
+    UserNotFound,
+    UserQuery,
+    Users,
+    WeakPassword,
+)
+from sealwire.kit.caller import Caller
+from sealwire.kit.clock import Clock
+from sealwire.kit.codec import Page
+from sealwire.kit.ids import new_id
+from sealwire.kit.permission import Role
+from sealwire.ports.events import NewEvent
+from sealwire.services.auth.config import AuthConfig
+from sealwire.services.auth.events import Journal, Kind, Origin
+from sealwire.services.auth.model import DEFAULT_TENANT, check_role_change, check_role_given
+from sealwire.services.auth.password_rules import PasswordRules
+from sealwire.services.auth.passwords import PasswordHasher
+from sealwire.services.auth.people import People
+from sealwire.services.auth.ports import EventsOf, UserStore
+from sealwire.services.auth.records import Cut, Reason, TenantRecord, UserRecord
+from sealwire.services.auth.revoker import Revoker
+from sealwire.services.auth.tenants import Tenants
+from sealwire.services.auth.vault import Person, Vault
+
+_AT_ONCE: Final = 500
+
+
+class Roster:
+    """The users of every tenant."""
+
+    def __init__(
+        self, *, store: UserStore, tenants: Tenants, vault: Vault, hasher: PasswordHasher, rules: PasswordRules,
+        people: People, journal: Journal, revoker: Revoker, clock: Clock, config: AuthConfig,
+    ) -> None:  # fmt: skip
+        self._store = store
+        self._tenants = tenants
+        self._vault = vault
+        self._hasher = hasher
+        self._rules = rules
+        self._people = people
+        self._journal = journal
+        self._revoker = revoker
+        self._clock = clock
+        self._config = config
+
+    # ---- coming in
+
+    async def register(self, caller: Caller, registration: Registration) -> Registered:
+        """Make a user; the tenant's first one becomes its owner.
+
+        Raises: RegistrationClosed, TenantNotFound, WeakPassword, EmailTaken, QuotaExceeded.
+        """
+        is_open = self._config.registration == "open"
+        shown = registration.owner_token or ""
+        token_holds = bool(self._config.owner_token) and hmac.compare_digest(
+            shown.encode(), self._config.owner_token.encode()
+        )
+        if not is_open and not token_holds:
+            raise RegistrationClosed("Ask an administrator of your organisation for an invitation.")
+        tenant = await self._tenants.for_registration(caller, registration.tenant, may_make=is_open)
+        is_default = tenant.tenant_id == DEFAULT_TENANT
+        if not is_open and not is_default:
+            raise RegistrationClosed("The token is for the first owner of `default`.")
+        claim_owner = token_holds or not self._config.owner_token if is_default else is_open
+        user = await self._store.add(
+            await self._new(tenant, registration.email, registration.display_name, registration.password, Role.MEMBER),
+            most=self._config.users_per_tenant,
+            claim_owner=claim_owner,
+            needs_claim=not is_open,
+            events_of=self._added_by(
+                Kind.USER_REGISTERED, await self._journal.origin(caller, tenant.tenant_id), as_subject=True
+            ),
+        )
+        return Registered(user=await self._people.show(user))
+
+    async def add(self, caller: Caller, new: NewUser) -> User:
+        """Make a user in the caller's tenant. Raises: Forbidden, WeakPassword, EmailTaken, QuotaExceeded."""
+        role = Role(new.role)
+        check_role_given(by=caller.principal.role, role=role, tenant_id=caller.tenant_id)
+        tenant = await self._tenants.get(caller.tenant_id)
+        user = await self._store.add(
+            await self._new(tenant, new.email, new.display_name, new.password, role),
+            most=self._config.users_per_tenant,
+            claim_owner=False,
+            needs_claim=False,
+            events_of=self._added_by(Kind.USER_ADDED, await self._journal.origin(caller), as_subject=False),
+        )
+        return await self._people.show(user)
+
+    async def _new(self, tenant: TenantRecord, email: str, display_name: str, password: str, role: Role) -> UserRecord:
+        weakness = self._rules.weakness(password, about=(email, display_name, tenant.slug))
+        if weakness is not None:
+            raise WeakPassword(weakness, path="$.password")
+        user_id = new_id()
+        return UserRecord(
+            user_id=user_id,
+            tenant_id=tenant.tenant_id,
+            email_index=self._vault.email_index(tenant.tenant_id, email),
+            sealed=await self._vault.seal_person(tenant.tenant_id, user_id, Person(email, display_name)),
+            role=role,
+            password_hash=await self._hasher.hash(password),
+            created_us=self._clock.now_us(),
+        )
+
+    def _added_by(self, kind: Kind, origin: Origin, *, as_subject: bool) -> EventsOf:
+        def events_of(user: UserRecord) -> Sequence[NewEvent]:
+            return [
+                self._journal.event(kind, origin, subject_id=user.user_id, as_subject=as_subject, role=user.role.value)
+            ]
+
+        return events_of
+
+    # ---- telling
+
+    async def get(self, caller: Caller) -> UserRecord:
+        """Return the caller's own record. Raises: UserNotFound."""
+        user = await self._store.get(caller.user_id)
+        if user is None or user.tenant_id != caller.tenant_id:
+            raise UserNotFound("There is no such user.")
+        return user
+
+    async def me(self, caller: Caller) -> User:
+        """Return the caller's profile."""
+        return await self._people.show(await self.get(caller))
+
+    async def page(self, caller: Caller, page: Page) -> Users:
+        """List the users of the caller's tenant."""
+        records = await self._store.page(caller.tenant_id, page.cursor or "", page.limit + 1)
+        shown = records[: page.limit]
+        items = [await self._people.show(record) for record in shown]
+        return Users(items=items, next_cursor=shown[-1].user_id if len(records) > page.limit else None)
+
+    async def profiles(self, caller: Caller, query: UserQuery) -> Profiles:
+        """Return users of the caller's tenant by id."""
+        wanted = list(dict.fromkeys(query.user_ids))
+        items: list[Profile] = []
+        for at in range(0, len(wanted), _AT_ONCE):
+            records = await self._store.many(caller.tenant_id, wanted[at : at + _AT_ONCE])
+            items += [await self._people.profile(record) for record in records]
+        return Profiles(items=items)
+
+    # ---- changing
+
+    async def change_me(self, caller: Caller, change: ProfileChange) -> User:
+        """Change the caller's own profile."""
+        user = await self.get(caller)
+        if change.display_name is msgspec.UNSET:
+            return await self._people.show(user)
+        person = msgspec.structs.replace(await self._people.person(user), display_name=change.display_name)
+        event = self._journal.event(
+            Kind.PROFILE_CHANGED, await self._journal.origin(caller), subject_id=user.user_id, member="display_name"
+        )
+        sealed = await self._vault.seal_person(user.tenant_id, user.user_id, person)
+        changed = await self._store.set_sealed(user.user_id, sealed, [event])
+        if changed is None:
+            raise UserNotFound("There is no such user.")
+        return await self._people.show(changed)
+
+    async def change(self, caller: Caller, user_id: str, change: UserChange) -> User:
+        """Change a user's role or status. Raises: UserNotFound, Forbidden, LastOwner."""
+        user = await self._store.get(user_id)
+        if user is None or user.tenant_id != caller.tenant_id:
+            raise UserNotFound("There is no such user.")
+        role = user.role if change.role is msgspec.UNSET else Role(change.role)
+        status = user.status if change.status is msgspec.UNSET else change.status
+        if role is user.role and status == user.status:
+            return await self._people.show(user)
+        check_role_change(by=caller.principal.role, before=user.role, after=role, tenant_id=user.tenant_id)
+        cut = self._cut_for(user, role, status)
+        event = self._journal.event(
+            Kind.USER_CHANGED, await self._journal.origin(caller), subject_id=user_id,
+            role_before=user.role.value, role=role.value, status_before=user.status, status=status,
+        )  # fmt: skip
+        changed = await self._store.cut(cut, [event])
+        if changed is None:
+            raise UserNotFound("There is no such user.")
+        return await self._people.show(changed)
+
+    def _cut_for(self, user: UserRecord, role: Role, status: Literal["active", "disabled"]) -> Cut:
+        disabled = status == "disabled"
+        if disabled:
+            reason = Reason.DISABLED
+            revocation = self._revoker.subject(user.tenant_id, user.user_id, reason)
+        else:
+            reason = Reason.ROLE if role is not user.role else Reason.ENABLED
+            revocation = self._revoker.role(user.tenant_id, user.user_id, reason)
+        return Cut(
+            tenant_id=user.tenant_id,
+            user_id=user.user_id,
+            reason=reason,
+            revocation=revocation,
+            ends_sessions=disabled,
+            role=role,
+            status=status,
+        )
+
+    async def end_all_sessions(self, caller: Caller) -> None:
+        """End every session of the caller."""
+        cut = Cut(
+            tenant_id=caller.tenant_id,
+            user_id=caller.user_id,
+            reason=Reason.LOGOUT_ALL,
+            revocation=self._revoker.subject(caller.tenant_id, caller.user_id, Reason.LOGOUT_ALL),
+        )
+        event = self._journal.event(
+            Kind.SESSIONS_ENDED, await self._journal.origin(caller), subject_id=caller.user_id,
+            reason=Reason.LOGOUT_ALL.value,
+        )  # fmt: skip
+        await self._store.cut(cut, [event])
