@@ -1,12 +1,11 @@
-"""The public routes: every contract's operations under /api/v1, and who decorates which answer."""
+"""What the gateway opens to the world: every service's routes that are not for services, under /api/v1."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
-from sealwire.kit.http import Decorate, Edge, Route
-from sealwire.kit.operation import Operation, Policy
-from sealwire.services.gateway.cookies import Cookies
+from sealwire.kit.http import Route, mount
+from sealwire.kit.operation import Policy
 
 PREFIX = "/api/v1"
 SECURITY_HEADERS = (
@@ -15,28 +14,8 @@ SECURITY_HEADERS = (
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-resource-policy", b"same-origin"),
 )
-STRICT_TRANSPORT = (b"strict-transport-security", b"max-age=63072000; includeSubDomains")
 
 
-def operation_routes(
-    edge: Edge, contracts: Iterable[tuple[Mapping[str, Operation], object]], cookies: Cookies
-) -> list[Route]:
-    """Bind the public operations of every contract to its implementation, here or remote."""
-    decorate: dict[str, Decorate] = {
-        "login": cookies.after_login,
-        "mfa_verify": cookies.after_login,
-        "refresh": cookies.after_renewal,
-        "step_up": cookies.after_renewal,
-        "logout": cookies.after_logout,
-        "logout_all": cookies.after_logout,
-    }
-    return [
-        edge.bind(
-            operation,
-            getattr(implementation, name),
-            decorate=decorate.get(name) if operation.service == "auth" else None,
-        )
-        for operations, implementation in contracts
-        for name, operation in operations.items()
-        if operation.policy is not Policy.SERVICE
-    ]
+def public_routes(routes: Iterable[Route]) -> list[Route]:
+    """Return the routes a gateway may mount, with their public paths."""
+    return mount(PREFIX, [route for route in routes if route.policy is not Policy.SERVICE])
