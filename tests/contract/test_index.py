@@ -236,9 +236,9 @@ async def test_every_text_is_taken_and_found_by_its_own_words(index: SearchIndex
     from sealwire.kit.fold import WORD, fold
 
     position = index.indexed_up_to("t1", [ROOM])[ROOM] + 1
-    await fill(index, put(position, text))
+    await fill(index, put(position, text, sender_id=f"u{position}"), put(position + 1, ""))
     for word in [w for w in WORD.findall(fold(text)) if len(w.encode()) <= 40][:3]:
-        assert f"m{position}" in await find(index, word)
+        assert await find(index, word, sender_id=f"u{position}") == [f"m{position}"]
 
 
 async def test_it_says_up_to_where_it_finds(index: SearchIndex) -> None:

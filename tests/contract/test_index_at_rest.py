@@ -17,6 +17,7 @@ import pytest
 from sealwire.adapters.embedded.drivers.memory_folder import MemoryFolder
 from sealwire.adapters.embedded.index import IndexTuning, TantivySearchIndex
 from sealwire.kit.clock import SystemClock
+from sealwire.kit.envelopes import SealingKey
 from sealwire.ports.index import Entry, IndexFault, Put, Sought
 from sealwire.testing.backends import open_index
 from sealwire.testing.snapshot_keys import LocalSnapshotKeys
@@ -151,11 +152,8 @@ async def test_a_tenant_whose_key_was_destroyed_is_gone(tmp_path: Path) -> None:
         assert (await find(index, WORDS[0]), await find(index, WORDS[1], "t2")) == ([], ["m2"])
 
 
-async def test_purged_words_are_in_no_file_even_for_who_has_the_key(tmp_path: Path) -> None:
-    class Remembering(LocalSnapshotKeys):
-        """Gives keys that are all zero, so that the test can open every file."""
-
-    keys, roots = Remembering(), [tmp_path / "memory"]
+async def test_purged_words_are_in_no_file_even_for_those_with_the_key(tmp_path: Path) -> None:
+    keys, roots = LocalSnapshotKeys(), [tmp_path / "memory"]
     roots[0].mkdir()
     async with open_index("embedded", tmp_path / "data", keys=keys, roots=roots) as index:
         await index.apply([put(1, WORDS[0]), put(2, WORDS[1], sender="u2")], upto=2)
@@ -257,7 +255,6 @@ KILLED = """
     from pathlib import Path
     from sealwire.adapters.embedded.index import IndexTuning, TantivySearchIndex
     from sealwire.kit.clock import SystemClock
-    from sealwire.ports.index import SnapshotKey
     from tests.contract.test_index_at_rest import FixedKeys, put
 
     async def main():
@@ -279,13 +276,13 @@ KILLED = """
 class FixedKeys(LocalSnapshotKeys):
     """The same keys in every process."""
 
-    async def fresh(self, tenant_id: str) -> object:  # type: ignore[override]  # narrower use in this test
-        from sealwire.ports.index import SnapshotKey
+    async def sealing_key(self, tenant_id: str) -> SealingKey:
+        if tenant_id not in self._keys:
+            self._keys[tenant_id] = SealingKey(key_id=tenant_id.encode().ljust(16), key=tenant_id.encode().ljust(32))
+        return self._keys[tenant_id]
 
-        return SnapshotKey(wrapped=tenant_id.encode(), key=tenant_id.encode().ljust(32, b"."))
-
-    async def open(self, tenant_id: str, wrapped: bytes) -> bytes:
-        return wrapped.ljust(32, b".")
+    async def key_by_id(self, tenant_id: str, key_id: bytes) -> SealingKey:
+        return await self.sealing_key(tenant_id)
 
 
 async def test_killed_again_and_again_it_loses_nothing_before_replay_from(tmp_path: Path) -> None:
@@ -309,7 +306,7 @@ async def test_killed_again_and_again_it_loses_nothing_before_replay_from(tmp_pa
         process.send_signal(signal.SIGKILL)
         await process.wait()
         assert len(list(root.iterdir())) == 1  # what the kill left; the next start removes it
-        async with open_index("embedded", data, keys=FixedKeys(), roots=[root]) as index:  # type: ignore[arg-type]
+        async with open_index("embedded", data, keys=FixedKeys(), roots=[root]) as index:
             reached = index.replay_from()
             assert reached > int(position)
             wanted = range(1, reached + 1, max(1, reached // 25))

@@ -26,6 +26,8 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from sealwire.kit.envelopes import SealingKey
+
 Field = Literal["message_id", "conversation_id", "sender_id"]
 MAX_DEPTH = 1000
 """How many hits of one search can be paged through."""
@@ -115,21 +117,14 @@ class FoundPage(msgspec.Struct, frozen=True, kw_only=True):
     more: bool
 
 
-class SnapshotKey(msgspec.Struct, frozen=True, kw_only=True):
-    """A data key of a tenant: 32 bytes in the clear for use, and wrapped for the file's head."""
-
-    wrapped: bytes
-    key: bytes
-
-
 class SnapshotKeys(Protocol):
-    """Where snapshots get their keys from. Both may raise what makes them unavailable for now."""
+    """Where snapshots get their data keys from. Both may raise what makes them unavailable for now."""
 
-    async def fresh(self, tenant_id: str) -> SnapshotKey:
-        """Return a key for new files of the tenant; one key may serve many files."""
+    async def sealing_key(self, tenant_id: str) -> SealingKey:
+        """Return the key for new files of the tenant; one key serves many files."""
 
-    async def open(self, tenant_id: str, wrapped: bytes) -> bytes:
-        """Return the key that was wrapped so. Raises: KeyDestroyed."""
+    async def key_by_id(self, tenant_id: str, key_id: bytes) -> SealingKey:
+        """Return the key a file names. Raises: KeyDestroyed; EnvelopeRefused when the tenant has no such key."""
 
 
 class SearchIndex(Protocol):

@@ -135,7 +135,7 @@ class TantivySearchIndex:
             if shard.held_at is not None:
                 raise IndexFault(
                     f"The search index of tenant {shard.tenant_id} has reached its memory bound of "
-                    f"{self._tuning.bound_bytes} bytes; newer messages are not found. Raise search.bound_bytes, or name "
+                    f"{self._tuning.bound_bytes} bytes; newer messages are not found. Raise search.bound_bytes or name "
                     "the tenant in search.plain_tenants, which keeps its index on disk with every word readable there."
                 )
         for fault in self._faults.values():

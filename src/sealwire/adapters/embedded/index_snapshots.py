@@ -1,8 +1,8 @@
 """Sealed snapshots of search indexes: what of the working copies in memory survives on disk, readable to nobody.
 
-A file is a head (magic, tenant, wrapped data key) and Cobblestone-256 ciphertext: AES-256-GCM in authenticated 16 KiB
-chunks, key-committing, with the tenant and the file's name as context (C2SP chunked-encryption). Segment files never
-change, so each is sealed once; a manifest per tenant names those of the newest snapshot and is replaced atomically.
+A file is one sealed segment (`kit.segments`: AES-256-GCM in authenticated chunks, key-committing) with tenant and file
+name as its context. tantivy's segment files never change, so each is sealed once; a manifest per tenant names those of
+the newest snapshot and is replaced atomically.
 """
 
 from __future__ import annotations
@@ -15,25 +15,23 @@ from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
-from cryptography.cobblestone import Cobblestone256Decryptor, Cobblestone256Encryptor
-from cryptography.exceptions import InvalidTag
 
-from sealwire.ports.index import SnapshotKey
+from sealwire.kit.envelopes import TAG_BYTES, EnvelopeRefused, SealingKey, bind
+from sealwire.kit.segments import (
+    HEADER_BYTES,
+    SEALED_CHUNK_BYTES,
+    SegmentOpener,
+    SegmentSealer,
+    chunk_count,
+    header_key_id,
+    sealed_bytes,
+)
 
-MAGIC = b"sealwire snapshot 1\n"
 _PIECE_BYTES = 256 * 1024
-_HEAD_LIMIT_BYTES = 8192
 
 
 class Damaged(Exception):
     """A snapshot is missing a part, was changed, or belongs elsewhere."""
-
-
-class Head(msgspec.Struct, frozen=True, array_like=True):
-    """What a sealed file says in the clear: an opaque tenant id and the data key, wrapped."""
-
-    tenant_id: str
-    wrapped: bytes
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,33 +67,33 @@ class SnapshotFolder:
         """Return where a tenant's files are; the name tells nothing and can't leave the root."""
         return self.root / hashlib.sha256(tenant_id.encode()).hexdigest()[:32]
 
-    def wrapped_key(self, path: Path, tenant_id: str) -> bytes:
-        """Read the wrapped data key from the head of a tenant's file. Raises: Damaged."""
+    def key_id(self, path: Path) -> bytes:
+        """Return the id of the data key that a file names. Raises: Damaged."""
         try:
             with path.open("rb") as file:
-                return _read_head(file, tenant_id).wrapped
-        except FileNotFoundError as error:
-            raise Damaged(f"{path.name} is missing") from error
+                return header_key_id(file.read(HEADER_BYTES))
+        except (EnvelopeRefused, FileNotFoundError) as error:
+            raise Damaged(f"{path.name} is missing or no sealed file") from error
 
-    def seal_bytes(self, path: Path, tenant_id: str, content: bytes, key: SnapshotKey) -> None:
+    def seal_bytes(self, path: Path, tenant_id: str, content: bytes, key: SealingKey) -> None:
         """Write a sealed file in one step: whole and durable, or not at all."""
         with _replacing(path) as target:
             _seal(target, [content], tenant_id, path.name, key)
 
-    def seal_file(self, path: Path, tenant_id: str, source: Path, key: SnapshotKey) -> None:
+    def seal_file(self, path: Path, tenant_id: str, source: Path, key: SealingKey) -> None:
         """Seal a file's content, in pieces."""
         with source.open("rb") as content, _replacing(path) as target:
             _seal(target, iter(lambda: content.read(_PIECE_BYTES), b""), tenant_id, path.name, key)
 
-    def open_bytes(self, path: Path, tenant_id: str, key: bytes) -> bytes:
+    def open_bytes(self, path: Path, tenant_id: str, key: SealingKey) -> bytes:
         """Return a sealed file's content. Raises: Damaged."""
-        return b"".join(_pieces(path, tenant_id, key))
+        return b"".join(_chunks(path, tenant_id, key))
 
-    def open_file(self, path: Path, tenant_id: str, key: bytes, target: Path) -> None:
+    def open_file(self, path: Path, tenant_id: str, key: SealingKey, target: Path) -> None:
         """Write a sealed file's content to `target`, which counts only when this returns. Raises: Damaged."""
         with target.open("wb") as file:
-            for piece in _pieces(path, tenant_id, key):
-                file.write(piece)
+            for chunk in _chunks(path, tenant_id, key):
+                file.write(chunk)
 
     def keep_only(self, tenant_id: str, names: set[str]) -> None:
         """Remove a tenant's files that no manifest names any more."""
@@ -145,42 +143,35 @@ class _replacing:  # noqa: N801 - reads as a verb where it is used
 
 
 def _context(tenant_id: str, name: str) -> bytes:
-    return b"sealwire/search-snapshot\0" + tenant_id.encode() + b"\0" + name.encode()
+    return bind("search-snapshot", tenant_id, name)
 
 
-def _seal(target: BinaryIO, pieces: Iterable[bytes], tenant_id: str, name: str, key: SnapshotKey) -> None:
-    head = msgspec.msgpack.encode(Head(tenant_id, key.wrapped))
-    target.write(MAGIC + len(head).to_bytes(2, "big") + head)
-    encryptor = Cobblestone256Encryptor(key.key, _context(tenant_id, name))
+def _seal(target: BinaryIO, pieces: Iterable[bytes], tenant_id: str, name: str, key: SealingKey) -> None:
+    sealer = SegmentSealer(key=key, context=_context(tenant_id, name))
+    target.write(sealer.header)
     for piece in pieces:
-        target.write(encryptor.update(piece))
-    target.write(encryptor.finalize())
+        target.write(sealer.update(piece))
+    target.write(sealer.finish())
 
 
-def _read_head(file: BinaryIO, tenant_id: str) -> Head:
-    if file.read(len(MAGIC)) != MAGIC:
-        raise Damaged("not a snapshot file")
-    size = int.from_bytes(file.read(2), "big")
-    if size > _HEAD_LIMIT_BYTES:
-        raise Damaged("head too large")
-    try:
-        head = msgspec.msgpack.decode(file.read(size), type=Head)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise Damaged("unreadable head") from error
-    if head.tenant_id != tenant_id:
-        raise Damaged("another tenant's file")
-    return head
-
-
-def _pieces(path: Path, tenant_id: str, key: bytes) -> Iterator[bytes]:
+def _chunks(path: Path, tenant_id: str, key: SealingKey) -> Iterator[bytes]:
     try:
         with path.open("rb") as file:
-            _read_head(file, tenant_id)
-            decryptor = Cobblestone256Decryptor(key, _context(tenant_id, path.name))
-            while piece := file.read(_PIECE_BYTES):
-                yield decryptor.update(piece)
-            yield decryptor.finalize()
-    except InvalidTag as error:
+            header = file.read(HEADER_BYTES)
+            size = plain_size(os.fstat(file.fileno()).st_size)
+            opener = SegmentOpener(key=key, header=header, context=_context(tenant_id, path.name), plain_bytes=size)
+            for index in range(chunk_count(size)):
+                yield opener.chunk(index, file.read(SEALED_CHUNK_BYTES))
+    except (EnvelopeRefused, ValueError) as error:
         raise Damaged(f"{path.name} was changed or cut") from error
     except FileNotFoundError as error:
         raise Damaged(f"{path.name} is missing") from error
+
+
+def plain_size(sealed_size: int) -> int:
+    """Return how many bytes a sealed file of this size holds. Raises: ValueError when no file has this size."""
+    body = sealed_size - HEADER_BYTES
+    size = body - TAG_BYTES * -(-body // SEALED_CHUNK_BYTES)
+    if body < TAG_BYTES or sealed_bytes(size) != sealed_size:
+        raise ValueError("no sealed file has this size")
+    return size

@@ -14,7 +14,8 @@ from sealwire.adapters.embedded.drivers.tantivy import lay_out
 from sealwire.adapters.embedded.index_shard import Link, Shard
 from sealwire.adapters.embedded.index_snapshots import Damaged, Manifest, SnapshotFolder, State
 from sealwire.kit.caller import SYSTEM_TENANT
-from sealwire.ports.index import KeyDestroyed, SnapshotKey, SnapshotKeys
+from sealwire.kit.envelopes import EnvelopeRefused, SealingKey
+from sealwire.ports.index import KeyDestroyed, SnapshotKeys
 
 MANIFEST, STATE = "manifest", "state"
 log = structlog.get_logger(__name__)
@@ -57,7 +58,7 @@ class Vault:
         try:
             content = await self._open(self._folder.root / STATE, SYSTEM_TENANT)
             state = msgspec.msgpack.decode(content, type=State)
-        except (Damaged, KeyDestroyed, msgspec.MsgspecError) as error:
+        except (Damaged, EnvelopeRefused, KeyDestroyed, msgspec.MsgspecError) as error:
             if (self._folder.root / STATE).exists():
                 log.warning("search_snapshot_damaged", part=STATE, error=str(error))
             state = State(position=0, tenants=())
@@ -68,7 +69,7 @@ class Vault:
             assert root is not None
             try:
                 part = await self._restore_shard(tenant_id, root / "0")
-            except (Damaged, KeyDestroyed, msgspec.MsgspecError) as error:
+            except (Damaged, EnvelopeRefused, KeyDestroyed, msgspec.MsgspecError) as error:
                 log.warning("search_snapshot_damaged", tenant_id=tenant_id, error=str(error) or type(error).__name__)
                 await asyncio.to_thread(shutil.rmtree, root, ignore_errors=True)
                 await asyncio.to_thread(self._folder.drop, tenant_id)
@@ -82,17 +83,14 @@ class Vault:
         content = await self._open(source / MANIFEST, tenant_id)
         manifest = msgspec.msgpack.decode(content, type=Manifest)
         await asyncio.to_thread(target.mkdir, parents=True, mode=0o700)
-        opened: dict[bytes, bytes] = {}
         for name in manifest.files:
-            wrapped = self._folder.wrapped_key(source / name, tenant_id)
-            if wrapped not in opened:
-                opened[wrapped] = await self._keys.open(tenant_id, wrapped)
-            await asyncio.to_thread(self._folder.open_file, source / name, tenant_id, opened[wrapped], target / name)
+            key = await self._keys.key_by_id(tenant_id, self._folder.key_id(source / name))
+            await asyncio.to_thread(self._folder.open_file, source / name, tenant_id, key, target / name)
         lay_out(target, manifest.meta, manifest.files)
         return Restored(tenant_id=tenant_id, position=manifest.position, seqs=manifest.seqs)
 
     async def _open(self, path: Path, tenant_id: str) -> bytes:
-        key = await self._keys.open(tenant_id, self._folder.wrapped_key(path, tenant_id))
+        key = await self._keys.key_by_id(tenant_id, self._folder.key_id(path))
         return await asyncio.to_thread(self._folder.open_bytes, path, tenant_id, key)
 
     async def save(self, shards: Mapping[str, Shard], covered: Callable[[], int], upto: Callable[[], int]) -> None:
@@ -105,7 +103,7 @@ class Vault:
             tenants = {*self._saved.tenants, *(s.tenant_id for s in shards.values() if s.saved)}
             state = State(position=position, tenants=tuple(sorted(tenants)))
             if state != self._saved:
-                key = await self._keys.fresh(SYSTEM_TENANT)
+                key = await self._keys.sealing_key(SYSTEM_TENANT)
                 content = msgspec.msgpack.encode(state)
                 await asyncio.to_thread(self._folder.seal_bytes, self._folder.root / STATE, SYSTEM_TENANT, content, key)
                 self._saved = state
@@ -118,7 +116,7 @@ class Vault:
             await asyncio.to_thread(self._folder.drop_all_but, ())
 
     async def _save_shard(self, shard: Shard, upto: Callable[[], int]) -> None:
-        key = await self._keys.fresh(shard.tenant_id)
+        key = await self._keys.sealing_key(shard.tenant_id)
         async with shard.lock:
             shard.changed = False
             link = await asyncio.to_thread(shard.link, shard.covered(upto()))
@@ -129,7 +127,7 @@ class Vault:
             raise
         shard.saved = True
 
-    def _seal(self, tenant_id: str, link: Link, key: SnapshotKey) -> None:
+    def _seal(self, tenant_id: str, link: Link, key: SealingKey) -> None:
         folder = self._folder.tenant_folder(tenant_id)
         for name in link.files:
             if not (folder / name).exists():
