@@ -9,6 +9,7 @@ from typing import Final
 
 from sealwire.kit.caller import service_caller
 from sealwire.kit.clock import Clock
+from sealwire.kit.problem import Unavailable
 from sealwire.services.crypto.config import CryptoConfig
 from sealwire.services.crypto.events import key_event
 from sealwire.services.crypto.journal import UseJournal
@@ -34,7 +35,7 @@ class Keeper:
         self._look_every_s = config.destroy_check_s
         self._pause_s = min(config.destroy_check_s, config.cache_age_s / 4)
         self._next_look_s = self._next_sum_s = clock.monotonic()
-        self._shred_due = False
+        self._shred_due = True  # a kill may have come between a destruction and its shredding
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -46,10 +47,16 @@ class Keeper:
     async def stop(self) -> None:
         """End."""
         task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+        if task is None:
+            return
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        if self._shred_due:
+            try:
+                await self._store.shred()
+            except Unavailable as busy:
+                _log.warning("what was destroyed is shredded after the next start: %s", busy)
 
     def shred_soon(self) -> None:
         """Have what was destroyed removed from the files too, off the caller's path."""
@@ -91,8 +98,9 @@ class Keeper:
             except Exception as error:
                 _log.warning("looking after the keys failed and is tried again: %r", error)
                 await asyncio.sleep(self._pause_s)
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), self._pause_s)
+            with suppress(TimeoutError):  # not wait_for: in Python 3.11 it may swallow a cancellation
+                async with asyncio.timeout(self._pause_s):
+                    await self._wake.wait()
 
     async def _look(self) -> None:
         now_s = self._clock.monotonic()
@@ -104,5 +112,9 @@ class Keeper:
             self._next_sum_s = now_s + _SUM_UP_S
             self._journal.sum_up()
         if self._shred_due:
-            await self._store.shred()
             self._shred_due = False
+            try:
+                await self._store.shred()
+            except BaseException:
+                self._shred_due = True
+                raise
