@@ -1,0 +1,115 @@
+"""The tables of messaging's file, and how its numbers are made of two."""
+
+from __future__ import annotations
+
+from sealwire.adapters.embedded.outbox import POSITIONS_SCHEMA
+
+# A message's key is its conversation's number (31 bits) above its `seq` (32 bits): one b-tree, a conversation's
+# messages side by side in order, and no second index. An event's `stream` is made the same way of its offset.
+SEQ_BITS = 32
+LAST = (1 << SEQ_BITS) - 1
+
+MIGRATIONS = (
+    """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+INSERT INTO meta VALUES ('epoch', lower(hex(randomblob(4))));
+
+CREATE TABLE conversation (
+    num INTEGER PRIMARY KEY AUTOINCREMENT,
+    conversation_id TEXT NOT NULL UNIQUE,
+    tenant_id TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    title BLOB,
+    pair TEXT UNIQUE,
+    created_by TEXT NOT NULL,
+    created_at_us INTEGER NOT NULL,
+    first_seq INTEGER NOT NULL DEFAULT 1,
+    last_seq INTEGER NOT NULL DEFAULT 0,
+    last_offset INTEGER NOT NULL DEFAULT 0,
+    last_event_us INTEGER NOT NULL,
+    member_count INTEGER NOT NULL DEFAULT 0,
+    seat_version INTEGER NOT NULL DEFAULT 0,
+    removed_at_us INTEGER,
+    forgotten INTEGER NOT NULL DEFAULT 0
+);
+CREATE INDEX conversation_removed ON conversation (removed_at_us) WHERE removed_at_us IS NOT NULL AND forgotten = 0;
+
+CREATE TABLE member (
+    num INTEGER PRIMARY KEY AUTOINCREMENT,
+    conversation INTEGER NOT NULL REFERENCES conversation (num),
+    user_id TEXT NOT NULL,
+    role TEXT NOT NULL,
+    joined_at_us INTEGER NOT NULL,
+    read_seq INTEGER NOT NULL DEFAULT 0,
+    UNIQUE (conversation, user_id)
+);
+CREATE INDEX member_user ON member (user_id, conversation);
+
+CREATE TABLE message (
+    key INTEGER PRIMARY KEY,
+    message_id BLOB NOT NULL UNIQUE,
+    sender_id TEXT NOT NULL,
+    client_message_id TEXT NOT NULL,
+    request_key BLOB NOT NULL UNIQUE,
+    request_hash BLOB NOT NULL,
+    sealed BLOB,
+    created_at_us INTEGER NOT NULL,
+    expires_at_us INTEGER,
+    meta BLOB,
+    version INTEGER NOT NULL DEFAULT 0,
+    edited_at_us INTEGER,
+    deleted_at_us INTEGER
+);
+CREATE INDEX message_expiry ON message (expires_at_us) WHERE expires_at_us IS NOT NULL AND deleted_at_us IS NULL;
+
+CREATE TABLE message_version (
+    num INTEGER PRIMARY KEY,
+    key INTEGER NOT NULL,
+    version INTEGER NOT NULL,
+    sealed BLOB NOT NULL,
+    at_us INTEGER NOT NULL,
+    UNIQUE (key, version)
+);
+
+CREATE TABLE reaction (
+    key INTEGER NOT NULL,
+    emoji TEXT NOT NULL,
+    user_id TEXT NOT NULL,
+    at_us INTEGER NOT NULL,
+    PRIMARY KEY (key, emoji, user_id)
+) WITHOUT ROWID;
+
+CREATE TABLE event (
+    position INTEGER PRIMARY KEY,
+    stream INTEGER NOT NULL UNIQUE,
+    kind INTEGER NOT NULL,
+    at_us INTEGER NOT NULL,
+    seq INTEGER NOT NULL DEFAULT 0,
+    actor_kind TEXT NOT NULL,
+    actor_id TEXT,              -- NULL: the message's sender
+    subject_id TEXT,
+    event_id BLOB,              -- NULL: the message's id
+    detail BLOB
+);
+"""
+    + POSITIONS_SCHEMA,
+)
+
+
+def key_of(conversation: int, seq: int) -> int:
+    """Return the key of a message, or the stream number of an event."""
+    return conversation << SEQ_BITS | seq
+
+
+def id_bytes(uuid: str) -> bytes:
+    """Return a UUID's 16 bytes. Raises: ValueError when it is none."""
+    raw = bytes.fromhex(uuid.replace("-", ""))
+    if len(raw) != 16:
+        raise ValueError("not a UUID")
+    return raw
+
+
+def id_text(raw: bytes) -> str:
+    """Return a UUID as text."""
+    h = raw.hex()
+    return f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}"
