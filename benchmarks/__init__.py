@@ -1,0 +1,1 @@
+"""Benchmarks: one file per question, each beside a reference measured in the same run."""

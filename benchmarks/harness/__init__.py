@@ -1,0 +1,1 @@
+"""What the benchmarks share: cores, processes, windows, load, results."""
