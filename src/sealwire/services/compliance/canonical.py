@@ -6,6 +6,8 @@ objects whose keys are ASCII; every other value goes through the `rfc8785` packa
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import orjson
 import rfc8785
 
@@ -31,6 +33,26 @@ def canonical(value: object) -> bytes:
             return _dumps(value, option=_OPTIONS)
         return rfc8785.dumps(value)  # type: ignore[arg-type]  # refuses what is not JSON by itself
     except (TypeError, ValueError, RecursionError) as error:
+        raise NotCanonical(str(error)) from None
+
+
+def canonical_members(members: Mapping[str, object], sealed: Mapping[str, object]) -> bytes:
+    """Return the bytes of one object made of `members`, all scalars, and `sealed`, whose keys and values are ASCII.
+
+    The same as `canonical({**members, **sealed})`, without looking into `sealed`.
+    Raises: NotCanonical; also for a member that is no scalar, or that stands in both.
+    """
+    plain = True
+    for name, value in members.items():
+        kind = type(value)
+        if kind is dict or kind is list or name in sealed:
+            raise NotCanonical(f"{name}: a scalar is needed, once")
+        if not (name.isascii() and _is_plain(value, 0)):
+            plain = False
+    whole = {**members, **sealed} if sealed else members
+    try:
+        return _dumps(whole, option=_OPTIONS) if plain else canonical(whole)
+    except (TypeError, ValueError) as error:
         raise NotCanonical(str(error)) from None
 
 

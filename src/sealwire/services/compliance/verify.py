@@ -46,6 +46,8 @@ class Tampering(StrEnum):
     FORKED = "forked"
     CHECKPOINT = "checkpoint"
     """The checkpoint itself: not a note, or not signed by the key."""
+    TREE = "tree"
+    """Stored hashes of the tree don't fit the records, which fit one another."""
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -76,7 +78,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 class Walk:
     """Goes along a chain record by record and grows its tree; stops at the first record that doesn't fit."""
 
-    __slots__ = ("expected", "frontier", "prev_hash", "records", "strict", "tenant_id")
+    __slots__ = ("expected", "frontier", "gained", "prev_hash", "records", "strict", "tenant_id")
 
     def __init__(self, *, first_seq: int = 1, prev_hash: str | None = FIRST_PREV_HASH, strict: bool = False) -> None:
         """Start at `first_seq`; `prev_hash` None takes the first record's word for it (a part of a log).
@@ -89,6 +91,8 @@ class Walk:
         self.frontier = Frontier() if first_seq == 1 else None
         self.records = 0
         self.strict = strict
+        self.gained: list[list[bytes]] = []
+        """The new nodes at heights 0, 8, 16 … that the last `feed` brought."""
 
     def feed(self, items: Sequence[Item]) -> tuple[int, list[bytes]]:
         """Check items in order. Return how many fit, and their leaf hashes; fewer than given means the next is bad."""
@@ -114,7 +118,7 @@ class Walk:
         except _UNREADABLE:
             pass  # not a record: the one that doesn't fit
         if self.frontier is not None:
-            self.frontier.extend(leaves)
+            self.gained = self.frontier.extend(leaves)
         self.expected, self.prev_hash = expected, prev
         self.records += len(leaves)
         return len(leaves), leaves

@@ -1,0 +1,343 @@
+"""The audit log in SQLite: records in pieces of up to 256, so that a record costs no statement of its own.
+
+    tenant      one row per log: its number, size and last hash; an append updates it only if the size is as expected
+    piece       records side by side: traits to search by, hashes, canonical bytes in C2SP entry bundle form
+    audit_id    which ids are taken, unique per tenant
+    tile        Merkle tiles: full ones of level 0, the newest form of those above
+    checkpoint  signed notes
+
+A piece never crosses a tile's border, so tile n is made of whole pieces. Numbers are joined into one integer key:
+`place` = tenant << 40 | first seq, `tile.place` = tenant << 40 | level << 36 | number.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+
+import apsw
+
+from sealwire.adapters.embedded import audit_traits
+from sealwire.adapters.embedded.drivers.sqlite import Database, Row
+from sealwire.services.compliance.chain import read_record
+from sealwire.services.compliance.merkle import TILE_WIDTH
+from sealwire.services.compliance.ports import (
+    AuditIdsTaken,
+    Found,
+    HeadMoved,
+    LogAppend,
+    LogEdge,
+    LogHead,
+    RecordFilter,
+    StoredCheckpoint,
+    StoredRecord,
+)
+from sealwire.services.compliance.tiles import read_bundle, write_bundle
+
+SCHEMA = """
+CREATE TABLE tenant (
+    number INTEGER PRIMARY KEY,
+    tenant_id TEXT NOT NULL UNIQUE,
+    size INTEGER NOT NULL,
+    last_hash BLOB NOT NULL
+);
+CREATE TABLE piece (
+    place INTEGER PRIMARY KEY,
+    count INTEGER NOT NULL,
+    traits BLOB NOT NULL,
+    hashes BLOB NOT NULL,
+    bodies BLOB NOT NULL
+);
+CREATE TABLE audit_id (
+    id NOT NULL,
+    number INTEGER NOT NULL,
+    seq INTEGER NOT NULL,
+    PRIMARY KEY (id, number)
+) WITHOUT ROWID;
+CREATE TABLE tile (
+    place INTEGER PRIMARY KEY,
+    hashes BLOB NOT NULL
+);
+CREATE TABLE checkpoint (
+    number INTEGER NOT NULL,
+    size INTEGER NOT NULL,
+    root BLOB NOT NULL,
+    note TEXT NOT NULL,
+    public_key TEXT NOT NULL,
+    at_us INTEGER NOT NULL,
+    PRIMARY KEY (number, size)
+) WITHOUT ROWID;
+"""
+_SEQ_BITS = 40
+_LEVEL_BITS = 36
+_HASH_BYTES = 32
+_IDS_A_STATEMENT = 32
+_INSERT_ID = "INSERT INTO audit_id VALUES (?, ?, ?)"
+_INSERT_IDS = ", ".join([_INSERT_ID] + ["(?, ?, ?)"] * (_IDS_A_STATEMENT - 1))
+_INSERT_TENANT = "INSERT INTO tenant (tenant_id, size, last_hash) VALUES (?, 0, zeroblob(32))"
+_INSERT_PIECE = "INSERT INTO piece VALUES (?, ?, ?, ?, ?)"
+_CHECKPOINT = "SELECT size, root, note, public_key, at_us FROM checkpoint"
+_PIECES_WORTH_JOINING = 12
+_PIECES_A_LOOK = 128
+
+
+class SqliteAuditStore:
+    """`AuditStore` over a file whose schema includes `SCHEMA`."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self._numbers: dict[str, int] = {}
+
+    # ---- writing
+
+    async def append(self, append: LogAppend) -> None:
+        await self._db.write(lambda conn: self._append(conn, append))
+
+    def _append(self, conn: apsw.Connection, append: LogAppend) -> None:
+        before, after = append.before, append.after
+        number = self._number_to_write(conn, append.tenant_id)
+        conn.execute(
+            "UPDATE tenant SET size = ?, last_hash = ? WHERE number = ? AND size = ? AND last_hash = ?",
+            (after.size, bytes.fromhex(after.last_hash), number, before.size, bytes.fromhex(before.last_hash)),
+        )
+        if not conn.changes():
+            raise HeadMoved
+        _insert_ids(conn, number, before.size + 1, [e.audit_id for e in append.entries])
+        base = number << _SEQ_BITS
+        start, count = 0, len(append.bodies)
+        while start < count:
+            first = before.size + start
+            end = min(count, start + TILE_WIDTH - first % TILE_WIDTH)
+            hashes = bytes.fromhex("".join(append.hashes[start:end]))
+            traits = audit_traits.pack(append.entries[start:end], append.created_us[start:end])
+            bodies = write_bundle(append.bodies[start:end])
+            conn.execute(_INSERT_PIECE, (base | first + 1, end - start, traits, hashes, bodies))
+            if (before.size + end) % TILE_WIDTH == 0:
+                _join_pieces(conn, base, (before.size + end) // TILE_WIDTH - 1)
+            start = end
+        for tile in append.tiles:
+            place = base | tile.level << _LEVEL_BITS | tile.number
+            conn.execute("REPLACE INTO tile VALUES (?, ?)", (place, tile.hashes))
+
+    def _number_to_write(self, conn: apsw.Connection, tenant_id: str) -> int:
+        """Return the tenant's number, given now if it has none; remembered once that is durable."""
+        number = self._numbers.get(tenant_id)
+        if number is None:
+            number = conn.execute("SELECT number FROM tenant WHERE tenant_id = ?", (tenant_id,)).get
+            if number is None:
+                conn.execute(
+                    "INSERT INTO tenant (tenant_id, size, last_hash) VALUES (?, 0, zeroblob(32))", (tenant_id,)
+                )
+                number = conn.last_insert_rowid()
+            known: int = number
+            self._db.after_commit(lambda: self._numbers.__setitem__(tenant_id, known))
+        return number
+
+    async def add_checkpoint(self, tenant_id: str, checkpoint: StoredCheckpoint) -> None:
+        c = checkpoint
+
+        def add(conn: apsw.Connection) -> None:
+            number = self._number_to_write(conn, tenant_id)
+            conn.execute(
+                "INSERT OR IGNORE INTO checkpoint VALUES (?, ?, ?, ?, ?, ?)",
+                (number, c.size, c.root, c.note, c.public_key, c.at_us),
+            )
+
+        await self._db.write(add)
+
+    # ---- reading
+
+    def _number(self, tenant_id: str) -> int | None:
+        number = self._numbers.get(tenant_id)
+        if number is None:
+            rows = self._db.read("SELECT number FROM tenant WHERE tenant_id = ?", (tenant_id,))
+            if not rows:
+                return None
+            number = self._numbers[tenant_id] = int(rows[0][0])
+        return number
+
+    async def head(self, tenant_id: str) -> LogHead:
+        rows = self._db.read("SELECT size, last_hash FROM tenant WHERE tenant_id = ?", (tenant_id,))
+        return LogHead(size=rows[0][0], last_hash=rows[0][1].hex()) if rows else LogHead()
+
+    async def edge(self, tenant_id: str) -> LogEdge:
+        head, number = await self.head(tenant_id), self._number(tenant_id)
+        if number is None:
+            return LogEdge(head=head)
+        tiled = head.size - head.size % TILE_WIDTH
+        bodies = [r.body for r in self._records(number, tiled + 1, head.size - tiled)] if tiled < head.size else []
+        tiles: dict[int, tuple[int, bytes]] = {}
+        level, nodes = 1, tiled // TILE_WIDTH
+        while nodes:
+            at = nodes // TILE_WIDTH
+            if nodes % TILE_WIDTH:
+                found = await self.tiles(tenant_id, [(level, at)])
+                tiles[level] = (at, found.get((level, at), b""))
+            else:
+                tiles[level] = (at, b"")
+            level, nodes = level + 1, at
+        return LogEdge(head=head, bodies=bodies, tiles=tiles)
+
+    async def find(self, tenant_id: str, audit_ids: Iterable[str]) -> dict[str, int]:
+        number = self._number(tenant_id)
+        found = {}
+        for audit_id in audit_ids if number is not None else ():
+            rows = self._db.read("SELECT seq FROM audit_id WHERE id = ? AND number = ?", (_id_key(audit_id), number))
+            if rows:
+                found[audit_id] = int(rows[0][0])
+        return found
+
+    async def records(self, tenant_id: str, first_seq: int, limit: int) -> Sequence[StoredRecord]:
+        number = self._number(tenant_id)
+        return [] if number is None else self._records(number, first_seq, limit)
+
+    def _records(self, number: int, first_seq: int, limit: int) -> list[StoredRecord]:
+        base = number << _SEQ_BITS
+        rows = self._db.read(
+            "SELECT place, count, hashes, bodies FROM piece WHERE place > ? AND place < ? AND place + count > ?"
+            " ORDER BY place LIMIT ?",
+            (base | max(0, first_seq - TILE_WIDTH), base | first_seq + limit, base | first_seq, 1 + limit),
+        )
+        found: list[StoredRecord] = []
+        for place, count, hashes, bodies in rows:
+            found += _unpack(place - base, count, hashes, bodies)
+        return [r for r in found if first_seq <= r.seq < first_seq + limit]
+
+    async def search(self, tenant_id: str, wanted: RecordFilter, *, after_seq: int, limit: int) -> Found:
+        number = self._number(tenant_id)
+        if number is None:
+            return Found([], None)
+        base = number << _SEQ_BITS
+        found: list[StoredRecord] = []
+        at = after_seq
+        while True:
+            rows = self._db.read(
+                "SELECT place, count, traits FROM piece WHERE place > ? AND place < ? AND place + count > ?"
+                " ORDER BY place LIMIT ?",
+                (base | max(0, at + 1 - TILE_WIDTH), base + (1 << _SEQ_BITS), base | at + 1, _PIECES_A_LOOK),
+            )
+            for place, count, traits in rows:
+                found += self._matching(place, count, traits, wanted, place - base, after_seq, limit - len(found))
+                if len(found) >= limit:
+                    return Found(found, found[-1].seq)
+            if len(rows) < _PIECES_A_LOOK:
+                return Found(found, None)
+            at = rows[-1][0] - base + rows[-1][1] - 1
+            await asyncio.sleep(0)
+
+    def _matching(
+        self, place: int, count: int, traits: bytes, wanted: RecordFilter, first: int, after_seq: int, limit: int
+    ) -> list[StoredRecord]:
+        """Return up to `limit` records of a piece that match, compared with the records themselves."""
+        likely = [i for i in audit_traits.matches(count, traits, wanted) if first + i > after_seq]
+        if not likely:
+            return []
+        rows = self._db.read("SELECT hashes, bodies FROM piece WHERE place = ?", (place,))
+        records = _unpack(first, count, *rows[0]) if rows else []
+        return [r for i in likely if _matches(r := records[i], wanted)][:limit]
+
+    async def tiles(self, tenant_id: str, addresses: Iterable[tuple[int, int]]) -> dict[tuple[int, int], bytes]:
+        number = self._number(tenant_id)
+        found: dict[tuple[int, int], bytes] = {}
+        for level, at in addresses if number is not None else ():
+            place = number << _SEQ_BITS | level << _LEVEL_BITS | at  # type: ignore[operator]  # not None here
+            rows = self._db.read("SELECT hashes FROM tile WHERE place = ?", (place,))
+            if rows:
+                found[level, at] = rows[0][0]
+        return found
+
+    async def last_checkpoint(self, tenant_id: str) -> StoredCheckpoint | None:
+        rows = self._db.read(_CHECKPOINT + " WHERE number = ? ORDER BY size DESC LIMIT 1", (self._number(tenant_id),))
+        return _checkpoint(rows[0]) if rows else None
+
+    async def checkpoints(self, tenant_id: str, *, above: int, limit: int) -> Sequence[StoredCheckpoint]:
+        number = self._number(tenant_id)
+        rows = self._db.read(
+            _CHECKPOINT + " WHERE number = ? AND size > ? ORDER BY size LIMIT ?", (number, above, limit)
+        )
+        return [_checkpoint(row) for row in rows]
+
+    async def tenants(self) -> Sequence[str]:
+        return [row[0] for row in self._db.read("SELECT tenant_id FROM tenant ORDER BY number")]
+
+    async def check(self) -> None:
+        self._db.read("SELECT 1 FROM tenant LIMIT 1")
+
+
+def _checkpoint(row: Row) -> StoredCheckpoint:
+    size, root, note, public_key, at_us = row
+    return StoredCheckpoint(size=size, root=root, note=note, public_key=public_key, at_us=at_us)
+
+
+def _insert_ids(conn: apsw.Connection, number: int, first_seq: int, audit_ids: Sequence[str]) -> None:
+    """Claim the ids. Raises: AuditIdsTaken; several rows a statement, as each statement costs as much as a row."""
+    values: list[bytes | str | int] = []
+    for seq, audit_id in enumerate(audit_ids, first_seq):
+        values += (_id_key(audit_id), number, seq)
+    step = 3 * _IDS_A_STATEMENT
+    whole = len(values) - len(values) % step
+    try:
+        for start in range(0, whole, step):
+            conn.execute(_INSERT_IDS, values[start : start + step])
+        for start in range(whole, len(values), 3):
+            conn.execute(_INSERT_ID, values[start : start + 3])
+    except apsw.ConstraintError:
+        raise AuditIdsTaken from None
+
+
+def _id_key(audit_id: str) -> bytes | str:
+    """Return the 16 bytes of a UUID in its one lower-case spelling, any other id as it is."""
+    if len(audit_id) == 36 and audit_id[8] == audit_id[13] == audit_id[18] == audit_id[23] == "-":
+        try:
+            key = bytes.fromhex(audit_id.replace("-", ""))
+        except ValueError:
+            return audit_id
+        if len(key) == 16 and audit_id == audit_id.lower() and " " not in audit_id:
+            return key
+    return audit_id
+
+
+def _join_pieces(conn: apsw.Connection, base: int, tile: int) -> None:
+    """Make one piece of the many that a finished tile's records came in, so that reading stays quick."""
+    low, high = base | tile * TILE_WIDTH + 1, base | (tile + 1) * TILE_WIDTH
+    bounds = (low, high)
+    if conn.execute("SELECT count(*) FROM piece WHERE place BETWEEN ? AND ?", bounds).get < _PIECES_WORTH_JOINING:
+        return
+    rows: list[Row] = conn.execute(
+        "SELECT count, traits, hashes, bodies FROM piece WHERE place BETWEEN ? AND ? ORDER BY place", bounds
+    ).fetchall()
+    if sum(row[0] for row in rows) != TILE_WIDTH:
+        return  # something is missing: leave everything as it is, for the verifier
+    conn.execute("DELETE FROM piece WHERE place BETWEEN ? AND ?", bounds)
+    traits = audit_traits.merge([(row[0], row[1]) for row in rows])
+    hashes, bodies = b"".join([row[2] for row in rows]), b"".join([row[3] for row in rows])
+    conn.execute(_INSERT_PIECE, (low, TILE_WIDTH, traits, hashes, bodies))
+
+
+def _unpack(first_seq: int, count: int, hashes: bytes, bodies: bytes) -> list[StoredRecord]:
+    """Take a piece apart. A piece that doesn't hold what it says gives what it holds: the verifier's business."""
+    try:
+        entries = read_bundle(bodies)
+    except ValueError:
+        entries = []
+    digests = hashes.hex()
+    return [
+        StoredRecord(first_seq + i, digests[i * 64 : i * 64 + 64], entries[i] if i < len(entries) else b"")
+        for i in range(count)
+    ]
+
+
+def _matches(record: StoredRecord, wanted: RecordFilter) -> bool:
+    """Compare with the record itself: codes may collide. (Times were compared exactly.)"""
+    try:
+        r = read_record(record.body)
+    except ValueError:
+        return False
+    pairs = (
+        (wanted.actor, r.actor.id),
+        (wanted.action, r.action),
+        (wanted.resource_type, r.resource_type),
+        (wanted.resource_id, r.resource_id),
+        (wanted.outcome, r.outcome),
+    )
+    return all(want is None or want == have for want, have in pairs)

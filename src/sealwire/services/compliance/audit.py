@@ -1,0 +1,162 @@
+"""The audit log's daily business: taking records in, and reading them."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+from collections.abc import Callable, Iterable, Sequence
+from hashlib import sha256
+
+from sealwire.contracts.compliance import (
+    Accepted,
+    Actor,
+    AuditBatch,
+    AuditConflict,
+    AuditEntry,
+    AuditQuery,
+    AuditRecords,
+)
+from sealwire.kit.caller import ANONYMOUS_TENANT, Caller
+from sealwire.kit.clock import Clock, parse_rfc3339
+from sealwire.kit.permission import Role
+from sealwire.kit.problem import Forbidden, Invalid
+from sealwire.services.compliance.ports import AuditStore, RecordFilter
+from sealwire.services.compliance.sealing import Intake, Sealer
+from sealwire.services.compliance.sequencer import Logs, Verdict
+
+CONFLICT_ACTION = "audit.conflict"
+_MAX_NAMED = 20
+
+
+class AuditLog:
+    """Intake and query over the logs of all tenants."""
+
+    def __init__(
+        self, *, store: AuditStore, logs: Logs, sealer: Sealer, clock: Clock, grown: Callable[[Iterable[str]], None]
+    ) -> None:
+        """`grown` is told the tenants whose logs are growing."""
+        self._store = store
+        self._logs = logs
+        self._sealer = sealer
+        self._clock = clock
+        self._grown = grown
+
+    async def append(self, caller: Caller, batch: AuditBatch) -> Accepted:
+        """Store the entries durably, once per `audit_id`; those of different tenants share a commit.
+
+        Raises: AuditConflict naming the ids that came with other content (all others are stored, and an alarm record
+        per id); Invalid for an entry that can't be stored (nothing is stored then); Unavailable.
+        """
+        entries = batch.records
+        if not entries:
+            return Accepted(accepted=0, duplicates=0)
+        intakes = await self._sealer.take_in(entries)
+        by_tenant: dict[str, list[Intake]] = {}
+        for intake in intakes:
+            by_tenant.setdefault(intake.entry.tenant_id, []).append(intake)
+        futures = [self._logs.of(tenant_id).submit(items) for tenant_id, items in by_tenant.items()]
+        self._grown(by_tenant)
+        outcomes = await asyncio.gather(*futures, return_exceptions=True)
+        stored = duplicates = 0
+        conflicts: list[Intake] = []
+        for verdicts, items in zip(outcomes, by_tenant.values(), strict=True):
+            if isinstance(verdicts, BaseException):
+                raise verdicts
+            stored += verdicts.count(Verdict.STORED)
+            duplicates += verdicts.count(Verdict.DUPLICATE)
+            if Verdict.CONFLICT in verdicts:
+                conflicts += [i for i, v in zip(items, verdicts, strict=True) if v is Verdict.CONFLICT]
+        if conflicts:
+            await self._alarm(caller, conflicts)
+            raise AuditConflict(
+                f"{len(conflicts)} audit ids are taken by other records; all other records are stored.",
+                conflicts=[i.entry.audit_id for i in conflicts[:_MAX_NAMED]],
+                accepted=stored,
+                duplicates=duplicates,
+            )
+        return Accepted(accepted=stored, duplicates=duplicates)
+
+    async def _alarm(self, caller: Caller, conflicts: Sequence[Intake]) -> None:
+        """Record that an audit id came with other content: once per id, however often it comes."""
+        seen: dict[str, set[str]] = {}
+        for conflict in conflicts:
+            tenant_id, audit_id = conflict.entry.tenant_id, conflict.entry.audit_id
+            alarm_id = _alarm_id(tenant_id, audit_id)
+            known = seen.setdefault(tenant_id, set())
+            if alarm_id in known or await self._store.find(tenant_id, [alarm_id]):
+                continue
+            known.add(alarm_id)
+            alarm = AuditEntry(
+                audit_id=alarm_id,
+                tenant_id=tenant_id,
+                actor=Actor(type="service", id=caller.service or caller.user_id),
+                action=CONFLICT_ACTION,
+                resource_type="audit_record",
+                resource_id=audit_id,
+                outcome="denied",
+                metadata={"claimed_action": conflict.entry.action, "claimed_actor": conflict.entry.actor.id},
+                created_at_us=self._clock.now_us(),
+            )
+            await self._logs.of(tenant_id).submit(await self._sealer.take_in([alarm]))
+
+    async def query(self, caller: Caller, query: AuditQuery) -> AuditRecords:
+        """Return records that match all filters, in `seq` order, personal data opened or shown as erased."""
+        tenant_id = log_of(caller, query.tenant_id)
+        wanted = RecordFilter(
+            actor=query.actor,
+            action=query.action,
+            resource_type=query.resource_type,
+            resource_id=query.resource_id,
+            outcome=query.outcome,
+            from_us=_time(query.from_, "from"),
+            to_us=_time(query.to, "to"),
+        )
+        after = _seq_of(query.cursor) if query.cursor else 0
+        found = await self._store.search(tenant_id, wanted, after_seq=after, limit=query.limit)
+        items = [await self._sealer.show(record) for record in found.records]
+        return AuditRecords(
+            items=items, next_cursor=None if found.looked_up_to is None else _cursor_of(found.looked_up_to)
+        )
+
+
+def log_of(caller: Caller, tenant_id: str | None = None) -> str:
+    """Return whose log the caller may read: the own tenant's; an operator's is that of anonymous requests (R3.1).
+
+    A service on its own behalf may name any tenant. Raises: Forbidden.
+    """
+    if tenant_id is None or tenant_id == caller.tenant_id or caller.is_service:
+        return tenant_id or caller.tenant_id
+    if caller.principal.role is Role.OPERATOR and tenant_id == ANONYMOUS_TENANT:
+        return tenant_id
+    raise Forbidden("You may read your own tenant's log only.")
+
+
+def _alarm_id(tenant_id: str, audit_id: str) -> str:
+    """Return the id of the one alarm about an audit id: a UUIDv8 (RFC 9562 section 5.8) over both."""
+    h = sha256(f"{CONFLICT_ACTION}\0{tenant_id}\0{audit_id}".encode()).hexdigest()
+    return f"{h[:8]}-{h[8:12]}-8{h[13:16]}-8{h[17:20]}-{h[20:32]}"
+
+
+def _time(text: str | None, name: str) -> int | None:
+    if text is None:
+        return None
+    try:
+        return parse_rfc3339(text)
+    except (ValueError, OverflowError):
+        raise Invalid("Write the time as 2026-01-31T12:00:00Z.", path=f"$.{name}") from None
+
+
+def _cursor_of(seq: int) -> str:
+    return base64.urlsafe_b64encode(b"s%d" % seq).decode().rstrip("=")
+
+
+def _seq_of(cursor: str) -> int:
+    """Raises: Invalid for what is no cursor of ours."""
+    try:
+        raw = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
+        if not raw.startswith(b"s") or not raw[1:].isdigit() or len(raw) > 15:
+            raise ValueError(cursor)
+        return int(raw[1:])
+    except (binascii.Error, ValueError):
+        raise Invalid("This is no cursor of this list.", path="$.cursor") from None

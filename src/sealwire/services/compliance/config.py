@@ -1,0 +1,37 @@
+"""Settings of the compliance service."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+
+class ComplianceConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Section `[compliance]`."""
+
+    origin: Annotated[
+        str,
+        Meta(
+            description="First part of every log's name in checkpoints; the tenant follows", pattern=r"^[^\s+]{1,200}$"
+        ),
+    ] = "sealwire.local/audit"
+    checkpoint_every_s: Annotated[
+        float, Meta(ge=0.05, le=86_400, description="Seconds between signed checkpoints of a log that grew")
+    ] = 60.0
+    verify_at_once: Annotated[
+        int, Meta(ge=1, le=10_000_000, description="Records verified within the request; more are a job (202)")
+    ] = 100_000
+    group_records: Annotated[
+        int, Meta(ge=1, le=10_000, description="Records of one tenant written in one transaction at most")
+    ] = 512
+    waiting_records: Annotated[
+        int, Meta(ge=1, description="Records of one tenant that may wait for the disk; past it 503")
+    ] = 50_000
+    logs_in_memory: Annotated[
+        int, Meta(ge=1, le=1_000_000, description="Tenants whose log's right edge is kept in memory (25 KiB each)")
+    ] = 1_000
+    relay_wait_s: Annotated[
+        float, Meta(ge=0.0, le=60.0, description="Longest wait for more before own changes are recorded")
+    ] = 0.2

@@ -1,0 +1,231 @@
+"""Evidence: signed checkpoints, proofs and tiles of a tenant's log."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from base64 import b64decode, b64encode
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+
+from sealwire.contracts.compliance import (
+    AuditRangeEmpty,
+    Checkpoint,
+    ConsistencyQuery,
+    InclusionQuery,
+    Proof,
+)
+from sealwire.contracts.crypto import Crypto, SystemSignable
+from sealwire.kit.caller import service_caller
+from sealwire.kit.clock import Clock
+from sealwire.kit.problem import Invalid
+from sealwire.services.compliance import merkle
+from sealwire.services.compliance.notes import (
+    ED25519,
+    NoteSignature,
+    TreeHead,
+    VerifierKey,
+    checkpoint_text,
+    verify_note,
+    write_note,
+)
+from sealwire.services.compliance.ports import AuditStore, StoredCheckpoint
+from sealwire.services.compliance.sequencer import LogBroken, Logs, Tree
+from sealwire.services.compliance.tiles import (
+    BundleAddress,
+    TileAddress,
+    TileMap,
+    TilePathInvalid,
+    parse_path,
+    split_hashes,
+    width_in,
+    write_bundle,
+)
+
+SERVICE = "compliance"
+KEY_NAME = "audit-checkpoint"
+_log = logging.getLogger("sealwire.compliance")
+
+
+class Evidence:
+    """Makes checkpoints, and proofs against them."""
+
+    def __init__(self, *, store: AuditStore, logs: Logs, crypto: Crypto, clock: Clock, origin: str) -> None:
+        self._store = store
+        self._logs = logs
+        self._crypto = crypto
+        self._clock = clock
+        self._origin = origin
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._checked: dict[str, int] = {}
+        self._keys: dict[str, VerifierKey] = {}
+        self._grown: set[str] = set()
+
+    async def start(self) -> None:
+        """Look at every log once, whatever happened before the start."""
+        self._grown.update(await self._store.tenants())
+
+    def grown(self, tenants: Iterable[str]) -> None:
+        """Have these logs looked at by the next `sign_grown`."""
+        self._grown.update(tenants)
+
+    def origin(self, tenant_id: str) -> str:
+        """Return the name of a tenant's log in checkpoints, which is its key's name too."""
+        return f"{self._origin}/{tenant_id}"
+
+    async def checkpoint(self, tenant_id: str) -> StoredCheckpoint:
+        """Return a signed checkpoint over the whole log as it is now; signed anew if the log grew since the last.
+
+        Raises: LogBroken when the log contradicts what was signed before: that is never signed.
+        """
+        lock = self._locks.setdefault(tenant_id, asyncio.Lock())
+        async with lock:
+            tree = await self._logs.of(tenant_id).tree()
+            last = await self._store.last_checkpoint(tenant_id)
+            if last is not None and last.size == tree.head.size:
+                return last
+            if last is not None:
+                await self._check_grown(tenant_id, tree, last)
+            return await self._sign(tenant_id, tree)
+
+    async def _sign(self, tenant_id: str, tree: Tree) -> StoredCheckpoint:
+        root = tree.frontier.root()
+        text = checkpoint_text(TreeHead(origin=self.origin(tenant_id), size=tree.head.size, root=root))
+        key, note = await self._sign_text(tenant_id, text)
+        checkpoint = StoredCheckpoint(
+            size=tree.head.size, root=root, note=note, public_key=key.text, at_us=self._clock.now_us()
+        )
+        await self._store.add_checkpoint(tenant_id, checkpoint)
+        self._checked[tenant_id] = tree.head.size
+        return checkpoint
+
+    async def _sign_text(self, tenant_id: str, text: str) -> tuple[VerifierKey, str]:
+        origin = self.origin(tenant_id)
+        message = SystemSignable(name=KEY_NAME, message=b64encode(text.encode()).decode())
+        signed = await self._crypto.system_sign(service_caller(SERVICE, tenant_id), message)
+        key = VerifierKey(name=origin, type=ED25519, public_key=b64decode(signed.public_key))
+        note = write_note(text, [NoteSignature(origin, key.key_id, b64decode(signed.signature))])
+        verify_note(note, [key])
+        self._keys[tenant_id] = key
+        return key, note
+
+    async def key(self, tenant_id: str) -> VerifierKey:
+        """Return the key that crypto signs the tenant's checkpoints with; not what is stored beside them."""
+        if (key := self._keys.get(tenant_id)) is None:
+            # There is no other way to ask; the head of an empty log is a statement that harms nobody.
+            empty = TreeHead(origin=self.origin(tenant_id), size=0, root=merkle.EMPTY_ROOT)
+            key, _ = await self._sign_text(tenant_id, checkpoint_text(empty))
+        return key
+
+    async def _check_grown(self, tenant_id: str, tree: Tree, last: StoredCheckpoint) -> None:
+        """Make sure that the tree continues the last checkpoint, once for each log in memory: it only grows there."""
+        if self._checked.get(tenant_id, -1) >= last.size:
+            return
+        if last.size > tree.head.size:
+            raise LogBroken("The audit log is shorter than its last checkpoint; run its verification.")
+        root = merkle.EMPTY_ROOT
+        if last.size:
+            root = merkle.range_root(0, last.size, await self._tiles(tenant_id, tree, [(0, last.size)]))
+        if root != last.root:
+            raise LogBroken("The audit log contradicts its last checkpoint; run its verification.")
+        self._checked[tenant_id] = last.size
+
+    async def sign_grown(self) -> None:
+        """Make a checkpoint of every log that grew by more than the records of our own signing."""
+        grown, self._grown = self._grown, set()
+        for tenant_id in sorted(grown):
+            try:
+                last = await self._store.last_checkpoint(tenant_id)
+                if await self._grew(tenant_id, last.size if last else 0):
+                    await self.checkpoint(tenant_id)
+            except Exception as error:
+                self._grown.add(tenant_id)
+                _log.error("no checkpoint of the log of %s: %r", tenant_id, error)
+
+    async def _grew(self, tenant_id: str, size: int) -> bool:
+        """Whether records came that don't only tell of our own keys: else each checkpoint would cause the next."""
+        head = await self._store.head(tenant_id)
+        if head.size == size or head.size - size > 16:
+            return head.size != size
+        own = f'"actor":{{"id":"{SERVICE}","type":"service"}}'.encode()
+        return any(own not in r.body for r in await self._store.records(tenant_id, size + 1, head.size - size))
+
+    # ---- proofs
+
+    async def inclusion(self, tenant_id: str, query: InclusionQuery) -> Proof:
+        """Prove that record `seq` is in the tree of `tree_size` records (the newest checkpoint's without it)."""
+        size = query.tree_size or (await self.checkpoint(tenant_id)).size
+        tree = await self._logs.of(tenant_id).tree()
+        if size > tree.head.size or query.seq > size:
+            raise AuditRangeEmpty("There is no such record in a tree of that size.")
+        index = query.seq - 1
+        tiles = await self._tiles(tenant_id, tree, merkle.inclusion_ranges(index, size))
+        return _proof(index, size, merkle.inclusion_proof(index, size, tiles))
+
+    async def consistency(self, tenant_id: str, query: ConsistencyQuery) -> Proof:
+        """Prove that the tree of `to` records continues that of `from`; `leaf_index` repeats `from`."""
+        newer = query.to or (await self.checkpoint(tenant_id)).size
+        tree = await self._logs.of(tenant_id).tree()
+        if newer > tree.head.size:
+            raise AuditRangeEmpty("The log is not that long.")
+        if query.from_ > newer:
+            raise Invalid("`from` is the smaller tree.", path="$.from")
+        tiles = await self._tiles(tenant_id, tree, merkle.consistency_ranges(query.from_, newer))
+        return _proof(query.from_, newer, merkle.consistency_proof(query.from_, newer, tiles))
+
+    async def _tiles(self, tenant_id: str, tree: Tree, ranges: Sequence[merkle.LeafRange]) -> TileMap:
+        """Read the tiles that the roots of these ranges need. Raises: LogBroken when one is missing."""
+        number, edge = tree.tiling.edge(0)
+        needed = merkle.tiles_for(ranges)
+        stored = await self._store.tiles(tenant_id, needed - {(0, number)})
+        stored[0, number] = b"".join(edge)
+        if missing := needed - stored.keys():
+            raise LogBroken(f"{len(missing)} tiles of the audit log are missing; run its verification.")
+        return TileMap(stored)
+
+    # ---- C2SP tlog-tiles
+
+    async def tile(self, tenant_id: str, path: str) -> bytes:
+        """Return the tile or entry bundle at a path below `tile/`. Raises: AuditRangeEmpty when there is none."""
+        try:
+            address = parse_path(path)
+        except TilePathInvalid:
+            raise AuditRangeEmpty("No tile has this path.") from None
+        tree = await self._logs.of(tenant_id).tree()
+        if width_in(address, tree.head.size) < address.width:
+            raise AuditRangeEmpty("The log has no such tile yet.")
+        if isinstance(address, BundleAddress):
+            return await self._bundle(tenant_id, address)
+        return await self._hashes(tenant_id, tree, address)
+
+    async def _bundle(self, tenant_id: str, address: BundleAddress) -> bytes:
+        first = address.number * merkle.TILE_WIDTH + 1
+        records = await self._store.records(tenant_id, first, address.width)
+        if len(records) != address.width:
+            raise LogBroken("Records of this bundle are missing; run the log's verification.")
+        return write_bundle([r.body for r in records])
+
+    async def _hashes(self, tenant_id: str, tree: Tree, address: TileAddress) -> bytes:
+        number, edge = tree.tiling.edge(address.level)
+        if number == address.number:
+            return b"".join(edge[: address.width])
+        stored = await self._store.tiles(tenant_id, [(address.level, address.number)])
+        with suppress(KeyError):
+            hashes = stored[address.level, address.number][: address.width * merkle.HASH_BYTES]
+            if len(split_hashes(hashes)) == address.width:
+                return hashes
+        raise LogBroken("The tile is missing; run the log's verification.")
+
+
+def as_answer(checkpoint: StoredCheckpoint) -> Checkpoint:
+    """Return the checkpoint as the contract gives it."""
+    return Checkpoint(
+        checkpoint=checkpoint.note,
+        tree_size=checkpoint.size,
+        root=checkpoint.root.hex(),
+        public_key=checkpoint.public_key,
+    )
+
+
+def _proof(leaf_index: int, tree_size: int, hashes: Sequence[bytes]) -> Proof:
+    return Proof(leaf_index=leaf_index, tree_size=tree_size, hashes=[h.hex() for h in hashes])

@@ -1,0 +1,215 @@
+"""Personal data of audit records (R4.5): sealed on the way in, opened for readers or shown as erased.
+
+A personal value stands in `metadata` under its name as `{"of": <person>, "sealed": <envelope, base64>}`; without `of`
+nobody is known and the key is the tenant's of that day. Destroying the key erases the value; the record, its hash and
+every proof stay as they are.
+"""
+
+from __future__ import annotations
+
+from binascii import Error as Base64Error
+from binascii import a2b_base64, b2a_base64
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from sealwire.contracts.compliance import Actor, AuditEntry, AuditRecord
+from sealwire.contracts.crypto import DecryptionFailed, KeyUnusable
+from sealwire.kit.clock import US_PER_S, Clock, rfc3339
+from sealwire.kit.envelopes import EnvelopeRefused, SealingKey, bind
+from sealwire.kit.problem import Invalid
+from sealwire.services.compliance.canonical import SAFE_INTEGER, NotCanonical, canonical, canonical_members
+from sealwire.services.compliance.chain import Record, RecordActor, fits, read_record, surely_fits
+from sealwire.services.compliance.ports import StoredRecord
+
+ERASED = "erased"
+"""What a reader sees where the key was destroyed."""
+UNREADABLE = "unreadable"
+"""What a reader sees where the sealed bytes are not what was sealed."""
+PERSON_SCOPE = "audit"
+_DAY_SCOPE = "audit-day:"
+_PURPOSE = "audit"
+_MAX_ACTORS = 10_000
+_YEAR_10000_S = 253_402_300_800
+_NOTHING: dict[str, dict[str, str]] = {}
+_read_metadata = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+class Keys(Protocol):
+    """What sealing asks of the key ring (`clients.key_ring.KeyRing`)."""
+
+    def ready(self, tenant_id: str, scope: str, subject_id: str) -> SealingKey | None: ...
+    async def sealing_key(self, tenant_id: str, scope: str, subject_id: str) -> SealingKey: ...
+    async def open(self, tenant_id: str, scope: str, subject_id: str, envelope: bytes, aad: bytes) -> bytes: ...
+
+
+class Intake(msgspec.Struct, frozen=True, gc=False):
+    """An entry made ready for its log: everything but `seq` and `prev_hash`."""
+
+    entry: AuditEntry
+    actor: RecordActor
+    metadata: msgspec.Raw
+    created_at: str
+    created_us: int
+
+
+class Sealer:
+    """Turns entries into what is stored, and stored records into what readers see."""
+
+    def __init__(self, *, keys: Keys, clock: Clock) -> None:
+        self._keys = keys
+        self._clock = clock
+        self._stamps = _Stamps()
+        self._actors: dict[tuple[str, str], RecordActor] = {}
+
+    async def take_in(self, entries: Sequence[AuditEntry]) -> list[Intake]:
+        """Seal personal data and fix time and bytes of each entry.
+
+        Raises: Invalid, with the path of the entry at fault; what crypto raises when a key can't be had.
+        """
+        now_us = self._clock.now_us()
+        taken: list[Intake] = []
+        for i, entry in enumerate(entries):
+            created_us = entry.created_at_us or now_us
+            try:
+                created_at = self._stamps.at(created_us)
+                sealed = await self._seal(entry, created_at) if entry.personal else _NOTHING
+                metadata = canonical_members(entry.metadata, sealed)
+                intake = Intake(entry, self._actor(entry.actor), msgspec.Raw(metadata), created_at, created_us)
+                _check(intake, len(metadata))
+            except (NotCanonical, UnicodeEncodeError, OverflowError) as error:
+                raise Invalid(f"The record can't be stored: {error}", path=f"$.records[{i}]") from None
+            taken.append(intake)
+        return taken
+
+    async def _seal(self, entry: AuditEntry, created_at: str) -> dict[str, dict[str, str]]:
+        tenant_id, subject_id = entry.tenant_id, entry.subject_id
+        scope = PERSON_SCOPE if subject_id else day_scope(created_at)
+        keys = self._keys
+        key = keys.ready(tenant_id, scope, subject_id) or await keys.sealing_key(tenant_id, scope, subject_id)
+        if not subject_id.isascii():
+            raise NotCanonical("a subject's id is ASCII")
+        sealed: dict[str, dict[str, str]] = {}
+        for name, value in entry.personal.items():
+            if not name.isascii():
+                raise NotCanonical("the name of a personal field is ASCII")
+            envelope = key.seal(value.encode(), bind(tenant_id, _PURPOSE, entry.audit_id, name))
+            text = b2a_base64(envelope, newline=False).decode()
+            sealed[name] = {"of": subject_id, "sealed": text} if subject_id else {"sealed": text}
+        return sealed
+
+    def _actor(self, actor: Actor) -> RecordActor:
+        name = (actor.id, actor.type)
+        known = self._actors.get(name)
+        if known is None:
+            if len(self._actors) >= _MAX_ACTORS:
+                self._actors.clear()
+            known = self._actors[name] = RecordActor(actor.id, actor.type)
+        return known
+
+    async def show(self, stored: StoredRecord) -> AuditRecord:
+        """Return the record as a reader with the right to it sees it."""
+        record = read_record(stored.body)
+        return AuditRecord(
+            audit_id=record.audit_id,
+            tenant_id=record.tenant_id,
+            seq=record.seq,
+            actor=Actor(type=record.actor.type, id=record.actor.id),  # type: ignore[arg-type]  # as it was taken in
+            action=record.action,
+            resource_type=record.resource_type,
+            resource_id=record.resource_id,
+            outcome=record.outcome,
+            metadata=await self.metadata(record),
+            created_at=record.created_at,
+            prev_hash=record.prev_hash,
+            hash=stored.hash,
+        )
+
+    async def metadata(self, record: Record) -> dict[str, Any]:
+        """Return a record's metadata with sealed values opened, `erased` or `unreadable`."""
+        metadata = _read_metadata(record.metadata)
+        for name, value in metadata.items():
+            if type(value) is dict:
+                metadata[name] = await self._open(record, name, value)
+        return metadata
+
+    async def _open(self, record: Record, name: str, value: dict[str, Any]) -> str:
+        subject_id = value.get("of", "")
+        scope = PERSON_SCOPE if subject_id else day_scope(record.created_at)
+        context = bind(record.tenant_id, _PURPOSE, record.audit_id, name)
+        try:
+            envelope = a2b_base64(value.get("sealed", ""))
+            return (await self._keys.open(record.tenant_id, scope, subject_id, envelope, context)).decode()
+        except (KeyUnusable, DecryptionFailed):
+            return ERASED
+        except (EnvelopeRefused, Base64Error, ValueError):
+            return UNREADABLE
+
+    async def same(self, intake: Intake, stored: StoredRecord) -> bool:
+        """Say whether the stored record is this entry, taken in before. What was erased since can't differ."""
+        record, entry = read_record(stored.body), intake.entry
+        if (
+            record.action != entry.action
+            or record.actor != intake.actor
+            or record.resource_type != entry.resource_type
+            or record.resource_id != entry.resource_id
+            or record.outcome != entry.outcome
+            or (entry.created_at_us and record.created_at != intake.created_at)
+        ):
+            return False
+        kept = _read_metadata(record.metadata)
+        sealed = {name: value for name, value in kept.items() if type(value) is dict}
+        public = {name: value for name, value in kept.items() if name not in sealed}
+        if canonical(public) != canonical(entry.metadata) or sealed.keys() != entry.personal.keys():
+            return False
+        for name, value in sealed.items():
+            if value.get("of", "") != entry.subject_id:
+                return False
+            if await self._open(record, name, value) not in {entry.personal[name], ERASED}:
+                return False
+        return True
+
+
+def blank(intake: Intake) -> Record:
+    """Return the record before it has a place."""
+    e = intake.entry
+    return Record(
+        e.action, intake.actor, e.audit_id, intake.created_at, intake.metadata, e.outcome, "", e.resource_id,
+        e.resource_type, 0, e.tenant_id,
+    )  # fmt: skip
+
+
+def day_scope(created_at: str) -> str:
+    """Return the scope of the tenant's key for the day of an RFC 3339 time."""
+    return _DAY_SCOPE + created_at[:10]
+
+
+def _check(intake: Intake, metadata_bytes: int) -> None:
+    """Raises: NotCanonical for what is too large, or what a reader of JSON would read as another number."""
+    e = intake.entry
+    texts = (e.action, e.actor.id, e.actor.type, e.audit_id, e.outcome, e.resource_id, e.resource_type, e.tenant_id)
+    if not surely_fits(metadata_bytes, *texts) and not fits(blank(intake)):
+        raise NotCanonical("it is larger than 65,535 bytes")
+    if any(type(v) is float and abs(v) > SAFE_INTEGER for v in e.metadata.values()):  # RFC 7493 section 2.2
+        raise NotCanonical("it holds a number that JSON does not carry exactly")
+
+
+class _Stamps:
+    """Writes times as RFC 3339 with microseconds, remembering the second it wrote last."""
+
+    __slots__ = ("_prefix", "_second")
+
+    def __init__(self) -> None:
+        self._second = -1
+        self._prefix = ""
+
+    def at(self, at_us: int) -> str:
+        """Return the text of a time. Raises: OverflowError outside of the years 1970 to 9999."""
+        second, micros = divmod(at_us, US_PER_S)
+        if second != self._second:
+            if not 0 <= second < _YEAR_10000_S:
+                raise OverflowError("the time lies outside of the years 1970 to 9999")
+            self._prefix = rfc3339(second * US_PER_S)[:19]
+            self._second = second
+        return f"{self._prefix}.{micros:06d}Z"

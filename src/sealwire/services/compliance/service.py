@@ -1,0 +1,205 @@
+"""The compliance service: the list of its use cases."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+
+from sealwire.contracts.compliance import (
+    Accepted,
+    AuditBatch,
+    AuditQuery,
+    AuditRecords,
+    Checkpoint,
+    Consent,
+    ConsentHistory,
+    ConsistencyQuery,
+    Hold,
+    Holds,
+    InclusionQuery,
+    NewConsent,
+    NewHold,
+    NewRetentionPolicy,
+    Proof,
+    RetentionPolicies,
+    RetentionPolicy,
+    Verification,
+    VerifyQuery,
+)
+from sealwire.contracts.crypto import Crypto
+from sealwire.kit.caller import Caller, service_caller
+from sealwire.kit.clock import Clock
+from sealwire.kit.codec import Page
+from sealwire.kit.lifespan import Probe
+from sealwire.kit.problem import Forbidden
+from sealwire.ports.events import Consumer, Event
+from sealwire.services.compliance.audit import AuditLog, log_of
+from sealwire.services.compliance.config import ComplianceConfig
+from sealwire.services.compliance.events import audit_entry
+from sealwire.services.compliance.evidence import SERVICE, Evidence, as_answer
+from sealwire.services.compliance.gdpr import Consents
+from sealwire.services.compliance.ports import ComplianceStores, StoredRecord
+from sealwire.services.compliance.retention import Retention
+from sealwire.services.compliance.sealing import Keys, Sealer
+from sealwire.services.compliance.sequencer import Logs
+from sealwire.services.compliance.verification import Verifier
+
+_log = logging.getLogger("sealwire.compliance")
+
+
+class ComplianceService:
+    """`contracts.compliance.Compliance` in this process."""
+
+    def __init__(
+        self,
+        *,
+        stores: ComplianceStores,
+        crypto: Crypto,
+        keys: Keys,
+        clock: Clock,
+        config: ComplianceConfig,
+    ) -> None:
+        """`keys` is this service's key ring (`KeyRing(crypto=crypto, service="compliance", clock=clock)`)."""
+        self._stores = stores
+        self._config = config
+        store = stores.audit
+        sealer = Sealer(keys=keys, clock=clock)
+        self._logs = Logs(
+            store=store,
+            same=sealer.same,
+            group_records=config.group_records,
+            waiting_records=config.waiting_records,
+            in_memory=config.logs_in_memory,
+        )
+        self._evidence = Evidence(store=store, logs=self._logs, crypto=crypto, clock=clock, origin=config.origin)
+        self._audit = AuditLog(store=store, logs=self._logs, sealer=sealer, clock=clock, grown=self._evidence.grown)
+        self._verifier = Verifier(store=store, evidence=self._evidence, at_once=config.verify_at_once)
+        self._consents = Consents(store=stores.consents, clock=clock)
+        self._retention = Retention(store=stores.retention, clock=clock)
+        self._relay = Consumer(
+            name="compliance-audit",
+            feed=stores.events,
+            positions=stores.positions,
+            handle=self._record_changes,
+            linger_s=config.relay_wait_s,
+        )
+        self._signing: asyncio.Task[None] | None = None
+
+    # ---- life
+
+    async def start(self) -> None:
+        """Begin to sign checkpoints and to record own changes."""
+        if self._signing is None:
+            await self._evidence.start()
+            self._signing = asyncio.create_task(self._sign_now_and_then(), name="audit-checkpoints")
+            self._relay.start()
+
+    async def stop(self) -> None:
+        """Record what is left, let the log's writes become durable, sign once more."""
+        signing, self._signing = self._signing, None
+        await self._relay.stop(drain=signing is not None)
+        if signing is not None:
+            signing.cancel()
+            with suppress(asyncio.CancelledError):
+                await signing
+        await self._verifier.stop()
+        await self._logs.settle()
+        if signing is not None:
+            await self._evidence.sign_grown()
+
+    def checks(self) -> Mapping[str, Probe]:
+        """Return what the service depends on."""
+        return {"store": self._stores.audit.check}
+
+    async def _sign_now_and_then(self) -> None:
+        while True:
+            await asyncio.sleep(self._config.checkpoint_every_s)
+            await self._evidence.sign_grown()
+
+    async def _record_changes(self, events: Sequence[Event]) -> None:
+        batch = AuditBatch(records=[audit_entry(event) for event in events])
+        await self._audit.append(service_caller(SERVICE, events[0].tenant_id), batch)
+
+    # ---- the audit log
+
+    async def append(self, caller: Caller, batch: AuditBatch) -> Accepted:
+        """See `AuditLog.append`. For services only. Raises: Forbidden."""
+        if not caller.service:
+            raise Forbidden("Audit records come from services.")
+        return await self._audit.append(caller, batch)
+
+    async def query(self, caller: Caller, query: AuditQuery) -> AuditRecords:
+        """See `AuditLog.query`."""
+        return await self._audit.query(caller, query)
+
+    async def verify(self, caller: Caller, query: VerifyQuery) -> Verification:
+        """See `Verifier.verify`."""
+        return await self._verifier.verify(log_of(caller), query)
+
+    async def verify_job(self, caller: Caller, job_id: str) -> Verification:
+        """See `Verifier.job`."""
+        return await self._verifier.job(log_of(caller), job_id)
+
+    async def checkpoint(self, caller: Caller) -> Checkpoint:
+        """Return a signed checkpoint over the log as it is now."""
+        return as_answer(await self._evidence.checkpoint(log_of(caller)))
+
+    async def inclusion(self, caller: Caller, query: InclusionQuery) -> Proof:
+        """See `Evidence.inclusion`."""
+        return await self._evidence.inclusion(log_of(caller), query)
+
+    async def consistency(self, caller: Caller, query: ConsistencyQuery) -> Proof:
+        """See `Evidence.consistency`."""
+        return await self._evidence.consistency(log_of(caller), query)
+
+    async def tile(self, caller: Caller, path: str) -> bytes:
+        """See `Evidence.tile`."""
+        return await self._evidence.tile(log_of(caller), path)
+
+    async def records(self, caller: Caller, first_seq: int, limit: int) -> Sequence[StoredRecord]:
+        """Return stored records of the caller's log as they are hashed, sealed fields sealed; at most 256."""
+        return await self._stores.audit.records(log_of(caller), first_seq, limit)
+
+    async def log_size(self, caller: Caller) -> int:
+        """Return how many records the caller's log has."""
+        return (await self._stores.audit.head(log_of(caller))).size
+
+    # ---- consents, policies, holds
+
+    async def consents(self, caller: Caller, page: Page) -> ConsentHistory:
+        """See `Consents.history`."""
+        return await self._consents.history(caller, page)
+
+    async def consent(self, caller: Caller, consent: NewConsent) -> Consent:
+        """See `Consents.give`."""
+        return await self._consents.give(caller, consent)
+
+    async def withdraw(self, caller: Caller, purpose: str) -> None:
+        """See `Consents.withdraw`."""
+        await self._consents.withdraw(caller, purpose)
+
+    async def policies(self, caller: Caller, page: Page) -> RetentionPolicies:
+        """See `Retention.policies`."""
+        return await self._retention.policies(caller, page)
+
+    async def set_policy(self, caller: Caller, resource_type: str, policy: NewRetentionPolicy) -> RetentionPolicy:
+        """See `Retention.set_policy`."""
+        return await self._retention.set_policy(caller, resource_type, policy)
+
+    async def remove_policy(self, caller: Caller, resource_type: str) -> None:
+        """See `Retention.remove_policy`."""
+        await self._retention.remove_policy(caller, resource_type)
+
+    async def holds(self, caller: Caller, page: Page) -> Holds:
+        """See `Retention.holds`."""
+        return await self._retention.holds(caller, page)
+
+    async def hold(self, caller: Caller, hold: NewHold) -> Hold:
+        """See `Retention.hold`."""
+        return await self._retention.hold(caller, hold)
+
+    async def release(self, caller: Caller, hold_id: str) -> None:
+        """See `Retention.release`."""
+        await self._retention.release(caller, hold_id)
