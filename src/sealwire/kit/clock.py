@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Protocol
 
 US_PER_S = 1_000_000
@@ -33,8 +34,14 @@ class SystemClock:
 def rfc3339(at_us: int) -> str:
     """Write microseconds since the epoch as RFC 3339 UTC with exactly six fraction digits and `Z`."""
     seconds, micros = divmod(at_us, US_PER_S)
+    return "%s.%06dZ" % (_to_the_second(seconds), micros)  # noqa: UP031 - half the cost of an f-string with a width
+
+
+@lru_cache(maxsize=4096)
+def _to_the_second(seconds: int) -> str:
+    """Times that are written are near each other: the part up to the second is formatted once."""
     t = time.gmtime(seconds)
-    return f"{t[0]:04d}-{t[1]:02d}-{t[2]:02d}T{t[3]:02d}:{t[4]:02d}:{t[5]:02d}.{micros:06d}Z"
+    return f"{t[0]:04d}-{t[1]:02d}-{t[2]:02d}T{t[3]:02d}:{t[4]:02d}:{t[5]:02d}"
 
 
 def parse_rfc3339(text: str) -> int:
