@@ -19,11 +19,11 @@ import msgspec
 import structlog
 
 from sealwire.adapters.embedded.drivers.memory_folder import MemoryFolder, memory_roots
-from sealwire.adapters.embedded.drivers.tantivy import entry_at
+from sealwire.adapters.embedded.drivers.tantivy import TantivyIndex, entry_at
 from sealwire.adapters.embedded.index_shard import Shard
 from sealwire.adapters.embedded.index_snapshots import SnapshotFolder
 from sealwire.adapters.embedded.index_vault import Restored, Vault
-from sealwire.adapters.embedded.index_views import Mark, View, Views, read_mark, write_mark
+from sealwire.adapters.embedded.index_views import Mark, View, Views, make_view, read_mark, write_mark
 from sealwire.kit.clock import Clock
 from sealwire.ports.index import (
     MAX_DEPTH,
@@ -39,6 +39,8 @@ from sealwire.ports.index import (
 
 MOST_WAITING = 20_000
 MOST_WRITERS = 8
+SMALL_DOCUMENTS, SMALL_CLAUSES = 20_000, 4
+"""A search no larger than this takes less time (about 0.3 ms) than the way to another thread and back may."""
 _RETRY_S = 1.0
 log = structlog.get_logger(__name__)
 
@@ -237,12 +239,18 @@ class TantivySearchIndex:
         if shard is None or self._searching is None:
             return FoundPage(hits=[], more=False)
         view = self._views.find(tenant_id, sought, mark)
-        if view is None:
-            searcher = shard.engine.searcher
-            ranked = await self._query(shard.engine.search, searcher, sought, MAX_DEPTH)
-            view = self._views.make(tenant_id, sought, searcher, ranked)
-        start = view.after(mark)
-        return await self._query(_page, view, start, limit)  # type: ignore[no-any-return]
+        if view is not None:
+            return _page(view, mark, limit)
+        known = frozenset(shard.seqs) & sought.conversation_ids
+        narrowed = msgspec.structs.replace(sought, conversation_ids=known)
+        clauses = len(sought.words) + len(sought.phrases) + len(sought.without)
+        if clauses <= SMALL_CLAUSES and shard.engine.searcher.num_docs <= SMALL_DOCUMENTS:
+            view, page = _look(shard.engine, tenant_id, sought, narrowed, mark, limit)
+        else:
+            view, page = await self._query(_look, shard.engine, tenant_id, sought, narrowed, mark, limit)
+        if page.more:
+            self._views.keep(view)
+        return page
 
     def indexed_up_to(self, tenant_id: str, conversation_ids: Iterable[str]) -> Mapping[str, int]:
         """See `SearchIndex.indexed_up_to`."""
@@ -338,8 +346,17 @@ class TantivySearchIndex:
         return await asyncio.get_running_loop().run_in_executor(self._searching, call, *arguments)
 
 
-def _page(view: View, start: int, limit: int) -> FoundPage:
-    hits = []
+def _look(
+    engine: TantivyIndex, tenant_id: str, sought: Sought, narrowed: Sought, mark: Mark | None, limit: int
+) -> tuple[View, FoundPage]:
+    searcher = engine.searcher
+    ranked = engine.search(searcher, narrowed, MAX_DEPTH)
+    view = make_view(tenant_id, sought, searcher, ranked)
+    return view, _page(view, mark, limit)
+
+
+def _page(view: View, mark: Mark | None, limit: int) -> FoundPage:
+    start, hits = view.after(mark), []
     for passed, (score, at_us, address) in enumerate(view.ranked[start : start + limit], start + 1):
         entry = entry_at(view.searcher, address)
         hits.append(
@@ -351,7 +368,7 @@ def _page(view: View, start: int, limit: int) -> FoundPage:
                 kind=entry.kind,
                 at_us=entry.at_us,
                 version=entry.version,
-                score=score,
+                score=-score,
                 after=write_mark(Mark(view=view.view_id, passed=passed, score=score, at_us=at_us)),
             )
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import struct
 from bisect import bisect_right
 from collections import OrderedDict
 from typing import Any
@@ -15,25 +16,22 @@ from sealwire.kit.clock import Clock
 from sealwire.ports.index import BadCursor, Sought
 
 VIEWS, VIEW_TTL_S = 64, 60.0
-_CURSOR = re.compile(r"([0-9a-f]{16})\.(\d{1,4})\.(\d{1,12})\.(-?\d{1,18})", re.ASCII)
+_CURSOR = re.compile(r"([0-9a-f]{16})\.(\d{1,4})\.([0-9a-f]{8})\.(-?\d{1,18})", re.ASCII)
+_SCORE = struct.Struct(">f")
 
 
 class Mark(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a page ended: which view, how many hits were passed, and the last one's place in the order."""
+    """Where a page ended: which view, how many hits were passed, and the last one's place in the order (negated)."""
 
     view: str
     passed: int
     score: float
     at_us: int
 
-    @property
-    def place(self) -> tuple[float, int]:
-        return (-self.score, -self.at_us)
-
 
 def write_mark(mark: Mark) -> str:
     """Return the cursor for a mark."""
-    return f"{mark.view}.{mark.passed}.{round(mark.score * 10_000)}.{mark.at_us}"
+    return f"{mark.view}.{mark.passed}.{_SCORE.pack(mark.score).hex()}.{mark.at_us}"
 
 
 def read_mark(cursor: str) -> Mark:
@@ -41,7 +39,7 @@ def read_mark(cursor: str) -> Mark:
     if (match := _CURSOR.fullmatch(cursor)) is None:
         raise BadCursor("The cursor is none of ours.")
     view, passed, score, at_us = match.groups()
-    return Mark(view=view, passed=int(passed), score=int(score) / 10_000, at_us=int(at_us))
+    return Mark(view=view, passed=int(passed), score=_SCORE.unpack(bytes.fromhex(score))[0], at_us=int(at_us))
 
 
 class View(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,7 +50,6 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     sought: Sought
     searcher: Any
     ranked: list[Ranked]
-    expires_at_s: float
 
     def after(self, mark: Mark | None) -> int:
         """Return the index of the first hit after the mark, whether it was set in this view or in one that is gone."""
@@ -60,7 +57,12 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
             return 0
         if mark.view == self.view_id:
             return mark.passed
-        return bisect_right(self.ranked, mark.place, key=lambda hit: (-hit[0], -hit[1]))
+        return bisect_right(self.ranked, (mark.score, mark.at_us), key=lambda hit: hit[:2])
+
+
+def make_view(tenant_id: str, sought: Sought, searcher: Any, ranked: list[Ranked]) -> View:
+    """Return a new view."""
+    return View(view_id=secrets.token_hex(8), tenant_id=tenant_id, sought=sought, searcher=searcher, ranked=ranked)
 
 
 class Views:
@@ -68,38 +70,30 @@ class Views:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._views: OrderedDict[str, View] = OrderedDict()
+        self._views: OrderedDict[str, tuple[float, View]] = OrderedDict()
 
-    def make(self, tenant_id: str, sought: Sought, searcher: object, ranked: list[Ranked]) -> View:
-        """Make a view and keep it for a while."""
+    def keep(self, view: View) -> None:
+        """Keep a view for a while."""
         self.forget_old()
-        view = View(
-            view_id=secrets.token_hex(8),
-            tenant_id=tenant_id,
-            sought=sought,
-            searcher=searcher,
-            ranked=ranked,
-            expires_at_s=self._clock.monotonic() + VIEW_TTL_S,
-        )
-        self._views[view.view_id] = view
+        self._views[view.view_id] = (self._clock.monotonic() + VIEW_TTL_S, view)
         while len(self._views) > VIEWS:
             self._views.popitem(last=False)
-        return view
 
     def find(self, tenant_id: str, sought: Sought, mark: Mark | None) -> View | None:
         """Return the view the mark was set in, if it is still there and was of the very same search."""
-        view = self._views.get(mark.view) if mark else None
-        if view is None or view.tenant_id != tenant_id or view.expires_at_s < self._clock.monotonic():
+        kept = self._views.get(mark.view) if mark else None
+        if kept is None or kept[0] < self._clock.monotonic():
             return None
-        return view if view.sought == sought else None
+        view = kept[1]
+        return view if view.tenant_id == tenant_id and view.sought == sought else None
 
     def forget_old(self) -> None:
         """Let go of views past their time."""
         now_s = self._clock.monotonic()
-        while self._views and next(iter(self._views.values())).expires_at_s < now_s:
+        while self._views and next(iter(self._views.values()))[0] < now_s:
             self._views.popitem(last=False)
 
     def forget(self, tenant_id: str) -> None:
         """Let go of a tenant's views."""
-        for view_id in [v.view_id for v in self._views.values() if v.tenant_id == tenant_id]:
+        for view_id in [view.view_id for _, view in self._views.values() if view.tenant_id == tenant_id]:
             del self._views[view_id]
