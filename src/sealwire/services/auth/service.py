@@ -79,10 +79,10 @@ class AuthService:
         self.hasher = PasswordHasher(costs=costs, threads=config.hash_threads, max_waiting=config.hash_max_waiting)
         rules = PasswordRules()
         lockout = Lockout(store=stores.attempts, vault=vault, clock=clock, config=config)
-        self._signing = SigningKeys(
+        self.signing = SigningKeys(
             store=stores.keys, vault=vault, journal=journal, revoker=revoker, clock=clock, config=config
         )
-        tokens = AccessTokens(signing=self._signing, clock=clock, config=config)
+        tokens = AccessTokens(signing=self.signing, clock=clock, config=config)
         self._sessions = SessionKeeper(
             store=stores.sessions, vault=vault, people=people, tokens=tokens, journal=journal, revoker=revoker,
             clock=clock, config=config,
@@ -103,7 +103,7 @@ class AuthService:
             stores=stores, tokens=tokens, sessions=self._sessions, journal=journal, revoker=revoker
         )
         self.upkeep = Upkeep(
-            stores=stores, signing=self._signing, tenants=self._tenants, journal=journal, clock=clock, config=config
+            stores=stores, signing=self.signing, tenants=self._tenants, journal=journal, clock=clock, config=config
         )
         self._stores = stores
         self._vault = vault
@@ -117,7 +117,7 @@ class AuthService:
         """Load or make keys, make the tenants `default` and `system`. Raises: Unavailable without crypto."""
         await self._vault.start()
         origin = await self._journal.origin(service_caller("auth", SYSTEM_TENANT))
-        await self._signing.start(origin)
+        await self.signing.start(origin)
         await self._tenants.start()
         self.upkeep.start()
 
@@ -132,7 +132,7 @@ class AuthService:
 
     async def _probe_keys(self) -> None:
         try:
-            self._signing.keys.signing_key()
+            self.signing.keys.signing_key()
         except LookupError:
             raise Unavailable("There is no signing key.") from None
         await self._vault.open("", "probe", await self._vault.seal("", "probe", b"probe"))
@@ -239,13 +239,13 @@ class AuthService:
 
     async def rotate_signing(self, caller: Caller, rotation: SigningRotation) -> Jwks:
         origin = await self._journal.origin(caller, SYSTEM_TENANT)
-        await self._signing.rotate(origin, compromised=rotation.compromised)
+        await self.signing.rotate(origin, compromised=rotation.compromised)
         return await self.jwks(caller)
 
     # ---- for services
 
     async def jwks(self, caller: Caller) -> Jwks:
-        return Jwks(keys=self._signing.keys.jwks(self._clock.now_us())["keys"])
+        return Jwks(keys=self.signing.keys.jwks(self._clock.now_us())["keys"])
 
     async def introspect(self, caller: Caller, query: TokenQuery) -> Introspection:
         return await self._queries.introspect(caller, query)

@@ -1,0 +1,132 @@
+"""An auth service on a folder, with the crypto service it needs: for tests that restart and race it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+from sealwire.adapters.embedded.auth import SqliteAuth
+from sealwire.adapters.embedded.crypto import MIGRATIONS, SqliteKeyStore
+from sealwire.adapters.embedded.drivers.sqlite import Database
+from sealwire.clients.crypto import KeyRing
+from sealwire.contracts.auth import OPERATIONS, Auth, Login, LoginResult, NewUser, Registration, SessionQuery, UserRole
+from sealwire.kit.caller import ANONYMOUS, Caller, Principal, service_caller
+from sealwire.kit.clock import Clock
+from sealwire.services.auth.config import AuthConfig
+from sealwire.services.auth.ports import AuthStores
+from sealwire.services.auth.routes import routes
+from sealwire.services.auth.service import AuthService
+from sealwire.services.auth.tokens import AccessTokens
+from sealwire.services.crypto.config import CryptoConfig
+from sealwire.services.crypto.providers import FileKeyProvider
+from sealwire.services.crypto.service import CryptoService
+from sealwire.testing.clock import ManualClock
+from sealwire.testing.wirings import open_wiring
+
+CHEAP: Final = AuthConfig(password_memory_kib=64, password_passes=1)
+"""Passwords hashed at a cost for tests."""
+PASSWORD: Final = "kettle walrus tin"  # noqa: S105 - of people in tests
+BOUNDARY: Final = service_caller("gateway", "default")
+
+
+@asynccontextmanager
+async def open_auth_stores(family: str, folder: Path) -> AsyncIterator[AuthStores]:
+    """Give auth's stores of a family that keep their state in `folder`. Raises: ValueError for a family not there."""
+    if family != "embedded":
+        raise ValueError(f"no family {family!r}")
+    auth = SqliteAuth.open(folder / "auth.db")
+    try:
+        yield auth.stores
+    finally:
+        await auth.close()
+
+
+class AuthRoom:
+    """Auth with its crypto. Opening it again on the same folder is a restart."""
+
+    def __init__(
+        self, folder: Path, *, config: AuthConfig = CHEAP, wiring: str = "direct", clock: Clock | None = None
+    ) -> None:
+        self.folder = folder
+        self.config = config
+        self.wiring = wiring
+        self.clock: Clock = clock or ManualClock()
+
+    async def open(self) -> Auth:
+        """Start everything and return the service as its callers see it."""
+        self._crypto_db = Database.open(self.folder / "crypto.db", MIGRATIONS)
+        self.crypto = CryptoService(
+            store=SqliteKeyStore(self._crypto_db),
+            provider=FileKeyProvider.open(self.folder / "kek"),
+            clock=self.clock,
+            config=CryptoConfig(),
+        )
+        await self.crypto.start()
+        self.storage = SqliteAuth.open(self.folder / "auth.db")
+        self.ring = KeyRing(crypto=self.crypto, service="auth", clock=self.clock)
+        self.service = AuthService(stores=self.storage.stores, sealer=self.ring, clock=self.clock, config=self.config)
+        await self.service.start()
+        self.auth: Auth = open_wiring(self.wiring, self.service, OPERATIONS, routes, clock=self.clock)
+        return self.auth
+
+    async def close(self) -> None:
+        """Stop everything in order."""
+        await self.service.stop()
+        await self.storage.close()
+        await self.crypto.stop()
+        await self._crypto_db.close()
+
+    # ---- people
+
+    async def register(self, name: str, *, tenant: str | None = None, password: str = PASSWORD) -> str:
+        """Register a person and return the user id."""
+        registration = Registration(
+            email=f"{name}@example.org", password=password, display_name=name.title(), tenant=tenant
+        )
+        return (await self.auth.register(somebody(), registration)).user.user_id
+
+    async def log_in(self, name: str, *, tenant: str | None = None, password: str = PASSWORD) -> LoginResult:
+        """Log a person in with the password."""
+        return await self.auth.login(somebody(), Login(email=f"{name}@example.org", password=password, tenant=tenant))
+
+    async def enter(self, name: str, *, tenant: str | None = None) -> tuple[Caller, LoginResult]:
+        """Register and log in; return the caller they are then, and their tokens."""
+        await self.register(name, tenant=tenant)
+        granted = await self.log_in(name, tenant=tenant)
+        return self.caller(granted), granted
+
+    async def add(self, by: Caller, name: str, role: UserRole = "member") -> str:
+        """Have an administrator make a user; return the user id."""
+        new = NewUser(email=f"{name}@example.org", password=PASSWORD, display_name=name.title(), role=role)
+        return (await self.auth.add_user(by, new)).user_id
+
+    def caller(self, granted: LoginResult) -> Caller:
+        """Return the caller that the boundary would make of a granted access token."""
+        tokens = AccessTokens(signing=self.service.signing, clock=self.clock, config=self.config)
+        claims = tokens.read(granted.access_token)
+        principal = Principal(
+            kind="user",
+            tenant_id=claims.tid,
+            subject=claims.sub,
+            role=claims.role,
+            session_id=claims.sid,
+            email=claims.email,
+            epoch=claims.epoch,
+            auth_time_s=claims.auth_time,
+            amr=tuple(claims.amr),
+            expires_at_s=claims.exp,
+            token_id=claims.jti,
+        )
+        return Caller(principal=principal, ip="192.0.2.7", user_agent="test/1.0")
+
+    async def is_live(self, granted: LoginResult) -> bool:
+        """Whether the session of a grant lives and accepts its access token."""
+        state = await self.auth.session(BOUNDARY, SessionQuery(session_id=granted.session_id))
+        return state.active and self.caller(granted).principal.epoch >= state.epoch
+
+
+def somebody(ip: str = "192.0.2.7") -> Caller:
+    """Return a caller without a credential."""
+    return Caller(principal=ANONYMOUS, ip=ip, user_agent="test/1.0")
