@@ -6,6 +6,7 @@ import os
 import struct
 
 import pytest
+import rfc8785
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given
@@ -212,6 +213,12 @@ def test_no_envelope_opens_under_two_keys() -> None:
 def test_the_context_is_canonical(context: dict[str, str]) -> None:
     turned = dict(reversed(context.items()))
     assert canonical_context(context) == canonical_context(turned)
+    assert canonical_context(context) == rfc8785.dumps(context)
+
+
+@given(st.dictionaries(st.text(alphabet=st.characters(max_codepoint=127), max_size=8), st.text(max_size=8), max_size=6))
+def test_the_fast_way_to_canonical_bytes_is_the_same(context: dict[str, str]) -> None:
+    assert canonical_context(context) == rfc8785.dumps(context)
 
 
 def test_no_context_and_an_empty_one_are_the_same() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from base64 import b64encode
-from binascii import Error as BinasciiError
 from binascii import a2b_base64
 from hashlib import sha256
 from typing import Final
@@ -133,7 +132,7 @@ class DataKeys:
             material = await self._chain.material(live, version)
             aad = wrapped[:_ENVELOPE_AT] + _tenant_context(caller.tenant_id, key.context)
             plain = material.unwrap(wrapped[_ENVELOPE_AT:], aad)
-        except (BinasciiError, ValueError, KeyNotFound, EnvelopeRefused):
+        except (ValueError, KeyNotFound, EnvelopeRefused):
             raise DecryptionFailed from None
         event = key_event(caller, "crypto.data_key.opened", key_id=key_id, at_us=self._clock.now_us(), version=version)
         self._journal.note(event)

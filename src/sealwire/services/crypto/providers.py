@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import stat
 from base64 import b64encode
-from binascii import Error as BinasciiError
 from binascii import a2b_base64
 from contextlib import suppress
 from hashlib import sha256
@@ -179,7 +178,7 @@ def _parse(content: bytes, path: Path) -> bytearray:
     try:
         mark, body, digits = content.decode("ascii").removesuffix("\n").split(":")
         key = bytearray(a2b_base64(body, strict_mode=True))
-    except (ValueError, BinasciiError):
+    except ValueError:
         raise fault from None
     if mark != _MARK or digits != _check_digits(body) or len(key) != KEY_BYTES:
         raise fault

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from binascii import Error as BinasciiError
 from binascii import a2b_base64, b2a_base64
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import NoReturn
@@ -266,18 +265,20 @@ class CryptoService:
         return live
 
     async def _encrypt(self, caller: Caller, live: LiveKey, items: Sequence[Plaintext], action: str) -> list[Sealed]:
-        plain = [(_bytes(item.plaintext, "$.plaintext"), _aad(item.context)) for item in items]
+        try:
+            plain = [(a2b_base64(item.plaintext, strict_mode=True), canonical_context(item.context)) for item in items]
+        except ValueError:
+            raise Invalid("Expected base64 with its padding.", path="$.plaintext") from None
         material = await self._protecting(caller, live, len(plain), action)
-        cipher, version, key_id = material.cipher, material.version, live.stored.key_id
+        encrypt, version, key_id = material.cipher.encrypt, material.version, live.stored.key_id
         sealed = []
-        for text, aad in plain:
-            iv = material.nonce()
-            both = cipher.encrypt(iv, text, aad)
+        for (iv, iv_text), (text, aad) in zip(material.nonces(len(plain)), plain, strict=True):
+            both = encrypt(iv, text, aad)
             sealed.append(
                 Sealed(
-                    ciphertext=_text(both[:-TAG_BYTES]),
-                    iv=_text(iv),
-                    auth_tag=_text(both[-TAG_BYTES:]),
+                    ciphertext=b2a_base64(both[:-TAG_BYTES], newline=False).decode(),
+                    iv=iv_text,
+                    auth_tag=b2a_base64(both[-TAG_BYTES:], newline=False).decode(),
                     key_id=key_id,
                     version=version,
                 )
@@ -298,7 +299,9 @@ class CryptoService:
             )
             try:
                 material = await self._chain.material(live, item.version)
-                opened.append(Opened(plaintext=_text(gcm_decrypt(material.cipher, sealed, _aad(item.context)))))
+                opened.append(
+                    Opened(plaintext=_text(gcm_decrypt(material.cipher, sealed, canonical_context(item.context))))
+                )
             except (EnvelopeRefused, KeyNotFound):
                 self._refuse(caller, live, action, item.version)
         self._note(caller, live, action, items[0].version, count=len(opened))
@@ -393,13 +396,9 @@ def _bytes(text: str, path: str) -> bytes:
     """Read strict base64. Raises: Invalid."""
     try:
         return a2b_base64(text, strict_mode=True)
-    except (BinasciiError, ValueError):
+    except ValueError:
         raise Invalid("Expected base64 with its padding.", path=path) from None
 
 
 def _text(data: bytes) -> str:
     return b2a_base64(data, newline=False).decode("ascii")
-
-
-def _aad(context: dict[str, str]) -> bytes:
-    return canonical_context(context) if context else b"{}"
