@@ -1,0 +1,221 @@
+"""The session boundary of one process, put together: five components, the edge's authenticator, their health."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Mapping
+from random import Random
+from typing import Self
+
+from sealwire.boundary.authenticator import Authenticator
+from sealwire.boundary.config import BoundaryConfig
+from sealwire.boundary.fallback_session_provider import FallbackSessionProvider
+from sealwire.boundary.integration_health import IntegrationHealth
+from sealwire.boundary.jwt_token_adapter import JwtTokenAdapter, LegacyRule
+from sealwire.boundary.model import ComponentHealth, Health
+from sealwire.boundary.ports import SessionJournal
+from sealwire.boundary.self_test import SelfTest
+from sealwire.boundary.service_boundary_coordinator import ServiceBoundaryCoordinator
+from sealwire.boundary.session_validation_normalizer import CACHE_BREAKER, SessionValidationNormalizer
+from sealwire.boundary.websocket_auth_gateway import WebSocketAuthGateway
+from sealwire.contracts.auth import Auth
+from sealwire.kit.caller import SYSTEM_TENANT, service_caller
+from sealwire.kit.clock import Clock
+from sealwire.kit.envelopes import SealingKey
+from sealwire.kit.http import Authenticate
+from sealwire.kit.lifespan import Probe
+from sealwire.kit.problem import Unavailable
+from sealwire.ports.cache import SharedCache
+from sealwire.resilience.breaker import BreakerRules
+from sealwire.resilience.registry import Registry
+
+
+class Boundary:
+    """What stands between credentials and services (a Component of kit.lifespan)."""
+
+    def __init__(
+        self,
+        *,
+        adapter: JwtTokenAdapter,
+        normalizer: SessionValidationNormalizer,
+        fallback: FallbackSessionProvider,
+        coordinator: ServiceBoundaryCoordinator,
+        gateway: WebSocketAuthGateway,
+        authenticator: Authenticator,
+        health: IntegrationHealth,
+        cache: SharedCache,
+    ) -> None:
+        self.adapter = adapter
+        self.normalizer = normalizer
+        self.fallback = fallback
+        self.coordinator = coordinator
+        self.gateway = gateway
+        self.authenticator = authenticator
+        self.health = health
+        self._cache = cache
+
+    @classmethod
+    def build(
+        cls,
+        *,
+        auth: Auth,
+        feed: Auth | None = None,
+        cache: SharedCache,
+        journal: SessionJournal,
+        key: SealingKey,
+        breakers: Registry,
+        clock: Clock,
+        rng: Random,
+        issuer: str,
+        audience: str,
+        cookie_name: str,
+        config: BoundaryConfig | None = None,
+        legacy: Iterable[LegacyRule] = (),
+        local_networks: Iterable[str] = (),
+        services: Authenticate | None = None,
+        service: str = "gateway",
+    ) -> Self:
+        """Put the components together.
+
+        `auth` is the guarded client. `feed`, when given, is asked for revocations in its place: auth itself where it
+        lives in this process, so that no breaker stands between a revocation and its effect. `key` seals the journal
+        and what is put into the shared cache: the same in every process that shares the cache.
+        """
+        config = config or BoundaryConfig()
+        system = service_caller(service, SYSTEM_TENANT)
+        fallback = FallbackSessionProvider(journal=journal, clock=clock, max_sessions=config.sessions_cached)
+        adapter = JwtTokenAdapter(
+            issuer=issuer,
+            audience=audience,
+            keys=lambda: auth.jwks(system),
+            legacy=legacy,
+            leeway_s=config.leeway_s,
+            max_cached=config.tokens_cached,
+            clock=clock,
+            rng=rng,
+        )
+        coordinator = ServiceBoundaryCoordinator(
+            auth=feed or auth,
+            fallback=fallback,
+            breakers=breakers,
+            clock=clock,
+            rng=rng,
+            service=service,
+            bound_s=config.feed_bound_s,
+        )
+        normalizer = SessionValidationNormalizer(
+            auth=auth,
+            feed=coordinator,
+            fallback=fallback,
+            cache=cache,
+            cache_breaker=breakers.breaker(CACHE_BREAKER, BreakerRules(slow_call_s=0.25, open_cap_s=5.0)),
+            key=key,
+            clock=clock,
+            rng=rng,
+            service=service,
+            memory_ttl_s=config.memory_ttl_s,
+            cache_ttl_s=config.cache_ttl_s,
+            unconfirmed_s=config.unconfirmed_s,
+            max_sessions=config.sessions_cached,
+        )
+        gateway = WebSocketAuthGateway(
+            adapter=adapter,
+            normalizer=normalizer,
+            coordinator=coordinator,
+            book=fallback.book,
+            clock=clock,
+            cookie_name=cookie_name,
+            origins=config.origins,
+            url_tokens=config.url_tokens,
+            leeway_s=config.leeway_s,
+            unconfirmed_s=config.unconfirmed_s,
+        )
+        authenticator = Authenticator(
+            adapter=adapter,
+            normalizer=normalizer,
+            coordinator=coordinator,
+            book=fallback.book,
+            auth=auth,
+            clock=clock,
+            rng=rng,
+            cookie_name=cookie_name,
+            service=service,
+            max_cached=config.tokens_cached,
+            memory_ttl_s=config.memory_ttl_s,
+            leeway_s=config.leeway_s,
+            seen_every_s=config.seen_every_s,
+            local_networks=local_networks,
+            services=services,
+        )
+        # The order is the order in force: memory, sockets, then what may have to wait.
+        coordinator.subscribe("jwt_token_adapter", adapter.apply)
+        coordinator.subscribe("websocket_auth_gateway", gateway.apply)
+        coordinator.subscribe("session_validation_normalizer", normalizer.apply)
+        health = IntegrationHealth(
+            components={
+                "jwt_token_adapter": adapter.health,
+                "session_validation_normalizer": normalizer.health,
+                "fallback_session_provider": fallback.health,
+                "websocket_auth_gateway": gateway.health,
+                "service_boundary_coordinator": coordinator.health,
+            },
+            normalizer=normalizer,
+            breakers=breakers,
+            self_test=SelfTest(
+                adapter=adapter,
+                normalizer=normalizer,
+                fallback=fallback,
+                gateway=gateway,
+                coordinator=coordinator,
+                clock=clock,
+            ),
+            authenticator=authenticator,
+            self_test_every_s=config.self_test_every_s,
+        )
+        return cls(
+            adapter=adapter,
+            normalizer=normalizer,
+            fallback=fallback,
+            coordinator=coordinator,
+            gateway=gateway,
+            authenticator=authenticator,
+            health=health,
+            cache=cache,
+        )
+
+    async def start(self) -> None:
+        """Read the journal, then follow auth. An auth that does not answer yet is no reason not to start."""
+        await self.fallback.start()
+        with contextlib.suppress(Exception):
+            await self.adapter.refresh_keys()
+        await self.coordinator.start()
+        await self.normalizer.start()
+        await self.gateway.start()
+        await self.authenticator.start()
+        await self.health.start()
+
+    async def stop(self) -> None:
+        """Stop in reverse and write what is left. Safe to call twice."""
+        await self.health.stop()
+        await self.authenticator.stop()
+        await self.gateway.stop()
+        await self.normalizer.stop()
+        await self.coordinator.stop()
+        await self.fallback.stop()
+
+    def checks(self) -> Mapping[str, Probe]:
+        """Return what readiness depends on; the shared cache is not among it (see `check_cache`)."""
+        return {"revocation_feed": self._check_feed, "session_journal": self._check_journal}
+
+    async def check_cache(self) -> None:
+        """Raises: CacheFault when the shared cache does not work. Readiness reports it as degraded, not as down."""
+        await self._cache.check()
+
+    async def _check_feed(self) -> None:
+        if not await self.coordinator.ensure_fresh():
+            raise Unavailable("The revocation feed is older than its bound.")
+
+    async def _check_journal(self) -> None:
+        seen: ComponentHealth = self.fallback.health()
+        if seen.status is Health.UNHEALTHY:
+            raise Unavailable(f"The session journal can't be written: {seen.details['journal_fault']}.")

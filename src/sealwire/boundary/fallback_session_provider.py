@@ -1,0 +1,265 @@
+"""Fallback session provider: sessions and revocations in memory, with a sealed journal on disk (R6.3).
+
+Not an authority: it remembers what auth said, so that an outage neither logs everybody out nor lets anybody in. A
+revocation it knows is never taken back: not by a cache that returns with older data, a restart, or a clock that steps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+from sealwire.boundary.model import ComponentHealth, Health
+from sealwire.boundary.ports import FeedPosition, JournalEntry, KnownRevocation, KnownSession, SessionJournal
+from sealwire.boundary.revocation_book import RevocationBook
+from sealwire.contracts.auth import Revocation, SessionState
+from sealwire.kit.clock import US_PER_S, Clock
+
+_LOG = logging.getLogger("sealwire.boundary")
+FLUSH_EVERY_S: Final = 0.5
+"""Confirmed sessions reach the disk so late at most. Revocations are durable before their receipt is given."""
+CLEAN_EVERY_S: Final = 30.0
+MIN_GARBAGE: Final = 1_000
+
+
+class FallbackSessionProvider:
+    """What this process knows of sessions. Safe under threads and tasks: every change holds one lock, shortly."""
+
+    def __init__(self, *, journal: SessionJournal, clock: Clock, max_sessions: int = 100_000) -> None:
+        self._journal = journal
+        self._clock = clock
+        self._max_sessions = max_sessions
+        self._lock = threading.RLock()
+        self._sessions: OrderedDict[str, KnownSession] = OrderedDict()
+        self._unwritten: dict[str, KnownSession] = {}
+        self._unwritten_revocations: list[KnownRevocation] = []
+        self._position_written = 0
+        self._disk = ThreadPoolExecutor(max_workers=1, thread_name_prefix="session-journal")
+        self._tasks: list[asyncio.Task[None]] = []
+        self._writing = asyncio.Lock()
+        self._incomplete = False
+        self._fault = ""
+        self.book = RevocationBook(clock=clock)
+        self.position = 0
+        self.reconciled = 0
+
+    async def start(self) -> None:
+        """Read the journal and keep it from now on."""
+        loop = asyncio.get_running_loop()
+        entries = await loop.run_in_executor(self._disk, self._journal.load)
+        with self._lock:
+            for entry in entries:
+                self._take(entry)
+            self._forget_ended()
+        if self._garbage() > MIN_GARBAGE:
+            await self._compact()
+        self._tasks = [
+            asyncio.create_task(self._every(FLUSH_EVERY_S, self.flush), name="session-journal-flush"),
+            asyncio.create_task(self._every(CLEAN_EVERY_S, self.clean), name="session-journal-clean"),
+        ]
+
+    async def stop(self) -> None:
+        """Write what is left and let go of the disk. Safe to call twice."""
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if tasks:
+            try:
+                await self.persist()
+                await self.flush()
+            except OSError:
+                _LOG.exception("the session journal can't be written; what it lacks is read from auth after the start")
+            await asyncio.get_running_loop().run_in_executor(self._disk, self._journal.close)
+            self._disk.shutdown()
+
+    # -- sessions
+
+    def remember(self, state: SessionState, number: int) -> None:
+        """Keep what auth said of a session, when the feed had been applied up to `number`."""
+        known = KnownSession(state, number, self._clock.now_us())
+        with self._lock:
+            self._keep(known)
+            self._unwritten[state.session_id] = known
+
+    def lookup(self, session_id: str) -> KnownSession | None:
+        """Return what is known of a live session; None when nothing is."""
+        with self._lock:
+            known = self._sessions.get(session_id)
+        if known is None or self._over(known.state):
+            return None
+        return known
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    # -- revocations
+
+    def take(self, revocations: Sequence[Revocation], position: int) -> None:
+        """Take entries of the feed, read up to `position`: in force on return, on disk after `persist`."""
+        with self._lock:
+            fresh = [revocation for revocation in revocations if self.book.apply(revocation)]
+            for revocation in fresh:
+                self._forget_revoked(revocation)
+            self._unwritten_revocations += map(KnownRevocation, fresh)
+            self.position = max(self.position, position)
+
+    def restart_feed(self, position: int) -> None:
+        """Go on from a lower position: the feed was restored from a backup. What is known stays known."""
+        with self._lock:
+            self.position = position
+
+    async def persist(self) -> None:
+        """Make durable what was taken. Raises: OSError; then what is missing is written the next time."""
+        with self._lock:
+            entries: list[JournalEntry] = [*self._unwritten_revocations]
+            self._unwritten_revocations = []
+            entries.append(FeedPosition(self.position))
+        if len(entries) > 1 or self.position > self._position_written:
+            await self._write(entries)
+            self._position_written = max(self._position_written, self.position)
+
+    # -- upkeep
+
+    async def flush(self) -> None:
+        """Write the sessions confirmed since the last time."""
+        with self._lock:
+            waiting: list[JournalEntry] = list(self._unwritten.values())
+            self._unwritten = {}
+        if waiting:
+            await self._write(waiting)
+
+    async def clean(self) -> None:
+        """Forget what is over; rewrite the journal when most of it is garbage."""
+        with self._lock:
+            self._forget_ended()
+            self.book.prune()
+        if self._garbage() > max(MIN_GARBAGE, len(self._sessions) + len(self.book)):
+            await self._compact()
+
+    async def reconcile(
+        self,
+        *,
+        since: int,
+        put: Callable[[KnownSession], Awaitable[None]],
+        delete: Callable[[str], Awaitable[None]],
+    ) -> int:
+        """Bring a cache up to date that was away since the feed stood at `since`: revocations first, so that they win.
+
+        Returns how many entries were written. Raises: what `put` and `delete` raise; then it has to be done again.
+        """
+        with self._lock:
+            ended = [r.session_id for r in self.book if r.kind == "session" and r.number > since]
+            fresh = [known for known in self._sessions.values() if known.number >= since]
+        for session_id in ended:
+            await delete(session_id)
+        written = len(ended)
+        for known in fresh:
+            if self.lookup(known.state.session_id) is known and not self._stale(known):
+                await put(known)
+                written += 1
+        self.reconciled += written
+        return written
+
+    def health(self) -> ComponentHealth:
+        """Degraded when the journal was damaged, unhealthy while it can't be written."""
+        status = Health.HEALTHY
+        if self._fault:
+            status = Health.UNHEALTHY
+        elif self._journal.damaged:
+            status = Health.DEGRADED
+        details: dict[str, Any] = {
+            "sessions": len(self._sessions),
+            "revocations": len(self.book),
+            "feed_position": self.position,
+            "journal_entries": len(self._journal),
+            "journal_unwritten": len(self._unwritten),
+            "journal_damaged": self._journal.damaged,
+            "journal_fault": self._fault,
+            "reconciled": self.reconciled,
+        }
+        return ComponentHealth(status=status, details=details)
+
+    # -- inside
+
+    def _take(self, entry: JournalEntry) -> None:
+        if isinstance(entry, KnownSession):
+            self._keep(entry)
+        elif isinstance(entry, KnownRevocation):
+            if self.book.apply(entry.revocation):
+                self._forget_revoked(entry.revocation)
+        else:
+            self.position = max(self.position, entry.number)
+
+    def _keep(self, known: KnownSession) -> None:
+        session_id = known.state.session_id
+        before = self._sessions.pop(session_id, None)
+        if before is not None and before.number > known.number:
+            known = before  # two answers overtook each other: the one that knew more of the feed stays
+        if len(self._sessions) >= self._max_sessions:
+            self._sessions.popitem(last=False)
+        self._sessions[session_id] = known
+
+    def _forget_revoked(self, revocation: Revocation) -> None:
+        if revocation.kind == "session":
+            self._sessions.pop(revocation.session_id, None)
+            self._unwritten.pop(revocation.session_id, None)
+
+    def _forget_ended(self) -> None:
+        for session_id in [sid for sid, known in self._sessions.items() if self._over(known.state)]:
+            del self._sessions[session_id]
+
+    def _over(self, state: SessionState) -> bool:
+        return not state.active or state.expires_at_s * US_PER_S <= self._clock.now_us()
+
+    def _stale(self, known: KnownSession) -> bool:
+        return self.book.latest(known.state.tenant_id, known.state.user_id) > known.number
+
+    def _garbage(self) -> int:
+        return len(self._journal) - len(self._sessions) - len(self.book)
+
+    async def _compact(self) -> None:
+        async with self._writing:
+            await self._replace()
+
+    async def _write(self, entries: list[JournalEntry]) -> None:
+        async with self._writing:
+            if self._incomplete:
+                await self._replace()  # entries are missing on disk: write all anew, not what came after them
+            else:
+                await self._on_disk(self._journal.append, entries)
+
+    async def _replace(self) -> None:
+        with self._lock:
+            self._unwritten.clear()
+            self._unwritten_revocations.clear()
+            entries: list[JournalEntry] = [FeedPosition(self.position), *map(KnownRevocation, self.book)]
+            entries += self._sessions.values()
+        await self._on_disk(self._journal.replace, entries)
+        self._incomplete = False
+
+    async def _on_disk(self, do: Callable[[list[JournalEntry]], None], entries: list[JournalEntry]) -> None:
+        def run() -> None:
+            try:
+                do(entries)
+                self._fault = ""
+            except OSError as error:
+                self._incomplete = True
+                self._fault = error.strerror or "the journal can't be written"
+                raise
+
+        # One thread, so calls stay in order; shielded, so that a cancelled caller does not take its entries along.
+        await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._disk, run))
+
+    async def _every(self, seconds: float, do: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            try:
+                await do()
+            except OSError:
+                _LOG.exception("the session journal can't be written; sessions would not survive a restart")

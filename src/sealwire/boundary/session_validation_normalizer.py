@@ -1,0 +1,306 @@
+"""Session validation normaliser: one shape of answer, whoever it came from (R6.2), and degraded never weaker (R6.6).
+
+Who is asked, in this order: the revocations known here (they always win), memory, the shared cache, auth. What memory
+and cache say counts only while the revocation feed is young, and only if it was said after the newest entry about that
+person. When nobody who knows can be asked, the fallback provider's copy serves low-risk operations for a bounded time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import Counter
+from random import Random
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from sealwire.boundary.fallback_session_provider import FallbackSessionProvider
+from sealwire.boundary.model import ComponentHealth, Health, Source, Status, Validation, VerifiedToken
+from sealwire.boundary.ports import KnownSession
+from sealwire.contracts.auth import Auth, Revocation, SessionNotFound, SessionQuery, SessionState, UserQuery
+from sealwire.kit.caller import Caller, Principal, service_caller
+from sealwire.kit.clock import US_PER_S, Clock
+from sealwire.kit.envelopes import EnvelopeRefused, SealingKey
+from sealwire.kit.permission import Role, lower
+from sealwire.kit.problem import Problem
+from sealwire.ports.cache import SharedCache
+from sealwire.resilience.breaker import Breaker, State, Transition
+from sealwire.resilience.cache import TtlCache
+from sealwire.resilience.failure import CircuitOpen
+
+_LOG = logging.getLogger("sealwire.boundary")
+CACHE_BREAKER: Final = "session-cache"
+WATCH_EVERY_S: Final = 0.5
+CLOCKS_DIFFER_US: Final = 5 * US_PER_S
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(KnownSession).decode
+
+
+class Feed(Protocol):
+    """What the normaliser needs of the revocation feed's reader (the coordinator)."""
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the feed was read within its bound."""
+
+    async def ensure_fresh(self) -> bool:
+        """Try to read the feed now if it is not fresh; return whether it is."""
+
+
+class SessionValidationNormalizer:
+    """Answers whether a verified token's session lives, and as whom."""
+
+    def __init__(
+        self,
+        *,
+        auth: Auth,
+        feed: Feed,
+        fallback: FallbackSessionProvider,
+        cache: SharedCache,
+        cache_breaker: Breaker,
+        key: SealingKey,
+        clock: Clock,
+        rng: Random,
+        service: str = "gateway",
+        memory_ttl_s: float = 30.0,
+        cache_ttl_s: float = 60.0,
+        unconfirmed_s: int = 900,
+        max_sessions: int = 100_000,
+    ) -> None:
+        self._auth = auth
+        self._feed = feed
+        self._fallback = fallback
+        self._cache = cache
+        self._breaker = cache_breaker
+        self._key = key
+        self._clock = clock
+        self._service = service
+        self._cache_ttl_s = cache_ttl_s
+        self._memory_ttl_s = memory_ttl_s
+        self._unconfirmed_s = unconfirmed_s
+        self._memory: TtlCache[str, KnownSession] = TtlCache(
+            max_entries=max_sessions, ttl_s=memory_ttl_s, clock=clock, rng=rng
+        )
+        self._cache_lost_at: int | None = None
+        self._task: asyncio.Task[None] | None = None
+        self.answers: Counter[str] = Counter()
+        cache_breaker.listen(self._on_cache)
+
+    async def start(self) -> None:
+        """Begin to watch for a shared cache that came back."""
+        self._task = asyncio.create_task(self._watch(), name="session-cache-watch")
+
+    async def stop(self) -> None:
+        """Stop watching. Safe to call twice."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    @property
+    def degraded(self) -> bool:
+        """Whether sessions are validated without one of the parts that should be asked."""
+        return self._breaker.state is not State.CLOSED or not self._feed.fresh
+
+    def cached(self, token: VerifiedToken) -> Validation | None:
+        """Answer from memory, without waiting; None when somebody has to be asked."""
+        if reason := self._fallback.book.against(token):
+            return self._answer(Status.REVOKED, None, Source.REVOCATIONS, reason)
+        if not self._feed.fresh:
+            return None
+        known = self._memory.get(token.session_id)
+        if known is None or self._stale(known):
+            return None
+        return self._judge(token, known, Source.MEMORY)
+
+    async def validate(self, token: VerifiedToken) -> Validation:
+        """Answer, asking whoever has to be asked. Never raises for an outage: that is an answer too."""
+        if not self._feed.fresh:
+            await self._feed.ensure_fresh()
+        answer = self.cached(token)
+        if answer is not None:
+            return answer
+        if self._feed.fresh and not token.legacy:
+            known = await self._from_cache(token.session_id)
+            if known is not None and not self._stale(known):
+                self._memory.put(token.session_id, known)
+                return self._judge(token, known, Source.CACHE)
+        number = self._fallback.position
+        try:
+            state = await (self._ask_legacy(token) if token.legacy else self._ask(token))
+        except (SessionNotFound, LookupError):
+            return self._answer(Status.REVOKED, None, Source.AUTH, "session_unknown")
+        except Exception as error:
+            if not isinstance(error, Problem):
+                _LOG.exception("auth could not say whether a session lives")
+            return self._unconfirmed(token)
+        known = KnownSession(state, number, self._clock.now_us())
+        if state.active:
+            await self._keep(known, shared=not token.legacy)
+        return self._judge(token, known, Source.AUTH)
+
+    async def apply(self, revocation: Revocation) -> None:
+        """Take a revocation out of memory and of the shared cache. Raises: what the cache raises."""
+        if revocation.kind == "session":
+            self._memory.invalidate(revocation.session_id)
+            await self._breaker.call(self._cache.delete, _cache_key(revocation.session_id))
+
+    async def reconcile(self) -> int:
+        """Bring the shared cache up to date after it was away; return how many entries were written."""
+        if self._cache_lost_at is None or self._breaker.state is not State.CLOSED:
+            return 0
+        since = self._cache_lost_at
+        try:
+            written = await self._fallback.reconcile(
+                since=since,
+                put=self._put_in_cache,
+                delete=lambda session_id: self._breaker.call(self._cache.delete, _cache_key(session_id)),
+            )
+        except (CircuitOpen, ConnectionError, TimeoutError):
+            return 0  # away again; what is left is done the next time
+        if self._cache_lost_at == since:
+            self._cache_lost_at = None
+        return written
+
+    def health(self) -> ComponentHealth:
+        """Degraded while sessions are validated without the cache or the feed."""
+        details: dict[str, Any] = {
+            "degraded_mode": self.degraded,
+            "session_cache": self._breaker.state.value,
+            "sessions_in_memory": len(self._memory),
+            "memory_hits": self._memory.hits,
+            "memory_misses": self._memory.misses,
+            "answers": dict(self.answers),
+        }
+        return ComponentHealth(status=Health.DEGRADED if self.degraded else Health.HEALTHY, details=details)
+
+    def forget(self) -> None:
+        """Forget what is in memory; the next question of each session is asked anew."""
+        self._memory.clear()
+
+    # -- who is asked
+
+    async def _ask(self, token: VerifiedToken) -> SessionState:
+        query = SessionQuery(session_id=token.session_id)
+        return await self._auth.session(self._caller(token.tenant_id), query)
+
+    async def _ask_legacy(self, token: VerifiedToken) -> SessionState:
+        """Resolve a legacy token by its `id`: it must be that user's address now. Raises: LookupError."""
+        found = await self._auth.profiles(self._caller(token.tenant_id), UserQuery(user_ids=[token.subject]))
+        for profile in found.items:
+            if profile.user_id == token.subject and profile.email.casefold() == token.email.casefold():
+                return SessionState(
+                    session_id=token.session_id,
+                    tenant_id=profile.tenant_id,
+                    user_id=profile.user_id,
+                    role=profile.role,
+                    email=profile.email,
+                    epoch=0,
+                    active=profile.active,
+                    expires_at_s=token.expires_at_s,
+                )
+        raise LookupError(token.subject)
+
+    async def _from_cache(self, session_id: str) -> KnownSession | None:
+        """Read the shared cache; a fault, or what is not sealed by us for this session, is as good as nothing."""
+        key = _cache_key(session_id)
+        try:
+            sealed = await self._breaker.call(self._cache.get, key)
+            return None if sealed is None else _decode(self._key.open(sealed, key.encode()))
+        except (CircuitOpen, ConnectionError, TimeoutError, EnvelopeRefused, msgspec.MsgspecError):
+            return None
+
+    async def _keep(self, known: KnownSession, *, shared: bool) -> None:
+        state = known.state
+        self._fallback.remember(state, known.number)
+        left_s = state.expires_at_s - self._clock.now_us() / US_PER_S
+        self._memory.put(state.session_id, known, ttl_s=left_s)
+        if shared:
+            # The breaker has counted a fault; `reconcile` brings the session there later.
+            with contextlib.suppress(CircuitOpen, ConnectionError, TimeoutError):
+                await self._put_in_cache(known)
+
+    async def _put_in_cache(self, known: KnownSession) -> None:
+        key = _cache_key(known.state.session_id)
+        left_s = min(self._cache_ttl_s, known.state.expires_at_s - self._clock.now_us() / US_PER_S)
+        if left_s > 0:
+            sealed = self._key.seal(_encode(known), key.encode())
+            await self._breaker.call(_put, self._cache, key, sealed, left_s)
+
+    # -- what is made of it
+
+    def _judge(self, token: VerifiedToken, known: KnownSession, source: Source) -> Validation:
+        """Hold a token against what is known of its session, all of it said after the newest revocation."""
+        state = known.state
+        if reason := self._fallback.book.against(token):
+            return self._answer(Status.REVOKED, None, Source.REVOCATIONS, reason)
+        if state.tenant_id != token.tenant_id or state.user_id != token.subject:
+            return self._answer(Status.REVOKED, None, source, "not_its_session")
+        if not state.active or state.expires_at_s * US_PER_S <= self._clock.now_us():
+            return self._answer(Status.REVOKED, None, source, "session_ended")
+        if not token.legacy and token.epoch < state.epoch:
+            return self._answer(Status.REVOKED, None, source, "epoch_passed")
+        return self._answer(Status.VALID, token.principal(role=state.role, email=state.email), source, "")
+
+    def _unconfirmed(self, token: VerifiedToken) -> Validation:
+        """Answer without anybody to ask: low-risk operations, until the bound since it was last confirmed."""
+        if reason := self._fallback.book.against(token):
+            return self._answer(Status.REVOKED, None, Source.REVOCATIONS, reason)
+        known = self._fallback.lookup(token.session_id)
+        now_us = self._clock.now_us()
+        if known is not None:
+            judged = self._judge(token, known, Source.FALLBACK)
+            if judged.principal is None:
+                return judged
+            since_us = known.confirmed_at_us
+            role = Role.GUEST if self._stale(known) else lower(judged.principal.role, token.role)
+            principal, source = token.principal(role=role, email=known.state.email), Source.FALLBACK
+        else:
+            since_us = token.issued_at_s * US_PER_S
+            principal = token.principal(role=lower(token.role, Role.MEMBER), email=token.email)
+            source = Source.TOKEN
+        # Below zero, past what clocks may differ, the wall clock was stepped back: that must not prolong the bound.
+        if not -CLOCKS_DIFFER_US <= now_us - since_us < self._unconfirmed_s * US_PER_S:
+            return self._answer(Status.UNKNOWN, None, source, "unconfirmed_too_long")
+        return self._answer(Status.UNCONFIRMED, principal, source, "auth_unavailable")
+
+    def _answer(self, status: Status, principal: Principal | None, source: Source, reason: str) -> Validation:
+        self.answers[f"{status.value}/{source.value}"] += 1
+        return Validation(
+            status=status,
+            principal=principal,
+            source=source,
+            degraded=self.degraded,
+            reason=reason,
+            checked_at=self._clock.now_us(),
+            until_s=self._clock.monotonic() + self._memory_ttl_s,
+        )
+
+    def _stale(self, known: KnownSession) -> bool:
+        return self._fallback.book.latest(known.state.tenant_id, known.state.user_id) > known.number
+
+    def _caller(self, tenant_id: str) -> Caller:
+        return service_caller(self._service, tenant_id)
+
+    async def _watch(self) -> None:
+        """Probe a shared cache that is away, so that its return does not wait for a request, and reconcile then."""
+        while True:
+            await asyncio.sleep(WATCH_EVERY_S)
+            if self._cache_lost_at is not None:
+                with contextlib.suppress(CircuitOpen, ConnectionError, TimeoutError):
+                    await self._breaker.call(self._cache.check)
+                await self.reconcile()
+
+    def _on_cache(self, transition: Transition) -> None:
+        if transition.after is State.OPEN and self._cache_lost_at is None:
+            self._cache_lost_at = self._fallback.position
+
+
+def _cache_key(session_id: str) -> str:
+    return f"session:{session_id}"
+
+
+async def _put(cache: SharedCache, key: str, value: bytes, ttl_s: float) -> None:
+    await cache.put(key, value, ttl_s=ttl_s)
