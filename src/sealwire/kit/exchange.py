@@ -29,7 +29,7 @@ class Exchange:
     """A request being answered. Made by the app, handed to raw handlers and to the authenticator."""
 
     __slots__ = ("_receive", "_send", "caller", "extra_headers", "method", "params", "path", "route", "scope",
-                 "started", "started_us", "status", "trace_id")  # fmt: skip
+                 "started", "started_us", "status", "trace_id", "untimed")  # fmt: skip
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scope = scope
@@ -40,6 +40,8 @@ class Exchange:
         self.params: dict[str, Any] = {}
         self.extra_headers: Headers = []
         self.status = 0
+        self.untimed = False
+        """Set by a handler of a long upload that watches over its own time: the app's timeout doesn't end it."""
         self.started = time.perf_counter()
         self.started_us = time.time_ns() // 1000
         self.trace_id = ""

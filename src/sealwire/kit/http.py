@@ -330,12 +330,12 @@ class App:
             await exchange.answer_problem(problem)
 
     async def _watch(self) -> None:
-        """Cancel requests older than the timeout; streams that have begun to answer are their handlers' business."""
+        """Cancel requests older than the timeout; begun answers and long uploads are their handlers' business."""
         while self._in_flight:
             await asyncio.sleep(min(0.5, self._timeout_s / 4))
             oldest = time.perf_counter() - self._timeout_s
             for exchange, task in list(self._in_flight.items()):
-                if exchange.started < oldest and not exchange.status:
+                if exchange.started < oldest and not exchange.status and not exchange.untimed:
                     del self._in_flight[exchange]
                     task.cancel()
         self._watchdog = None
