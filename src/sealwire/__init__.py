@@ -1,1 +1,3 @@
 """Sealwire: a self-hosted, multi-tenant, secure messaging backend."""
+
+__version__ = "0.1.0"

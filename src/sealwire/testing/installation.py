@@ -16,7 +16,7 @@ import httpx
 
 START_TIMEOUT_S = 30.0
 OFFSETS = (0, 2, 3, 4, 5, 6, 7, 8, 9)
-PASSWORD = "correct horse battery staple"  # noqa: S105 - of people that exist in tests only
+PASSWORD = "seven tidy lighthouses"  # noqa: S105 - of people that exist in tests only
 
 
 def free_port_base() -> int:

@@ -1,0 +1,168 @@
+"""The `sealwire` command."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+app = typer.Typer(
+    name="sealwire",
+    help="A self-hosted, multi-tenant, secure messaging backend.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+audit = typer.Typer(help="The audit log.", no_args_is_help=True)
+keys = typer.Typer(help="Keys of the installation.", no_args_is_help=True)
+app.add_typer(audit, name="audit")
+app.add_typer(keys, name="keys")
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+
+Data = Annotated[Path, typer.Option("--data", help="The data folder.", envvar="SEALWIRE_SERVER__DATA")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, one document a line.")]
+DEFAULT_DATA = Path("data")
+
+
+def fail(text: str, code: int = EXIT_FAILED) -> NoReturn:
+    """Say what is wrong on stderr and leave."""
+    typer.secho(f"sealwire: {text}", fg=typer.colors.RED, err=True)
+    raise typer.Exit(code)
+
+
+def say_json(value: Any) -> None:
+    """Print one JSON document on a line of its own."""
+    from sealwire.kit.codec import encode
+
+    sys.stdout.write(encode(value).decode() + "\n")
+    sys.stdout.flush()
+
+
+@app.command()
+def up(
+    data: Annotated[Path | None, typer.Option("--data", help="The data folder (default: data).")] = None,
+    host: Annotated[str | None, typer.Option("--host", help="Address to listen on (default: 127.0.0.1).")] = None,
+    port_base: Annotated[int | None, typer.Option("--port-base", help="The gateway's port; others follow.")] = None,
+    expose_services: Annotated[bool | None, typer.Option("--expose-services", help="Open all service ports.")] = None,
+    clean: Annotated[bool, typer.Option("--clean", help="Remove the data first, after asking.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    json: Json = False,
+) -> None:
+    """Start every service in this process and serve until told to stop."""
+    from sealwire.kit.config import SettingError
+    from sealwire.runtime import settings as runtime_settings
+    from sealwire.runtime.supervisor import StartFailed, run
+
+    flags = {"server": {"data": data and str(data), "host": host, "port_base": port_base,
+                        "expose_services": expose_services}}  # fmt: skip
+    try:
+        settings, _ = runtime_settings.load(flags=flags)
+        folder = Path(settings.server.data)
+        if clean and folder.exists():
+            if not yes and not typer.confirm(f"Remove {folder.resolve()} with all messages, keys and audit records?"):
+                fail("nothing was removed", EXIT_USAGE)
+            runtime_settings.remove_data(folder)
+        code = run(settings, as_json=json)
+    except (SettingError, StartFailed) as error:
+        fail(str(error))
+    raise typer.Exit(code)
+
+
+@app.command()
+def config(
+    data: Annotated[Path | None, typer.Option("--data", help="The data folder.")] = None, json: Json = False
+) -> None:
+    """Print every setting: value, where it came from, meaning and range."""
+    from sealwire.kit.config import SettingError
+    from sealwire.runtime import settings as runtime_settings
+
+    try:
+        _, found = runtime_settings.load(flags={"server": {"data": data and str(data)}})
+    except SettingError as error:
+        fail(str(error))
+    if json:
+        for setting in found:
+            say_json(setting)
+        return
+    section = ""
+    for setting in found:
+        if (head := setting.name.partition(".")[0]) != section:
+            section = head
+            typer.secho(f"\n[{section}]", bold=True)
+        colour = None if setting.origin == "default" else typer.colors.GREEN
+        typer.secho(f"{setting.name.partition('.')[2]} = {setting.value!r}", fg=colour, nl=False)
+        typer.echo(f"   # {setting.meaning} ({setting.allowed}; from {setting.origin})")
+
+
+@app.command()
+def check(
+    url: Annotated[str | None, typer.Option("--url", help="The gateway's address.")] = None,
+    data: Annotated[Path | None, typer.Option("--data", help="The data folder, to find the address in.")] = None,
+    token: Annotated[str | None, typer.Option("--token", help="Access token of an owner or admin.",
+                                              envvar="SEALWIRE_TOKEN")] = None,
+    json: Json = False,
+) -> None:  # fmt: skip
+    """Run the self-test against a running installation; exit 0 only if every check passes."""
+    from sealwire.cli.check import CheckResult, self_test
+    from sealwire.runtime import settings as runtime_settings
+
+    address = url or runtime_settings.running_url(data or DEFAULT_DATA) or "http://127.0.0.1:3000"
+
+    def show(result: CheckResult) -> None:
+        if json:
+            say_json(result)
+            return
+        mark = typer.style("ok    ", fg=typer.colors.GREEN) if result.ok else typer.style("FAILED", fg=typer.colors.RED)
+        typer.echo(f"{mark} {result.name:<28} {result.ms:>8.1f} ms  {result.detail}")
+
+    passed = asyncio.run(self_test(address, token, show))
+    if json:
+        say_json({"passed": passed})
+    else:
+        typer.echo("all checks passed" if passed else "some checks failed")
+    raise typer.Exit(0 if passed else EXIT_FAILED)
+
+
+@audit.command("verify")
+def audit_verify(
+    file: Annotated[Path, typer.Argument(help="An export (NDJSON).", exists=True, dir_okay=False)],
+    key: Annotated[Path, typer.Option("--key", help="File with the log's public key line.", exists=True)],
+    json: Json = False,
+) -> None:
+    """Verify an exported audit log offline: chain, tree and signed checkpoint. Trusts the public key alone."""
+    from sealwire.cli.audit import verify_file
+
+    raise typer.Exit(verify_file(file, key, as_json=json))
+
+
+@keys.command("init")
+def keys_init(
+    kek: Annotated[Path, typer.Option("--kek", help="Where the key-encryption key is to be kept.")],
+    data: Data = DEFAULT_DATA,
+) -> None:
+    """Keep the key-encryption key outside of the data folder: marks the installation as production."""
+    from sealwire.runtime import settings as runtime_settings
+
+    try:
+        runtime_settings.mark_production(data, kek)
+    except ValueError as error:
+        fail(str(error), EXIT_USAGE)
+    typer.echo(f"key-encryption key: {kek.resolve()} (back it up apart from the data); the installation is production")
+
+
+def main() -> int:
+    """Run the command; the exit code is 0, 1 (failed) or 2 (wrong usage)."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,291 @@
+"""Builds an installation: every service of the catalogue in this process, wired to the others through contracts.
+
+The only place that knows which service is in this process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import aiohttp
+import msgspec
+from prometheus_client import CollectorRegistry
+
+from sealwire import __version__
+from sealwire.adapters.embedded.service_keys import ServiceKeys
+from sealwire.clients.guarded import guarded
+from sealwire.clients.identity import ServiceAuthenticator, ServiceVerifier
+from sealwire.kit.clock import SystemClock
+from sealwire.kit.http import App, Edge, Route
+from sealwire.kit.lifespan import Component, Probe
+from sealwire.kit.operation import Operation
+from sealwire.kit.pages import DegradedOnly, Pages, Readiness, probe
+from sealwire.resilience.guard import Guard
+from sealwire.resilience.registry import Registry
+from sealwire.runtime import rooms
+from sealwire.runtime.catalog import CATALOG
+from sealwire.runtime.http_protocol import bounded
+from sealwire.runtime.local_keys import LocalKeys
+from sealwire.runtime.server import Server, listen
+from sealwire.runtime.session_boundary import SessionBoundary
+from sealwire.runtime.settings import RUNNING, Settings, kek_path, prepare_data
+from sealwire.services.crypto.providers import FileKeyProvider
+from sealwire.services.gateway.gate import GatewayGate, Lag
+from sealwire.services.gateway.routes import SECURITY_HEADERS, public_routes
+
+VERIFY_TIMEOUT_S = 10.0
+BREAKERS = ("auth", "compliance", "crypto", "messaging", "media", "search")
+Step = tuple[str, Callable[[], Awaitable[None]], str]
+
+
+class Assembly:
+    """One installation in one process: `steps()` bring it up, `stop()` takes it down."""
+
+    def __init__(self, *, settings: Settings) -> None:
+        self._settings = settings
+        self._clock = SystemClock()
+        self._rng = random.SystemRandom()
+        self._metrics = CollectorRegistry()
+        self.breakers = Registry(clock=self._clock)
+        self._guards = {name: self._guard(name) for name in BREAKERS}
+        self._running: list[Component] = []
+        self._rooms: dict[str, rooms.Room] = {}
+        self._servers: list[Server] = []
+        self._started: list[tuple[str, Callable[[], Awaitable[None]]]] = []
+        self.notes: list[str] = []
+        self.app: App | None = None
+
+    # ---- what it says of itself
+
+    @property
+    def url(self) -> str:
+        """The address of the gateway."""
+        server = self._settings.server
+        host = f"[{server.host}]" if ":" in server.host else server.host
+        return server.public_url or f"http://{host}:{server.port_base}"
+
+    def steps(self) -> list[Step]:
+        """Return the steps of the start, in order: name, what it does, what to do when it fails."""
+        again = "Look at the line above, mend it, and start again; nothing was lost."
+        named: list[Step] = [
+            ("data folder", self._prepare, "Choose a folder you may write to with --data."),
+            ("key-encryption key", self._open_keys, "Put the key file back; without it nothing can be read."),
+        ]
+        for entry in CATALOG:
+            if entry.name in rooms.BUILDERS:
+                named.append((f"service {entry.name}", self._starter(entry.name), again))
+            if entry.name == "auth":
+                named.append(("session boundary", self._start_boundary, again))
+        named.append(("audit trail", self._start_relays, again))
+        named.append(("ports", self._open_ports, "Stop what listens there, or choose another --port-base."))
+        named.append(("gateway verified", self._verify, again))
+        return named
+
+    # ---- the steps
+
+    async def _prepare(self) -> None:
+        prepare_data(self._settings.data)
+        self.data = self._settings.data.resolve()
+
+    async def _open_keys(self) -> None:
+        self.provider = FileKeyProvider.open(kek_path(self._settings.data))
+        self.local_keys = LocalKeys(folder=self.data / "keys" / "local", provider=self.provider)
+        self._service_keys = ServiceKeys(self.data / "keys" / "services")
+        for entry in CATALOG:
+            self._service_keys.private(entry.name.rstrip("12"))
+
+    def _starter(self, name: str) -> Callable[[], Awaitable[None]]:
+        async def start() -> None:
+            room = await rooms.BUILDERS[name](self)
+            self._rooms[name] = room
+            self._started.append((name, room.stop))
+            await room.start()
+
+        return start
+
+    async def _start_boundary(self) -> None:
+        self.boundary = SessionBoundary(
+            auth=self.contract("auth"),
+            auth_config=self._settings.auth,
+            config=self._settings.boundary,
+            key=await self.local_keys.sealing_key("boundary"),
+            journal=self.data / "fallback" / "sessions",
+            breakers=self.breakers,
+            secure=self._settings.server.public_url.startswith("https://"),
+            metrics_allow=self._settings.gateway.metrics_allow,
+            clock=self._clock,
+            rng=self._rng,
+        )
+        self._started.append(("boundary", self.boundary.stop))
+        await self.boundary.start()
+
+    async def _start_relays(self) -> None:
+        for room in self._rooms.values():
+            if room.relay is not None:
+                room.relay.start()
+
+    async def _open_ports(self) -> None:
+        server = self._settings.server
+        http = bounded(
+            limit_bytes=self._settings.gateway.header_limit_bytes, timeout_s=self._settings.gateway.header_timeout_s
+        )
+        websocket = rooms.websocket_protocol(self)
+        apps: dict[str, Any] = {"gateway": await self._gateway_app()}
+        for entry in CATALOG:
+            if entry.name in self._rooms and (entry.always_open or server.expose_services):
+                apps[entry.name] = self._service_app(entry.name)
+        offsets = {entry.name: entry.offset for entry in CATALOG}
+        opened = []
+        for name, app in apps.items():
+            opened.append((app, listen(server.host, server.port_base + offsets[name])))
+        for app, sock in opened:
+            listener = Server(app=app, sock=sock, http=http, websocket=websocket, grace_s=server.stop_grace_s)
+            self._servers.append(listener)
+            await listener.start()
+        running = {"url": f"http://{server.host}:{server.port_base}", "pid": os.getpid()}
+        (self.data / RUNNING).write_bytes(msgspec.json.encode(running))
+
+    async def _verify(self) -> None:
+        """Ask the gateway through its own port whether every service is ready."""
+        url = f"http://{self._settings.server.host}:{self._settings.server.port_base}/ready"
+        async with asyncio.timeout(VERIFY_TIMEOUT_S), aiohttp.ClientSession() as http:
+            while True:
+                async with http.get(url) as answer:
+                    if answer.status == 200:
+                        return
+                    checks = msgspec.json.decode(await answer.read()).get("checks", {})
+                bad = [name for name, check in checks.items() if check["status"] == "unavailable"]
+                await asyncio.sleep(0.05)
+                if not bad:
+                    raise RuntimeError(f"the gateway answers {answer.status}")
+
+    async def stop(self) -> None:
+        """Take no new work, let sockets move on, finish what is in flight, flush, close. Safe to call twice."""
+        for room in self._rooms.values():
+            if room.drain is not None:
+                await room.drain()
+        servers, self._servers = self._servers, []
+        await asyncio.gather(*(server.stop() for server in servers))
+        while self._started:
+            _, stop = self._started.pop()
+            with contextlib.suppress(asyncio.CancelledError):
+                await stop()
+        if hasattr(self, "provider"):
+            self.provider.close()
+
+    # ---- parts for the rooms
+
+    @property
+    def settings(self) -> Settings:
+        """All settings."""
+        return self._settings
+
+    @property
+    def clock(self) -> SystemClock:
+        """The machine's clocks."""
+        return self._clock
+
+    @property
+    def rng(self) -> random.Random:
+        """Chance, for jitter."""
+        return self._rng
+
+    @property
+    def metrics(self) -> CollectorRegistry:
+        """Where metrics are registered."""
+        return self._metrics
+
+    def contract(self, name: str) -> Any:
+        """Return a service that runs already, behind its guard."""
+        return self._rooms[name].contract
+
+    def guard(self, implementation: Any, operations: Mapping[str, Operation], name: str) -> Any:
+        """Put a service of this process behind its breaker, bulkhead and deadline."""
+        return guarded(implementation, operations, self._guards[name])
+
+    def _guard(self, name: str) -> Guard:
+        return Guard.of(
+            name, registry=self.breakers, clock=self._clock, rng=self._rng, max_concurrent=4096, max_waiting=16_384
+        )
+
+    # ---- apps
+
+    async def _gateway_app(self) -> App:
+        edge = Edge(authenticate=self.boundary.authenticator)
+        routes: list[Route] = []
+        for name, room in self._rooms.items():
+            if not name.startswith("socket"):
+                routes += room.routes(edge)
+        pages = self._pages(edge, "gateway", self._gateway_checks)
+        opened = [
+            *public_routes(routes),
+            *self.boundary.health.routes(edge),
+            *rooms.socket_routes(self, edge, "socket1"),
+            *pages.routes(),
+        ]
+        pages.describe(opened)
+        lag = Lag()
+        lag.start()
+        self._started.append(("loop lag", lag.stop))
+        gate = GatewayGate(
+            config=self._settings.gateway, records=await rooms.request_records(self), registry=self._metrics, lag=lag
+        )
+        self.app = App(
+            opened,
+            gate=gate,
+            headers=SECURITY_HEADERS,
+            public=True,
+            timeout_s=self._settings.gateway.request_timeout_s,
+        )
+        return self.app
+
+    def _service_app(self, name: str) -> App:
+        """Return the app of a service's own port: for services with an identity only; sockets for people too."""
+        room = self._rooms[name]
+        verifier = ServiceVerifier(
+            audience=name.rstrip("12"), keys=self._service_keys.published(), clock=self._clock, rng=self._rng
+        )
+        edge = Edge(authenticate=ServiceAuthenticator(verifier=verifier, clock=self._clock))
+        pages = self._pages(edge, name, lambda: room.checks())
+        routes = [*room.routes(edge), *pages.routes()]
+        if name.startswith("socket"):
+            routes += rooms.socket_routes(self, edge, name)
+        pages.describe(routes)
+        return App(routes, headers=SECURITY_HEADERS, timeout_s=self._settings.gateway.request_timeout_s)
+
+    def _pages(self, edge: Edge, name: str, checks: Callable[[], Mapping[str, Probe]]) -> Pages:
+        return Pages(edge=edge, service=name, version=__version__, checks=checks, registry=self._metrics)
+
+    def _gateway_checks(self) -> Mapping[str, Probe]:
+        """Every service and socket instance by name, each with all it depends on."""
+        found: dict[str, Probe] = {name: _all_of(room.checks) for name, room in self._rooms.items()}
+        found["cache"] = self._probe_cache
+        found["revocation_feed"] = self._probe_feed
+        found |= rooms.spool_checks(self)
+        return found
+
+    async def _probe_cache(self) -> None:
+        if self.boundary.normalizer.degraded:
+            raise DegradedOnly("sessions are validated without the cache")
+
+    async def _probe_feed(self) -> None:
+        if not await self.boundary.coordinator.ensure_fresh():
+            raise DegradedOnly("the revocation feed is older than its bound")
+
+
+def _all_of(checks: Callable[[], Mapping[str, Probe]]) -> Probe:
+    """Return one probe that fails, or is degraded, as the worst of several is."""
+
+    async def run() -> None:
+        readiness: Readiness = await probe(checks())
+        if readiness.status == "ready":
+            return
+        told = ", ".join(f"{name} {c.status}" for name, c in readiness.checks.items() if c.status != "ok")
+        raise DegradedOnly(told) if readiness.status == "degraded" else RuntimeError(told)
+
+    return run

@@ -1,0 +1,218 @@
+"""One builder per service: opens its storage, makes it with its collaborators, says how it is reached and stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from sealwire.adapters.embedded.auth import SqliteAuth
+from sealwire.adapters.embedded.compliance import SqliteCompliance
+from sealwire.adapters.embedded.crypto import MIGRATIONS as CRYPTO_MIGRATIONS
+from sealwire.adapters.embedded.crypto import SqliteKeyStore
+from sealwire.adapters.embedded.drivers.sqlite import Database
+from sealwire.adapters.embedded.messaging import SqliteMessaging
+from sealwire.adapters.embedded.outbox import SqlitePositions
+from sealwire.clients.key_ring import KeyRing
+from sealwire.contracts import auth, compliance, crypto, messaging
+from sealwire.contracts.compliance import AuditEntry
+from sealwire.kit.caller import SYSTEM_TENANT, service_caller
+from sealwire.kit.http import Edge, Route
+from sealwire.kit.lifespan import Probe
+from sealwire.ports.events import Consumer, Event, EventFeed, Positions
+from sealwire.services.auth.routes import routes as auth_routes
+from sealwire.services.auth.service import AuthService
+from sealwire.services.compliance.routes import routes as compliance_routes
+from sealwire.services.compliance.service import ComplianceService
+from sealwire.services.crypto.events import audit_entry as crypto_entry
+from sealwire.services.crypto.routes import routes as crypto_routes
+from sealwire.services.crypto.service import CryptoService
+from sealwire.services.messaging.events import audit_entry as messaging_entry
+from sealwire.services.messaging.routes import routes as messaging_routes
+from sealwire.services.messaging.service import MessagingService
+
+if TYPE_CHECKING:
+    from sealwire.runtime.assembly import Assembly
+
+Later = Callable[[], Awaitable[None]]
+
+
+class Room(msgspec.Struct, frozen=True, kw_only=True):
+    """A service as the assembly handles it. `contract` is what others call: the service behind its guard.
+
+    `drain` sends long-lived connections elsewhere before the ports close; `relay` tells compliance of every change.
+    """
+
+    contract: Any
+    start: Later
+    stop: Later
+    checks: Callable[[], Mapping[str, Probe]]
+    routes: Callable[[Edge], Sequence[Route]]
+    drain: Later | None = None
+    relay: Consumer | None = None
+
+
+Entries = Callable[[Sequence[Event]], Awaitable[list[AuditEntry]]]
+
+
+def _ring(assembly: Assembly, service: str) -> KeyRing:
+    return KeyRing(crypto=assembly.contract("crypto"), service=service, clock=assembly.clock)
+
+
+def _relay(assembly: Assembly, service: str, feed: EventFeed, positions: Positions, entries: Entries) -> Consumer:
+    """Return the consumer that turns a service's outbox into audit records; the same event is recorded once."""
+    caller = service_caller(service, SYSTEM_TENANT)
+
+    async def handle(events: Sequence[Event]) -> None:
+        batch = compliance.AuditBatch(records=await entries(events))
+        await assembly.contract("compliance").append(caller, batch)
+
+    return Consumer(
+        name=f"{service}-audit", feed=feed, positions=positions, handle=handle, batch=100,
+        linger_s=assembly.settings.compliance.relay_wait_s,
+    )  # fmt: skip
+
+
+def _one_by_one(entry: Callable[[Event], AuditEntry]) -> Entries:
+    async def entries(events: Sequence[Event]) -> list[AuditEntry]:
+        return [entry(event) for event in events]
+
+    return entries
+
+
+def _crypto_entry(event: Event) -> AuditEntry:
+    return crypto_entry(event.event_id, event.data)
+
+
+async def build_crypto(assembly: Assembly) -> Room:
+    """Keys first: everybody else seals with them."""
+    db = Database.open(assembly.data / "crypto.db", CRYPTO_MIGRATIONS)
+    store = SqliteKeyStore(db)
+    service = CryptoService(
+        store=store, provider=assembly.provider, clock=assembly.clock, config=assembly.settings.crypto
+    )
+    relay = _relay(assembly, "crypto", store.feed, SqlitePositions(db), _one_by_one(_crypto_entry))
+
+    async def stop() -> None:
+        await service.stop()
+        await relay.stop()
+        await db.close()
+
+    return Room(
+        contract=assembly.guard(service, crypto.OPERATIONS, "crypto"),
+        start=service.start,
+        stop=stop,
+        checks=service.checks,
+        routes=lambda edge: crypto_routes(service, edge),
+        relay=relay,
+    )
+
+
+async def build_compliance(assembly: Assembly) -> Room:
+    """The audit log, which every other service writes to from its outbox."""
+    storage = SqliteCompliance.open(assembly.data / "compliance.db")
+    service = ComplianceService(
+        stores=storage.stores,
+        crypto=assembly.contract("crypto"),
+        keys=_ring(assembly, "compliance"),
+        clock=assembly.clock,
+        config=assembly.settings.compliance,
+    )
+
+    async def stop() -> None:
+        await service.stop()
+        await storage.close()
+
+    return Room(
+        contract=assembly.guard(service, compliance.OPERATIONS, "compliance"),
+        start=service.start,
+        stop=stop,
+        checks=service.checks,
+        routes=lambda edge: compliance_routes(service, edge),
+    )
+
+
+async def build_auth(assembly: Assembly) -> Room:
+    """Tenants, people, tokens, sessions and the feed of what ended."""
+    storage = SqliteAuth.open(assembly.data / "auth.db")
+    service = AuthService(
+        stores=storage.stores,
+        sealer=_ring(assembly, "auth"),
+        clock=assembly.clock,
+        config=assembly.settings.auth,
+    )
+    relay = _relay(assembly, "auth", service.events, service.positions, service.audit_entries)
+
+    async def stop() -> None:
+        await service.stop()
+        await relay.stop()
+        await storage.close()
+
+    return Room(
+        contract=assembly.guard(service, auth.OPERATIONS, "auth"),
+        start=service.start,
+        stop=stop,
+        checks=service.checks,
+        routes=lambda edge: auth_routes(service, edge),
+        relay=relay,
+    )
+
+
+async def build_messaging(assembly: Assembly) -> Room:
+    """Conversations and messages."""
+    storage = SqliteMessaging.open(assembly.data / "messaging.db")
+    service = MessagingService(
+        conversations=storage.conversations,
+        messages=storage.messages,
+        events=storage.events,
+        keys=_ring(assembly, "messaging"),
+        crypto=assembly.contract("crypto"),
+        auth=assembly.contract("auth"),
+        clock=assembly.clock,
+        config=assembly.settings.messaging,
+    )
+    relay = _relay(assembly, "messaging", storage.events, storage.positions, _one_by_one(messaging_entry))
+
+    async def stop() -> None:
+        await service.stop()
+        await relay.stop()
+        await storage.close()
+
+    guarded = assembly.guard(service, messaging.OPERATIONS, "messaging")
+    return Room(
+        contract=guarded,
+        start=service.start,
+        stop=stop,
+        checks=service.checks,
+        routes=lambda edge: messaging_routes(guarded, edge),
+        relay=relay,
+    )
+
+
+BUILDERS: dict[str, Callable[[Assembly], Awaitable[Room]]] = {
+    "crypto": build_crypto,
+    "compliance": build_compliance,
+    "auth": build_auth,
+    "messaging": build_messaging,
+}
+
+
+def websocket_protocol(assembly: Assembly) -> Any:
+    return None
+
+
+def socket_routes(assembly: Assembly, edge: Edge, name: str) -> list[Route]:
+    return []
+
+
+class _Forget:
+    def put(self, entry: AuditEntry) -> None: ...
+
+
+async def request_records(assembly: Assembly) -> Any:
+    return _Forget()
+
+
+def spool_checks(assembly: Assembly) -> dict[str, Probe]:
+    return {}

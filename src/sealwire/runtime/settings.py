@@ -1,0 +1,184 @@
+"""All settings of an installation, and what marks it as production."""
+
+from __future__ import annotations
+
+import ipaddress
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from sealwire.boundary.config import BoundaryConfig
+from sealwire.kit.config import Setting, SettingError
+from sealwire.kit.config import load as load_sections
+from sealwire.services.auth.config import AuthConfig
+from sealwire.services.compliance.config import ComplianceConfig
+from sealwire.services.crypto.config import CryptoConfig
+from sealwire.services.crypto.providers import FileKeyProvider
+from sealwire.services.gateway.config import GatewayConfig
+from sealwire.services.media.config import MediaConfig
+from sealwire.services.messaging.config import MessagingConfig
+from sealwire.services.search.config import SearchConfig
+from sealwire.services.socket.config import SocketConfig
+
+FILE = "sealwire.toml"
+INSTALLATION = "installation.json"
+RUNNING = "running.json"
+MARKER = "sealwire-data"
+
+
+class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """The `[server]` section."""
+
+    data: Annotated[str, Meta(description="The data folder", min_length=1)] = "data"
+    host: Annotated[str, Meta(description="Address to listen on; other than loopback needs `sealwire keys init`")] = (
+        "127.0.0.1"
+    )
+    port_base: Annotated[int, Meta(ge=1, le=65_000, description="The gateway's port; services follow at +2 … +9")] = (
+        3000
+    )
+    expose_services: Annotated[bool, Meta(description="Open each service's own port (base+4 … base+9) too")] = False
+    public_url: Annotated[
+        str, Meta(description="The address clients use, when it differs (behind a proxy); also the tokens' issuer")
+    ] = ""
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], Meta(description="What is logged to stderr")] = (
+        "warning"
+    )
+    stop_grace_s: Annotated[
+        float, Meta(ge=0, le=600, description="How long requests in flight may take when stopping")
+    ] = 5.0
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Every section, checked."""
+
+    server: ServerConfig
+    gateway: GatewayConfig
+    auth: AuthConfig
+    boundary: BoundaryConfig
+    compliance: ComplianceConfig
+    crypto: CryptoConfig
+    messaging: MessagingConfig
+    media: MediaConfig
+    search: SearchConfig
+    socket: SocketConfig
+
+    @property
+    def data(self) -> Path:
+        """The data folder."""
+        return Path(self.server.data)
+
+    @property
+    def loopback(self) -> bool:
+        """Whether it listens on this machine only."""
+        return is_loopback(self.server.host)
+
+
+SECTIONS: dict[str, type[msgspec.Struct]] = {
+    "server": ServerConfig,
+    "gateway": GatewayConfig,
+    "auth": AuthConfig,
+    "boundary": BoundaryConfig,
+    "compliance": ComplianceConfig,
+    "crypto": CryptoConfig,
+    "messaging": MessagingConfig,
+    "media": MediaConfig,
+    "search": SearchConfig,
+    "socket": SocketConfig,
+}
+
+
+class Installation(msgspec.Struct, frozen=True, kw_only=True):
+    """What `sealwire keys init` wrote down about the installation."""
+
+    kek: str
+    production: bool = True
+
+
+def load(
+    *, flags: Mapping[str, Mapping[str, Any]], env: Mapping[str, str] | None = None, file: Path | None = None
+) -> tuple[Settings, list[Setting]]:
+    """Read and check all settings. Raises: SettingError naming the setting at fault."""
+    sections, found = load_sections(SECTIONS, file=file or Path(FILE), env=env, flags=flags)
+    settings = Settings(**sections)
+    production = installation(settings.data) is not None
+    registration = settings.auth.registration
+    if not settings.loopback and any(s.name == "auth.registration" and s.origin == "default" for s in found):
+        registration = "invite"
+        auth = msgspec.structs.replace(settings.auth, registration=registration)
+        settings = msgspec.structs.replace(settings, auth=auth)
+    if not settings.loopback and not production:
+        raise SettingError(
+            f"server.host: {settings.server.host} is reachable from outside; "
+            "run `sealwire keys init --kek PATH` with a path outside of the data folder first"
+        )
+    if production and settings.gateway.rate_limits == "off":
+        raise SettingError("gateway.rate_limits: `off` is refused in production")
+    if production and registration == "open":
+        raise SettingError("auth.registration: `open` is refused in production; use `invite` or `closed`")
+    return settings, found
+
+
+def is_loopback(host: str) -> bool:
+    """Whether the address is of this machine alone."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def installation(data: Path) -> Installation | None:
+    """Return what was written down, or None for one that is not production."""
+    try:
+        return msgspec.json.decode((data / INSTALLATION).read_bytes(), type=Installation)
+    except FileNotFoundError:
+        return None
+    except msgspec.DecodeError as error:
+        raise SettingError(f"{data / INSTALLATION}: not readable: {error}") from None
+
+
+def kek_path(data: Path) -> Path:
+    """Return where the key-encryption key is."""
+    found = installation(data)
+    return Path(found.kek) if found is not None else data / "keys" / "kek"
+
+
+def mark_production(data: Path, kek: Path) -> None:
+    """Make the key-encryption key outside of the data folder and note where. Raises: ValueError."""
+    kek, data = kek.resolve(), data.resolve()
+    if kek.is_relative_to(data):
+        raise ValueError(f"{kek} lies in the data folder; whoever copies the data would have the key as well")
+    if installation(data) is not None:
+        raise ValueError(f"{data} is production already")
+    if (data / "keys" / "kek").exists():
+        raise ValueError(f"{data} has a key of its own already; start production with an empty data folder")
+    prepare_data(data)
+    kek.parent.mkdir(parents=True, exist_ok=True)
+    FileKeyProvider.open(kek).close()
+    (data / INSTALLATION).write_bytes(msgspec.json.encode(Installation(kek=str(kek))))
+
+
+def prepare_data(data: Path) -> None:
+    """Make the data folder, readable by its owner only, and mark it as ours."""
+    data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    (data / MARKER).touch()
+
+
+def remove_data(data: Path) -> None:
+    """Remove a data folder. Raises: SettingError for a folder that is not one of ours."""
+    if not (data / MARKER).exists() and any(data.iterdir()):
+        raise SettingError(f"{data}: not a data folder of Sealwire; nothing was removed")
+    shutil.rmtree(data)
+
+
+def running_url(data: Path) -> str | None:
+    """Return the address an installation with this data folder serves at, as it wrote it down."""
+    try:
+        return str(msgspec.json.decode((data / RUNNING).read_bytes())["url"])
+    except (OSError, msgspec.DecodeError, KeyError):
+        return None
