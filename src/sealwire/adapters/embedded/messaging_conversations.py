@@ -24,7 +24,7 @@ UNREAD = (
 )
 _VIEW = (
     "SELECT c.conversation_id, c.tenant_id, c.kind, c.title, c.created_by, c.created_at_us, c.first_seq, c.last_seq,"
-    f" c.last_offset, c.member_count, u.role, u.read_seq, {UNREAD}, c.last_event_us, c.num"
+    f" c.last_offset, c.member_count, u.role, u.read_seq, {UNREAD}, c.last_position"
     " FROM member u JOIN conversation c ON c.num = u.conversation"
 )
 _MEMBER = (
@@ -52,10 +52,10 @@ class SqliteConversationStore:
             at_us = record.created_at_us
             conn.execute(
                 "INSERT INTO conversation (conversation_id, tenant_id, kind, title, pair, created_by, created_at_us,"
-                " last_event_us, member_count) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                " member_count) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     *(record.conversation_id, record.tenant_id, record.kind, record.title, pair or None),
-                    *(record.created_by, at_us, at_us, len(members)),
+                    *(record.created_by, at_us, len(members)),
                 ),
             )
             num = conn.last_insert_rowid()
@@ -96,14 +96,11 @@ class SqliteConversationStore:
         )
         return _view(rows[0]) if rows else None
 
-    async def views(
-        self, tenant_id: str, user_id: str, before: tuple[int, int] | None, limit: int
-    ) -> Sequence[ConversationView]:
-        at_us, num = before or (1 << 62, 0)
+    async def views(self, tenant_id: str, user_id: str, before: int | None, limit: int) -> Sequence[ConversationView]:
         rows = self._db.read(
             f"{_VIEW} WHERE u.user_id = ? AND c.tenant_id = ? AND c.removed_at_us IS NULL"
-            " AND (c.last_event_us, c.num) < (?, ?) ORDER BY c.last_event_us DESC, c.num DESC LIMIT ?",
-            (user_id, tenant_id, at_us, num, limit),
+            " AND c.last_position < ? ORDER BY c.last_position DESC LIMIT ?",
+            (user_id, tenant_id, 1 << 62 if before is None else before, limit),
         )
         return [_view(row) for row in rows]
 
@@ -267,7 +264,7 @@ def _joined(user_id: str, role: MemberRole, actor: Actor, at_us: int) -> Change:
 
 
 def _view(row: tuple[Any, ...]) -> ConversationView:
-    id_, tenant, kind, title, by, at_us, first, last, offset, count, role, read_seq, unread, last_event_us, num = row
+    id_, tenant, kind, title, by, at_us, first, last, offset, count, role, read_seq, unread, place = row
     return ConversationView(
         record=ConversationRecord(
             conversation_id=id_,
@@ -284,7 +281,7 @@ def _view(row: tuple[Any, ...]) -> ConversationView:
         role=role,
         read_seq=read_seq,
         unread=unread,
-        place=(last_event_us, num),
+        place=place,
     )
 
 

@@ -87,15 +87,14 @@ class SqliteConversationEvents:
 
     def record(self, conn: apsw.Connection, num: int, changes: Sequence[Change]) -> None:
         """Store `changes` of conversation `num` as its next events, and announce them after the commit."""
-        at_us = changes[-1].at_us
+        position = self.last_position(conn)
         offset, tenant_id, conversation_id = fetch(
             conn,
-            "UPDATE conversation SET last_offset = last_offset + ?, last_event_us = max(last_event_us, ?)"
+            "UPDATE conversation SET last_offset = last_offset + ?, last_position = ?"
             " WHERE num = ? RETURNING last_offset, tenant_id, conversation_id",
-            (len(changes), at_us, num),
+            (len(changes), position + len(changes), num),
         )[0]
         offset -= len(changes)
-        position = self.last_position(conn)
         rows, announcements = [], []
         for change in changes:
             offset += 1

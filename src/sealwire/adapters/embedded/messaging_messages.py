@@ -23,10 +23,10 @@ _INSERT = (
     " created_at_us, expires_at_us, meta) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 _STREAM = (
-    "SELECT num, last_seq, last_offset, last_event_us, seat_version FROM conversation"
+    "SELECT num, last_seq, last_offset, seat_version FROM conversation"
     " WHERE conversation_id = ? AND removed_at_us IS NULL"
 )
-_ADVANCE = "UPDATE conversation SET last_seq = ?, last_offset = ?, last_event_us = ? WHERE num = ?"
+_ADVANCE = "UPDATE conversation SET last_seq = ?, last_offset = ?, last_position = ? WHERE num = ?"
 _FROM = f"SELECT c.tenant_id, c.conversation_id, {MESSAGE_COLUMNS} FROM conversation c JOIN message m"
 _OF_MESSAGE = f"SELECT c.tenant_id, c.conversation_id, {MESSAGE_COLUMNS} FROM message m JOIN conversation c"
 _CREATED = KIND_NUMBER["message.created"]
@@ -35,10 +35,11 @@ _CREATED = KIND_NUMBER["message.created"]
 class _Stream:
     """Where a conversation's numbers stand while a batch is stored."""
 
-    __slots__ = ("last_event_us", "num", "offset", "seat_version", "seq")
+    __slots__ = ("num", "offset", "position", "seat_version", "seq")
 
     def __init__(self, row: tuple[Any, ...]) -> None:
-        self.num, self.seq, self.offset, self.last_event_us, self.seat_version = row
+        self.num, self.seq, self.offset, self.seat_version = row
+        self.position = 0
 
 
 class SqliteMessageStore:
@@ -107,10 +108,8 @@ class SqliteMessageStore:
                 continue
             s.seq = seq = s.seq + 1
             s.offset = offset = s.offset + 1
-            position += 1
+            s.position = position = position + 1
             at_us = d.created_at_us
-            if at_us > s.last_event_us:
-                s.last_event_us = at_us
             num = s.num
             messages.append(
                 (
@@ -145,13 +144,8 @@ class SqliteMessageStore:
         if messages:
             conn.executemany(_INSERT, messages)
             conn.executemany(INSERT_EVENT, events)
-            conn.executemany(
-                _ADVANCE,
-                [
-                    (streams[id_].seq, streams[id_].offset, streams[id_].last_event_us, streams[id_].num)  # type: ignore[union-attr]  # announced: it is there
-                    for id_ in {a.event.conversation_id for a in announcements}
-                ],
-            )
+            moved = [s for s in streams.values() if s is not None and s.position]
+            conn.executemany(_ADVANCE, [(s.seq, s.offset, s.position, s.num) for s in moved])
         return results, announcements
 
     # ---- reading

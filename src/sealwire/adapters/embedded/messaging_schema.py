@@ -26,7 +26,7 @@ CREATE TABLE conversation (
     first_seq INTEGER NOT NULL DEFAULT 1,
     last_seq INTEGER NOT NULL DEFAULT 0,
     last_offset INTEGER NOT NULL DEFAULT 0,
-    last_event_us INTEGER NOT NULL,
+    last_position INTEGER NOT NULL DEFAULT 0,
     member_count INTEGER NOT NULL DEFAULT 0,
     seat_version INTEGER NOT NULL DEFAULT 0,
     removed_at_us INTEGER,

@@ -83,14 +83,12 @@ class ConversationCases:
 
     async def list(self, caller: Caller, page: Page) -> Conversations:
         """Return the caller's conversations, the one with the newest event first."""
-        before = _read_cursor(page.cursor, 2)
-        views = await self._store.views(
-            caller.tenant_id, caller.user_id, (before[0], before[1]) if before else None, page.limit + 1
-        )
+        before = _read_cursor(page.cursor)
+        views = await self._store.views(caller.tenant_id, caller.user_id, before, page.limit + 1)
         shown = views[: page.limit]
         return Conversations(
             items=[await self._conversation(view) for view in shown],
-            next_cursor=_cursor(shown[-1].place) if len(views) > len(shown) else None,
+            next_cursor=str(shown[-1].place) if len(views) > len(shown) else None,
         )
 
     async def get(self, caller: Caller, conversation_id: str) -> Conversation:
@@ -117,12 +115,12 @@ class ConversationCases:
     async def members(self, caller: Caller, conversation_id: str, page: Page) -> Members:
         """Return the members in the order they joined. Raises: ConversationNotFound."""
         await self._seats.require(caller, conversation_id)
-        after = _read_cursor(page.cursor, 1)
-        members = await self._store.members(conversation_id, after[0] if after else 0, page.limit + 1)
+        after = _read_cursor(page.cursor)
+        members = await self._store.members(conversation_id, after or 0, page.limit + 1)
         shown = members[: page.limit]
         return Members(
             items=[_member(m) for m in shown],
-            next_cursor=_cursor((shown[-1].place,)) if len(members) > len(shown) else None,
+            next_cursor=str(shown[-1].place) if len(members) > len(shown) else None,
         )
 
     async def add_member(self, caller: Caller, conversation_id: str, new: NewMember) -> Member:
@@ -213,15 +211,10 @@ def _member(record: MemberRecord) -> Member:
     )
 
 
-def _cursor(place: tuple[int, ...]) -> str:
-    return ".".join(map(str, place))
-
-
-def _read_cursor(cursor: str | None, parts: int) -> tuple[int, ...] | None:
-    """Raises: Invalid for what `_cursor` didn't make."""
+def _read_cursor(cursor: str | None) -> int | None:
+    """Return the place a list goes on from. Raises: Invalid for what no list gave."""
     if cursor is None:
         return None
-    numbers = cursor.split(".")
-    if len(numbers) != parts or not all(n.isascii() and n.isdigit() and len(n) < 19 for n in numbers):
+    if not (cursor.isascii() and cursor.isdigit() and len(cursor) < 19):
         raise Invalid("This is no cursor of this list.", path="$.cursor")
-    return tuple(map(int, numbers))
+    return int(cursor)

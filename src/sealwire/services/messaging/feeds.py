@@ -49,7 +49,7 @@ class FeedCases:
 
     async def publications(self, caller: Caller, query: PublicationQuery) -> Publications:
         """Return what comes after a position, waiting for it if asked to. For services only."""
-        if not caller.service:
+        if not caller.is_service:
             raise Forbidden("Only a service may follow all conversations.")
         loop = asyncio.get_running_loop()
         until = loop.time() + query.wait_ms / 1000

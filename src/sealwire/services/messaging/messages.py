@@ -34,7 +34,7 @@ from sealwire.services.messaging.model import (
     actor_of,
 )
 from sealwire.services.messaging.ports import Keys, MessageStore
-from sealwire.services.messaging.request_marks import RequestMarks, marks
+from sealwire.services.messaging.request_marks import RequestMarks
 from sealwire.services.messaging.seats import Seats
 from sealwire.services.messaging.tail import Sent, Tail
 
@@ -75,7 +75,7 @@ class MessageCases:
         if key is None:
             key = await self._keys.sealing_key(tenant_id, conversation_id, me)
         marking_key = self._marks.held(tenant_id) or await self._marks.key(tenant_id)
-        request_key, request_hash = marks(marking_key, conversation_id, me, draft)
+        request_key, request_hash = marking_key.marks(conversation_id, me, draft)
         now_us = self._clock.now_us()
         expires_at_us = None if draft.expires_in_s is None else now_us + draft.expires_in_s * US_PER_S
         message_id = new_id()

@@ -68,7 +68,7 @@ class ConversationView(msgspec.Struct, frozen=True, kw_only=True):
     role: MemberRole
     read_seq: int
     unread: int
-    place: tuple[int, int] = (0, 0)
+    place: int = 0
 
 
 class MemberRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -69,9 +69,7 @@ class ConversationStore(Protocol):
     async def view(self, conversation_id: str, user_id: str) -> ConversationView | None:
         """Return the conversation as this member sees it."""
 
-    async def views(
-        self, tenant_id: str, user_id: str, before: tuple[int, int] | None, limit: int
-    ) -> Sequence[ConversationView]:
+    async def views(self, tenant_id: str, user_id: str, before: int | None, limit: int) -> Sequence[ConversationView]:
         """Return the user's conversations with a place below `before`, the one with the newest event first."""
 
     async def readable(self, tenant_id: str, user_id: str) -> Sequence[str]:

@@ -19,34 +19,61 @@ SCOPE = "request-marks"
 _encode = msgspec.msgpack.Encoder().encode
 
 
-class RequestMarks:
-    """Marks requests with BLAKE2b under a key of the tenant, which crypto keeps and this holds for ten minutes.
+class MarkingKey:
+    """A tenant's key, made ready for both uses. BLAKE2b with a key is a MAC (RFC 7693); `person` keeps them apart."""
 
-    BLAKE2b with a key is a MAC (RFC 7693 section 2.9); `person` keeps the two uses apart.
-    """
+    __slots__ = ("_keys", "_requests")
+
+    def __init__(self, key: bytes) -> None:
+        self._keys = blake2b(digest_size=DIGEST_BYTES, key=key, person=b"message-key")
+        self._requests = blake2b(digest_size=DIGEST_BYTES, key=key, person=b"message-request")
+
+    def marks(self, conversation_id: str, sender_id: str, draft: Draft) -> tuple[bytes, bytes]:
+        """Return the mark of (conversation, sender, client_message_id) and the mark of the whole request."""
+        name = self._keys.copy()
+        name.update(_encode((conversation_id, sender_id, draft.client_message_id)))
+        request = self._requests.copy()
+        request.update(
+            _encode(
+                (
+                    draft.body,
+                    draft.content_type,
+                    draft.ciphertexts,
+                    draft.reply_to,
+                    draft.attachments,
+                    draft.mentions,
+                    draft.expires_in_s,
+                )
+            )
+        )
+        return name.digest(), request.digest()
+
+
+class RequestMarks:
+    """The marking keys of tenants: crypto keeps them, this holds each for ten minutes."""
 
     def __init__(self, *, crypto: Crypto, service: str, clock: Clock) -> None:
         self._crypto = crypto
         self._service = service
         self._clock = clock
-        self._keys: dict[str, tuple[float, bytes]] = {}
+        self._keys: dict[str, tuple[float, MarkingKey]] = {}
 
-    def held(self, tenant_id: str) -> bytes | None:
+    def held(self, tenant_id: str) -> MarkingKey | None:
         """Return the tenant's key when it is in memory."""
         held = self._keys.get(tenant_id)
         if held is None or self._clock.monotonic() >= held[0]:
             return None
         return held[1]
 
-    async def key(self, tenant_id: str) -> bytes:
+    async def key(self, tenant_id: str) -> MarkingKey:
         """Return the tenant's key. Raises: Unavailable."""
-        if (key := self.held(tenant_id)) is not None:
-            return key
+        if (held := self.held(tenant_id)) is not None:
+            return held
         answer = await self._crypto.system_data_key(
             service_caller(self._service, tenant_id),
             SystemDataKeyRequest(context={"scope": SCOPE, "subject_id": ""}),
         )
-        key = a2b_base64(answer.plaintext)
+        key = MarkingKey(a2b_base64(answer.plaintext))
         while len(self._keys) >= MOST_TENANTS:
             del self._keys[next(iter(self._keys))]
         self._keys[tenant_id] = (self._clock.monotonic() + MAX_AGE_S, key)
@@ -55,23 +82,3 @@ class RequestMarks:
     def clear(self) -> None:
         """Forget all keys."""
         self._keys.clear()
-
-
-def marks(key: bytes, conversation_id: str, sender_id: str, draft: Draft) -> tuple[bytes, bytes]:
-    """Return the mark of (conversation, sender, client_message_id) and the mark of the whole request."""
-    name = _encode((conversation_id, sender_id, draft.client_message_id))
-    asked = _encode(
-        (
-            draft.body,
-            draft.content_type,
-            draft.ciphertexts,
-            draft.reply_to,
-            draft.attachments,
-            draft.mentions,
-            draft.expires_in_s,
-        )
-    )
-    return (
-        blake2b(name, digest_size=DIGEST_BYTES, key=key, person=b"message-key").digest(),
-        blake2b(asked, digest_size=DIGEST_BYTES, key=key, person=b"message-request").digest(),
-    )
