@@ -31,6 +31,7 @@ PERSON_SCOPE = "audit"
 _DAY_SCOPE = "audit-day:"
 _PURPOSE = "audit"
 _MAX_ACTORS = 10_000
+_NUL = b"\\u0000"
 _YEAR_10000_S = 253_402_300_800
 _NOTHING: dict[str, dict[str, str]] = {}
 _read_metadata = msgspec.json.Decoder(dict[str, Any]).decode
@@ -77,7 +78,7 @@ class Sealer:
                 sealed = await self._seal(entry, created_at) if entry.personal else _NOTHING
                 metadata = canonical_members(entry.metadata, sealed)
                 intake = Intake(entry, self._actor(entry.actor), msgspec.Raw(metadata), created_at, created_us)
-                _check(intake, len(metadata))
+                _check(intake, metadata)
             except (NotCanonical, UnicodeEncodeError, OverflowError) as error:
                 raise Invalid(f"The record can't be stored: {error}", path=f"$.records[{i}]") from None
             taken.append(intake)
@@ -92,8 +93,8 @@ class Sealer:
             raise NotCanonical("a subject's id is ASCII")
         sealed: dict[str, dict[str, str]] = {}
         for name, value in entry.personal.items():
-            if not name.isascii():
-                raise NotCanonical("the name of a personal field is ASCII")
+            if not name.isascii() or "\0" in name or "\0" in value:
+                raise NotCanonical("the name of a personal field is ASCII, and neither it nor its value holds NUL")
             envelope = key.seal(value.encode(), bind(tenant_id, _PURPOSE, entry.audit_id, name))
             text = b2a_base64(envelope, newline=False).decode()
             sealed[name] = {"of": subject_id, "sealed": text} if subject_id else {"sealed": text}
@@ -171,6 +172,11 @@ class Sealer:
         return True
 
 
+def same_entry(a: AuditEntry, b: AuditEntry) -> bool:
+    """Say whether two entries with one `audit_id` that wait at the same time are one (1 and true are not)."""
+    return a == b and canonical(a.metadata) == canonical(b.metadata)
+
+
 def blank(intake: Intake) -> Record:
     """Return the record before it has a place."""
     e = intake.entry
@@ -185,12 +191,16 @@ def day_scope(created_at: str) -> str:
     return _DAY_SCOPE + created_at[:10]
 
 
-def _check(intake: Intake, metadata_bytes: int) -> None:
-    """Raises: NotCanonical for what is too large, or what a reader of JSON would read as another number."""
+def _check(intake: Intake, metadata: bytes) -> None:
+    """Raises: NotCanonical for what is too large, holds NUL, or what a reader of JSON would read as another number."""
     e = intake.entry
     texts = (e.action, e.actor.id, e.actor.type, e.audit_id, e.outcome, e.resource_id, e.resource_type, e.tenant_id)
-    if not surely_fits(metadata_bytes, *texts) and not fits(blank(intake)):
+    if not surely_fits(len(metadata), *texts) and not fits(blank(intake)):
         raise NotCanonical("it is larger than 65,535 bytes")
+    if _NUL in metadata or "\0" in "".join(texts):
+        values = (*texts, *e.metadata, *e.metadata.values())
+        if any(type(v) is str and "\0" in v for v in values):
+            raise NotCanonical("it holds the character NUL")
     if any(type(v) is float and abs(v) > SAFE_INTEGER for v in e.metadata.values()):  # RFC 7493 section 2.2
         raise NotCanonical("it holds a number that JSON does not carry exactly")
 

@@ -29,7 +29,7 @@ from sealwire.services.compliance.ports import (
     LogHead,
     StoredRecord,
 )
-from sealwire.services.compliance.sealing import Intake
+from sealwire.services.compliance.sealing import Intake, same_entry
 from sealwire.services.compliance.tiles import Tiling, split_hashes
 
 _ATTEMPTS = 8
@@ -192,7 +192,7 @@ class Log:
         for i, item in enumerate(items):
             known = first.setdefault(item.entry.audit_id, i)
             if known != i:
-                same = items[known].entry == item.entry
+                same = same_entry(items[known].entry, item.entry)
                 verdicts[i] = Verdict.DUPLICATE if same else Verdict.CONFLICT
         return list(first.values())
 

@@ -125,8 +125,8 @@ class ComplianceService:
     # ---- the audit log
 
     async def append(self, caller: Caller, batch: AuditBatch) -> Accepted:
-        """See `AuditLog.append`. For services only. Raises: Forbidden."""
-        if not caller.service:
+        """See `AuditLog.append`. For services on their own behalf only. Raises: Forbidden."""
+        if not caller.is_service:
             raise Forbidden("Audit records come from services.")
         return await self._audit.append(caller, batch)
 
