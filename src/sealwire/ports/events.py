@@ -187,6 +187,8 @@ class Consumer:
         return True
 
     async def _rest(self) -> None:
+        if self._stopping:  # told while the last step was under way
+            return
         self._resting = True
         try:
             if await self._feed.wait(self.state.position, self._idle_s) and self._linger_s:
@@ -195,6 +197,8 @@ class Consumer:
             self._resting = False
 
     async def _back_off(self) -> None:
+        if self._stopping:
+            return
         most = min(self._backoff_cap_s, self._backoff_s * 2.0 ** min(self.state.failures, 30))
         self._resting = True
         try:
