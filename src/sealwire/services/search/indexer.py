@@ -1,0 +1,141 @@
+"""The indexer: follows messaging's publications and keeps the index in step, from where its snapshot ended."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from contextlib import suppress
+from random import Random
+
+import msgspec
+
+from sealwire.contracts.media import InfoQuery, Media
+from sealwire.contracts.messaging import Messaging, Publication, PublicationQuery
+from sealwire.contracts.publications import MessageDeleted, MessagePublished
+from sealwire.contracts.search import SERVICE
+from sealwire.kit.caller import SYSTEM_TENANT, service_caller
+from sealwire.kit.clock import Clock
+from sealwire.kit.problem import Problem
+from sealwire.ports.index import IndexFault, Put, Remove, SearchIndex
+from sealwire.services.search.config import SearchConfig
+from sealwire.services.search.model import entries_of
+
+BATCH, WAIT_MS = 500, 5_000
+BACKOFF_CAP_S = 5.0
+_log = logging.getLogger("sealwire.search")
+_message = msgspec.json.Decoder(MessagePublished)
+_deleted = msgspec.json.Decoder(MessageDeleted)
+
+
+class Indexer:
+    """A task that reads, turns events into changes, and applies them: at least once, in order, for good.
+
+    Its position is the index's own (`SearchIndex.replay_from`), so a crash repeats what the last snapshot doesn't hold
+    and nothing else. A failure is tried again after a pause with jitter and shows in `failures`.
+    """
+
+    def __init__(
+        self, *, index: SearchIndex, messaging: Messaging, media: Media, clock: Clock, config: SearchConfig, rng: Random
+    ) -> None:
+        self._index = index
+        self._messaging = messaging
+        self._media = media
+        self._clock = clock
+        self._config = config
+        self._rng = rng
+        self._task: asyncio.Task[None] | None = None
+        self._stopping = asyncio.Event()
+        self._waiting_since_s: float | None = None
+        self.position = 0
+        self.newest = 0
+        self.failures = 0
+        self.last_error = ""
+
+    def start(self) -> None:
+        """Begin after the position that the index names."""
+        self.position = self._index.replay_from()
+        self._stopping.clear()
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="search-indexer")
+
+    async def stop(self) -> None:
+        """End; what was read is applied before or read again after the next start."""
+        self._stopping.set()
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+    async def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                await self.step(wait_ms=WAIT_MS)
+                self.failures, self.last_error = 0, ""
+            except (Problem, IndexFault, OSError) as error:
+                await self._back_off(error)
+            except Exception as error:
+                _log.exception("the indexer met what it should not")
+                await self._back_off(error)
+
+    async def step(self, *, wait_ms: int = 0) -> int:
+        """Read and apply one batch; return how many events it held. Raises what messaging and the index raise."""
+        query = PublicationQuery(after=self.position, limit=BATCH, wait_ms=wait_ms)
+        read = await self._messaging.publications(service_caller(SERVICE, SYSTEM_TENANT), query)
+        if read.newest < self.position:
+            _log.warning("messaging's stream ends before the index: it was restored; indexing anew")
+            await self._index.clear()
+            self.position = 0
+            return 0
+        self.newest = read.newest
+        if not read.items:
+            return 0
+        changes = [change for item in read.items if (change := await self._change(item)) is not None]
+        position = read.items[-1].position
+        await self._index.apply(changes, upto=position)
+        self.position = position
+        if len(read.items) < BATCH and self._config.linger_s:
+            await asyncio.sleep(self._config.linger_s)
+        return len(read.items)
+
+    async def _change(self, item: Publication) -> Put | Remove | None:
+        """Return what an event changes in the index, by the current state of the message it speaks of."""
+        tenant_id, position, kind = item.tenant_id, item.position, item.kind
+        if kind in ("message.created", "message.edited"):
+            message = _message.decode(item.data).message
+            names = await self._file_names(tenant_id, message.attachments) if message.attachments else []
+            entries = entries_of(message, names)
+            fresh = kind == "message.created"
+            if entries:
+                return Put(
+                    tenant_id=tenant_id, position=position, message_id=message.message_id, entries=entries, fresh=fresh
+                )
+            return Remove(tenant_id=tenant_id, position=position, field="message_id", value=message.message_id)
+        if kind == "message.deleted":
+            message_id = _deleted.decode(item.data).message_id
+            return Remove(tenant_id=tenant_id, position=position, field="message_id", value=message_id)
+        if kind == "conversation.removed":
+            return Remove(tenant_id=tenant_id, position=position, field="conversation_id", value=item.conversation_id)
+        return None
+
+    async def _file_names(self, tenant_id: str, media_ids: Sequence[str]) -> list[str]:
+        """Return the names of attached files; none while media can't be asked for longer than is worth waiting."""
+        try:
+            infos = await self._media.infos(service_caller(SERVICE, tenant_id), InfoQuery(media_ids=list(media_ids)))
+        except Problem as error:
+            now_s = self._clock.monotonic()
+            if self._waiting_since_s is None:
+                self._waiting_since_s = now_s
+            if now_s - self._waiting_since_s < self._config.media_patience_s:
+                raise
+            _log.warning("files of a message are indexed without their names: %s", error.code)
+            return []
+        self._waiting_since_s = None
+        return [info.filename for info in infos.items]
+
+    async def _back_off(self, error: Exception) -> None:
+        self.failures += 1
+        self.last_error = type(error).__name__
+        if self.failures in (1, 10) or self.failures % 100 == 0:
+            _log.warning("indexing failed %d times in a row: %r", self.failures, error)
+        await asyncio.sleep(self._rng.uniform(0, min(BACKOFF_CAP_S, 0.1 * 2.0 ** min(self.failures, 10))))
