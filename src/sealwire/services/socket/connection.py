@@ -10,13 +10,16 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from enum import IntEnum
 from math import inf
-from typing import Annotated, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
 from sealwire.services.socket import protocol
 from sealwire.services.socket.hub import RoomKey
 from sealwire.services.socket.protocol import Close, Command, Error, Subscribed
+
+if TYPE_CHECKING:
+    from sealwire.services.socket.session import Session
 
 
 class Wire(Protocol):
@@ -52,24 +55,21 @@ class Desk(Protocol):
     def look(self, connection: Connection, command: Command) -> None:
         """Answer a history, presence or presence_stats with `answer_with` or `fail`."""
 
+    def expiry(self, connection: Connection) -> float:
+        """Return when the connection expires after all (monotonic): asked once more when its time is over."""
+
     def gone(self, connection: Connection, code: int) -> None:
         """Hear that the connection ended; no answer."""
 
 
 class ConnectionLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """Bounds and rhythms of one connection."""
+    """Bounds and rhythms of one connection (services/socket/config.py says what each means)."""
 
-    authenticate_s: Annotated[float, msgspec.Meta(gt=0, le=60, description="Seconds a client has to authenticate.")] = (
-        5.0
-    )
-    ping_s: Annotated[int, msgspec.Meta(ge=1, le=3600, description="Seconds between pings.")] = 25
-    pong_s: Annotated[float, msgspec.Meta(gt=0, le=600, description="Seconds a client has to answer a ping.")] = 8.0
-    in_flight: Annotated[
-        int, msgspec.Meta(ge=1, le=10_000, description="Commands of one connection that are worked on at a time.")
-    ] = 128
-    subscriptions: Annotated[
-        int, msgspec.Meta(ge=1, le=100_000, description="Channels one connection may listen to.")
-    ] = 1_000
+    authenticate_s: float = 5.0
+    ping_s: int = 25
+    pong_s: float = 8.0
+    in_flight: int = 128
+    subscriptions: int = 1_000
 
 
 class _Nowhere:
@@ -132,6 +132,8 @@ class Connection:
         "missed",
         "phase",
         "rooms",
+        "session",
+        "slot",
         "write",
     )
 
@@ -149,8 +151,11 @@ class Connection:
         self.id = id_
         self.phase = Phase.NEW
         self.expires_s = inf
+        self.slot = 0
         self.live = self.missed = False
         self.rooms: set[RoomKey] = set()
+        self.session: Session | None = None
+        """Who is on it: the desk's business."""
         self.write = write
         self._wire, self._desk, self._limits = wire, desk, limits
         self._backlog: deque[Command] = deque()
@@ -200,8 +205,10 @@ class Connection:
             self.close(protocol.UNAUTHENTICATED if self.phase is Phase.NEW else protocol.SERVER_ERROR)
             return inf
         if now_s >= self.expires_s:
-            self.close(protocol.EXPIRED)
-            return inf
+            self.expires_s = self._desk.expiry(self)
+            if now_s >= self.expires_s:
+                self.close(protocol.EXPIRED)
+                return inf
         if now_s >= self._next_s:
             if not self._awaiting:
                 self._heard = False
@@ -215,6 +222,11 @@ class Connection:
                 self.close(protocol.NO_PONG)
                 return inf
         return min(self._next_s, self.expires_s)
+
+    @property
+    def due_s(self) -> float:
+        """When `tick` has something to do, in monotonic time."""
+        return min(self._next_s, self.expires_s) if self.phase is Phase.OPEN else self._authenticate_by_s
 
     # -- the desk's side
 

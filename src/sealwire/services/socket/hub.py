@@ -34,6 +34,7 @@ class HubStats(msgspec.Struct, frozen=True, kw_only=True):
 
     connections: int
     users: int
+    sessions: int
     rooms: int
     subscriptions: int
     publications: int
@@ -130,6 +131,9 @@ class Hub:
         self._identity: dict[Member, tuple[RoomKey, RoomKey]] = {}
         self._subscriptions = self._publications = self._deliveries = 0
 
+    def __len__(self) -> int:
+        return len(self._identity)
+
     def register(self, member: Member, *, tenant_id: str, user_id: str, session_id: str) -> None:
         """Index the member by its user and session; again after its session changed."""
         self._forget(member)
@@ -198,6 +202,7 @@ class Hub:
         return HubStats(
             connections=len(self._identity),
             users=len(self._users),
+            sessions=len(self._sessions),
             rooms=len(self._rooms),
             subscriptions=self._subscriptions,
             publications=self._publications,

@@ -9,7 +9,9 @@ from typing import Protocol
 
 
 class Ticking(Protocol):
-    """What has deadlines."""
+    """What has deadlines. `slot` is the wheel's: where the entry counts, 0 for nowhere."""
+
+    slot: int
 
     def tick(self, now_s: float) -> float:
         """Do what is due; return when to be called again at the latest (infinity: never)."""
@@ -21,29 +23,30 @@ class Wheel:
     def __init__(self, *, step_s: float = 0.25) -> None:
         self._step_s = step_s
         self._buckets: dict[int, list[Ticking]] = {}
-        self._turned: int | None = None
+        self._turned = 0
 
     def add(self, entry: Ticking, due_s: float) -> None:
-        """Call the entry at `due_s` (monotonic); adding it again for an earlier time is fine."""
-        if due_s < inf:
-            slot = int(due_s / self._step_s) + 1
-            if self._turned is not None and slot <= self._turned:
-                slot = self._turned + 1
+        """Call the entry at `due_s` (monotonic), unless it is due earlier already."""
+        if due_s == inf:
+            return
+        slot = max(int(due_s / self._step_s) + 1, self._turned + 1)
+        if not entry.slot or slot < entry.slot:
+            entry.slot = slot
             self._buckets.setdefault(slot, []).append(entry)
 
     def turn(self, now_s: float) -> int:
         """Call everybody who is due; return how many were."""
-        slot = int(now_s / self._step_s)
-        first = min(self._buckets, default=slot + 1) if self._turned is None else self._turned + 1
-        self._turned = slot
+        first, self._turned = self._turned + 1, int(now_s / self._step_s)
+        sparse = self._turned - first > len(self._buckets)
         called = 0
-        due = range(first, slot + 1) if slot - first < len(self._buckets) else sorted(self._buckets)
-        for number in due:
-            if number > slot:
+        for slot in sorted(self._buckets) if sparse else range(first, self._turned + 1):
+            if slot > self._turned:
                 break
-            for entry in self._buckets.pop(number, ()):
-                called += 1
-                self.add(entry, entry.tick(now_s))
+            for entry in self._buckets.pop(slot, ()):
+                if entry.slot == slot:  # else it was moved to an earlier slot
+                    entry.slot = 0
+                    called += 1
+                    self.add(entry, entry.tick(now_s))
         return called
 
     async def run(self, monotonic: Callable[[], float]) -> None:

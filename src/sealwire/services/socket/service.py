@@ -1,0 +1,253 @@
+"""The socket service: one instance, its connections, rooms and tasks."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from random import Random
+from typing import Any
+
+from sealwire import __version__
+from sealwire.contracts.admission import SocketGateway
+from sealwire.contracts.messaging import Messaging, Passing, Publication
+from sealwire.contracts.socket import CONVERSATION_CHANNEL, InstanceState
+from sealwire.kit.caller import Caller
+from sealwire.kit.clock import Clock
+from sealwire.kit.exchange import Receive, Scope, Send
+from sealwire.kit.ids import new_id
+from sealwire.kit.lifespan import Probe
+from sealwire.kit.operation import RateClass
+from sealwire.kit.problem import Problem
+from sealwire.ports.bus import Bus
+from sealwire.services.socket import protocol
+from sealwire.services.socket.audience import Audience
+from sealwire.services.socket.calls import TYPING_TOPIC, Calls, typing_heard
+from sealwire.services.socket.config import SocketConfig
+from sealwire.services.socket.connection import Connection, Phase
+from sealwire.services.socket.desk import FrontDesk, close_of
+from sealwire.services.socket.feed import Feed
+from sealwire.services.socket.hub import Hub, HubStats
+from sealwire.services.socket.meter import MinuteMeter
+from sealwire.services.socket.ports import PresenceBoard, Records
+from sealwire.services.socket.session import Session
+from sealwire.services.socket.streams import Streams
+from sealwire.services.socket.transport import EXTENSION, SocketProtocol
+from sealwire.services.socket.wheel import Wheel
+
+_LOG = logging.getLogger("sealwire.socket")
+CLOSE_SLICE = 200
+"""Connections told to move on before others get their turn."""
+
+
+class SocketService:
+    """One instance (contracts.socket.Socket). Its listener's WebSocket protocol class is `SocketProtocol`."""
+
+    def __init__(
+        self,
+        *,
+        instance: str,
+        gateway: SocketGateway,
+        messaging: Messaging,
+        bus: Bus,
+        presence: PresenceBoard,
+        clock: Clock,
+        config: SocketConfig,
+        records: Records | None = None,
+        rng: Random | None = None,
+    ) -> None:
+        """`records` takes the audit records of connections. Make it in the running loop's thread, then `start`."""
+        self.instance = instance
+        self._gateway, self._messaging = gateway, messaging
+        self._bus, self._presence = bus, presence
+        self._clock, self._config = clock, config
+        self._records, self._rng = records, rng
+        self._transport_limits, self._limits = config.transport(), config.connection()
+        self._connections: dict[Connection, None] = {}
+        self._closed: dict[int, int] = {}
+        self._wheel = Wheel()
+        self._turning: asyncio.Task[None] | None = None
+        self._draining = True
+
+    async def start(self) -> None:
+        """Take connections from now on."""
+        limits = {RateClass.DEFAULT: self._config.default_per_minute, RateClass.WRITE: self._config.write_per_minute}
+        meter = MinuteMeter(clock=self._clock, per_minute=limits) if self._config.rate_limits == "on" else None
+        self._hub = Hub(soon=asyncio.get_running_loop().call_soon)
+        self._streams = Streams(self._hub)
+        self._audience = Audience(self._hub, most_conversations=self._config.unread_conversations)
+        self._calls = Calls(
+            messaging=self._messaging, presence=self._presence, bus=self._bus, clock=self._clock, meter=meter
+        )
+        self._feed = Feed(
+            messaging=self._messaging,
+            wanted=lambda: bool(self._hub),
+            publication=self._published,
+            passing=self._passed,
+            went_back=self._went_back,
+            rng=self._rng,
+        )
+        self._desk = FrontDesk(
+            instance=self.instance,
+            version=f"sealwire {__version__}",
+            gateway=self._gateway,
+            messaging=self._messaging,
+            hub=self._hub,
+            streams=self._streams,
+            audience=self._audience,
+            feed=self._feed,
+            calls=self._calls,
+            presence=self._presence,
+            clock=self._clock,
+            config=self._config,
+            records=self._records,
+            watch=self._watch,
+            ended=self._ended,
+        )
+        self._unsubscribe = self._bus.subscribe(TYPING_TOPIC, self._typing)
+        self._feed.start()
+        self._turning = asyncio.create_task(self._wheel.run(self._clock.monotonic), name=f"{self.instance}-wheel")
+        self._draining = False
+
+    async def drain(self) -> None:
+        """Take no new connections, let calls in work finish, then tell every client to come back elsewhere."""
+        if self._draining:
+            return
+        self._draining = True
+        await self._calls.stop(self._config.drain_s)
+        for number, connection in enumerate(tuple(self._connections)):
+            connection.close(protocol.SHUTDOWN)
+            if number % CLOSE_SLICE == CLOSE_SLICE - 1:
+                await asyncio.sleep(0)
+
+    async def stop(self) -> None:
+        """Drain, and end what runs in the background."""
+        await self.drain()
+        if self._turning is not None:
+            self._unsubscribe()
+            self._turning.cancel()
+            await asyncio.gather(self._turning, return_exceptions=True)
+            self._turning = None
+            await self._feed.stop()
+            await self._calls.stop(0)
+
+    def checks(self) -> Mapping[str, Probe]:
+        """What this instance depends on."""
+        return {"messaging_feed": self._feed.check}
+
+    async def state(self, caller: Caller) -> InstanceState:
+        """Count connections and subscriptions."""
+        stats = self._hub.stats()
+        return InstanceState(
+            instance=self.instance,
+            connections=len(self._connections),
+            sessions=stats.sessions,
+            subscriptions=stats.subscriptions,
+            feed_position=self._feed.position,
+            slow_consumers_closed=self._closed.get(protocol.SLOW.code, 0),
+        )
+
+    @property
+    def stats(self) -> HubStats:
+        """Counts of the hub."""
+        return self._hub.stats()
+
+    @property
+    def closed_by_code(self) -> Mapping[int, int]:
+        """How many connections ended with each close code."""
+        return self._closed
+
+    # -- handshakes
+
+    async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer an opening handshake (ASGI, policy `first_frame`), and give the socket a connection."""
+        await receive()
+        waiting = len(self._connections) - len(self._hub) if not self._draining else 0
+        full = len(self._connections) >= self._config.max_connections or waiting >= self._config.max_unauthenticated
+        wire = scope["extensions"].get(EXTENSION)
+        if self._draining or full or wire is None:
+            await _refuse(send)
+            return
+        try:
+            handshake = self._gateway.read(scope)
+        except Problem as problem:  # told by a close code: a browser's script can't see an HTTP status
+            await send({"type": "websocket.accept"})
+            close = close_of(problem)
+            await send({"type": "websocket.close", "code": close.code, "reason": close.reason})
+            return
+        await send({"type": "websocket.accept", "subprotocol": handshake.subprotocol or None})
+        self._adopt(wire, Session(handshake))
+
+    def _adopt(self, wire: SocketProtocol, session: Session) -> None:
+        now_s = self._clock.monotonic()
+        connection = Connection(
+            id_=new_id(),
+            wire=wire,
+            desk=self._desk,
+            limits=self._limits,
+            now_s=now_s,
+            write=wire.transport.write,
+        )
+        connection.session = session
+        if wire.attach(connection, self._transport_limits):
+            self._connections[connection] = None
+            self._watch(connection)
+
+    def _watch(self, connection: Connection) -> None:
+        self._wheel.add(connection, connection.due_s)
+
+    def _ended(self, connection: Connection, code: int) -> None:
+        self._connections.pop(connection, None)
+        self._closed[code] = self._closed.get(code, 0) + 1
+
+    # -- what messaging and other instances tell
+
+    def _published(self, publication: Publication) -> None:
+        kind = publication.kind
+        if kind == "member.left":
+            self._revoke(publication, self._hub.of_user(publication.tenant_id, publication.subject_id))
+        if not self._streams.publish(publication):
+            _LOG.error("the stream of a conversation has a hole at offset %d", publication.offset)
+            self._resubscribe(publication)
+        if kind == "message.created":
+            self._audience.message(publication)
+        elif kind.startswith("member."):
+            self._audience.member(publication)
+        elif kind == "conversation.removed":
+            self._audience.removed(publication)
+            channel = CONVERSATION_CHANNEL + publication.conversation_id
+            self._revoke(publication, self._hub.room((publication.tenant_id, channel)))
+
+    def _revoke(self, publication: Publication, members: tuple[Any, ...]) -> None:
+        """End subscriptions of those who may not read the conversation any more."""
+        channel = CONVERSATION_CHANNEL + publication.conversation_id
+        for connection in members:
+            if connection.listens(channel) and connection.session.tenant_id == publication.tenant_id:
+                connection.revoke(channel, protocol.UNSUBSCRIBED_BY_SERVER, "no longer a member")
+
+    def _resubscribe(self, publication: Publication) -> None:
+        channel = CONVERSATION_CHANNEL + publication.conversation_id
+        for connection in self._hub.room((publication.tenant_id, channel)):
+            assert isinstance(connection, Connection)
+            connection.revoke(channel, protocol.RESUBSCRIBE, "insufficient state")
+
+    def _passed(self, receipt: Passing) -> None:
+        key = (receipt.tenant_id, CONVERSATION_CHANNEL + receipt.conversation_id)
+        self._streams.pass_by(key, bytes(receipt.data))
+
+    def _went_back(self) -> None:
+        """Messaging was restored from a backup: every client looks where its streams stand now."""
+        for connection in tuple(self._connections):
+            if connection.phase is Phase.OPEN:
+                connection.close(protocol.INSUFFICIENT_STATE)
+
+    def _typing(self, payload: bytes) -> None:
+        key, data = typing_heard(payload)
+        self._streams.pass_by(key, data)
+
+
+async def _refuse(send: Send) -> None:
+    """Answer a handshake with 503: full, or stopping."""
+    headers = [(b"retry-after", b"1"), (b"content-length", b"0")]
+    await send({"type": "websocket.http.response.start", "status": 503, "headers": headers})
+    await send({"type": "websocket.http.response.body", "body": b""})

@@ -1,0 +1,34 @@
+"""Who is on a connection, and what the desk remembers of it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Literal
+
+from sealwire.contracts.admission import Admission, Handshake
+from sealwire.kit.problem import Unauthenticated
+
+Job = Callable[[], Awaitable[None]]
+
+
+class Session:
+    """The handshake of a connection and, once it is authenticated, its admission and identity."""
+
+    __slots__ = ("admission", "handshake", "jobs", "kind", "session_id", "tenant_id", "typing_s", "user_id", "working")
+
+    def __init__(self, handshake: Handshake) -> None:
+        self.handshake = handshake
+        self.admission: Admission | None = None
+        self.tenant_id = self.user_id = self.session_id = ""
+        self.kind: Literal["user", "api_key", "service", "anonymous"] = "anonymous"
+        self.typing_s: dict[str, float] = {}
+        self.jobs: deque[Job] = deque()
+        self.working = False
+
+    @property
+    def admitted(self) -> Admission:
+        """The admission. Raises: Unauthenticated before there is one."""
+        if self.admission is None:
+            raise Unauthenticated
+        return self.admission
