@@ -1,0 +1,267 @@
+"""The promises of auth's second factors and step-up, over every wiring."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pyotp
+import pytest
+
+from sealwire.contracts.auth import (
+    BadCredentials,
+    LoginResult,
+    MfaAnswer,
+    MfaFailed,
+    RefreshRequest,
+    StepUp,
+    TooManyAttempts,
+    TotpCode,
+)
+from sealwire.kit.caller import Caller
+from sealwire.kit.problem import Invalid, StepUpRequired, Unauthenticated
+from sealwire.testing.auth_room import PASSWORD, AuthRoom, somebody
+from sealwire.testing.clock import ManualClock
+from sealwire.testing.wirings import WIRINGS
+
+
+@pytest.fixture(params=WIRINGS)
+async def room(request: Any, tmp_path: Any) -> AsyncIterator[AuthRoom]:
+    opened = AuthRoom(tmp_path, wiring=request.param)
+    await opened.open()
+    yield opened
+    await opened.close()
+
+
+class Phone:
+    """An authenticator app: it knows the secret and what time it is."""
+
+    def __init__(self, room: AuthRoom, secret: str) -> None:
+        self._totp = pyotp.TOTP(secret)
+        self._room = room
+
+    def code(self, steps: int = 0) -> str:
+        return self._totp.generate_otp(self._room.clock.now_us() // 30_000_000 + steps)
+
+
+def advance(room: AuthRoom, seconds: float) -> None:
+    assert isinstance(room.clock, ManualClock)
+    room.clock.advance(seconds)
+
+
+async def enrolled(room: AuthRoom, name: str = "anna") -> tuple[Caller, Phone, list[str]]:
+    caller, _ = await room.enter(name)
+    phone = Phone(room, (await room.auth.totp_enroll(caller)).secret)
+    codes = (await room.auth.totp_confirm(caller, TotpCode(code=phone.code()))).recovery_codes
+    advance(room, 60)
+    return caller, phone, codes
+
+
+async def wanted(room: AuthRoom, name: str = "anna") -> str:
+    asked = await room.log_in(name)
+    assert asked.mfa_required
+    assert asked.access_token == asked.refresh_token == asked.session_id == ""
+    assert asked.user is None
+    assert asked.methods == ["totp", "recovery"]
+    return asked.mfa_token
+
+
+def totp(token: str, code: str) -> MfaAnswer:
+    return MfaAnswer(mfa_token=token, method="totp", code=code)
+
+
+async def kinds(room: AuthRoom) -> list[str]:
+    return [event.kind for event in await room.service.events.read(0, 10_000)]
+
+
+async def test_enrolling_and_logging_in_with_the_app(room: AuthRoom) -> None:
+    caller, _ = await room.enter("anna")
+    enrollment = await room.auth.totp_enroll(caller)
+    uri = urlsplit(enrollment.otpauth_uri)
+    assert parse_qs(uri.query)["secret"] == [enrollment.secret]
+    assert not (await room.log_in("anna")).mfa_required, "not before it is confirmed"
+    phone = Phone(room, enrollment.secret)
+    with pytest.raises(MfaFailed):
+        await room.auth.totp_confirm(caller, TotpCode(code=phone.code(steps=5)))
+    codes = (await room.auth.totp_confirm(caller, TotpCode(code=phone.code()))).recovery_codes
+    assert len(set(codes)) == 10
+    assert (await room.auth.me(caller)).mfa
+    with pytest.raises(MfaFailed):
+        await room.auth.mfa_verify(somebody(), totp(await wanted(room), phone.code()))  # used for confirming
+    advance(room, 30)
+    granted = await room.auth.mfa_verify(somebody(), totp(await wanted(room), phone.code()))
+    assert room.caller(granted).principal.amr == ("pwd", "otp", "mfa")
+    assert granted.user is not None
+
+
+async def test_codes_of_the_step_before_and_after_are_accepted_and_no_others(room: AuthRoom) -> None:
+    _, phone, _ = await enrolled(room)
+    for steps, accepted in ((-2, False), (2, False), (-1, True), (1, True)):
+        answer = totp(await wanted(room), phone.code(steps))
+        if accepted:
+            assert (await room.auth.mfa_verify(somebody(), answer)).access_token
+        else:
+            with pytest.raises(MfaFailed):
+                await room.auth.mfa_verify(somebody(), answer)
+    for older in (0, -1, 1):
+        with pytest.raises(MfaFailed):
+            await room.auth.mfa_verify(somebody(), totp(await wanted(room), phone.code(older)))
+
+
+async def test_one_code_used_by_many_at_once_lets_one_in(room: AuthRoom) -> None:
+    _, phone, _ = await enrolled(room)
+    tokens = [await wanted(room) for _ in range(5)]
+    answers = await asyncio.gather(
+        *(room.auth.mfa_verify(somebody(), totp(token, phone.code())) for token in tokens), return_exceptions=True
+    )
+    assert sum(isinstance(a, LoginResult) for a in answers) == 1
+    assert sum(isinstance(a, MfaFailed) for a in answers) == 4
+
+
+async def test_one_challenge_lets_one_in(room: AuthRoom) -> None:
+    _, phone, codes = await enrolled(room)
+    token = await wanted(room)
+    answers = await asyncio.gather(
+        room.auth.mfa_verify(somebody(), totp(token, phone.code())),
+        room.auth.mfa_verify(somebody(), MfaAnswer(mfa_token=token, method="recovery", code=codes[0])),
+        return_exceptions=True,
+    )
+    assert sum(isinstance(a, LoginResult) for a in answers) == 1
+
+
+async def test_a_challenge_bears_few_attempts_and_little_time(room: AuthRoom) -> None:
+    _, phone, _ = await enrolled(room)
+    token = await wanted(room)
+    for _ in range(4):
+        with pytest.raises(MfaFailed):
+            await room.auth.mfa_verify(somebody(), totp(token, "000000"))
+    advance(room, 3_600)
+    token = await wanted(room)
+    advance(room, 301)
+    with pytest.raises(MfaFailed):
+        await room.auth.mfa_verify(somebody(), totp(token, phone.code()))
+    for nonsense in ("x", "swm1.x", token + "x"):
+        with pytest.raises(MfaFailed):
+            await room.auth.mfa_verify(somebody(), totp(nonsense, phone.code()))
+
+
+async def test_guessing_codes_over_many_logins_is_slow(room: AuthRoom) -> None:
+    _, phone, _ = await enrolled(room)
+    tokens = [await wanted(room) for _ in range(3)]
+    for i in range(5):
+        with pytest.raises(MfaFailed):
+            await room.auth.mfa_verify(somebody(), totp(tokens[i % 2], f"{i:06}"))
+    with pytest.raises(TooManyAttempts):
+        await room.auth.mfa_verify(somebody(), totp(tokens[2], phone.code()))
+    advance(room, 30)
+    assert (await room.auth.mfa_verify(somebody(), totp(tokens[2], phone.code()))).access_token
+
+
+async def test_recovery_codes_work_once_each(room: AuthRoom) -> None:
+    caller, _, codes = await enrolled(room)
+    recover = MfaAnswer(mfa_token=await wanted(room), method="recovery", code=codes[0].upper().replace("-", ""))
+    granted = await room.auth.mfa_verify(somebody(), recover)
+    assert room.caller(granted).principal.amr == ("pwd", "mfa")
+    with pytest.raises(MfaFailed):
+        await room.auth.mfa_verify(
+            somebody(), MfaAnswer(mfa_token=await wanted(room), method="recovery", code=codes[0])
+        )
+    answers = await asyncio.gather(
+        *(room.auth.step_up(caller, StepUp(method="recovery", code=codes[1])) for _ in range(4)),
+        return_exceptions=True,
+    )
+    assert sum(isinstance(a, LoginResult) for a in answers) == 1
+    assert (await kinds(room)).count("auth.recovery.used") == 2
+
+
+async def test_codes_are_the_persons_own(room: AuthRoom) -> None:
+    _, anna_phone, anna_codes = await enrolled(room)
+    await enrolled(room, "ben")
+    for answer in (
+        totp(await wanted(room, "ben"), anna_phone.code()),
+        MfaAnswer(mfa_token=await wanted(room, "ben"), method="recovery", code=anna_codes[0]),
+    ):
+        with pytest.raises(MfaFailed):
+            await room.auth.mfa_verify(somebody(), answer)
+
+
+async def test_removing_the_app_and_changing_the_phone(room: AuthRoom) -> None:
+    caller, phone, codes = await enrolled(room)
+    new = Phone(room, (await room.auth.totp_enroll(caller)).secret)
+    granted = await room.auth.mfa_verify(somebody(), totp(await wanted(room), phone.code()))
+    assert granted.access_token, "the old one works until the new one is confirmed"
+    advance(room, 60)
+    fresh = (await room.auth.totp_confirm(caller, TotpCode(code=new.code()))).recovery_codes
+    advance(room, 60)
+    for old in (totp("", phone.code()), MfaAnswer(mfa_token="", method="recovery", code=codes[0])):
+        with pytest.raises(MfaFailed):
+            await room.auth.mfa_verify(
+                somebody(), MfaAnswer(mfa_token=await wanted(room), method=old.method, code=old.code)
+            )
+    await room.auth.totp_remove(caller)
+    await room.auth.totp_remove(caller)
+    assert not (await room.log_in("anna")).mfa_required
+    assert not (await room.auth.me(caller)).mfa
+    with pytest.raises(MfaFailed):
+        await room.auth.step_up(caller, StepUp(method="recovery", code=fresh[0]))
+    assert (await kinds(room)).count("auth.totp.removed") == 1
+
+
+async def test_a_pending_secret_is_confirmed_soon_or_never(room: AuthRoom) -> None:
+    caller, _ = await room.enter("anna")
+    phone = Phone(room, (await room.auth.totp_enroll(caller)).secret)
+    advance(room, 901)
+    with pytest.raises(MfaFailed):
+        await room.auth.totp_confirm(caller, TotpCode(code=phone.code()))
+
+
+# ---- step-up
+
+
+async def test_stepping_up_gives_a_token_with_a_new_time_and_keeps_the_refresh_token(room: AuthRoom) -> None:
+    caller, granted = await room.enter("anna")
+    advance(room, 3_000)
+    stepped = await room.auth.step_up(caller, StepUp(method="password", password=PASSWORD))
+    fresh = room.caller(stepped).principal
+    assert fresh.auth_time_s == caller.principal.auth_time_s + 3_000
+    assert fresh.session_id == caller.principal.session_id
+    assert stepped.refresh_token == granted.refresh_token, "an answer that gets lost logs nobody out"
+    renewed = await room.auth.refresh(somebody(), RefreshRequest(refresh_token=stepped.refresh_token))
+    assert room.caller(renewed).principal.auth_time_s == fresh.auth_time_s
+    assert "auth.assurance-level-change" in await kinds(room)
+
+
+async def test_step_up_refuses_wrong_and_missing_proofs(room: AuthRoom) -> None:
+    caller, _ = await room.enter("anna")
+    with pytest.raises(BadCredentials):
+        await room.auth.step_up(caller, StepUp(method="password", password="wrong"))
+    with pytest.raises(MfaFailed):
+        await room.auth.step_up(caller, StepUp(method="totp", code="123456"))
+    for lacking in (StepUp(method="password"), StepUp(method="totp", password=PASSWORD)):
+        with pytest.raises(Invalid):
+            await room.auth.step_up(caller, lacking)
+    for _ in range(3):
+        with pytest.raises(BadCredentials):
+            await room.auth.step_up(caller, StepUp(method="password", password="wrong"))
+    with pytest.raises(TooManyAttempts):
+        await room.auth.step_up(caller, StepUp(method="password", password=PASSWORD))
+
+
+async def test_with_a_second_factor_the_password_alone_is_no_step_up(room: AuthRoom) -> None:
+    caller, phone, _ = await enrolled(room)
+    with pytest.raises(StepUpRequired) as caught:
+        await room.auth.step_up(caller, StepUp(method="password", password=PASSWORD))
+    assert caught.value.extra["methods"] == ["totp", "recovery"]
+    stepped = await room.auth.step_up(caller, StepUp(method="totp", code=phone.code()))
+    assert room.caller(stepped).principal.amr == ("pwd", "otp", "mfa")
+    with pytest.raises(MfaFailed):
+        await room.auth.step_up(caller, StepUp(method="totp", code=phone.code()))
+
+
+async def test_an_ended_session_does_not_step_up(room: AuthRoom) -> None:
+    caller, _ = await room.enter("anna")
+    await room.auth.logout(caller)
+    with pytest.raises(Unauthenticated):
+        await room.auth.step_up(caller, StepUp(method="password", password=PASSWORD))

@@ -1,0 +1,92 @@
+"""kill -9 in the middle of it: whatever auth acknowledged is there after a restart, revocations above all."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from sealwire.contracts.auth import FeedQuery, RefreshInvalid, RefreshRequest, SessionQuery
+from sealwire.kit.clock import SystemClock
+from sealwire.testing.auth_room import BOUNDARY, AuthRoom, somebody
+
+VICTIM = """
+import asyncio, json, sys
+from pathlib import Path
+from sealwire.contracts.auth import RefreshRequest
+from sealwire.kit.clock import SystemClock
+from sealwire.testing.auth_room import AuthRoom, somebody
+
+def say(**what):
+    print(json.dumps(what), flush=True)
+
+async def live(room, name):
+    await room.register(name)
+    while True:
+        granted = await room.log_in(name)
+        say(did="login", session=granted.session_id, token=granted.refresh_token)
+        renewed = await room.auth.refresh(somebody(), RefreshRequest(refresh_token=granted.refresh_token))
+        say(did="refresh", session=granted.session_id, token=renewed.refresh_token)
+        await room.auth.logout(room.caller(renewed))
+        say(did="logout", session=granted.session_id, token=renewed.refresh_token)
+
+async def main():
+    room = AuthRoom(Path(sys.argv[1]), clock=SystemClock())
+    await room.open()
+    await asyncio.gather(*(live(room, f"person{i}") for i in range(8)))
+
+asyncio.run(main())
+"""
+
+
+async def killed_after(folder: Path, lines: int) -> list[dict[str, str]]:
+    """Run the victim, kill it once it has said `lines` things; return everything it managed to say."""
+    victim = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", VICTIM, str(folder), stdout=asyncio.subprocess.PIPE
+    )
+    assert victim.stdout is not None
+    said = []
+    try:
+        async with asyncio.timeout(60):
+            while len(said) < lines:
+                line = await victim.stdout.readline()
+                assert line, "the victim ended by itself"
+                said.append(json.loads(line))
+            victim.send_signal(signal.SIGKILL)
+            rest = await victim.stdout.read()
+    finally:
+        if victim.returncode is None:
+            victim.kill()
+        await victim.wait()
+    whole = rest[: rest.rfind(b"\n") + 1].splitlines()
+    return said + [json.loads(line) for line in whole]
+
+
+@pytest.mark.parametrize("lines", [60, 131])
+async def test_what_was_acknowledged_survives_kill_9(tmp_path: Path, lines: int) -> None:
+    said = await killed_after(tmp_path, lines)
+    last = {entry["session"]: entry for entry in said}
+    room = AuthRoom(tmp_path, clock=SystemClock())
+    auth = await room.open()
+    try:
+        entries = (await auth.revocations(BOUNDARY, FeedQuery(limit=1_000))).items
+        assert [entry.number for entry in entries] == list(range(1, len(entries) + 1))
+        revoked = {entry.session_id for entry in entries}
+        events = [event.kind for event in await room.service.events.read(0, 100_000)]
+        assert events.count("auth.session-revoked") == len(entries), "change, feed and event are one transaction"
+        for session_id, entry in last.items():
+            state = await auth.session(BOUNDARY, SessionQuery(session_id=session_id))
+            request = RefreshRequest(refresh_token=entry["token"])
+            if entry["did"] == "logout":
+                assert session_id in revoked
+                assert not state.active, "an acknowledged revocation stays"
+                with pytest.raises(RefreshInvalid):
+                    await auth.refresh(somebody(), request)
+            elif session_id not in revoked:
+                assert (await auth.refresh(somebody(), request)).access_token, "an honest client goes on"
+    finally:
+        await room.close()

@@ -1,0 +1,124 @@
+"""Auth's HTTP edge: cookies for browsers, answers that nobody caches, and every operation bound."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sealwire.contracts.auth import OPERATIONS
+from sealwire.kit.caller import ANONYMOUS, Caller
+from sealwire.kit.exchange import Exchange
+from sealwire.kit.http import App, Edge
+from sealwire.kit.operation import Policy
+from sealwire.services.auth.routes import routes
+from sealwire.testing.auth_room import PASSWORD, AuthRoom
+
+
+class Site:
+    """The routes on an app, asked as a browser would; who asks is set from outside."""
+
+    def __init__(self, room: AuthRoom) -> None:
+        self.room = room
+        self.caller = Caller(principal=ANONYMOUS)
+        self.routes = routes(room.auth, Edge(authenticate=self._who))
+        self._app = App(self.routes)
+
+    def _who(self, exchange: Exchange, policy: Policy) -> Caller:
+        return self.caller
+
+    async def ask(
+        self, verb: str, path: str, body: Any = None, *, scheme: str = "http", cookie: str = ""
+    ) -> tuple[int, dict[str, str], Any]:
+        raw = b"" if body is None else json.dumps(body).encode()
+        headers = [(b"content-type", b"application/json")] if raw else []
+        if cookie:
+            headers.append((b"cookie", cookie.encode()))
+        sent: list[Any] = []
+
+        async def receive() -> Any:
+            return {"type": "http.request", "body": raw, "more_body": False}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        scope = {"type": "http", "method": verb, "path": path, "query_string": b"", "headers": headers,
+                 "scheme": scheme, "client": ("127.0.0.1", 1)}  # fmt: skip
+        await self._app(scope, receive, send)
+        content = b"".join(message.get("body", b"") for message in sent[1:])
+        found = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
+        return sent[0]["status"], found, json.loads(content) if content else None
+
+
+@pytest.fixture
+async def site(tmp_path: Path) -> AsyncIterator[Site]:
+    room = AuthRoom(tmp_path)
+    await room.open()
+    await room.register("anna")
+    yield Site(room)
+    await room.close()
+
+
+LOGIN = {"email": "anna@example.org", "password": PASSWORD}
+
+
+def test_every_operation_is_bound() -> None:
+    bound = routes(_Anything(), Edge(authenticate=lambda exchange, policy: Caller(principal=ANONYMOUS)))  # type: ignore[arg-type]
+    assert {route.operation for route in bound} == set(OPERATIONS.values())
+
+
+class _Anything:
+    def __getattr__(self, name: str) -> Any:
+        async def nothing(*args: Any) -> None: ...
+
+        return nothing
+
+
+async def test_tokens_are_never_cached_and_no_cookie_comes_unasked(site: Site) -> None:
+    status, headers, given = await site.ask("POST", "/auth/login", LOGIN)
+    assert status == 200
+    assert headers["cache-control"] == "no-store"
+    assert "set-cookie" not in headers
+    assert given.keys() == {"access_token", "refresh_token", "token_type", "expires_in", "session_id", "user"}
+    _, headers, _ = await site.ask("POST", "/auth/refresh", {"refresh_token": given["refresh_token"]})
+    assert headers["cache-control"] == "no-store"
+    assert "set-cookie" not in headers
+
+
+async def test_the_cookie_is_out_of_reach_of_scripts_and_other_sites(site: Site) -> None:
+    _, headers, given = await site.ask("POST", "/auth/login", {**LOGIN, "cookie": True})
+    token = given["access_token"]
+    assert headers["set-cookie"] == f"sealwire={token}; Max-Age=600; Path=/; HttpOnly; SameSite=Strict"
+    _, headers, given = await site.ask("POST", "/auth/login", {**LOGIN, "cookie": True}, scheme="https")
+    assert headers["set-cookie"].startswith("__Host-sealwire=")
+    assert headers["set-cookie"].endswith("; Path=/; HttpOnly; SameSite=Strict; Secure")
+    assert "Domain" not in headers["set-cookie"]
+
+
+async def test_a_browser_that_has_the_cookie_gets_the_new_one_and_loses_it_at_logout(site: Site) -> None:
+    granted = await site.room.log_in("anna")
+    _, headers, given = await site.ask(
+        "POST", "/auth/refresh", {"refresh_token": granted.refresh_token}, cookie="a=b; sealwire=old; c=d"
+    )
+    assert headers["set-cookie"].startswith(f"sealwire={given['access_token']};")
+    site.caller = site.room.caller(granted)
+    _, headers, _ = await site.ask("POST", "/auth/logout", cookie="sealwire=x")
+    assert headers["set-cookie"] == "sealwire=; Max-Age=0; Path=/; HttpOnly; SameSite=Strict"
+    _, headers, _ = await site.ask("POST", "/auth/logout", cookie="notsealwire=x")
+    assert "set-cookie" not in headers
+
+
+async def test_a_failed_login_is_a_problem_with_a_challenge_and_no_cookie(site: Site) -> None:
+    status, headers, given = await site.ask("POST", "/auth/login", {**LOGIN, "password": "wrong", "cookie": True})
+    assert (status, given["code"]) == (401, "bad_credentials")
+    assert "www-authenticate" in headers
+    assert "set-cookie" not in headers
+
+
+async def test_published_keys_may_be_cached_for_a_while(site: Site) -> None:
+    status, headers, given = await site.ask("GET", "/.well-known/jwks.json")
+    assert (status, headers["cache-control"]) == (200, "public, max-age=60")
+    assert given["keys"][0].keys() == {"kty", "crv", "x", "kid", "alg", "use"}
