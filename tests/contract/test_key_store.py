@@ -231,7 +231,7 @@ async def test_events_are_audit_records_without_secrets(store: KeyStore) -> None
     await store.record([event("crypto.encrypt"), event("crypto.decrypt")])
     assert isinstance(store, SqliteKeyStore)
     stored = await store.feed.read(0, 10)
-    entries = [audit_entry(e.event_id, e.data) for e in stored]
+    entries = [audit_entry(e) for e in stored]
     assert [e.action for e in entries] == ["crypto.encrypt", "crypto.decrypt"]
     assert entries[0].audit_id == stored[0].event_id
     assert entries[0].resource_id == "k"

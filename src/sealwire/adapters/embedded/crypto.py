@@ -97,7 +97,7 @@ class SqliteKeyStore:
             elif _count(conn, key.tenant_id) >= max_keys:
                 raise KeyQuotaExceeded(f"A tenant may have {max_keys} keys that aren't destroyed.", limit=max_keys)
             conn.execute(
-                f"INSERT INTO keys ({_KEY}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - column names of ours
+                f"INSERT INTO keys ({_KEY}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     key.key_id,
                     key.tenant_id,
@@ -194,7 +194,7 @@ class SqliteKeyStore:
                     return there
                 conn.execute("UPDATE data_keys SET current = 0 WHERE data_key_id = ?", (replaces,))
             conn.execute(
-                f"INSERT INTO data_keys (current, {_DATA_KEY}) VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - column names of ours
+                f"INSERT INTO data_keys (current, {_DATA_KEY}) VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     key.data_key_id,
                     key.tenant_id,
@@ -230,7 +230,7 @@ class SqliteKeyStore:
             raise ValueError("neither scope nor subject given")
 
         def destroy(conn: apsw.Connection) -> int:
-            ids = conn.execute(f"SELECT data_key_id FROM data_keys WHERE {where}", params).fetchall()  # noqa: S608 - values are bound
+            ids = conn.execute(f"SELECT data_key_id FROM data_keys WHERE {where}", params).fetchall()
             conn.executemany("UPDATE data_keys SET wrapped = NULL, current = 0 WHERE data_key_id = ?", ids)
             _ledger(conn, [("data_key", str(name), tenant_id, event.at_us) for (name,) in ids])
             if ids:
@@ -292,7 +292,7 @@ def _count(conn: apsw.Connection, tenant_id: str) -> int:
 
 def _insert_version(conn: apsw.Connection, key_id: str, version: StoredVersion) -> None:
     conn.execute(
-        f"INSERT INTO versions (key_id, {_VERSION}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - column names of ours
+        f"INSERT INTO versions (key_id, {_VERSION}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         (
             key_id,
             version.version,
@@ -318,10 +318,10 @@ def _one(rows: Rows, where: str, params: Row) -> StoredKey | None:
 def _many(rows: Rows, where: str, params: Row) -> list[StoredKey]:
     keys = []
     for key_id, tenant_id, key_type, purpose, name, state, destroy_at_us, created_at_us in rows(
-        f"SELECT {_KEY} FROM keys {where}",  # noqa: S608 - texts of this module
+        f"SELECT {_KEY} FROM keys {where}",
         params,
     ):
-        versions = rows(f"SELECT {_VERSION} FROM versions WHERE key_id = ? ORDER BY version", (key_id,))  # noqa: S608 - column names of ours
+        versions = rows(f"SELECT {_VERSION} FROM versions WHERE key_id = ? ORDER BY version", (key_id,))
         keys.append(
             StoredKey(
                 key_id=key_id,
@@ -349,7 +349,7 @@ def _many(rows: Rows, where: str, params: Row) -> list[StoredKey]:
 
 
 def _data_key(rows: Rows, where: str, params: Row) -> StoredDataKey | None:
-    found = rows(f"SELECT {_DATA_KEY} FROM data_keys {where}", params)  # noqa: S608 - texts of this module
+    found = rows(f"SELECT {_DATA_KEY} FROM data_keys {where}", params)
     if not found:
         return None
     (name, tenant_id, service, scope, subject_id, digest, key_id, version, wrapped, uses, made_us) = found[0]

@@ -8,6 +8,7 @@ import msgspec
 
 from sealwire.contracts.compliance import Actor, AuditEntry
 from sealwire.kit.caller import Caller
+from sealwire.ports.events import Event
 
 Outcome = Literal["success", "failure", "denied"]
 _encode = msgspec.json.Encoder().encode
@@ -72,25 +73,25 @@ def encode_event(event: KeyEvent) -> bytes:
 _decoder = msgspec.json.Decoder(KeyEvent)
 
 
-def audit_entry(event_id: str, data: bytes) -> AuditEntry:
+def audit_entry(event: Event) -> AuditEntry:
     """Return the audit record of an event; its id is the event's, so that sending it again adds nothing."""
-    event = _decoder.decode(data)
-    metadata: dict[str, str | int | float | bool | None] = {"purpose": event.purpose}
-    if event.version:
-        metadata["version"] = event.version
-    if event.count != 1:
-        metadata["count"] = event.count
+    told = _decoder.decode(event.data)
+    metadata: dict[str, str | int | float | bool | None] = {"purpose": told.purpose}
+    if told.version:
+        metadata["version"] = told.version
+    if told.count != 1:
+        metadata["count"] = told.count
     for name in ("detail", "subject_id", "trace_id"):
-        if value := getattr(event, name):
+        if value := getattr(told, name):
             metadata[name] = value
     return AuditEntry(
-        audit_id=event_id,
-        tenant_id=event.tenant_id,
-        actor=Actor(type=event.actor_type, id=event.actor_id),
-        action=event.action,
+        audit_id=event.event_id,
+        tenant_id=told.tenant_id,
+        actor=Actor(type=told.actor_type, id=told.actor_id),
+        action=told.action,
         resource_type="key",
-        resource_id=event.key_id,
-        outcome=event.outcome,
+        resource_id=told.key_id,
+        outcome=told.outcome,
         metadata=metadata,
-        created_at_us=event.at_us,
+        created_at_us=told.at_us,
     )

@@ -34,6 +34,7 @@ class UseJournal:
         self._waiting: list[KeyEvent] = []
         self._tallies: dict[tuple[str, str, str, int], KeyEvent] = {}
         self._flushing: asyncio.Task[None] | None = None
+        self._flush_lock = asyncio.Lock()
 
     @property
     def waiting(self) -> int:
@@ -67,10 +68,11 @@ class UseJournal:
 
     async def flush(self) -> None:
         """Make everything durable now. Raises: what the store raises; nothing is lost then."""
-        while self._waiting:
-            some = self._waiting[:_MOST_AT_ONCE]
-            await self._store.record(some)
-            del self._waiting[: len(some)]
+        async with self._flush_lock:  # two at once would store the same events twice
+            while self._waiting:
+                some = self._waiting[:_MOST_AT_ONCE]
+                await self._store.record(some)
+                del self._waiting[: len(some)]
 
     async def stop(self) -> None:
         """Flush and end."""

@@ -96,7 +96,7 @@ class KeyStore(Protocol):
         """Return the key of a purpose other than `tenant`."""
 
     async def keys(self, tenant_id: str, *, after: str, limit: int) -> list[StoredKey]:
-        """Return the tenant's keys with ids above `after`, in the order of their ids (that of their making)."""
+        """Return the tenant's keys with ids above `after`, in the order of their ids (by the millisecond made)."""
 
     async def add_version(self, key_id: str, version: StoredVersion, event: KeyEvent) -> bool:
         """Add the version after the newest; False when another one took the number first."""
