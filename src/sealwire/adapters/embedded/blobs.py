@@ -1,0 +1,171 @@
+"""Blobs as plain files: written under a temporary name, fsynced, renamed, in 256 folders."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Final, ParamSpec, TypeVar
+
+from sealwire.kit.problem import Unavailable
+from sealwire.ports.blobs import BlobMissing
+
+P = ParamSpec("P")
+T = TypeVar("T")
+_KEY: Final = re.compile(r"[0-9a-f]{32}")
+_PART: Final = ".part"
+_THREADS: Final = 4
+
+
+class FileBlobStore:
+    """`BlobStore` in a folder of its own.
+
+    Plain files and not obstore's local store: measured beside it a read of 64 KiB takes 15 µs (81 there), and obstore
+    doesn't fsync. Files are opened, written and synced in a few threads, so that a slow disk holds up nobody else.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._threads = ThreadPoolExecutor(_THREADS, "blobs")
+
+    async def create(self, key: str) -> FileBlobWriter:
+        path = self._path(key)
+        fd = await self.run(_create, path.with_name(path.name + _PART))
+        return FileBlobWriter(store=self, path=path, fd=fd)
+
+    async def read(self, key: str, start: int, end: int) -> bytes:
+        return await self.run(_read, self._path(key), start, end)
+
+    async def delete(self, key: str) -> None:
+        await self.run(_delete, self._path(key))
+
+    async def leftovers(self, *, older_than_s: float) -> AsyncIterator[str]:
+        oldest = time.time() - older_than_s
+        for folder in await self.run(lambda: sorted(f for f in self._root.iterdir() if f.is_dir())):
+            for key in await self.run(_older, folder, oldest):
+                yield key
+
+    async def check(self) -> None:
+        await self.run(_check, self._root)
+
+    def close(self) -> None:
+        """End the threads, after what they do now."""
+        self._threads.shutdown()
+
+    async def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a call of the file system in a thread. Raises: Unavailable for its faults."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, partial(call, *args, **kwargs))
+        except OSError as fault:
+            raise Unavailable(f"Files can't be stored or read: {fault.strerror}.") from fault
+
+    def _path(self, key: str) -> Path:
+        if _KEY.fullmatch(key) is None:
+            raise ValueError("a blob's key is 32 lowercase hex digits")
+        return self._root / key[:2] / key
+
+
+class FileBlobWriter:
+    """A file under its temporary name."""
+
+    def __init__(self, *, store: FileBlobStore, path: Path, fd: int) -> None:
+        self._store = store
+        self._path = path
+        self._part = path.with_name(path.name + _PART)
+        self._fd = fd
+
+    async def write(self, data: bytes) -> None:
+        await self._store.run(_write, self._fd, data)
+
+    async def commit(self) -> None:
+        fd, self._fd = self._fd, -1
+        await self._store.run(_commit, fd, self._part, self._path)
+
+    async def abort(self) -> None:
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            await self._store.run(_abort, fd, self._part)
+
+
+def _create(part: Path) -> int:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        return os.open(part, flags, 0o600)
+    except FileNotFoundError:
+        part.parent.mkdir(mode=0o700, exist_ok=True)
+        _sync_folder(part.parent.parent)
+        return os.open(part, flags, 0o600)
+
+
+def _write(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def _commit(fd: int, part: Path, path: Path) -> None:
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    part.rename(path)
+    _sync_folder(path.parent)
+
+
+def _abort(fd: int, part: Path) -> None:
+    os.close(fd)
+    part.unlink(missing_ok=True)
+
+
+def _read(path: Path, start: int, end: int) -> bytes:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise BlobMissing(path.name) from None
+    try:
+        data = os.pread(fd, end - start, start)
+    finally:
+        os.close(fd)
+    if len(data) != end - start:
+        raise BlobMissing(f"{path.name} ends at {start + len(data)}, not at {end}")
+    return data
+
+
+def _delete(path: Path) -> None:
+    for name in (path, path.with_name(path.name + _PART)):
+        name.unlink(missing_ok=True)
+    with suppress(FileNotFoundError):
+        _sync_folder(path.parent)
+
+
+def _older(folder: Path, oldest: float) -> list[str]:
+    found = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            key = entry.name.removesuffix(_PART)
+            if _KEY.fullmatch(key) is not None and entry.stat().st_mtime <= oldest:
+                found.append(key)
+    return found
+
+
+def _check(root: Path) -> None:
+    probe = root / ".check"
+    probe.write_bytes(b"ok")
+    if probe.read_bytes() != b"ok":
+        raise OSError(0, "what was written is not what is read")
+    probe.unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,309 @@
+"""Files and their segments in media's own SQLite file; the bytes are blobs elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import apsw
+import msgspec
+
+from sealwire.adapters.embedded.drivers.sqlite import Database
+from sealwire.adapters.embedded.outbox import OUTBOX_SCHEMA, POSITIONS_SCHEMA, SqliteOutbox
+from sealwire.ports.events import NewEvent
+from sealwire.services.media.model import FileState
+from sealwire.services.media.ports import MediaQuotaExceeded, StoredFile, StoredSegment
+
+MIGRATIONS: Final = (
+    f"""
+    CREATE TABLE files (
+        media_id TEXT PRIMARY KEY,
+        tenant_id TEXT NOT NULL,
+        owner_id TEXT NOT NULL,
+        conversation_id TEXT,
+        state TEXT NOT NULL,
+        partial INTEGER NOT NULL,
+        length INTEGER,
+        "offset" INTEGER NOT NULL,
+        meta BLOB NOT NULL,
+        facts BLOB NOT NULL,
+        parts BLOB NOT NULL,
+        created_at_us INTEGER NOT NULL,
+        expires_at_us INTEGER
+    ) WITHOUT ROWID;
+    CREATE INDEX files_by_expiry ON files (expires_at_us) WHERE expires_at_us IS NOT NULL;
+    CREATE INDEX files_scanning ON files (media_id) WHERE state = 'scanning';
+    CREATE INDEX files_by_owner ON files (tenant_id, owner_id);
+    CREATE INDEX files_by_conversation ON files (conversation_id) WHERE conversation_id IS NOT NULL;
+    CREATE TABLE segments (
+        media_id TEXT NOT NULL REFERENCES files,
+        start INTEGER NOT NULL,
+        length INTEGER NOT NULL,
+        blob_key TEXT NOT NULL,
+        header BLOB NOT NULL,
+        origin_id TEXT NOT NULL,
+        origin_start INTEGER NOT NULL,
+        scope TEXT NOT NULL,
+        PRIMARY KEY (media_id, start, blob_key)
+    ) WITHOUT ROWID;
+    CREATE INDEX segments_by_blob ON segments (blob_key);
+    CREATE TABLE doomed (blob_key TEXT PRIMARY KEY) WITHOUT ROWID;
+    CREATE TABLE room (tenant_id TEXT PRIMARY KEY, bytes INTEGER NOT NULL) WITHOUT ROWID;
+    {OUTBOX_SCHEMA}
+    {POSITIONS_SCHEMA}
+    """,
+)
+
+_FILE = (
+    'media_id, tenant_id, owner_id, conversation_id, state, partial, length, "offset", meta, facts, parts,'
+    " created_at_us, expires_at_us"
+)
+_SEGMENT = "start, length, blob_key, header, origin_id, origin_start, scope"
+_decode_parts = msgspec.json.Decoder(tuple[str, ...]).decode
+_encode = msgspec.json.Encoder().encode
+Row = tuple[Any, ...]
+Rows = Callable[[str, tuple[Any, ...]], list[Row]]
+
+
+class SqliteMediaStore:
+    """`MediaStore` over one file opened with `MIGRATIONS`. `feed` carries its events."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self.feed = SqliteOutbox(db)
+
+    async def create(self, file: StoredFile, *, max_tenant_bytes: int, event: NewEvent) -> None:
+        def create(conn: apsw.Connection) -> None:
+            _take_room(conn, file.tenant_id, file.length or 0, max_tenant_bytes)
+            _insert(conn, file)
+            self.feed.append(conn, (event,))
+
+        await self._db.write(create)
+
+    async def join(self, file: StoredFile, *, event: NewEvent, max_tenant_bytes: int) -> bool:
+        def join(conn: apsw.Connection) -> bool:
+            pieces: list[StoredSegment] = []
+            at = 0
+            for part_id in file.parts:
+                part = _file(_on(conn), file.tenant_id, part_id)
+                if part is None or part.state is not FileState.PARTIAL or part.owner_id != file.owner_id:
+                    return False
+                pieces += [
+                    msgspec.structs.replace(piece, start=at + piece.start) for piece in _segments(_on(conn), part_id)
+                ]
+                at += part.offset
+            _take_room(conn, file.tenant_id, at, max_tenant_bytes)
+            _insert(conn, msgspec.structs.replace(file, length=at, offset=at))
+            _insert_segments(conn, file.media_id, pieces)
+            self.feed.append(conn, (event,))
+            return True
+
+        return await self._db.write(join)
+
+    async def file(self, tenant_id: str, media_id: str) -> StoredFile | None:
+        return _file(self._db.read, tenant_id, media_id)
+
+    async def files(self, tenant_id: str, media_ids: Sequence[str]) -> list[StoredFile]:
+        marks = ",".join("?" * len(media_ids))
+        return _files(self._db.read, f"WHERE tenant_id = ? AND media_id IN ({marks})", (tenant_id, *media_ids))
+
+    async def segments(self, media_id: str) -> list[StoredSegment]:
+        return _segments(self._db.read, media_id)
+
+    async def set_length(self, media_id: str, length: int, *, max_tenant_bytes: int) -> bool:
+        def set_length(conn: apsw.Connection) -> bool:
+            rows = conn.execute(
+                'UPDATE files SET length = ?1 WHERE media_id = ?2 AND length IS NULL AND "offset" <= ?1'
+                ' RETURNING tenant_id, "offset"',
+                (length, media_id),
+            ).fetchall()
+            for tenant_id, offset in rows:
+                _take_room(conn, str(tenant_id), length - int(offset), max_tenant_bytes)  # type: ignore[arg-type]  # an INTEGER column
+            return bool(rows)
+
+        return await self._db.write(set_length)
+
+    async def append(
+        self,
+        media_id: str,
+        *,
+        offset: int,
+        segments: Sequence[StoredSegment],
+        state: FileState,
+        facts: bytes,
+        expires_at_us: int | None,
+        events: Sequence[NewEvent],
+    ) -> bool:
+        added = sum(segment.length for segment in segments)
+
+        def append(conn: apsw.Connection) -> bool:
+            rows = conn.execute(
+                'UPDATE files SET "offset" = "offset" + ?, state = ?, facts = ?, expires_at_us = ?'
+                " WHERE media_id = ? AND state = 'open' AND \"offset\" = ? RETURNING tenant_id, length",
+                (added, state.value, facts, expires_at_us, media_id, offset),
+            ).fetchall()
+            if not rows:
+                return False
+            if rows[0][1] is None:
+                _add_room(conn, str(rows[0][0]), added)
+            _insert_segments(conn, media_id, segments)
+            if events:
+                self.feed.append(conn, events)
+            return True
+
+        return await self._db.write(append)
+
+    async def conclude(self, media_id: str, *, state: FileState, facts: bytes, event: NewEvent) -> bool:
+        def conclude(conn: apsw.Connection) -> bool:
+            conn.execute(
+                "UPDATE files SET state = ?, facts = ? WHERE media_id = ? AND state = 'scanning'",
+                (state.value, facts, media_id),
+            )
+            if not conn.changes():
+                return False
+            self.feed.append(conn, (event,))
+            return True
+
+        return await self._db.write(conclude)
+
+    async def delete(self, media_id: str, *, event: NewEvent | None) -> bool:
+        def delete(conn: apsw.Connection) -> bool:
+            keys = conn.execute("DELETE FROM segments WHERE media_id = ? RETURNING blob_key", (media_id,)).fetchall()
+            conn.executemany(
+                "INSERT OR IGNORE INTO doomed SELECT ?1 WHERE NOT EXISTS (SELECT 1 FROM segments WHERE blob_key = ?1)",
+                keys,
+            )
+            rows = conn.execute(
+                'DELETE FROM files WHERE media_id = ? RETURNING tenant_id, coalesce(length, "offset")', (media_id,)
+            ).fetchall()
+            if not rows:
+                return False
+            _add_room(conn, str(rows[0][0]), -int(rows[0][1]))  # type: ignore[arg-type]  # an INTEGER column
+            if event is not None:
+                self.feed.append(conn, (event,))
+            return True
+
+        return await self._db.write(delete)
+
+    async def expired(self, now_us: int, limit: int) -> list[StoredFile]:
+        return _files(self._db.read, "WHERE expires_at_us <= ? ORDER BY expires_at_us LIMIT ?", (now_us, limit))
+
+    async def scanning(self, after: str, limit: int) -> list[StoredFile]:
+        where = "WHERE state = 'scanning' AND media_id > ? ORDER BY media_id LIMIT ?"
+        return _files(self._db.read, where, (after, limit))
+
+    async def doomed(self, limit: int) -> list[str]:
+        return [key for (key,) in self._db.read("SELECT blob_key FROM doomed LIMIT ?", (limit,))]
+
+    async def buried(self, blob_keys: Sequence[str]) -> None:
+        rows = [(key,) for key in blob_keys]
+        await self._db.write(lambda conn: conn.executemany("DELETE FROM doomed WHERE blob_key = ?", rows).fetchall())
+
+    async def unknown(self, blob_keys: Sequence[str]) -> list[str]:
+        known = "SELECT 1 FROM segments WHERE blob_key = ? LIMIT 1"
+        return [key for key in blob_keys if not self._db.read(known, (key,))]
+
+    async def check(self) -> None:
+        self._db.read("SELECT 1 FROM files LIMIT 1")
+
+
+def _on(conn: apsw.Connection) -> Rows:
+    return lambda sql, params: conn.execute(sql, params).fetchall()
+
+
+def _take_room(conn: apsw.Connection, tenant_id: str, size: int, limit: int) -> None:
+    """Raises: MediaQuotaExceeded."""
+    taken = conn.execute("SELECT bytes FROM room WHERE tenant_id = ?", (tenant_id,)).get or 0
+    if int(taken) + size > limit:
+        raise MediaQuotaExceeded(f"The tenant's files may take {limit} bytes.", limit_bytes=limit)
+    _add_room(conn, tenant_id, size)
+
+
+def _add_room(conn: apsw.Connection, tenant_id: str, size: int) -> None:
+    conn.execute(
+        "INSERT INTO room VALUES (?1, ?2) ON CONFLICT (tenant_id) DO UPDATE SET bytes = bytes + ?2", (tenant_id, size)
+    )
+
+
+def _insert(conn: apsw.Connection, file: StoredFile) -> None:
+    conn.execute(
+        f"INSERT INTO files ({_FILE}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            file.media_id,
+            file.tenant_id,
+            file.owner_id,
+            file.conversation_id,
+            file.state.value,
+            file.partial,
+            file.length,
+            file.offset,
+            file.meta,
+            file.facts,
+            _encode(file.parts),
+            file.created_at_us,
+            file.expires_at_us,
+        ),
+    )
+
+
+def _insert_segments(conn: apsw.Connection, media_id: str, segments: Sequence[StoredSegment]) -> None:
+    conn.executemany(
+        f"INSERT INTO segments (media_id, {_SEGMENT}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        [(media_id, s.start, s.length, s.blob_key, s.header, s.origin_id, s.origin_start, s.scope) for s in segments],
+    )
+
+
+def _file(rows: Rows, tenant_id: str, media_id: str) -> StoredFile | None:
+    found = _files(rows, "WHERE media_id = ? AND tenant_id = ?", (media_id, tenant_id))
+    return found[0] if found else None
+
+
+def _files(rows: Rows, where: str, params: Row) -> list[StoredFile]:
+    return [
+        StoredFile(
+            media_id=media_id,
+            tenant_id=tenant_id,
+            owner_id=owner_id,
+            conversation_id=conversation_id,
+            state=FileState(state),
+            partial=bool(partial),
+            length=length,
+            offset=offset,
+            meta=meta,
+            facts=facts,
+            parts=_decode_parts(parts),
+            created_at_us=created_at_us,
+            expires_at_us=expires_at_us,
+        )
+        for (
+            media_id,
+            tenant_id,
+            owner_id,
+            conversation_id,
+            state,
+            partial,
+            length,
+            offset,
+            meta,
+            facts,
+            parts,
+            created_at_us,
+            expires_at_us,
+        ) in rows(f"SELECT {_FILE} FROM files {where}", params)
+    ]
+
+
+def _segments(rows: Rows, media_id: str) -> list[StoredSegment]:
+    sql = f"SELECT {_SEGMENT} FROM segments WHERE media_id = ? ORDER BY start, length"
+    return [
+        StoredSegment(
+            start=start,
+            length=length,
+            blob_key=blob_key,
+            header=header,
+            origin_id=origin_id,
+            origin_start=origin_start,
+            scope=scope,
+        )
+        for start, length, blob_key, header, origin_id, origin_start, scope in rows(sql, (media_id,))
+    ]
