@@ -21,7 +21,9 @@ from sealwire.ports.index import IndexFault, Put, Remove, SearchIndex
 from sealwire.services.search.config import SearchConfig
 from sealwire.services.search.model import entries_of
 
-BATCH, WAIT_MS = 500, 5_000
+BATCH = 500
+WAIT_MS = 1_000
+"""Below what messaging's breaker takes for a slow call."""
 BACKOFF_CAP_S = 5.0
 _log = logging.getLogger("sealwire.search")
 _message = msgspec.json.Decoder(MessagePublished)

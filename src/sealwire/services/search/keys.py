@@ -20,6 +20,9 @@ class DataKeys(Protocol):
     async def key_by_id(self, tenant_id: str, scope: str, subject_id: str, key_id: bytes) -> SealingKey:
         """Return the key with this id. Raises: DecryptionFailed, KeyUnusable, Unavailable."""
 
+    def sweep(self) -> None:
+        """Wipe what is past its time."""
+
 
 class SnapshotDataKeys:
     """Keeps `ports.index.SnapshotKeys` over a key ring."""
@@ -29,6 +32,7 @@ class SnapshotDataKeys:
 
     async def sealing_key(self, tenant_id: str) -> SealingKey:
         """See `SnapshotKeys.sealing_key`."""
+        self._ring.sweep()
         return await self._ring.sealing_key(tenant_id, SCOPE, "")
 
     async def key_by_id(self, tenant_id: str, key_id: bytes) -> SealingKey:
