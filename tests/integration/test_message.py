@@ -122,7 +122,7 @@ async def test_live_delivery_and_recovery_of_exactly_what_was_missed(installatio
         await wire.until(lambda: len(wire.publications(room)) == 1)
         seen = wire.publications(room)[-1]
         assert seen["data"]["type"] == "message.created"
-        assert seen["data"]["body"] == "live 1"
+        assert seen["data"]["message"]["body"] == "live 1"
     for i in range(5):
         await asyncio.to_thread(ann.send, room, f"missed {i}")
     async with Wire(installation.url) as wire:
@@ -130,7 +130,7 @@ async def test_live_delivery_and_recovery_of_exactly_what_was_missed(installatio
         back = await wire.subscribe(room, recover=True, offset=seen["offset"], epoch=place["epoch"])
         assert back["recovered"] is True
         missed = back["publications"]
-        assert [p["data"]["body"] for p in missed] == [f"missed {i}" for i in range(5)]
+        assert [p["data"]["message"]["body"] for p in missed] == [f"missed {i}" for i in range(5)]
         assert [p["offset"] for p in missed] == list(range(seen["offset"] + 1, seen["offset"] + 6))
 
 
@@ -234,7 +234,7 @@ async def test_a_member_who_is_removed_hears_no_more(installation, person):
         assert gone.status_code == 204
         await asyncio.to_thread(ann.send, room, "among us")
         await wire.until(lambda: any("unsubscribe" in p for p in wire.pushes))
-        assert all(p["data"].get("body") != "among us" for p in wire.publications(room))
+        assert all("among us" not in str(p["data"]) for p in wire.publications(room))
         refused = await wire.subscribe(room)
         assert refused["error"]["code"] in (103, 404)
 

@@ -252,7 +252,7 @@ class SelfTest:
     async def _live(self, socket: aiohttp.ClientWebSocketResponse, message_id: str) -> None:
         async for frame in self._frames(socket):
             data = frame.get("push", {}).get("pub", {}).get("data", {})
-            if data.get("message_id") == message_id:
+            if data.get("message", {}).get("message_id") == message_id:
                 return
         raise Failed(f"the socket closed with {socket.close_code} before the message came")
 

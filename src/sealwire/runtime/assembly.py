@@ -17,7 +17,9 @@ import msgspec
 from prometheus_client import CollectorRegistry
 
 from sealwire import __version__
+from sealwire.adapters.embedded.bus import InProcessBus
 from sealwire.adapters.embedded.service_keys import ServiceKeys
+from sealwire.adapters.embedded.socket import InProcessPresence
 from sealwire.clients.guarded import guarded
 from sealwire.clients.identity import ServiceAuthenticator, ServiceVerifier
 from sealwire.kit.clock import SystemClock
@@ -37,6 +39,7 @@ from sealwire.runtime.settings import RUNNING, Settings, kek_path, prepare_data
 from sealwire.services.crypto.providers import FileKeyProvider
 from sealwire.services.gateway.gate import GatewayGate, Lag
 from sealwire.services.gateway.routes import SECURITY_HEADERS, public_routes
+from sealwire.services.socket.transport import SocketProtocol
 
 VERIFY_TIMEOUT_S = 10.0
 BREAKERS = ("auth", "compliance", "crypto", "messaging", "media", "search")
@@ -59,6 +62,10 @@ class Assembly:
         self._started: list[tuple[str, Callable[[], Awaitable[None]]]] = []
         self.notes: list[str] = []
         self.app: App | None = None
+        self.service_apps: dict[str, App] = {}
+        self.bus = InProcessBus()
+        self.presence = InProcessPresence()
+        self.records: Any = _Forget()
 
     # ---- what it says of itself
 
@@ -134,17 +141,16 @@ class Assembly:
         http = bounded(
             limit_bytes=self._settings.gateway.header_limit_bytes, timeout_s=self._settings.gateway.header_timeout_s
         )
-        websocket = rooms.websocket_protocol(self)
         apps: dict[str, Any] = {"gateway": await self._gateway_app()}
         for entry in CATALOG:
             if entry.name in self._rooms and (entry.always_open or server.expose_services):
-                apps[entry.name] = self._service_app(entry.name)
+                apps[entry.name] = self.service_apps[entry.name] = self._service_app(entry.name)
         offsets = {entry.name: entry.offset for entry in CATALOG}
         opened = []
         for name, app in apps.items():
             opened.append((app, listen(server.host, server.port_base + offsets[name])))
         for app, sock in opened:
-            listener = Server(app=app, sock=sock, http=http, websocket=websocket, grace_s=server.stop_grace_s)
+            listener = Server(app=app, sock=sock, http=http, websocket=SocketProtocol, grace_s=server.stop_grace_s)
             self._servers.append(listener)
             await listener.start()
         running = {"url": f"http://{server.host}:{server.port_base}", "pid": os.getpid()}
@@ -225,16 +231,14 @@ class Assembly:
         opened = [
             *public_routes(routes),
             *self.boundary.health.routes(edge),
-            *rooms.socket_routes(self, edge, "socket1"),
+            *(self._rooms["socket1"].people_routes or _no_routes)(edge),
             *pages.routes(),
         ]
         pages.describe(opened)
         lag = Lag()
         lag.start()
         self._started.append(("loop lag", lag.stop))
-        gate = GatewayGate(
-            config=self._settings.gateway, records=await rooms.request_records(self), registry=self._metrics, lag=lag
-        )
+        gate = GatewayGate(config=self._settings.gateway, records=self.records, registry=self._metrics, lag=lag)
         self.app = App(
             opened,
             gate=gate,
@@ -253,8 +257,8 @@ class Assembly:
         edge = Edge(authenticate=ServiceAuthenticator(verifier=verifier, clock=self._clock))
         pages = self._pages(edge, name, lambda: room.checks())
         routes = [*room.routes(edge), *pages.routes()]
-        if name.startswith("socket"):
-            routes += rooms.socket_routes(self, edge, name)
+        if room.people_routes is not None:
+            routes += room.people_routes(edge)
         pages.describe(routes)
         return App(routes, headers=SECURITY_HEADERS, timeout_s=self._settings.gateway.request_timeout_s)
 
@@ -266,7 +270,6 @@ class Assembly:
         found: dict[str, Probe] = {name: _all_of(room.checks) for name, room in self._rooms.items()}
         found["cache"] = self._probe_cache
         found["revocation_feed"] = self._probe_feed
-        found |= rooms.spool_checks(self)
         return found
 
     async def _probe_cache(self) -> None:
@@ -289,3 +292,11 @@ def _all_of(checks: Callable[[], Mapping[str, Probe]]) -> Probe:
         raise DegradedOnly(told) if readiness.status == "degraded" else RuntimeError(told)
 
     return run
+
+
+def _no_routes(edge: Edge) -> list[Route]:
+    return []
+
+
+class _Forget:
+    def put(self, entry: Any) -> None: ...

@@ -12,10 +12,11 @@ from sealwire.adapters.embedded.compliance import SqliteCompliance
 from sealwire.adapters.embedded.crypto import MIGRATIONS as CRYPTO_MIGRATIONS
 from sealwire.adapters.embedded.crypto import SqliteKeyStore
 from sealwire.adapters.embedded.drivers.sqlite import Database
+from sealwire.adapters.embedded.index import IndexTuning, TantivySearchIndex
 from sealwire.adapters.embedded.messaging import SqliteMessaging
 from sealwire.adapters.embedded.outbox import SqlitePositions
 from sealwire.clients.key_ring import KeyRing
-from sealwire.contracts import auth, compliance, crypto, messaging
+from sealwire.contracts import auth, compliance, crypto, messaging, search
 from sealwire.contracts.compliance import AuditEntry
 from sealwire.kit.caller import SYSTEM_TENANT, service_caller
 from sealwire.kit.http import Edge, Route
@@ -31,6 +32,12 @@ from sealwire.services.crypto.service import CryptoService
 from sealwire.services.messaging.events import audit_entry as messaging_entry
 from sealwire.services.messaging.routes import routes as messaging_routes
 from sealwire.services.messaging.service import MessagingService
+from sealwire.services.search.keys import SnapshotDataKeys
+from sealwire.services.search.routes import routes as search_routes
+from sealwire.services.search.service import SearchService
+from sealwire.services.socket.routes import routes as socket_routes
+from sealwire.services.socket.routes import socket_routes as websocket_routes
+from sealwire.services.socket.service import SocketService
 
 if TYPE_CHECKING:
     from sealwire.runtime.assembly import Assembly
@@ -41,7 +48,8 @@ Later = Callable[[], Awaitable[None]]
 class Room(msgspec.Struct, frozen=True, kw_only=True):
     """A service as the assembly handles it. `contract` is what others call: the service behind its guard.
 
-    `drain` sends long-lived connections elsewhere before the ports close; `relay` tells compliance of every change.
+    `people_routes` are open on the service's own port to people too. `drain` sends long-lived connections elsewhere
+    before the ports close; `relay` tells compliance of every change.
     """
 
     contract: Any
@@ -49,6 +57,7 @@ class Room(msgspec.Struct, frozen=True, kw_only=True):
     stop: Later
     checks: Callable[[], Mapping[str, Probe]]
     routes: Callable[[Edge], Sequence[Route]]
+    people_routes: Callable[[Edge], Sequence[Route]] | None = None
     drain: Later | None = None
     relay: Consumer | None = None
 
@@ -81,10 +90,6 @@ def _one_by_one(entry: Callable[[Event], AuditEntry]) -> Entries:
     return entries
 
 
-def _crypto_entry(event: Event) -> AuditEntry:
-    return crypto_entry(event.event_id, event.data)
-
-
 async def build_crypto(assembly: Assembly) -> Room:
     """Keys first: everybody else seals with them."""
     db = Database.open(assembly.data / "crypto.db", CRYPTO_MIGRATIONS)
@@ -92,7 +97,7 @@ async def build_crypto(assembly: Assembly) -> Room:
     service = CryptoService(
         store=store, provider=assembly.provider, clock=assembly.clock, config=assembly.settings.crypto
     )
-    relay = _relay(assembly, "crypto", store.feed, SqlitePositions(db), _one_by_one(_crypto_entry))
+    relay = _relay(assembly, "crypto", store.feed, SqlitePositions(db), _one_by_one(crypto_entry))
 
     async def stop() -> None:
         await service.stop()
@@ -190,29 +195,69 @@ async def build_messaging(assembly: Assembly) -> Room:
     )
 
 
+async def build_search(assembly: Assembly) -> Room:
+    """Full text, in memory; on disk only sealed snapshots."""
+    config = assembly.settings.search
+    index = TantivySearchIndex(
+        folder=assembly.data / "search",
+        keys=SnapshotDataKeys(_ring(assembly, "search")),
+        clock=assembly.clock,
+        tuning=IndexTuning(
+            commit_every_s=config.commit_every_s,
+            snapshot_every_s=config.snapshot_every_s,
+            dead_keep_s=config.dead_keep_s,
+            bound_bytes=config.bound_bytes,
+            plain_tenants=frozenset(config.plain_tenants),
+        ),
+    )
+    service = SearchService(
+        index=index,
+        messaging=assembly.contract("messaging"),
+        media=assembly.contract("media"),
+        clock=assembly.clock,
+        config=config,
+    )
+    guarded = assembly.guard(service, search.OPERATIONS, "search")
+    return Room(
+        contract=guarded,
+        start=service.start,
+        stop=service.stop,
+        checks=service.checks,
+        routes=lambda edge: search_routes(guarded, edge),
+    )
+
+
+def _socket_builder(instance: str) -> Callable[[Assembly], Awaitable[Room]]:
+    async def build(assembly: Assembly) -> Room:
+        """One instance: connections, rooms, fan-out."""
+        service = SocketService(
+            instance=instance,
+            gateway=assembly.boundary.sockets,
+            messaging=assembly.contract("messaging"),
+            bus=assembly.bus,
+            presence=assembly.presence,
+            clock=assembly.clock,
+            config=assembly.settings.socket,
+            records=assembly.records,
+        )
+        return Room(
+            contract=service,
+            start=service.start,
+            stop=service.stop,
+            checks=service.checks,
+            routes=lambda edge: socket_routes(service, edge),
+            people_routes=lambda edge: websocket_routes(service, edge),
+            drain=service.drain,
+        )
+
+    return build
+
+
 BUILDERS: dict[str, Callable[[Assembly], Awaitable[Room]]] = {
     "crypto": build_crypto,
     "compliance": build_compliance,
     "auth": build_auth,
     "messaging": build_messaging,
+    "socket1": _socket_builder("socket1"),
+    "socket2": _socket_builder("socket2"),
 }
-
-
-def websocket_protocol(assembly: Assembly) -> Any:
-    return None
-
-
-def socket_routes(assembly: Assembly, edge: Edge, name: str) -> list[Route]:
-    return []
-
-
-class _Forget:
-    def put(self, entry: AuditEntry) -> None: ...
-
-
-async def request_records(assembly: Assembly) -> Any:
-    return _Forget()
-
-
-def spool_checks(assembly: Assembly) -> dict[str, Probe]:
-    return {}
