@@ -84,8 +84,8 @@ class FallbackSessionProvider:
         """Keep what auth said of a session, when the feed had been applied up to `number`."""
         known = KnownSession(state, number, self._clock.now_us())
         with self._lock:
-            self._keep(known)
-            self._unwritten[state.session_id] = known
+            if self._keep(known):
+                self._unwritten[state.session_id] = known
 
     def lookup(self, session_id: str) -> KnownSession | None:
         """Return what is known of a live session; None when nothing is."""
@@ -196,14 +196,17 @@ class FallbackSessionProvider:
         else:
             self.position = max(self.position, entry.number)
 
-    def _keep(self, known: KnownSession) -> None:
+    def _keep(self, known: KnownSession) -> bool:
         session_id = known.state.session_id
+        if self.book.ended(session_id):
+            return False  # the answer was on its way when the session ended
         before = self._sessions.pop(session_id, None)
         if before is not None and before.number > known.number:
             known = before  # two answers overtook each other: the one that knew more of the feed stays
         if len(self._sessions) >= self._max_sessions:
             self._sessions.popitem(last=False)
         self._sessions[session_id] = known
+        return True
 
     def _forget_revoked(self, revocation: Revocation) -> None:
         if revocation.kind == "session":

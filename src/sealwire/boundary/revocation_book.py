@@ -73,6 +73,10 @@ class RevocationBook:
                 return "tenant_revoked"
         return ""
 
+    def ended(self, session_id: str) -> bool:
+        """Whether this very session was revoked."""
+        return ("session", session_id) in self._entries
+
     def latest(self, tenant_id: str, subject: str) -> int:
         """Return the number of the newest entry about the subject or its tenant: what was said before it is stale."""
         number = 0

@@ -29,7 +29,7 @@ WAIT_PART: Final = 0.4
 """The feed is asked to answer within this part of the bound, so that an idle feed still beats twice per bound."""
 PROBE_TIMEOUT_S: Final = 0.25
 PROBE_AGAIN_S: Final = 0.1
-READ_MARGIN_S: Final = 2.0
+APPLY_TIMEOUT_S: Final = 2.0
 FALLBACK: Final = "fallback_session_provider"
 JOURNAL: Final = "journal"
 
@@ -142,7 +142,7 @@ class ServiceBoundaryCoordinator:
         failures = 0
         while True:
             try:
-                async with asyncio.timeout(self._wait_ms / 1000 + READ_MARGIN_S):
+                async with asyncio.timeout(self._wait_ms / 1000 + self._bound_s):
                     await self._read(wait_ms=self._wait_ms)
                 failures = 0
             except Exception as error:
@@ -209,7 +209,7 @@ class ServiceBoundaryCoordinator:
 
     async def _finish(self, name: str, result: Awaitable[None], change: Revocation) -> None:
         try:
-            async with asyncio.timeout(READ_MARGIN_S):
+            async with asyncio.timeout(APPLY_TIMEOUT_S):
                 await result
         except Exception as error:
             self._failed(name, change, error)

@@ -130,7 +130,7 @@ class SessionValidationNormalizer:
         number = self._fallback.position
         try:
             state = await (self._ask_legacy(token) if token.legacy else self._ask(token))
-        except (SessionNotFound, LookupError):
+        except SessionNotFound:
             return self._answer(Status.REVOKED, None, Source.AUTH, "session_unknown")
         except Exception as error:
             if not isinstance(error, Problem):
@@ -187,7 +187,7 @@ class SessionValidationNormalizer:
         return await self._auth.session(self._caller(token.tenant_id), query)
 
     async def _ask_legacy(self, token: VerifiedToken) -> SessionState:
-        """Resolve a legacy token by its `id`: it must be that user's address now. Raises: LookupError."""
+        """Resolve a legacy token by its `id`: it must be that user's address now. Raises: SessionNotFound."""
         found = await self._auth.profiles(self._caller(token.tenant_id), UserQuery(user_ids=[token.subject]))
         for profile in found.items:
             if profile.user_id == token.subject and profile.email.casefold() == token.email.casefold():
@@ -201,7 +201,7 @@ class SessionValidationNormalizer:
                     active=profile.active,
                     expires_at_s=token.expires_at_s,
                 )
-        raise LookupError(token.subject)
+        raise SessionNotFound
 
     async def _from_cache(self, session_id: str) -> KnownSession | None:
         """Read the shared cache; a fault, or what is not sealed by us for this session, is as good as nothing."""

@@ -117,7 +117,7 @@ class WebSocketAuthGateway:
 
     async def start(self) -> None:
         """Begin to watch for sockets that went unconfirmed for too long."""
-        self._task = asyncio.create_task(self._sweep(), name="socket-sweep")
+        self._task = asyncio.create_task(self._sweep_on(), name="socket-sweep")
 
     async def stop(self) -> None:
         """Stop watching; sockets stay as they are. Safe to call twice."""
@@ -238,6 +238,15 @@ class WebSocketAuthGateway:
                 socket.confirmed = False
                 self._reauthorise(socket)
 
+    async def sweep(self) -> None:
+        """End what was unconfirmed for too long; ask again for the others as soon as that is possible."""
+        if self._feed.fresh:
+            for socket in [socket for socket in self._sockets if not socket.confirmed]:
+                await self._ask_again(socket)
+        elif self._feed.fresh_until_s and self._monotonic() - self._feed.fresh_until_s > self._unconfirmed_s:
+            for socket in list(self._sockets):
+                self._end(socket, SessionUnconfirmed())
+
     def health(self) -> ComponentHealth:
         """Healthy while sockets are let in by confirmed sessions."""
         details: dict[str, Any] = {
@@ -316,16 +325,10 @@ class WebSocketAuthGateway:
         _discard(self._by_session, principal.session_id, socket)
         _discard(self._by_subject, (principal.tenant_id, principal.subject), socket)
 
-    async def _sweep(self) -> None:
-        """End what was unconfirmed for too long; ask again for the others as soon as that is possible."""
+    async def _sweep_on(self) -> None:
         while True:
             await asyncio.sleep(_SWEEP_EVERY_S)
-            if self._feed.fresh:
-                for socket in [socket for socket in self._sockets if not socket.confirmed]:
-                    await self._ask_again(socket)
-            elif self._feed.fresh_until_s and self._monotonic() - self._feed.fresh_until_s > self._unconfirmed_s:
-                for socket in list(self._sockets):
-                    self._end(socket, SessionUnconfirmed())
+            await self.sweep()
 
     def _own_origin(self, headers: list[tuple[bytes, bytes]]) -> bool:
         """Whether the page that opens the socket is ours: its origin's host is the one asked, or it is listed."""

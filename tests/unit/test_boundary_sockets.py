@@ -1,0 +1,295 @@
+"""The WebSocket gateway: no way past it, and nobody stays longer than the session."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from sealwire.boundary.config import BoundaryConfig
+from sealwire.boundary.websocket_auth_gateway import AdmittedSocket
+from sealwire.contracts.admission import CredentialExpired, SessionRevoked
+from sealwire.contracts.auth import SessionState
+from sealwire.kit.exchange import Headers, Scope
+from sealwire.kit.permission import Role
+from sealwire.kit.problem import Problem, SessionUnconfirmed, Unauthenticated, Unavailable
+from sealwire.testing.boundary_room import BoundaryRoom, bearer
+from sealwire.testing.clock import ManualClock
+
+
+def opening(headers: Headers, query: bytes = b"") -> Scope:
+    return {"type": "websocket", "headers": headers, "query_string": query, "client": ("192.0.2.9", 1)}
+
+
+class Room(BoundaryRoom):
+    """A boundary that reads the feed when told to, and sockets that note why they ended."""
+
+    clock: ManualClock
+
+    def log_in(self, user_id: str = "anna") -> tuple[SessionState, str]:
+        session = self.authority.log_in(user_id)
+        return session, self.authority.token(session)
+
+    async def admit(self, token: str, ended: list[Problem] | None = None) -> AdmittedSocket:
+        gateway = self.boundary.gateway
+        notes = [] if ended is None else ended
+        return await gateway.admit(gateway.read(opening([])), token, ended=notes.append)
+
+    async def hear(self) -> None:
+        self.clock.advance(1.1)
+        assert await self.boundary.coordinator.ensure_fresh()
+
+
+@pytest.fixture
+async def room(tmp_path: Path) -> AsyncIterator[Room]:
+    config = BoundaryConfig(self_test_every_s=0, origins=["https://app.example"], unconfirmed_s=60)
+    room = Room(tmp_path, clock=ManualClock(), config=config)
+    boundary = room.build()
+    await boundary.fallback.start()
+    await boundary.coordinator.ensure_fresh()
+    room.authority.add_user("anna")
+    room.authority.add_user("otto")
+    yield room
+    await boundary.stop()
+
+
+async def test_a_token_is_taken_from_each_of_its_places(room: Room) -> None:
+    _, token = room.log_in()
+    read = room.boundary.gateway.read
+    text = token.encode()
+    own = [(b"host", b"chat.example:3000"), (b"origin", b"https://chat.example:3000")]
+    listed = [(b"host", b"chat.example"), (b"origin", b"https://app.example")]
+    assert read(opening(bearer(token))).token == token
+    assert read(opening([(b"sec-websocket-protocol", b"sealwire.v1, bearer." + text)])).token == token
+    assert read(opening([*own, (b"cookie", b"sealwire=" + text)])).token == token
+    assert read(opening([*listed, (b"cookie", b"sealwire=" + text)])).token == token
+    assert read(opening([])).token == ""
+    handshake = read(opening([(b"user-agent", b"x" * 900)]))
+    assert (handshake.ip, len(handshake.user_agent), len(handshake.trace_id)) == ("192.0.2.9", 512, 32)
+    admitted = await room.admit(token)
+    assert (admitted.caller.user_id, admitted.caller.confirmed) == ("anna", True)
+
+
+def test_only_our_subprotocol_is_echoed(room: Room) -> None:
+    read = room.boundary.gateway.read
+    offered = [(b"sec-websocket-protocol", b"bearer.a.b.c , sealwire.v1")]
+    assert read(opening(offered)).subprotocol == "sealwire.v1"
+    apart = [(b"sec-websocket-protocol", b"chat"), (b"sec-websocket-protocol", b"sealwire.v1")]
+    assert read(opening(apart)).subprotocol == "sealwire.v1"
+    assert read(opening([(b"sec-websocket-protocol", b"chat, bearer.a.b.c")])).subprotocol == ""
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [],
+        [(b"origin", b"https://chat.example")],
+        [(b"host", b"chat.example")],
+        [(b"host", b"chat.example"), (b"origin", b"https://evil.example")],
+        [(b"host", b"chat.example"), (b"origin", b"null")],
+        [(b"host", b"chat.example"), (b"origin", b"https://chat.example.evil.example")],
+        [(b"host", b"chat.example"), (b"origin", b"https://chat.example:444")],
+        [(b"host", b"chat.example"), (b"origin", b"https://chat.example"), (b"origin", b"https://evil.example")],
+        [(b"host", b"evil.example"), (b"host", b"chat.example"), (b"origin", b"https://evil.example")],
+        [(b"host", b"chat.example"), (b"origin", b"javascript://chat.example")],
+    ],
+)
+def test_a_cookie_from_a_page_that_is_not_ours_is_refused(room: Room, headers: Headers) -> None:
+    with pytest.raises(Unauthenticated):
+        room.boundary.gateway.read(opening([*headers, (b"cookie", b"sealwire=a.b.c")]))
+
+
+async def test_two_different_credentials_are_refused_wherever_they_stand(room: Room) -> None:
+    gateway = room.boundary.gateway
+    _, one = room.log_in()
+    _, two = room.log_in()
+    with pytest.raises(Unauthenticated):
+        gateway.read(opening([*bearer(one), (b"sec-websocket-protocol", b"bearer." + two.encode())]))
+    handshake = gateway.read(opening(bearer(one)))
+    with pytest.raises(Unauthenticated):
+        await gateway.admit(handshake, two, ended=print)
+    await gateway.admit(handshake, one, ended=print)
+    assert gateway.health().details["sockets"] == 1
+
+
+async def test_a_token_in_the_url_counts_only_where_that_is_switched_on(room: Room) -> None:
+    _, token = room.log_in()
+    assert room.boundary.gateway.read(opening([], b"token=" + token.encode())).token == ""
+    room.config = BoundaryConfig(self_test_every_s=0, url_tokens=True)
+    gateway = room.build().gateway
+    assert gateway.read(opening([], b"token=" + token.encode())).token == token
+    with pytest.raises(Unauthenticated):
+        gateway.read(opening(bearer("a.b.c"), b"token=" + token.encode()))
+
+
+@pytest.mark.parametrize("token", ["", "a.b.c", "x" * 20_000, "é", "\0"])
+async def test_nobody_gets_in_without_a_good_token(room: Room, token: str) -> None:
+    with pytest.raises(Unauthenticated):
+        await room.admit(token)
+    assert room.boundary.gateway.health().details["refused"] == 1
+
+
+async def test_an_expired_token_is_told_apart(room: Room) -> None:
+    _, token = room.log_in()
+    room.clock.advance(700)
+    await room.boundary.coordinator.ensure_fresh()
+    with pytest.raises(CredentialExpired):
+        await room.admit(token)
+
+
+async def test_logout_ends_every_socket_of_the_session_and_no_other(room: Room) -> None:
+    session, token = room.log_in()
+    _, other = room.log_in()
+    ended: list[Problem] = []
+    sockets = [await room.admit(token, ended) for _ in range(3)]
+    stays = await room.admit(other, ended)
+    room.authority.log_out(session.session_id)
+    await room.hear()
+    assert [type(why) for why in ended] == [SessionRevoked] * 3
+    for socket in sockets:
+        with pytest.raises(SessionRevoked):
+            _ = socket.caller
+        room.boundary.gateway.release(socket)
+    assert stays.caller.confirmed
+    assert room.boundary.gateway.health().details["sockets"] == 1
+
+
+@pytest.mark.parametrize("kind", ["subject", "tenant", "token"])
+async def test_other_revocations_end_sockets_too(room: Room, kind: str) -> None:
+    session, token = room.log_in()
+    ended: list[Problem] = []
+    socket = await room.admit(token, ended)
+    bystander = await room.admit(room.log_in("otto")[1])
+    if kind == "subject":
+        room.authority.cut("anna")
+    elif kind == "token":
+        room.authority.revoke("token", tenant_id="t", token_id=socket.token.token_id)
+    else:
+        room.authority.revoke("tenant", tenant_id="t")
+    await room.hear()
+    assert [type(why) for why in ended] == [SessionRevoked]
+    if kind != "tenant":
+        assert bystander.caller.confirmed
+    assert session.session_id
+
+
+async def test_a_password_change_leaves_the_session_it_was_made_in(room: Room) -> None:
+    session, token = room.log_in()
+    ended: list[Problem] = []
+    here = await room.admit(token, ended)
+    await room.admit(room.log_in()[1], ended)
+    room.authority.cut("anna", keep=session.session_id)
+    await room.hear()
+    assert len(ended) == 1
+    await settle(room)
+    assert here.caller.confirmed
+
+
+async def test_a_role_change_re_authorises_open_sockets(room: Room) -> None:
+    _, token = room.log_in()
+    socket = await room.admit(token)
+    room.authority.change_role("anna", Role.GUEST)
+    await room.hear()
+    await settle(room)
+    assert (socket.caller.principal.role, socket.caller.confirmed) == (Role.GUEST, True)
+
+
+async def settle(room: Room) -> None:
+    """Let the questions asked on the side be answered."""
+    import asyncio
+
+    for task in list(room.boundary.gateway._renewals):
+        await asyncio.wait_for(task, 1)
+
+
+async def test_in_band_refresh_takes_only_a_token_of_the_same_session(room: Room) -> None:
+    gateway = room.boundary.gateway
+    session, token = room.log_in()
+    socket = await room.admit(token)
+    room.clock.advance(500)
+    await room.boundary.coordinator.ensure_fresh()
+    for wrong in (room.log_in()[1], room.log_in("otto")[1], "a.b.c", ""):
+        with pytest.raises(Unauthenticated):
+            await gateway.renew(socket, wrong)
+    expires_at_s = socket.expires_at_s
+    await gateway.renew(socket, room.authority.token(session))
+    assert socket.expires_at_s == expires_at_s + 500
+    room.clock.advance(300)
+    await room.boundary.coordinator.ensure_fresh()
+    assert socket.caller.confirmed
+    room.clock.advance(400)
+    await room.boundary.coordinator.ensure_fresh()
+    with pytest.raises(CredentialExpired):
+        _ = socket.caller
+
+
+async def test_during_an_outage_sockets_go_on_unconfirmed_for_a_bounded_time(room: Room) -> None:
+    session, token = room.log_in()
+    ended: list[Problem] = []
+    socket = await room.admit(token, ended)
+    room.authority.outage = Unavailable()
+    room.clock.advance(1.1)
+    assert socket.caller.confirmed is False
+    late = await room.admit(token)
+    assert late.caller.confirmed is False
+    room.clock.advance(61)
+    with pytest.raises(SessionUnconfirmed):
+        _ = socket.caller
+    with pytest.raises(Unavailable):
+        await room.admit(token)
+    room.authority.outage = None
+    await room.hear()
+    assert socket.caller.confirmed
+    room.authority.log_out(session.session_id)
+    await room.hear()
+    assert [type(why) for why in ended] == [SessionRevoked]
+
+
+async def test_the_sweep_ends_what_was_unconfirmed_too_long_and_confirms_the_rest(room: Room) -> None:
+    _, token = room.log_in()
+    ended: list[Problem] = []
+    await room.boundary.adapter.adapt(token)
+    room.authority.outage = Unavailable()
+    room.clock.advance(1.1)
+    socket = await room.admit(token, ended)
+    room.authority.outage = None
+    await room.hear()
+    await room.boundary.gateway.sweep()
+    assert socket.caller.confirmed
+    room.authority.outage = Unavailable()
+    room.clock.advance(62)
+    await room.boundary.gateway.sweep()
+    assert [type(why) for why in ended] == [SessionUnconfirmed]
+
+
+async def test_a_released_socket_is_forgotten_and_not_called(room: Room) -> None:
+    session, token = room.log_in()
+    ended: list[Problem] = []
+    socket = await room.admit(token, ended)
+    room.boundary.gateway.release(socket)
+    room.boundary.gateway.release(socket)
+    room.authority.log_out(session.session_id)
+    await room.hear()
+    assert ended == []
+    with pytest.raises(SessionRevoked):
+        await room.boundary.gateway.renew(socket, token)
+    assert room.boundary.gateway.health().details["sessions"] == 0
+
+
+async def test_a_socket_that_fails_to_close_does_not_keep_the_others_open(room: Room) -> None:
+    session, token = room.log_in()
+    gateway = room.boundary.gateway
+    ended: list[Problem] = []
+
+    def broken(_: Problem) -> None:
+        raise RuntimeError
+
+    handshake = gateway.read(opening(bearer(token)))
+    await gateway.admit(handshake, "", ended=broken)
+    await gateway.admit(handshake, "", ended=ended.append)
+    await gateway.admit(handshake, "", ended=broken)
+    room.authority.log_out(session.session_id)
+    await room.hear()
+    assert len(ended) == 1
+    assert gateway.health().details["sockets"] == 0
