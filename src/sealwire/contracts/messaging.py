@@ -318,6 +318,27 @@ class CurrentQuery(Input):
     message_ids: Annotated[list[Id], msgspec.Meta(max_length=200)]
 
 
+class CatalogueQuery(Input):
+    """Messages after a place."""
+
+    after: Annotated[int, msgspec.Meta(ge=0)]
+    limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 500
+
+
+class Catalogued(Output):
+    """A message as it is now, whose it is, and its place in the catalogue."""
+
+    place: int
+    tenant_id: str
+    message: Message
+
+
+class Catalogue(Output):
+    """In the order of their places, which never change; empty at the end."""
+
+    items: list[Catalogued]
+
+
 class Current(Output):
     """The messages as they are now, of those conversations the caller may read; deleted ones are left out."""
 
@@ -547,6 +568,15 @@ CURRENT = Operation(
     summary="Messages by id as they are now",
     **_INTERNAL,
 )
+CATALOGUE = Operation(
+    name="catalogue",
+    verb="GET",
+    path="/messaging/internal/catalogue",
+    takes=CatalogueQuery,
+    gives=Catalogue,
+    summary="Every message there is, for indexing anew",
+    **_INTERNAL,
+)
 
 OPERATIONS = table(
     CREATE,
@@ -570,6 +600,7 @@ OPERATIONS = table(
     MEMBERSHIP,
     READABLE,
     CURRENT,
+    CATALOGUE,
 )
 
 
@@ -611,3 +642,4 @@ class Messaging(Protocol):
     async def membership(self, caller: Caller, conversation_id: str) -> Membership: ...
     async def readable(self, caller: Caller, query: ReadableQuery) -> Readable: ...
     async def current(self, caller: Caller, query: CurrentQuery) -> Current: ...
+    async def catalogue(self, caller: Caller, query: CatalogueQuery) -> Catalogue: ...

@@ -186,6 +186,14 @@ class SqliteMessageStore:
             )
         return self._messages(found)
 
+    async def all_after(self, place: int, limit: int) -> Sequence[tuple[int, StoredMessage]]:
+        rows = self._db.read(
+            f"{_OF_MESSAGE} ON c.num = m.key >> 32 WHERE m.key > ? AND c.removed_at_us IS NULL"
+            " AND m.deleted_at_us IS NULL ORDER BY m.key LIMIT ?",
+            (place, limit),
+        )
+        return list(zip((row[2] for row in rows), self._messages(rows), strict=True))
+
     async def expired(self, now_us: int, limit: int) -> Sequence[tuple[str, int]]:
         return self._db.read(
             f"SELECT c.conversation_id, m.key & {LAST} FROM message m JOIN conversation c ON c.num = m.key >> 32"

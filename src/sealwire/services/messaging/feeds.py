@@ -6,6 +6,9 @@ import asyncio
 from collections.abc import Sequence
 
 from sealwire.contracts.messaging import (
+    Catalogue,
+    Catalogued,
+    CatalogueQuery,
     ConversationNotFound,
     Current,
     CurrentQuery,
@@ -99,6 +102,19 @@ class FeedCases:
         may_read = {id_: await self._may_read(caller, id_) for id_ in {m.conversation_id for m in stored}}
         views = await self._bodies.view([m for m in stored if may_read[m.conversation_id]])
         return Current(items=[view for view in views if not view.deleted])
+
+    async def catalogue(self, caller: Caller, query: CatalogueQuery) -> Catalogue:
+        """Return every message there is, page by page. The stream is trimmed, this is whole. For services only."""
+        if not caller.service:
+            raise Forbidden("Only a service may read the catalogue.")
+        found = await self._messages.all_after(query.after, query.limit)
+        views = await self._bodies.view([message for _, message in found])
+        return Catalogue(
+            items=[
+                Catalogued(place=place, tenant_id=message.tenant_id, message=view)
+                for (place, message), view in zip(found, views, strict=True)
+            ]
+        )
 
     async def _may_read(self, caller: Caller, conversation_id: str) -> bool:
         try:

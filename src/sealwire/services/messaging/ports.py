@@ -129,6 +129,9 @@ class MessageStore(Protocol):
     async def by_ids(self, tenant_id: str, message_ids: Sequence[str]) -> Sequence[StoredMessage]:
         """Return those of the tenant's messages that are no tombstones."""
 
+    async def all_after(self, place: int, limit: int) -> Sequence[tuple[int, StoredMessage]]:
+        """Return (place, message) of all tenants' messages that are no tombstones, above a place, in a fixed order."""
+
     async def edit(self, message: StoredMessage, sealed: bytes, actor: Actor, at_us: int) -> StoredMessage:
         """Replace the body of `message` and keep the former one. Raises: MessageMoved when it changed since read."""
 

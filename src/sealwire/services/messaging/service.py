@@ -9,6 +9,8 @@ from sealwire.contracts.auth import Auth
 from sealwire.contracts.crypto import Crypto
 from sealwire.contracts.messaging import (
     SERVICE,
+    Catalogue,
+    CatalogueQuery,
     Conversation,
     ConversationChange,
     Conversations,
@@ -214,3 +216,7 @@ class MessagingService:
     def current(self, caller: Caller, query: CurrentQuery) -> Answer[Current]:
         """Return messages as they are now."""
         return self._feeds.current(caller, query)
+
+    def catalogue(self, caller: Caller, query: CatalogueQuery) -> Answer[Catalogue]:
+        """Return every message there is."""
+        return self._feeds.catalogue(caller, query)
