@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -255,6 +256,44 @@ async def test_a_restart_goes_on_where_the_snapshot_ended(room: SearchRoom) -> N
     await room.caught_up()
     assert set(await room.bodies(ann, "kingfisher")) == {"meanwhile kingfisher", "changed kingfisher"}
     assert await room.bodies(ann, "before") == []
+
+
+async def test_without_a_snapshot_everything_is_read_from_the_catalogue(room: SearchRoom) -> None:
+    ann, ben, where = await pair(room)
+    for word in ("first", "second", "third"):
+        await room.messages.say(ann, where, f"{word} kingfisher")
+    messaging = room.messages.messaging
+    await messaging.edit(ann, where.conversation_id, 2, Edit(body="changed kingfisher"))
+    await messaging.delete(ann, where.conversation_id, 3)
+    gone = await room.messages.group(ann)
+    await room.messages.say(ann, gone, "removed kingfisher")
+    await messaging.remove(ann, gone.conversation_id)
+    await room.caught_up()
+    await room.service.stop()
+    shutil.rmtree(room.folder / "search")
+    await room.open_search()
+    assert room.index.replay_from() == 0
+    await room.caught_up()
+    found = await room.bodies(ben, "kingfisher")
+    assert sorted(found) == ["changed kingfisher", "first kingfisher"]
+    await room.messages.say(ann, where, "fourth kingfisher")
+    await room.caught_up()
+    assert len(await room.bodies(ben, "kingfisher")) == 3
+
+
+async def test_indexing_anew_while_people_write_loses_and_doubles_nothing(room: SearchRoom) -> None:
+    ann, ben, where = await pair(room)
+    for i in range(20):
+        await room.messages.say(ann, where, f"word {i}")
+    for i in range(20, 40):
+        if i % 7 == 0:
+            await room.service.reindex()
+        await room.messages.say(ann, where, f"word {i}")
+        await room.messages.messaging.edit(ann, where.conversation_id, i - 10, Edit(body=f"word {i - 10} edited"))
+    await room.caught_up()
+    hits = (await room.find(ben, "word", limit=100)).items
+    assert sorted(hit.seq for hit in hits) == list(range(1, 41))
+    assert len(await room.bodies(ben, "edited", limit=100)) == 20
 
 
 async def test_no_word_lies_readable_in_the_data_folder(room: SearchRoom) -> None:

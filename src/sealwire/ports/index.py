@@ -13,7 +13,8 @@ change is found (bounded by `flush`) and the values of scores. May not differ: w
   `_score`, `at_us`; `search_after` over a point in time.
 - Positions: `apply` carries positions of one feed in rising order. A change at or below a tenant's position is passed
   over, so a repeated batch does nothing. `replay_from()` is the position after which the feed has to be read again
-  after a restart; no change at or before it is missing from the index.
+  after a restart; no change at or before it is missing from the index. 0 says that there is nothing to go on from:
+  `clear`, `load` all there is, and apply the feed from where it stood before the loading.
   *Elasticsearch:* `_id` is the message id, `version_type=external` with the position; the position of the consumer is
   a document written after the bulk call is acknowledged (`refresh=false`).
 - At rest no readable word (R9.6). *Elasticsearch:* an encrypted volume, named in the guide as its operator's duty.
@@ -137,13 +138,16 @@ class SearchIndex(Protocol):
         """Make durable what was applied and leave no readable word behind. Safe to call twice."""
 
     def replay_from(self) -> int:
-        """Return the position after which the feed has to be applied (again). 0: from the beginning."""
+        """Return the position after which the feed has to be applied (again). 0: load everything anew."""
 
     async def apply(self, changes: Sequence[Put | Remove], *, upto: int) -> None:
         """Take changes in position order; with them the feed was read up to `upto`.
 
         Returns before they can be found (see `flush`), and waits while too many are on their way.
         """
+
+    async def load(self, puts: Sequence[Put]) -> None:
+        """Store what is there already, outside of the feed's order: positions are not looked at. Waits as `apply`."""
 
     async def flush(self) -> int:
         """Wait until all that was applied can be found; return the position up to which that is true."""

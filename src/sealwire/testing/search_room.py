@@ -66,7 +66,7 @@ class SearchRoom:
         """Wait until everything announced can be found. Raises: TimeoutError."""
         async with asyncio.timeout(within_s):
             newest = await self.messages.stores.events.newest()
-            while self.service.indexer.position < newest:  # noqa: ASYNC110 - a position, no event to wait for
+            while not self.service.indexer.built or self.service.indexer.position < newest:  # noqa: ASYNC110 - a position, no event to wait for
                 await asyncio.sleep(0.005)
             await self.index.flush()
 

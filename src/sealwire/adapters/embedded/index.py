@@ -147,11 +147,18 @@ class TantivySearchIndex:
     async def apply(self, changes: Sequence[Put | Remove], *, upto: int) -> None:
         """See `SearchIndex.apply`."""
         for change in changes:
-            shard = self._shards.get(change.tenant_id)
-            if shard is None:
-                shard = self._shards[change.tenant_id] = self._shard(change.tenant_id, None)
-            self._waiting += shard.take(change)
+            self._waiting += self._shard_of(change.tenant_id).take(change)
         self._upto = max(self._upto, upto)
+        await self._pace()
+
+    async def load(self, puts: Sequence[Put]) -> None:
+        """See `SearchIndex.load`."""
+        for put in puts:
+            self._shard_of(put.tenant_id).pending.append(put)
+        self._waiting += len(puts)
+        await self._pace()
+
+    async def _pace(self) -> None:
         self._dirty.set()
         while self._waiting > MOST_WAITING and not self._stopping:
             await self._next_round()
@@ -320,6 +327,12 @@ class TantivySearchIndex:
             log.warning("search_snapshot_failed", error=repr(error))
 
     # ---- parts
+    def _shard_of(self, tenant_id: str) -> Shard:
+        shard = self._shards.get(tenant_id)
+        if shard is None:
+            shard = self._shards[tenant_id] = self._shard(tenant_id, None)
+        return shard
+
     def _root(self, tenant_id: str) -> Path | None:
         """Return where a tenant's working copy lives: memory, or the disk where the settings accept that."""
         name = self._vault.folder_name(tenant_id)

@@ -11,7 +11,7 @@ from random import Random
 import msgspec
 
 from sealwire.contracts.media import InfoQuery, Media
-from sealwire.contracts.messaging import Messaging, Publication, PublicationQuery
+from sealwire.contracts.messaging import CatalogueQuery, Message, Messaging, Publication, PublicationQuery
 from sealwire.contracts.publications import MessageDeleted, MessagePublished
 from sealwire.contracts.search import SERVICE
 from sealwire.kit.caller import SYSTEM_TENANT, service_caller
@@ -22,6 +22,7 @@ from sealwire.services.search.config import SearchConfig
 from sealwire.services.search.model import entries_of
 
 BATCH = 500
+FAR = 1 << 62
 WAIT_MS = 1_000
 """Below what messaging's breaker takes for a slow call."""
 BACKOFF_CAP_S = 5.0
@@ -34,7 +35,8 @@ class Indexer:
     """A task that reads, turns events into changes, and applies them: at least once, in order, for good.
 
     Its position is the index's own (`SearchIndex.replay_from`), so a crash repeats what the last snapshot doesn't hold
-    and nothing else. A failure is tried again after a pause with jitter and shows in `failures`.
+    and nothing else; where it has none, everything is read from messaging's catalogue. A failure is tried again after
+    a pause with jitter and shows in `failures`.
     """
 
     def __init__(
@@ -49,14 +51,21 @@ class Indexer:
         self._task: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
         self._waiting_since_s: float | None = None
+        self._caller = service_caller(SERVICE, SYSTEM_TENANT)
+        self.built = False
+        self._place = 0
+        self._known_until = 0
+        """Messages created up to this position may have been in the catalogue already."""
         self.position = 0
         self.newest = 0
         self.failures = 0
         self.last_error = ""
 
-    def start(self) -> None:
-        """Begin after the position that the index names."""
+    def start(self, *, anew: bool = False) -> None:
+        """Begin after the position that the index names, or with everything `anew`."""
         self.position = self._index.replay_from()
+        self.built = self.position > 0 and not anew
+        self._place = 0
         self._stopping.clear()
         self._task = asyncio.get_running_loop().create_task(self._run(), name="search-indexer")
 
@@ -82,12 +91,13 @@ class Indexer:
 
     async def step(self, *, wait_ms: int = 0) -> int:
         """Read and apply one batch; return how many events it held. Raises what messaging and the index raise."""
+        if not self.built:
+            await self._build()
         query = PublicationQuery(after=self.position, limit=BATCH, wait_ms=wait_ms)
-        read = await self._messaging.publications(service_caller(SERVICE, SYSTEM_TENANT), query)
+        read = await self._messaging.publications(self._caller, query)
         if read.newest < self.position:
             _log.warning("messaging's stream ends before the index: it was restored; indexing anew")
-            await self._index.clear()
-            self.position = 0
+            self.built = False
             return 0
         self.newest = read.newest
         if not read.items:
@@ -100,18 +110,36 @@ class Indexer:
             await asyncio.sleep(self._config.linger_s)
         return len(read.items)
 
+    async def _build(self) -> None:
+        """Index all there is, then go on with the stream from where it stood before. Goes on where it failed."""
+        newest = PublicationQuery(after=FAR, limit=1)
+        if not self._place:
+            self.position = (await self._messaging.publications(self._caller, newest)).newest
+            await self._index.clear()
+        while page := (await self._messaging.catalogue(self._caller, CatalogueQuery(after=self._place))).items:
+            puts = [await self._put(item.tenant_id, 0, item.message, fresh=True) for item in page]
+            await self._index.load([put for put in puts if put is not None])
+            self._place = page[-1].place
+        self._known_until = (await self._messaging.publications(self._caller, newest)).newest
+        await self._index.apply([], upto=self.position)
+        self.built, self._place = True, 0
+
+    async def _put(self, tenant_id: str, position: int, message: Message, *, fresh: bool) -> Put | None:
+        """Return what is to be found of a message; None when nothing is."""
+        names = await self._file_names(tenant_id, message.attachments) if message.attachments else []
+        entries = entries_of(message, names)
+        if not entries:
+            return None
+        return Put(tenant_id=tenant_id, position=position, message_id=message.message_id, entries=entries, fresh=fresh)
+
     async def _change(self, item: Publication) -> Put | Remove | None:
         """Return what an event changes in the index, by the current state of the message it speaks of."""
         tenant_id, position, kind = item.tenant_id, item.position, item.kind
         if kind in ("message.created", "message.edited"):
             message = _message.decode(item.data).message
-            names = await self._file_names(tenant_id, message.attachments) if message.attachments else []
-            entries = entries_of(message, names)
-            fresh = kind == "message.created"
-            if entries:
-                return Put(
-                    tenant_id=tenant_id, position=position, message_id=message.message_id, entries=entries, fresh=fresh
-                )
+            fresh = kind == "message.created" and position > self._known_until
+            if (put := await self._put(tenant_id, position, message, fresh=fresh)) is not None:
+                return put
             return Remove(tenant_id=tenant_id, position=position, field="message_id", value=message.message_id)
         if kind == "message.deleted":
             message_id = _deleted.decode(item.data).message_id

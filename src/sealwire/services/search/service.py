@@ -60,6 +60,11 @@ class SearchService:
         await self.indexer.stop()
         await self._index.stop()
 
+    async def reindex(self) -> None:
+        """Drop the index and read everything anew, in the background; what is asked meanwhile finds what is there."""
+        await self.indexer.stop()
+        self.indexer.start(anew=True)
+
     def checks(self) -> Mapping[str, Probe]:
         """Return what search depends on."""
         return {"index": self._index.check, "stream": self._probe_stream}
