@@ -32,7 +32,7 @@ from sealwire.contracts.auth import (
 from sealwire.kit.caller import Caller, service_caller
 from sealwire.kit.codec import Page
 from sealwire.kit.permission import Role
-from sealwire.kit.problem import Conflict, Forbidden
+from sealwire.kit.problem import Conflict, Forbidden, Unauthenticated
 from sealwire.testing.auth_room import BOUNDARY, CHEAP, PASSWORD, AuthRoom, somebody
 from sealwire.testing.clock import ManualClock
 from sealwire.testing.wirings import WIRINGS
@@ -158,6 +158,31 @@ async def test_users_of_other_tenants_are_not_there(room: AuthRoom) -> None:
     ]
     many = await room.auth.profiles(BOUNDARY, UserQuery(user_ids=[f"u{i}" for i in range(2_000)]))
     assert many.items == []
+
+
+async def test_members_administer_nothing_and_ask_nothing_meant_for_services(room: AuthRoom) -> None:
+    owner, granted = await room.enter("owner")
+    ben, _ = await room.enter("ben")
+    auditor = await as_role(room, owner, "auditor", "auditor")
+    for caller in (ben, auditor, somebody()):
+        for call in (
+            room.auth.users(caller, Page()),
+            room.add(caller, "x"),
+            room.auth.change_user(caller, owner.user_id, UserChange(role="guest")),
+        ):
+            with pytest.raises((Forbidden, Unauthenticated)):
+                await call
+    for caller in (ben, owner):
+        for call in (
+            room.auth.add_tenant(caller, NewTenant(slug="clinic", name="Clinic")),
+            room.auth.rotate_signing(caller, SigningRotation()),
+            room.auth.session(caller, SessionQuery(session_id=granted.session_id)),
+            room.auth.profiles(caller, UserQuery(user_ids=[ben.user_id])),
+            room.auth.revocations(caller, FeedQuery()),
+            room.auth.remove_tenant(caller, "default"),
+        ):
+            with pytest.raises((Forbidden, Unauthenticated)):
+                await call
 
 
 # ---- tenants and operators

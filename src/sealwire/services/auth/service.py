@@ -41,7 +41,8 @@ from sealwire.contracts.compliance import AuditEntry
 from sealwire.kit.caller import SYSTEM_TENANT, Caller, service_caller
 from sealwire.kit.clock import Clock
 from sealwire.kit.codec import Page
-from sealwire.kit.problem import Unavailable
+from sealwire.kit.permission import Permission
+from sealwire.kit.problem import Forbidden, Unavailable
 from sealwire.ports.events import Event, EventFeed, Positions
 from sealwire.services.auth.config import AuthConfig
 from sealwire.services.auth.events import Journal, Kind
@@ -223,21 +224,27 @@ class AuthService:
     # ---- administration
 
     async def users(self, caller: Caller, page: Page) -> Users:
+        _require(caller, Permission.MANAGE_USERS)
         return await self._users.page(caller, page)
 
     async def add_user(self, caller: Caller, user: NewUser) -> User:
+        _require(caller, Permission.MANAGE_USERS)
         return await self._users.add(caller, user)
 
     async def change_user(self, caller: Caller, user_id: str, change: UserChange) -> User:
+        _require(caller, Permission.MANAGE_USERS)
         return await self._users.change(caller, user_id, change)
 
     async def add_tenant(self, caller: Caller, tenant: NewTenant) -> Tenant:
+        _require(caller, Permission.MANAGE_TENANTS)
         return await self._tenants.add(caller, tenant)
 
     async def remove_tenant(self, caller: Caller, tenant_id: str) -> None:
+        _require_service(caller)
         await self._tenants.remove(caller, tenant_id)
 
     async def rotate_signing(self, caller: Caller, rotation: SigningRotation) -> Jwks:
+        _require(caller, Permission.MANAGE_TENANTS)
         origin = await self._journal.origin(caller, SYSTEM_TENANT)
         await self.signing.rotate(origin, compromised=rotation.compromised)
         return await self.jwks(caller)
@@ -251,17 +258,33 @@ class AuthService:
         return await self._queries.introspect(caller, query)
 
     async def session(self, caller: Caller, query: SessionQuery) -> SessionState:
+        _require_service(caller)
         return await self._sessions.state(query.session_id)
 
     async def profiles(self, caller: Caller, query: UserQuery) -> Profiles:
+        _require_service(caller)
         return await self._users.profiles(caller, query)
 
     async def seen(self, caller: Caller, seen: Seen) -> None:
+        _require_service(caller)
         self.upkeep.note(seen)
 
     async def revocations(self, caller: Caller, query: FeedQuery) -> Revocations:
+        _require_service(caller)
         feed = self._stores.revocations
         items = await feed.read(query.after, query.limit)
         if not items and query.wait_ms and await feed.wait(query.after, query.wait_ms / 1000):
             items = await feed.read(query.after, query.limit)
         return Revocations(items=list(items), newest=await feed.newest())
+
+
+def _require(caller: Caller, permission: Permission) -> None:
+    """Check once more what the edge has checked: a call in this process came past no edge. Raises: Forbidden."""
+    if not caller.may(permission):
+        raise Forbidden(f"Your role does not grant {permission.value}.")
+
+
+def _require_service(caller: Caller) -> None:
+    """Raises: Forbidden unless one of our services asks on its own behalf."""
+    if not caller.is_service:
+        raise Forbidden("This is for services, on their own behalf.")
