@@ -22,6 +22,16 @@ from benchmarks.harness.window import interleave
 
 ISSUER, AUDIENCE, KID = "https://auth.bench.example.org", "bench", "k1"
 CONNECTIONS = (1, 64)
+SESSION = {
+    "session_id": "0193bd35-77b2-7d5c-9bb4-6f3f1e1d9c14",
+    "tenant_id": "0193bd35-77b2-7d5c-9bb4-6f3f1e1d9c13",
+    "user_id": "0193bd35-77b2-7d5c-9bb4-6f3f1e1d9c12",
+    "role": "member",
+    "email": "somebody@bench.example.org",
+    "epoch": 0,
+    "active": True,
+    "expires_at_s": int(time.time()) + 3600,
+}
 PATH = "/conversations/0193bd35-77b2-7d5c-9bb4-6f3f1e1d9c11/messages"
 Figures = dict[str, Any]
 
@@ -38,7 +48,8 @@ def main(quick: bool = False) -> Figures:
         public = folder / "public.pem"
         public.write_bytes(private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
         token = signed(private)
-        with PythonServer("benchmarks.harness.bound_app", folder, str(public), ISSUER, AUDIENCE, KID) as ours:
+        arguments = (str(public), ISSUER, AUDIENCE, KID, json.dumps(SESSION))
+        with PythonServer("benchmarks.harness.bound_app", folder, *arguments) as ours:
             servers: dict[str, Any] = {"sealwire": ours}
             reference = None
             try:
@@ -81,12 +92,12 @@ def signed(private: Ed25519PrivateKey) -> str:
     claims = {
         "iss": ISSUER,
         "aud": AUDIENCE,
-        "sub": "0193bd35-77b2-7d5c-9bb4-6f3f1e1d9c12",
+        "sub": SESSION["user_id"],
         "client_id": "sealwire",
-        "email": "somebody@bench.example.org",
-        "role": "member",
-        "tid": "0193bd35-77b2-7d5c-9bb4-6f3f1e1d9c13",
-        "sid": "0193bd35-77b2-7d5c-9bb4-6f3f1e1d9c14",
+        "email": SESSION["email"],
+        "role": SESSION["role"],
+        "tid": SESSION["tenant_id"],
+        "sid": SESSION["session_id"],
         "jti": "0193bd35-77b2-7d5c-9bb4-6f3f1e1d9c15",
         "iat": now,
         "exp": now + 3600,

@@ -1,27 +1,44 @@
-"""One operation bound by our edge and answered without storage, behind a lookup of the token.
+"""One operation bound by our edge and answered without storage, behind the real session boundary.
 
-usage: python -m benchmarks.harness.bound_app PORT PUBLIC_KEY ISSUER AUDIENCE
+Every check of a token seen before is made: its time, what was revoked, the age of the revocation feed, session, epoch.
+Only auth behind the boundary is a stand-in: it knows one session and revokes nothing.
+
+usage: python -m benchmarks.harness.bound_app PORT PUBLIC_KEY ISSUER AUDIENCE KID SESSION_JSON
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
+import tempfile
 import time
 from pathlib import Path
+from random import Random
+from typing import Any, cast
 
+import msgspec
 import uvloop
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 
+from sealwire.adapters.embedded.cache import ProcessCache
+from sealwire.adapters.embedded.session_journal import SealedSessionJournal
+from sealwire.boundary.authenticator import Authenticator
+from sealwire.boundary.fallback_session_provider import FallbackSessionProvider
+from sealwire.boundary.jwt_token_adapter import JwtTokenAdapter
+from sealwire.boundary.service_boundary_coordinator import ServiceBoundaryCoordinator
+from sealwire.boundary.session_validation_normalizer import CACHE_BREAKER, SessionValidationNormalizer
+from sealwire.contracts.auth import Auth, FeedQuery, Jwks, Revocations, Seen, SessionQuery, SessionState
 from sealwire.contracts.messaging import Body, Key
-from sealwire.kit.caller import Caller, Principal
+from sealwire.kit.caller import Caller
+from sealwire.kit.clock import SystemClock
 from sealwire.kit.codec import Input, Output
-from sealwire.kit.exchange import Exchange
+from sealwire.kit.envelopes import SealingKey
 from sealwire.kit.http import App, Edge
 from sealwire.kit.ids import new_id
-from sealwire.kit.jose import Key as VerifyingKey
-from sealwire.kit.operation import Operation, Policy
-from sealwire.kit.permission import Permission, Role
-from sealwire.kit.problem import Unauthenticated
+from sealwire.kit.operation import Operation
+from sealwire.kit.permission import Permission
+from sealwire.resilience.registry import Registry
 from sealwire.runtime.http_protocol import bounded
 from sealwire.runtime.server import Server, listen
 
@@ -67,29 +84,84 @@ async def post(caller: Caller, conversation_id: str, draft: Draft) -> Posted:
     )
 
 
-async def serve(port: int, public_key: Path, issuer: str, audience: str) -> None:
+class OneSession:
+    """As much of auth as the boundary asks for: one session that lives, a feed in which nothing happens."""
+
+    def __init__(self, state: SessionState, key: Jwks) -> None:
+        self._state = state
+        self._key = key
+
+    async def jwks(self) -> Jwks:
+        """The key that signed the token."""
+        return self._key
+
+    async def session(self, _caller: Caller, _query: SessionQuery) -> SessionState:
+        """The session."""
+        return self._state
+
+    async def revocations(self, _caller: Caller, query: FeedQuery) -> Revocations:
+        """The heartbeat."""
+        await asyncio.sleep(query.wait_ms / 1000)
+        return Revocations(items=[], newest=0)
+
+    async def seen(self, _caller: Caller, _seen: Seen) -> None:
+        """Thanks."""
+
+
+def published(public_key: Path, kid: str) -> Jwks:
+    """Return an Ed25519 key as auth publishes it (RFC 8037)."""
+    raw = load_pem_public_key(public_key.read_bytes()).public_bytes(Encoding.Raw, PublicFormat.Raw)
+    x = msgspec.to_builtins(raw).rstrip("=").replace("+", "-").replace("/", "_")
+    return Jwks(keys=[{"kty": "OKP", "crv": "Ed25519", "x": x, "kid": kid, "alg": "EdDSA", "use": "sig"}])
+
+
+async def authenticator(auth: OneSession, issuer: str, audience: str, folder: Path) -> Authenticator:
+    """Wire a boundary as the runtime does."""
+    clock, rng = SystemClock(), Random(1)
+    breakers = Registry(clock=clock)
+    journal_key, cache_key = (SealingKey(key_id=os.urandom(16), key=os.urandom(32)) for _ in range(2))
+    fallback = FallbackSessionProvider(journal=SealedSessionJournal(folder / "journal", journal_key), clock=clock)
+    contract = cast(Auth, auth)
+    coordinator = ServiceBoundaryCoordinator(auth=contract, fallback=fallback, breakers=breakers, clock=clock, rng=rng)
+    adapter = JwtTokenAdapter(issuer=issuer, audience=audience, keys=auth.jwks, clock=clock, rng=rng)
+    normalizer = SessionValidationNormalizer(
+        auth=contract,
+        feed=coordinator,
+        fallback=fallback,
+        cache=ProcessCache(clock=clock),
+        cache_breaker=breakers.breaker(CACHE_BREAKER),
+        key=cache_key,
+        clock=clock,
+        rng=rng,
+    )
+    await fallback.start()
+    await coordinator.start()
+    made = Authenticator(
+        adapter=adapter,
+        normalizer=normalizer,
+        coordinator=coordinator,
+        book=fallback.book,
+        auth=contract,
+        clock=clock,
+        rng=rng,
+        cookie_name="sealwire",
+    )
+    await made.start()
+    return made
+
+
+async def serve(port: int, auth: OneSession, issuer: str, audience: str) -> None:
     """Serve until ended."""
     sock = listen("127.0.0.1", port)
-    key = VerifyingKey.from_public_pem(public_key.read_bytes()) if hasattr(VerifyingKey, "from_public_pem") else None
-    del key, issuer, audience
-    known: dict[str, tuple[Principal, float]] = {}
-
-    def authenticate(exchange: Exchange, policy: Policy) -> Caller:
-        value = exchange.header(b"authorization")
-        if value is None or value[:7] != b"Bearer ":
-            raise Unauthenticated
-        token = value[7:].decode()
-        found = known.get(token)
-        if found is None or found[1] < time.monotonic():
-            principal = Principal(kind="user", tenant_id="bench", subject="somebody", role=Role.MEMBER)
-            found = known[token] = (principal, time.monotonic() + 600)
-        exchange.set_trace()
-        return Caller(principal=found[0], ip=exchange.ip, trace_id=exchange.trace_id)
-
-    app = App([Edge(authenticate=authenticate).bind(POST, post)])
-    await Server(app=app, sock=sock, http=bounded(limit_bytes=32_768, timeout_s=20), websocket=None).start()
-    await asyncio.Event().wait()
+    with tempfile.TemporaryDirectory(prefix="sealwire-bench-") as folder:
+        edge = Edge(authenticate=await authenticator(auth, issuer, audience, Path(folder)))
+        app = App([edge.bind(POST, post)])
+        http: Any = bounded(limit_bytes=32_768, timeout_s=20)
+        await Server(app=app, sock=sock, http=http, websocket=None).start()
+        await asyncio.Event().wait()
 
 
 if __name__ == "__main__":
-    uvloop.run(serve(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4]))
+    _port, _public, _issuer, _audience, _kid, _session = sys.argv[1:]
+    _state = msgspec.json.decode(_session.encode(), type=SessionState)
+    uvloop.run(serve(int(_port), OneSession(_state, published(Path(_public), _kid)), _issuer, _audience))

@@ -124,7 +124,7 @@ class Authenticator:
         if policy is Policy.LOOPBACK:
             return self._local_or_operator(exchange)
         listed = exchange.scope["headers"]
-        headers = dict(listed)
+        headers = exchange.named_headers()
         header = headers.get(b"authorization")
         if header is not None and b"cookie" not in headers and len(headers) == len(listed):
             known = self._known.get(header)

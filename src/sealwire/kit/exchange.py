@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import parse_qsl
 
 from sealwire.kit.codec import encode
+from sealwire.kit.ids import random_hex
 from sealwire.kit.problem import Invalid, Malformed, Problem, TooLarge
 
 Scope = MutableMapping[str, Any]
@@ -18,6 +18,8 @@ Headers = list[tuple[bytes, bytes]]
 
 JSON = (b"content-type", b"application/json")
 PROBLEM = (b"content-type", b"application/problem+json")
+JSON_LINE = b"content-type: application/json\r\n"
+BODILESS = frozenset({204, 304})
 CHALLENGE = (b"www-authenticate", b'Bearer realm="sealwire"')
 
 
@@ -25,16 +27,42 @@ class Disconnected(Exception):
     """The client went away before the request was complete."""
 
 
+class Direct(Protocol):
+    """A server's short way beside ASGI's messages, for what is whole: most bodies and most answers."""
+
+    def whole_body(self) -> bytes | None:
+        """Return the body when all of it has arrived and was not read yet."""
+
+    def answer(self, status: int, lines: bytes, body: bytes) -> bool:
+        """Send an answer with these header lines and its length; False when it has to go the long way."""
+
+
+class FixedHeaders:
+    """Headers every answer of an app has, also as the lines they are sent as."""
+
+    __slots__ = ("headers", "lines")
+
+    def __init__(self, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
+        self.headers = tuple(headers)
+        self.lines = b"".join(b"%b: %b\r\n" % header for header in self.headers)
+
+
+NO_HEADERS = FixedHeaders()
+
+
 class Exchange:
     """A request being answered. Made by the app, handed to raw handlers and to the authenticator."""
 
-    __slots__ = ("_receive", "_send", "caller", "extra_headers", "method", "params", "path", "route", "scope",
-                 "started", "started_us", "status", "trace_id", "untimed")  # fmt: skip
+    __slots__ = ("_direct", "_named", "_receive", "_send", "caller", "extra_headers", "fixed", "method", "params",
+                 "path", "route", "scope", "started", "started_us", "status", "trace_id", "untimed")  # fmt: skip
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, direct: Direct | None = None) -> None:
         self.scope = scope
         self._receive = receive
         self._send = send
+        self._direct = direct
+        self._named: dict[bytes, bytes] | None = None
+        self.fixed = NO_HEADERS
         self.method: str = scope["method"]
         self.path: str = scope["path"]
         self.params: dict[str, Any] = {}
@@ -48,12 +76,15 @@ class Exchange:
         self.route: Any = None
         self.caller: Any = None
 
+    def named_headers(self) -> dict[bytes, bytes]:
+        """Return the headers by name in lower case, of each the first; shorter than the list when one came twice."""
+        if self._named is None:
+            self._named = dict(reversed(self.scope["headers"]))
+        return self._named
+
     def header(self, name: bytes) -> bytes | None:
         """Return the first value of a header (`name` in lower case), or None."""
-        for key, value in self.scope["headers"]:
-            if key == name:
-                return value  # type: ignore[no-any-return]  # ASGI says bytes
-        return None
+        return self.named_headers().get(name)
 
     def header_values(self, name: bytes) -> list[bytes]:
         """Return every value of a header, in order."""
@@ -86,10 +117,19 @@ class Exchange:
             if trace.isalnum() and trace == trace.lower() and trace.strip(b"0"):
                 self.trace_id = trace.decode()
                 return
-        self.trace_id = os.urandom(16).hex()
+        self.trace_id = random_hex()
+
+    def body_at_hand(self, limit_bytes: int) -> bytes | None:
+        """Return the whole body if it has arrived already, as it mostly has; else None. Raises: TooLarge."""
+        body = self._direct.whole_body() if self._direct is not None else None
+        if body is not None and len(body) > limit_bytes:
+            raise TooLarge(f"The body may hold {limit_bytes} bytes.", limit_bytes=limit_bytes)
+        return body
 
     async def body(self, limit_bytes: int) -> bytes:
         """Read the whole body. Raises: TooLarge, Disconnected, Malformed (chunks shorter than announced)."""
+        if (at_hand := self.body_at_hand(limit_bytes)) is not None:
+            return at_hand
         length = self.header(b"content-length")
         if length is not None and int(length) > limit_bytes:
             raise TooLarge(f"The body may hold {limit_bytes} bytes.", limit_bytes=limit_bytes)
@@ -132,7 +172,7 @@ class Exchange:
     async def start(self, status: int, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
         """Send the status and the headers."""
         self.status = status
-        await self._send({"type": "http.response.start", "status": status, "headers": [*headers, *self.extra_headers]})
+        await self._send({"type": "http.response.start", "status": status, "headers": self._all_headers(headers)})
 
     async def write(self, chunk: bytes) -> None:
         """Send a piece of the body; waits while the client is slow."""
@@ -142,17 +182,35 @@ class Exchange:
         """Send the last piece."""
         await self._send({"type": "http.response.body", "body": chunk})
 
+    def answer_at_once(self, status: int, body: bytes, lines: bytes) -> bool:
+        """Send a whole answer without waiting, `lines` being its own headers; False when that can't be done here."""
+        if self._direct is None:
+            return False
+        if self.trace_id:
+            lines = b"%bx-request-id: %b\r\n" % (lines, self.trace_id.encode())
+        lines += self.fixed.lines
+        if self.extra_headers:
+            lines += _lines(self.extra_headers)
+        if not self._direct.answer(status, lines, body):
+            return False
+        self.status = status
+        return True
+
     async def answer(self, status: int, body: bytes = b"", headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
         """Send a whole answer."""
-        self.status = status
-        await self._send(
-            {
-                "type": "http.response.start",
-                "status": status,
-                "headers": [*headers, (b"content-length", b"%d" % len(body)), *self.extra_headers],
-            }
-        )
+        headers = list(headers)
+        if self.answer_at_once(status, body, _lines(headers)):
+            return
+        if status not in BODILESS:
+            headers.append((b"content-length", b"%d" % len(body)))
+        await self.start(status, headers)
         await self._send({"type": "http.response.body", "body": body})
+
+    def _all_headers(self, headers: Iterable[tuple[bytes, bytes]]) -> Headers:
+        found = [*headers, *self.fixed.headers, *self.extra_headers]
+        if self.trace_id:
+            found.append((b"x-request-id", self.trace_id.encode()))
+        return found
 
     async def answer_problem(self, problem: Problem) -> None:
         """Send a problem document (RFC 9457)."""
@@ -165,6 +223,15 @@ class Exchange:
             headers.append((b"allow", ", ".join(allow).encode()))
         document = problem.document(instance=self.path, trace_id=self.trace_id)
         await self.answer(problem.status, encode(document), headers)
+
+
+def _lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Return headers as they are sent. Raises: ValueError for a line break in one (it would be two)."""
+    lines = [b"%b: %b\r\n" % header for header in headers]
+    joined = b"".join(lines)
+    if joined.count(b"\n") != len(lines) or joined.count(b"\r") != len(lines):
+        raise ValueError("a header holds a line break")
+    return joined
 
 
 def read_form(raw: bytes) -> dict[str, str]:

@@ -13,7 +13,18 @@ import structlog
 
 from sealwire.kit.caller import Caller
 from sealwire.kit.codec import convert_query, decode_body, encode
-from sealwire.kit.exchange import JSON, Disconnected, Exchange, Headers, Receive, Scope, Send, read_form
+from sealwire.kit.exchange import (
+    JSON,
+    JSON_LINE,
+    Disconnected,
+    Exchange,
+    FixedHeaders,
+    Headers,
+    Receive,
+    Scope,
+    Send,
+    read_form,
+)
 from sealwire.kit.operation import SAFE_VERBS, Degraded, Operation, Policy, RateClass
 from sealwire.kit.permission import GRANTS, Permission
 from sealwire.kit.problem import (
@@ -165,11 +176,20 @@ def _compile(operation: Operation, call: Callable[..., Awaitable[Any]], decorate
     fixed = status if isinstance(status, int) else 0
     status_of = None if isinstance(status, int) else status
 
+    def at_once(exchange: Exchange) -> Any:
+        """Take a JSON body that has arrived whole and is announced as our clients do; None: take the long way."""
+        if decoder is None or operation.form or exchange.header(b"content-type") != b"application/json":
+            return None
+        body = exchange.body_at_hand(limit_bytes)
+        return None if body is None else decode_body(decoder, body or b"{}")
+
     async def take(exchange: Exchange) -> Any:
         assert takes is not None
         if operation.takes_query:
             return convert_query(exchange.query, takes)
-        body = await exchange.body(limit_bytes)
+        body = exchange.body_at_hand(limit_bytes)
+        if body is None:
+            body = await exchange.body(limit_bytes)
         if operation.form:
             return convert_query(read_form(body), takes)
         content_type = exchange.header(b"content-type")
@@ -184,14 +204,18 @@ def _compile(operation: Operation, call: Callable[..., Awaitable[Any]], decorate
             taken = None
             given = await call(caller, *[params[name] for name in names])
         else:
-            taken = await take(exchange)
+            taken = at_once(exchange)
+            if taken is None:
+                taken = await take(exchange)
             given = await call(caller, *[params[name] for name in names], taken)
         if decorate is not None:
             exchange.extra_headers += decorate(exchange, taken, given)
         if gives is None:
             await exchange.answer(fixed)
-        else:
-            await exchange.answer(fixed or status_of(given), encode(given), (JSON,))  # type: ignore[misc]  # one is set
+            return
+        status, body = fixed or status_of(given), encode(given)  # type: ignore[misc]  # one of the two is set
+        if not exchange.answer_at_once(status, body, JSON_LINE):
+            await exchange.answer(status, body, (JSON,))
 
     return run
 
@@ -216,6 +240,13 @@ def mount(prefix: str, routes: Iterable[Route]) -> list[Route]:
     ]
 
 
+class _Options(Exception):
+    """Somebody asks which verbs a path has."""
+
+    def __init__(self, verbs: tuple[str, ...]) -> None:
+        self.verbs = verbs
+
+
 class App:
     """An ASGI application of routes. What has no route is refused; what has one declared its policy."""
 
@@ -230,7 +261,7 @@ class App:
     ) -> None:
         self.routes = tuple(routes)
         self._gate: Gate = gate or OpenGate()
-        self._headers = list(headers)
+        self._fixed = FixedHeaders(headers)
         self._http: Router[Route] = Router()
         self._sockets: dict[str, Route] = {}
         self._timeout_s = timeout_s
@@ -252,7 +283,7 @@ class App:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
         if kind == "http":
-            await self._answer(Exchange(scope, receive, send))
+            await self.answer(Exchange(scope, receive, send))
         elif kind == "websocket":
             route = self._sockets.get(scope["path"])
             if route is None or route.socket is None:
@@ -263,18 +294,27 @@ class App:
         else:
             raise RuntimeError(f"the app does not speak {kind!r}; start it through the supervisor")
 
-    async def _answer(self, exchange: Exchange) -> None:
+    async def answer(self, exchange: Exchange) -> None:
+        """Answer a request, whatever comes of it."""
         exchange.set_trace()
-        exchange.extra_headers = [*self._headers, (b"x-request-id", exchange.trace_id.encode())]
+        exchange.fixed = self._fixed
         task = asyncio.current_task()
         assert task is not None
         self._in_flight[exchange] = task
         if self._watchdog is None:
             self._watchdog = asyncio.create_task(self._watch(), name="request-deadlines")
         try:
-            await self._run(exchange)
+            self._gate.enter(exchange)
+            route = self._find(exchange)
+            found = route.authenticate(exchange, route.policy)  # type: ignore[misc]  # a route of HTTP has both
+            exchange.caller = caller = found if isinstance(found, Caller) else await found
+            self._gate.admit(exchange, caller)
+            route.check(caller)
+            await route.run(exchange, caller)  # type: ignore[misc]
         except Problem as problem:
             await self._fail(exchange, problem)
+        except _Options as options:
+            await exchange.answer(204, headers=[(b"allow", ", ".join(options.verbs).encode())])
         except Disconnected:
             exchange.status = exchange.status or 499
         except asyncio.CancelledError:
@@ -290,32 +330,16 @@ class App:
             self._in_flight.pop(exchange, None)
             self._gate.leave(exchange)
 
-    async def _run(self, exchange: Exchange) -> None:
-        self._gate.enter(exchange)
-        route = self._find(exchange)
-        if route is None:
-            await exchange.answer(204, headers=[(b"allow", ", ".join(exchange.params["verbs"]).encode())])
-            return
-        exchange.route = route
-        assert route.authenticate is not None
-        assert route.run is not None
-        found = route.authenticate(exchange, route.policy)
-        caller = found if isinstance(found, Caller) else await found
-        exchange.caller = caller
-        self._gate.admit(exchange, caller)
-        route.check(caller)
-        await route.run(exchange, caller)
-
-    def _find(self, exchange: Exchange) -> Route | None:
-        """Return the route, or None for a question about the options of a path that has routes."""
+    def _find(self, exchange: Exchange) -> Route:
+        """Return the route. Raises: NotFound, MethodNotAllowed; _Options for a question about a path that has some."""
         route, exchange.params, verbs = self._http.find(exchange.method, exchange.path)
         if route is not None:
+            exchange.route = route
             return route
         if not verbs:
             raise NotFound("There is nothing at this path.")
         if exchange.method == "OPTIONS":
-            exchange.params = {"verbs": verbs}
-            return None
+            raise _Options(verbs)
         raise MethodNotAllowed(f"This path answers {', '.join(verbs)}.", allow=list(verbs))
 
     @staticmethod

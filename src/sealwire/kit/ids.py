@@ -1,13 +1,28 @@
-"""Identifiers: UUIDv7 (RFC 9562 section 5.7), so that ids made later sort later."""
+"""Identifiers: UUIDv7 (RFC 9562 section 5.7), so that ids made later sort later; and the chance they are made of."""
 
 from __future__ import annotations
 
 import os
 import time
-from binascii import hexlify
+
+_POOL_DRAWS = 256
+_VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
+_pool: list[str] = []
+os.register_at_fork(after_in_child=_pool.clear)  # or two processes would draw the same
+
+
+def random_hex() -> str:
+    """Return 128 bits of the system's chance as 32 hex digits; drawn from it in blocks, each given out once."""
+    try:
+        return _pool.pop()
+    except IndexError:
+        drawn = os.urandom(16 * _POOL_DRAWS).hex()
+        _pool.extend([drawn[i : i + 32] for i in range(32, len(drawn), 32)])
+        return drawn[:32]
 
 
 def new_id() -> str:
     """Return a UUIDv7 in its 36-character form: 48 bits of Unix milliseconds, 74 bits of chance."""
-    h = "%012x" % (time.time_ns() // 1_000_000) + hexlify(os.urandom(10)).decode()
-    return f"{h[:8]}-{h[8:12]}-7{h[13:16]}-{'89ab'[int(h[16], 16) & 3]}{h[17:20]}-{h[20:]}"
+    r = random_hex()
+    h = "%012x" % (time.time_ns() // 1_000_000)
+    return f"{h[:8]}-{h[8:]}-7{r[:3]}-{_VARIANT[r[3]]}{r[4:7]}-{r[7:19]}"

@@ -8,6 +8,8 @@ from sealwire.kit.operation import PARAMETER
 
 T = TypeVar("T")
 MAX_INT_DIGITS = 18
+REMEMBERED_PATHS = 4096
+REMEMBERED_CHARS = 200
 
 
 class _Node(Generic[T]):
@@ -29,6 +31,7 @@ class Router(Generic[T]):
     def __init__(self) -> None:
         self._exact: dict[str, dict[str, T]] = {}
         self._root: _Node[T] = _Node()
+        self._walked: dict[str, tuple[dict[str, T], dict[str, Any], tuple[str, ...]]] = {}
 
     def add(self, verb: str, path: str, target: T) -> None:
         """Add a target. Raises: ValueError when verb and path are taken."""
@@ -37,6 +40,7 @@ class Router(Generic[T]):
         if verb in targets:
             raise ValueError(f"{verb} {path} is bound twice")
         targets[verb] = target
+        self._walked.clear()
 
     def _place(self, path: str) -> dict[str, T]:
         node = self._root
@@ -57,18 +61,26 @@ class Router(Generic[T]):
     def find(self, verb: str, path: str) -> tuple[T | None, dict[str, Any], tuple[str, ...]]:
         """Return target and parameters, or None and the verbs this path has (none when nothing is there).
 
-        GET targets answer HEAD too.
+        GET targets answer HEAD too. The last paths with parameters are remembered: busy conversations come again.
         """
-        targets = self._exact.get(path)
-        params: dict[str, Any] = {}
-        if targets is None:
-            targets = self._walk(path, params)
+        found = self._walked.get(path)
+        if found is None:
+            params: dict[str, Any] = {}
+            targets = self._exact.get(path)
             if targets is None:
-                return None, params, ()
+                targets = self._walk(path, params)
+                if targets is None:
+                    return None, params, ()
+            found = (targets, params, tuple(targets))
+            if len(path) <= REMEMBERED_CHARS:
+                if len(self._walked) >= REMEMBERED_PATHS:
+                    self._walked.clear()
+                self._walked[path] = found
+        targets, params, verbs = found
         target = targets.get(verb)
         if target is None and verb == "HEAD":
             target = targets.get("GET")
-        return target, params, tuple(targets)
+        return target, params.copy(), verbs
 
     def _walk(self, path: str, params: dict[str, Any]) -> dict[str, T] | None:
         node = self._root

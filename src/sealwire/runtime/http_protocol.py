@@ -1,16 +1,29 @@
-"""HTTP/1.1 as uvicorn speaks it, with bounds on the head of a request: bytes, count and time."""
+"""HTTP/1.1 as uvicorn speaks it, with bounds on the head of a request: bytes, count and time.
+
+Connections, upgrades and shutdown are uvicorn's; what happens per request is ours (`http_cycle`), because it is paid
+for every message: no timer, no event and one write per answered request.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import urllib.parse
+from collections import deque
+from collections.abc import Awaitable, Callable
 from typing import Any
 
+import httptools
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from sealwire.kit.codec import encode
+from sealwire.kit.exchange import Exchange
 from sealwire.kit.problem import Malformed, Problem
+from sealwire.runtime.http_cycle import Cycle, log
 
 MAX_HEADERS = 100
+ASGI = {"version": "3.0", "spec_version": "2.3"}
+Answer = Callable[[Exchange], Awaitable[None]]
 
 
 class HeadTooLarge(Problem):
@@ -26,60 +39,207 @@ class HeadTooSlow(Problem):
 
 
 class BoundedHttp(HttpToolsProtocol):
-    """One connection. `limit_bytes` bounds line and headers together, `timeout_s` the time until they are complete."""
+    """One connection. `limit_bytes` bounds line and headers together, `timeout_s` the time until they are complete.
+
+    Time is looked at by `sweep`, which the server calls twice a second: no timer per request.
+    """
 
     limit_bytes = 32_768
     timeout_s = 20.0
-    _head_bytes = 0
-    _header_count = 0
-    _in_head = True
-    _refusal: type[Problem] | None = None
-    _timer: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
-        self._timer = self.loop.call_later(self.timeout_s, self._head_is_late)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._answer: Answer | None = getattr(self.app, "answer", None)
+        self._in_head = True
+        self._head_bytes = 0
+        self._upgrading = False
+        self._refusal: type[Problem] | None = None
+        self._since_s = self.loop.time()
+        self._answered_any = False
+        self._known_defaults: list[tuple[bytes, bytes]] | None = None
+        self.default_lines = b""
+        self._waiting: deque[Cycle] = deque()
+        self.cycle: Cycle | None = None  # type: ignore[assignment]  # ours instead of uvicorn's
+
+    # ---- the transport's side
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._disarm()
-        super().connection_lost(exc)
+        self.connections.discard(self)
+        cycle, self.cycle = self.cycle, None
+        waiting = [cycle, *self._waiting]
+        self._waiting.clear()
+        for one in waiting:
+            if one is not None and not one.response_complete:
+                one.disconnected = True
+                one.wake()
+        self.flow.resume_writing()
+        if exc is None:
+            self.transport.close()
+        self.parser = None  # type: ignore[assignment]  # as uvicorn does: nothing is parsed any more
 
     def data_received(self, data: bytes) -> None:
         if self._in_head:
+            if not self._head_bytes:
+                self._since_s = self.loop.time()
             self._head_bytes += len(data)
-        if self.parser is not None:
-            super().data_received(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError:
+            self._refuse(self._refusal or Malformed)
+        except httptools.HttpParserUpgrade:
+            if self._upgrading:
+                self.handle_websocket_upgrade()
         if self._in_head and self._head_bytes > self.limit_bytes and not self.transport.is_closing():
             self._refuse(HeadTooLarge)
 
+    def sweep(self, now_s: float) -> None:
+        """Close the connection when a head, or the next request, takes too long."""
+        if self.transport is None or self.transport.is_closing() or not self._in_head:
+            return
+        waited_s = now_s - self._since_s
+        if self._head_bytes:
+            if waited_s > self.timeout_s:
+                self._refuse(HeadTooSlow)
+        elif (self.cycle is None or self.cycle.response_complete) and waited_s > (
+            self.timeout_keep_alive if self._answered_any else self.timeout_s
+        ):
+            self.transport.close()
+
+    def shutdown(self) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.close()
+        else:
+            self.cycle.keep_alive = False
+
+    # ---- the parser's side
+
     def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self._header_count = 0
-        if self._timer is None:
-            self._timer = self.loop.call_later(self.timeout_s, self._head_is_late)
+        self.url = b""
+        self.expect_100_continue = False
+        self.headers = []
+
+    def on_url(self, url: bytes) -> None:
+        self.url += url
+        if len(self.url) > self.limit_bytes:
+            self._too_large()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._header_count += 1
-        if self._header_count > MAX_HEADERS or sum(map(len, (name, value))) > self.limit_bytes:
-            self._refusal = HeadTooLarge
-            raise ValueError("too many headers")
-        super().on_header(name, value)
+        name = name.lower()
+        self.headers.append((name, value))
+        if len(self.headers) > MAX_HEADERS or len(name) + len(value) > self.limit_bytes:
+            self._too_large()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
 
     def on_headers_complete(self) -> None:
         self._in_head = False
-        self._disarm()
-        super().on_headers_complete()
+        parser = self.parser
+        version = parser.get_http_version()
+        url = self.url
+        if b"%" in url or b"?" in url or b"#" in url or url[:1] != b"/" or not url.isascii():
+            parsed = httptools.parse_url(url)
+            raw_path: bytes = parsed.path
+            path = urllib.parse.unquote(raw_path.decode("ascii"))
+            query = parsed.query or b""
+        else:
+            raw_path, path, query = url, url.decode("ascii"), b""
+        scope: dict[str, Any] = {
+            "type": "http",
+            "asgi": ASGI,
+            "http_version": version,
+            "method": parser.get_method().decode("ascii"),
+            "scheme": self.scheme,
+            "path": path,
+            "raw_path": raw_path,
+            "query_string": query,
+            "root_path": "",
+            "headers": self.headers,
+            "client": self.client,
+            "server": self.server,
+        }
+        self.scope = scope  # type: ignore[assignment]  # the same as uvicorn's, by its members
+        self._upgrading = parser.should_upgrade() and self._should_upgrade()
+        if self._upgrading:
+            return
+        cycle = Cycle(
+            self,
+            scope,
+            keep_alive=version == "1.1" and parser.should_keep_alive() and not parser.should_upgrade(),
+            expects=self.expect_100_continue,
+        )
+        before, self.cycle = self.cycle, cycle
+        if before is None or before.response_complete:
+            self._start(cycle)
+        else:  # pipelined: answered in order
+            self.flow.pause_reading()
+            self._waiting.append(cycle)
+
+    def on_body(self, body: bytes) -> None:
+        cycle = self.cycle
+        if self._upgrading or cycle is None or cycle.response_complete:
+            return
+        cycle.body = cycle.body + body if cycle.body else body
+        if len(cycle.body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        cycle.wake()
 
     def on_message_complete(self) -> None:
         self._in_head = True
         self._head_bytes = 0
-        super().on_message_complete()
+        cycle = self.cycle
+        if self._upgrading or cycle is None or cycle.response_complete:
+            return
+        cycle.more_body = False
+        cycle.wake()
 
-    def send_400_response(self, msg: str) -> None:
-        self._refuse(self._refusal or Malformed)
+    # ---- requests
+
+    def _start(self, cycle: Cycle) -> None:
+        defaults = self.server_state.default_headers
+        if defaults is not self._known_defaults:  # made anew each second: they hold the date
+            self._known_defaults = defaults
+            self.default_lines = b"".join(b"%b: %b\r\n" % header for header in defaults)
+        cycle.task = task = self.loop.create_task(self._run(cycle))
+        self.tasks.add(task)
+
+    async def _run(self, cycle: Cycle) -> None:
+        try:
+            if self._answer is not None:
+                await self._answer(Exchange(cycle.scope, cycle.receive, cycle.send, cycle))
+            else:
+                await self.app(cycle.scope, cycle.receive, cycle.send)
+        except ConnectionAbortedError:  # an answer broken off on purpose
+            pass
+        except Exception:
+            log.exception("a request was not answered")
+        finally:
+            assert cycle.task is not None  # this one
+            self.tasks.discard(cycle.task)
+            if not cycle.response_complete:
+                cycle.fail()
+
+    def answered(self) -> None:
+        """Go on with the next request: one that waits, or one to come."""
+        self.server_state.total_requests += 1
+        self._answered_any = True
+        self._since_s = self.loop.time()
+        if self.transport.is_closing():
+            return
+        if self._waiting:
+            self._start(self._waiting.popleft())
+        elif self.flow.read_paused:
+            self.flow.resume_reading()
+
+    # ---- refusals
+
+    def _too_large(self) -> None:
+        self._refusal = HeadTooLarge
+        raise ValueError("the head is too large")
 
     def _refuse(self, kind: type[Problem]) -> None:
         """Answer with a problem document and close: what follows on this connection can't be trusted."""
+        if self.transport.is_closing():
+            return
         body = encode(kind().document())
         head = (
             b"content-type: application/problem+json\r\nconnection: close\r\n"
@@ -88,21 +248,15 @@ class BoundedHttp(HttpToolsProtocol):
         self.transport.write(STATUS_LINE[kind.status] + head + body)
         self.transport.close()
 
-    def _head_is_late(self) -> None:
-        self._timer = None
-        if self.transport is None or self.transport.is_closing():
-            return
-        if self._head_bytes:
-            self._refuse(HeadTooSlow)
-        else:
-            self.transport.close()
-
-    def _disarm(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
 
 def bounded(*, limit_bytes: int, timeout_s: float) -> type[BoundedHttp]:
     """Return the protocol class with these bounds (uvicorn takes a class, not an object)."""
     return type("BoundedHttpConfigured", (BoundedHttp,), {"limit_bytes": limit_bytes, "timeout_s": timeout_s})
+
+
+def sweep_all(connections: set[Any]) -> None:
+    """Look at the time of every connection that speaks HTTP (WebSockets see to their own)."""
+    now_s = asyncio.get_running_loop().time()
+    for connection in tuple(connections):
+        if isinstance(connection, BoundedHttp):
+            connection.sweep(now_s)

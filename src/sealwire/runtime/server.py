@@ -9,10 +9,11 @@ from typing import Any
 
 import uvicorn
 
-from sealwire.runtime.http_protocol import BoundedHttp
+from sealwire.runtime.http_protocol import BoundedHttp, sweep_all
 
 BACKLOG = 2048
 TICK_S = 0.5
+KEEP_ALIVE_S = 75
 
 
 class PortTaken(Exception):
@@ -59,7 +60,7 @@ class Server:
             server_header=False,
             proxy_headers=False,
             backlog=BACKLOG,
-            timeout_keep_alive=75,
+            timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=int(grace_s),
             ws_max_size=1024 * 1024,
             ws_per_message_deflate=False,
@@ -97,3 +98,4 @@ class Server:
         while True:
             await asyncio.sleep(TICK_S)
             await self._server.on_tick(0)
+            sweep_all(self._server.server_state.connections)

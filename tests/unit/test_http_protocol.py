@@ -1,0 +1,300 @@
+"""HTTP/1.1 on the wire: bodies in pieces, pipelines, bounds of the head, answers whole and streamed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from sealwire.kit.caller import ANONYMOUS, Caller
+from sealwire.kit.codec import Input, Output
+from sealwire.kit.exchange import Exchange
+from sealwire.kit.http import App, Edge
+from sealwire.kit.operation import Operation, Policy
+from sealwire.runtime.http_protocol import bounded
+from sealwire.runtime.server import Server, listen
+
+GET = b"GET %b HTTP/1.1\r\nHost: a\r\n%b\r\n"
+POST = b"POST %b HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: %d\r\n%b\r\n%b"
+LARGE = 300_000
+
+
+class Said(Input):
+    """What is said."""
+
+    word: str
+
+
+class Heard(Output):
+    """What was heard."""
+
+    word: str
+
+
+ECHO = Operation(name="echo", service="test", verb="POST", path="/echo", summary="Echo", takes=Said, gives=Heard,
+                 policy=Policy.PUBLIC, body_limit_bytes=1_000)  # fmt: skip
+SLOW = Operation(name="slow", service="test", verb="POST", path="/slow", summary="Echo later", takes=Said, gives=Heard,
+                 policy=Policy.PUBLIC)  # fmt: skip
+LOOK = Operation(name="look", service="test", verb="GET", path="/look/{word}", summary="Look", gives=Heard,
+                 policy=Policy.PUBLIC)  # fmt: skip
+NOTHING = Operation(name="nothing", service="test", verb="DELETE", path="/nothing", summary="Nothing", status=204,
+                    policy=Policy.PUBLIC)  # fmt: skip
+
+
+async def echo(_caller: Caller, said: Said) -> Heard:
+    return Heard(word=said.word)
+
+
+async def slow(_caller: Caller, said: Said) -> Heard:
+    await asyncio.sleep(0.01)
+    return Heard(word=said.word)
+
+
+async def look(_caller: Caller, word: str) -> Heard:
+    return Heard(word=word)
+
+
+async def nothing(_caller: Caller) -> None:
+    return None
+
+
+async def count(exchange: Exchange, _caller: Caller) -> None:
+    size = 0
+    async for chunk in exchange.chunks():
+        size += len(chunk)
+    await exchange.answer(200, b"%d" % size)
+
+
+async def stream(exchange: Exchange, _caller: Caller) -> None:
+    await exchange.start(200)
+    for i in range(3):
+        await exchange.write(b"piece %d;" % i)
+    await exchange.finish()
+
+
+async def split(exchange: Exchange, _caller: Caller) -> None:
+    await exchange.answer(200, b"", [(b"x-word", b"a\r\nx-other: b")])
+
+
+async def wait(exchange: Exchange, _caller: Caller) -> None:
+    await exchange.body(100)
+    await exchange.disconnected()
+    GONE.set()
+
+
+GONE = asyncio.Event()
+
+
+class Wire:
+    """A connection to the server that reads answers one by one."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    async def say(self, *parts: bytes) -> None:
+        """Send pieces, each in a packet of its own."""
+        for part in parts:
+            self.writer.write(part)
+            await self.writer.drain()
+            if len(parts) > 1:
+                await asyncio.sleep(0.005)
+
+    async def answer(self, *, bodiless: bool = False) -> tuple[int, dict[str, str], bytes]:
+        """Read one answer."""
+        head = (await self.reader.readuntil(b"\r\n\r\n")).decode()
+        lines = head.split("\r\n")
+        headers = dict(line.lower().split(": ", 1) for line in lines[1:] if line)
+        body = b""
+        if not bodiless and "content-length" in headers:
+            body = await self.reader.readexactly(int(headers["content-length"]))
+        elif "transfer-encoding" in headers:
+            while size := int(await self.reader.readline(), 16):
+                body += (await self.reader.readexactly(size + 2))[:-2]
+            await self.reader.readline()
+        return int(lines[0].split()[1]), headers, body
+
+    async def closed(self) -> bool:
+        """Whether the server closes the connection within two seconds."""
+        async with asyncio.timeout(2):
+            return await self.reader.read() == b""
+
+
+@pytest.fixture
+async def port() -> AsyncIterator[int]:
+    edge = Edge(authenticate=lambda _exchange, _policy: Caller(principal=ANONYMOUS))
+    raw: dict[str, Any] = {"policy": Policy.PUBLIC}
+    app = App(
+        [
+            edge.bind(ECHO, echo), edge.bind(SLOW, slow), edge.bind(LOOK, look), edge.bind(NOTHING, nothing),
+            edge.stream("POST", "/count", count, **raw), edge.stream("GET", "/stream", stream, **raw),
+            edge.stream("GET", "/split", split, **raw), edge.stream("GET", "/wait", wait, **raw),
+        ],
+        headers=[(b"x-fixed", b"yes")],
+    )  # fmt: skip
+    sock = listen("127.0.0.1", 0)
+    server = Server(app=app, sock=sock, http=bounded(limit_bytes=4_000, timeout_s=0.3), websocket=None, grace_s=1)
+    await server.start()
+    yield server.port
+    await server.stop()
+
+
+@pytest.fixture
+async def wire(port: int) -> AsyncIterator[Wire]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=LARGE)
+    yield Wire(reader, writer)
+    writer.close()
+
+
+def said(word: str, path: bytes = b"/echo", headers: bytes = b"") -> bytes:
+    body = b'{"word":"%b"}' % word.encode()
+    return POST % (path, len(body), headers, body)
+
+
+async def test_an_answer_has_the_fixed_headers_a_request_id_and_its_length(wire: Wire) -> None:
+    await wire.say(said("hello"))
+    status, headers, body = await wire.answer()
+    assert (status, body) == (200, b'{"word":"hello"}')
+    assert headers["x-fixed"] == "yes"
+    assert len(headers["x-request-id"]) == 32
+    assert headers["content-type"] == "application/json"
+    assert "date" in headers
+
+
+async def test_a_request_may_come_in_any_pieces(wire: Wire) -> None:
+    request = said("piecewise")
+    for cut in (1, 20, len(request) - 5, len(request) - 1):
+        await wire.say(request[:cut], request[cut:])
+        assert (await wire.answer())[2] == b'{"word":"piecewise"}'
+
+
+async def test_pipelined_requests_are_answered_in_order(wire: Wire) -> None:
+    await wire.say(said("1", b"/slow") + said("2") + GET % (b"/look/3", b"") + said("4", b"/slow") + said("5"))
+    words = [(await wire.answer())[2] for _ in range(5)]
+    assert words == [b'{"word":"%d"}' % i for i in range(1, 6)]
+
+
+async def test_a_pipelined_body_may_come_after_the_answer_before_it(wire: Wire) -> None:
+    second = said("second")
+    await wire.say(said("first", b"/slow") + second[:-4], second[-4:])
+    assert [(await wire.answer())[2] for _ in range(2)] == [b'{"word":"first"}', b'{"word":"second"}']
+
+
+async def test_a_chunked_body_is_read(wire: Wire) -> None:
+    head = b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    await wire.say(head, b'8\r\n{"word":\r\n', b'5\r\n"ab"}\r\n0\r\n\r\n')
+    assert (await wire.answer())[2] == b'{"word":"ab"}'
+
+
+async def test_a_large_body_passes_through_a_handler_that_reads_it(wire: Wire) -> None:
+    await wire.say(POST % (b"/count", LARGE, b"", b"x" * LARGE))
+    assert (await wire.answer())[2] == b"%d" % LARGE
+
+
+@pytest.mark.parametrize("whole", [True, False])
+async def test_a_body_over_the_limit_is_413(wire: Wire, whole: bool) -> None:
+    request = POST % (b"/echo", 2_000, b"", b"x" * 2_000)
+    await wire.say(*([request] if whole else [request[:500], request[500:]]))
+    assert (await wire.answer())[0] == 413
+
+
+async def test_a_client_that_waits_for_100_gets_it(wire: Wire) -> None:
+    request = said("expected", headers=b"Expect: 100-continue\r\n")
+    await wire.say(request[:-10])
+    assert await wire.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+    await wire.say(request[-10:])
+    assert (await wire.answer())[2] == b'{"word":"expected"}'
+
+
+async def test_head_gets_the_head_only(wire: Wire) -> None:
+    await wire.say(b"HEAD /look/a HTTP/1.1\r\nHost: a\r\n\r\n" + said("next"))
+    status, headers, _ = await wire.answer(bodiless=True)
+    assert (status, headers["content-length"]) == (200, "12")
+    assert (await wire.answer())[2] == b'{"word":"next"}'
+
+
+async def test_204_has_no_length(wire: Wire) -> None:
+    await wire.say(b"DELETE /nothing HTTP/1.1\r\nHost: a\r\n\r\n" + said("next"))
+    status, headers, _ = await wire.answer()
+    assert (status, "content-length" in headers) == (204, False)
+    assert (await wire.answer())[2] == b'{"word":"next"}'
+
+
+async def test_an_answer_of_unknown_length_is_chunked(wire: Wire) -> None:
+    await wire.say(GET % (b"/stream", b""))
+    status, headers, body = await wire.answer()
+    assert (status, headers["transfer-encoding"], body) == (200, "chunked", b"piece 0;piece 1;piece 2;")
+    assert headers["x-fixed"] == "yes"
+
+
+async def test_connection_close_closes(wire: Wire) -> None:
+    await wire.say(GET % (b"/look/a", b"Connection: close\r\n"))
+    assert (await wire.answer())[1]["connection"] == "close"
+    assert await wire.closed()
+
+
+async def test_http_1_0_closes(wire: Wire) -> None:
+    await wire.say(b"GET /look/a HTTP/1.0\r\n\r\n")
+    assert (await wire.answer())[0] == 200
+    assert await wire.closed()
+
+
+@pytest.mark.parametrize("path", [b"/look/a%20b", b"/look/a%20b?x=1", b"/look/a%20b#top"])
+async def test_a_path_is_unquoted(wire: Wire, path: bytes) -> None:
+    await wire.say(GET % (path, b""))
+    assert (await wire.answer())[2] == b'{"word":"a b"}'
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (b"nonsense\r\n\r\n", 400),
+        (b"GET / HTTP/9.9\r\n\r\n", 400),
+        (b"GET /\xff HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+        (GET % (b"/look/a", b"X-Long: " + b"x" * 5_000 + b"\r\n"), 431),
+        (GET % (b"/look/a", b"X-Many: 1\r\n" * 101), 431),
+        (GET % (b"/" + b"a" * 5_000, b""), 431),
+        (b"GET / HTTP/1.1\r\nX-Endless: " + b"x" * 5_000, 431),
+        (b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
+    ],
+)
+async def test_a_bad_head_is_refused_and_the_connection_closed(wire: Wire, request_: bytes, status: int) -> None:
+    await wire.say(request_)
+    found, headers, _ = await wire.answer()
+    assert (found, headers["content-type"]) == (status, "application/problem+json")
+    assert await wire.closed()
+
+
+async def test_a_slow_head_is_408(wire: Wire) -> None:
+    await wire.say(b"GET /look/a HTTP/1.1\r\nHost")
+    assert (await wire.answer())[0] == 408
+    assert await wire.closed()
+
+
+async def test_a_silent_connection_is_closed(wire: Wire) -> None:
+    assert await wire.closed()
+
+
+async def test_a_connection_that_was_used_is_kept_longer(wire: Wire) -> None:
+    await wire.say(said("one"))
+    await wire.answer()
+    await asyncio.sleep(1.1)
+    await wire.say(said("two"))
+    assert (await wire.answer())[2] == b'{"word":"two"}'
+
+
+async def test_a_header_with_a_line_break_never_leaves(wire: Wire) -> None:
+    await wire.say(GET % (b"/split", b""))
+    status, headers, _ = await wire.answer()
+    assert (status, "x-other" in headers) == (500, False)
+
+
+async def test_a_handler_hears_that_the_client_left(wire: Wire) -> None:
+    GONE.clear()
+    await wire.say(GET % (b"/wait", b""))
+    await asyncio.sleep(0.05)
+    wire.writer.close()
+    async with asyncio.timeout(2):
+        await GONE.wait()
