@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import os
 import random
+import secrets
 import urllib.error
 import urllib.request
 from collections.abc import Awaitable, Callable, Mapping
@@ -23,7 +24,9 @@ from sealwire.adapters.embedded.service_keys import ServiceKeys
 from sealwire.adapters.embedded.socket import InProcessPresence
 from sealwire.clients.guarded import guarded
 from sealwire.clients.identity import ServiceAuthenticator, ServiceVerifier
+from sealwire.kit.caller import service_caller
 from sealwire.kit.clock import SystemClock
+from sealwire.kit.codec import Page
 from sealwire.kit.http import App, Edge, Route
 from sealwire.kit.lifespan import Component, Probe
 from sealwire.kit.operation import Operation
@@ -37,6 +40,7 @@ from sealwire.runtime.local_keys import LocalKeys
 from sealwire.runtime.server import Server, listen
 from sealwire.runtime.session_boundary import SessionBoundary
 from sealwire.runtime.settings import RUNNING, Settings, kek_path, prepare_data
+from sealwire.services.auth.model import DEFAULT_TENANT
 from sealwire.services.crypto.providers import FileKeyProvider
 from sealwire.services.gateway.gate import GatewayGate, Lag
 from sealwire.services.gateway.routes import SECURITY_HEADERS, public_routes
@@ -51,7 +55,7 @@ class Assembly:
     """One installation in one process: `steps()` bring it up, `stop()` takes it down."""
 
     def __init__(self, *, settings: Settings) -> None:
-        self._settings = settings
+        self._settings = settings if settings.loopback else _with_owner_token(settings)
         self._clock = SystemClock()
         self._rng = random.SystemRandom()
         self._metrics = CollectorRegistry()
@@ -136,6 +140,11 @@ class Assembly:
         for room in self._rooms.values():
             if room.relay is not None:
                 room.relay.start()
+        if not self._settings.loopback:
+            known = await self.contract("auth").users(service_caller("gateway", DEFAULT_TENANT), Page(limit=1))
+            if not known.items:
+                token = self._settings.auth.owner_token
+                self.notes.append(f'The first owner registers with "owner_token": "{token}"; it works once.')
 
     async def _open_ports(self) -> None:
         server = self._settings.server
@@ -302,6 +311,14 @@ def _get(url: str) -> tuple[int, bytes]:
             return answer.status, answer.read()
     except urllib.error.HTTPError as error:
         return error.code, error.read()
+
+
+def _with_owner_token(settings: Settings) -> Settings:
+    """Off loopback whoever comes first must show a token that only the terminal told."""
+    if settings.auth.owner_token:
+        return settings
+    auth = msgspec.structs.replace(settings.auth, owner_token=secrets.token_urlsafe(24))
+    return msgspec.structs.replace(settings, auth=auth)
 
 
 def _no_routes(edge: Edge) -> list[Route]:

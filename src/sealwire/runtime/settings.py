@@ -106,7 +106,9 @@ def load(
     settings = Settings(**sections)
     production = installation(settings.data) is not None
     registration = settings.auth.registration
-    if not settings.loopback and any(s.name == "auth.registration" and s.origin == "default" for s in found):
+    if (production or not settings.loopback) and any(
+        s.name == "auth.registration" and s.origin == "default" for s in found
+    ):
         registration = "invite"
         auth = msgspec.structs.replace(settings.auth, registration=registration)
         settings = msgspec.structs.replace(settings, auth=auth)

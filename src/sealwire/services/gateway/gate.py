@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import time
 from typing import Protocol
 
@@ -73,6 +74,7 @@ class GatewayGate:
         self._max_lag_s = config.shed_above_lag_ms / 1000
         self._limiter = Limiter(config=config) if config.rate_limits == "on" else None
         self._origins = frozenset(origin.rstrip("/").encode() for origin in config.cors_origins)
+        self._proxies = frozenset(config.trusted_proxies)
         self._entered = 0
         self._requests = Counter(
             "sealwire_http_requests", "Requests answered", ["method", "route", "status"], registry=registry
@@ -90,6 +92,8 @@ class GatewayGate:
     def enter(self, exchange: Exchange) -> None:
         """Shed, mark CORS, count the address. Raises: Unavailable, RateLimited."""
         self._entered += 1
+        if self._proxies and exchange.ip in self._proxies:
+            exchange.scope["client"] = (forwarded_for(exchange, self._proxies), 0)
         if self._origins and (origin := exchange.header(b"origin")) is not None:
             self._allow_origin(exchange, origin)
         if self._entered > self._max_in_flight or self._lag.lag_s > self._max_lag_s:
@@ -176,6 +180,26 @@ def record_of(exchange: Exchange, template: str, seconds: float) -> AuditEntry:
         subject_id=principal.subject if known and principal.kind == "user" else "",
         created_at_us=exchange.started_us,
     )
+
+
+def forwarded_for(exchange: Exchange, trusted: frozenset[str]) -> str:
+    """Return the address nearest to us in X-Forwarded-For that is not a trusted proxy's, or the peer's own.
+
+    Read from the right: what stands left of the first address that isn't ours was written by who knows whom.
+    """
+    hops = [
+        hop.strip()
+        for value in exchange.header_values(b"x-forwarded-for")
+        for hop in value.decode("latin-1").split(",")
+    ]
+    for hop in reversed(hops):
+        try:
+            address = str(ipaddress.ip_address(hop))
+        except ValueError:
+            break
+        if address not in trusted:
+            return address
+    return exchange.ip
 
 
 def redacted_url(exchange: Exchange, template: str) -> str:

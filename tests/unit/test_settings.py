@@ -1,0 +1,59 @@
+"""What an installation refuses to start with, and what marks it as production."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sealwire.kit.config import SettingError
+from sealwire.runtime import settings
+
+
+def load(data: Path, **env: str) -> settings.Settings:
+    flags = {"server": {"data": str(data)}}
+    return settings.load(flags=flags, env=env, file=data / "none.toml")[0]
+
+
+def test_on_loopback_registration_is_open(tmp_path):
+    assert load(tmp_path).auth.registration == "open"
+
+
+def test_other_addresses_need_a_key_outside_of_the_data(tmp_path):
+    data = tmp_path / "data"
+    with pytest.raises(SettingError, match=r"server\.host.*keys init"):
+        load(data, SEALWIRE_SERVER__HOST="0.0.0.0")
+    with pytest.raises(ValueError, match="lies in the data folder"):
+        settings.mark_production(data, data / "kek")
+    settings.mark_production(data, tmp_path / "vault" / "kek")
+    assert settings.kek_path(data) == tmp_path / "vault" / "kek"
+    assert (tmp_path / "vault" / "kek").stat().st_mode & 0o077 == 0
+    assert load(data, SEALWIRE_SERVER__HOST="0.0.0.0").auth.registration == "invite"
+    with pytest.raises(ValueError, match="already"):
+        settings.mark_production(data, tmp_path / "vault" / "other")
+
+
+def test_production_refuses_what_is_for_load_tests(tmp_path):
+    data = tmp_path / "data"
+    settings.mark_production(data, tmp_path / "kek")
+    with pytest.raises(SettingError, match=r"gateway\.rate_limits"):
+        load(data, SEALWIRE_GATEWAY__RATE_LIMITS="off")
+    with pytest.raises(SettingError, match=r"auth\.registration"):
+        load(data, SEALWIRE_AUTH__REGISTRATION="open")
+    assert load(data).auth.registration == "invite"
+
+
+def test_only_our_own_folder_is_removed(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "thesis.doc").write_text("years of work")
+    with pytest.raises(SettingError, match="nothing was removed"):
+        settings.remove_data(tmp_path / "data")
+    settings.prepare_data(tmp_path / "ours")
+    settings.remove_data(tmp_path / "ours")
+    assert not (tmp_path / "ours").exists()
+
+
+@pytest.mark.parametrize(("host", "answer"), [("127.0.0.1", True), ("::1", True), ("localhost", True),
+                                              ("0.0.0.0", False), ("example.org", False)])  # fmt: skip
+def test_what_loopback_is(host, answer):
+    assert settings.is_loopback(host) is answer
