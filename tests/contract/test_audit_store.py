@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from sealwire.contracts.compliance import Actor, AuditEntry
 from sealwire.kit.ids import new_id
 from sealwire.services.compliance.canonical import canonical
-from sealwire.services.compliance.chain import RecordActor
+from sealwire.services.compliance.chain import RecordActor, form_of
 from sealwire.services.compliance.merkle import TILE_WIDTH, leaf_hash, root_of
 from sealwire.services.compliance.ports import (
     AuditIdsTaken,
@@ -26,7 +26,7 @@ from sealwire.services.compliance.ports import (
     RecordFilter,
     StoredCheckpoint,
 )
-from sealwire.services.compliance.sealing import Intake
+from sealwire.services.compliance.sealing import Intake, blank
 from sealwire.services.compliance.sequencer import Tree, chain_on, grow_from
 from sealwire.services.compliance.tiles import tiles_of
 from sealwire.testing.backends import FAMILIES
@@ -68,8 +68,9 @@ def intake(number: int, *, audit_id: str = "", tenant: str = "acme", **changes: 
         metadata={"n": number},
     )
     at_us = changes.pop("at_us", 1_000_000 + number)
-    actor = RecordActor(entry.actor.id, entry.actor.type)
-    return Intake(entry, actor, msgspec.Raw(canonical(entry.metadata)), "2026-01-01T00:00:00.000000Z", at_us)
+    at = "2026-01-01T00:00:00.000000Z"
+    record = blank(entry, RecordActor(entry.actor.id, entry.actor.type), canonical(entry.metadata), at)
+    return Intake(entry, form_of(record), at, at_us)
 
 
 async def add(store: AuditStore, items: Sequence[Intake], tree: Tree | None = None, tenant: str = "acme") -> Tree:

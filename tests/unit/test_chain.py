@@ -16,7 +16,8 @@ from sealwire.services.compliance.canonical import NotCanonical, canonical
 from sealwire.services.compliance.chain import (
     Record,
     RecordActor,
-    fits,
+    TooLong,
+    form_of,
     line_of,
     record_bytes,
     record_hash,
@@ -94,15 +95,18 @@ def test_what_is_no_record_is_refused(line: bytes) -> None:
             split_line(line)
 
 
-@pytest.mark.parametrize(("size", "expected"), [(10, True), (60_000, True), (65_535, False), (70_000, False)])
-def test_a_record_has_to_fit(size: int, expected: bool) -> None:
-    value = record(metadata=msgspec.Raw(canonical({"a": "x" * size})))
-    assert fits(value) is expected
-    if expected:
-        assert len(record_bytes(msgspec.structs.replace(value, seq=2**53 - 1))) <= 65_535
+@given(records)
+def test_a_record_gets_its_place(value: Record) -> None:
+    blank = msgspec.structs.replace(value, prev_hash="", seq=0)
+    assert form_of(blank).bytes_at(value.seq, value.prev_hash.encode()) == record_bytes(value)
 
 
 @given(st.integers(64_800, 65_400), st.text(st.sampled_from("\x00\x01a"), max_size=128))
 def test_the_limit_is_exact(size: int, action: str) -> None:
-    value = record(action=action, metadata=msgspec.Raw(canonical({"a": "x" * size})))
-    assert fits(value) is (len(record_bytes(msgspec.structs.replace(value, seq=2**53 - 1))) <= 65_535)
+    value = record(action=action, prev_hash="", seq=0, metadata=msgspec.Raw(canonical({"a": "x" * size})))
+    longest = msgspec.structs.replace(value, seq=2**53 - 1, prev_hash="0" * 64)
+    if len(record_bytes(longest)) <= 65_535:
+        assert len(form_of(value).bytes_at(2**53 - 1, b"0" * 64)) <= 65_535
+    else:
+        with pytest.raises(TooLong):
+            form_of(value)

@@ -287,12 +287,12 @@ def _insert_ids(conn: apsw.Connection, number: int, first_seq: int, audit_ids: S
 
 def _id_key(audit_id: str) -> bytes | str:
     """Return the 16 bytes of a UUID in its one lower-case spelling, any other id as it is."""
-    if len(audit_id) == 36 and audit_id[8] == audit_id[13] == audit_id[18] == audit_id[23] == "-":
+    if len(audit_id) == 36 and audit_id[8:24:5] == "----" and audit_id == audit_id.lower():
         try:
             key = bytes.fromhex(audit_id.replace("-", ""))
         except ValueError:
             return audit_id
-        if len(key) == 16 and audit_id == audit_id.lower() and " " not in audit_id:
+        if len(key) == 16:
             return key
     return audit_id
 

@@ -40,18 +40,32 @@ def canonical_members(members: Mapping[str, object], sealed: Mapping[str, object
     """Return the bytes of one object made of `members`, all scalars, and `sealed`, whose keys and values are ASCII.
 
     The same as `canonical({**members, **sealed})`, without looking into `sealed`.
-    Raises: NotCanonical; also for a member that is no scalar, or that stands in both.
+    Raises: NotCanonical; also for a member that is no scalar, that stands in both, or that is a number too large for
+    readers of JSON to agree on (RFC 7493 section 2.2).
     """
     plain = True
     for name, value in members.items():
         kind = type(value)
-        if kind is dict or kind is list or name in sealed:
-            raise NotCanonical(f"{name}: a scalar is needed, once")
-        if not (name.isascii() and _is_plain(value, 0)):
+        if kind is str or kind is bool or value is None:
+            pass
+        elif kind is int:
+            plain = plain and -SAFE_INTEGER <= value <= SAFE_INTEGER  # type: ignore[operator]  # `kind` says it is an int
+        elif kind is float:
+            if not _is_plain_decimal(value):  # type: ignore[arg-type]  # `kind` says it is a float
+                plain = False
+                if not -SAFE_INTEGER <= value <= SAFE_INTEGER:  # type: ignore[operator]  # a float
+                    raise NotCanonical(f"{name}: JSON does not carry this number exactly")
+        else:
+            raise NotCanonical(f"{name}: a text, a number, true, false or null is needed")
+        if not name.isascii():
             plain = False
-    whole = {**members, **sealed} if sealed else members
+    whole = members
+    if sealed:
+        if not sealed.keys().isdisjoint(members):
+            raise NotCanonical("a name stands in both")
+        whole = {**members, **sealed}
     try:
-        return _dumps(whole, option=_OPTIONS) if plain else canonical(whole)
+        return _dumps(whole, option=_OPTIONS) if plain else rfc8785.dumps(whole)  # type: ignore[arg-type]  # as above
     except (TypeError, ValueError) as error:
         raise NotCanonical(str(error)) from None
 

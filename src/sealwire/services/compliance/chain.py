@@ -12,14 +12,19 @@ from typing import Any
 
 import msgspec
 
-from sealwire.contracts.compliance import FIRST_PREV_HASH, MAX_RECORD_BYTES
+from sealwire.contracts.compliance import MAX_RECORD_BYTES
 from sealwire.services.compliance.canonical import NotCanonical, canonical
 
 _HASH_MEMBER = b',"hash":"'
 _HASH_DIGITS = 64
 _AFTER_HASH = b',"metadata":'
-_FIXED_BYTES = 512
-"""More than the names, punctuation, `seq`, `created_at` and `prev_hash` of a record take."""
+_SEQ_DIGITS = 16
+_EMPTY_PREV_HASH = b',"prev_hash":""'
+_NO_SEQ = b',"seq":0'
+
+
+class TooLong(ValueError):
+    """The record is longer than MAX_RECORD_BYTES."""
 
 
 class RecordActor(msgspec.Struct, frozen=True):
@@ -67,15 +72,30 @@ def record_hash(body: bytes) -> str:
     return sha256(body).hexdigest()
 
 
-def fits(record: Record) -> bool:
-    """Say whether the record stays within MAX_RECORD_BYTES whatever `seq` and `prev_hash` it gets."""
-    longest = msgspec.structs.replace(record, prev_hash=FIRST_PREV_HASH, seq=2**53 - 1)
-    return len(record_bytes(longest)) <= MAX_RECORD_BYTES
+class Form(msgspec.Struct, frozen=True, gc=False):
+    """A record's bytes before it has a place: the parts between which `prev_hash` and `seq` go."""
+
+    before: bytes
+    middle: bytes
+    after: bytes
+
+    def bytes_at(self, seq: int, prev_hash: bytes) -> bytes:
+        """Return the record's canonical bytes at its place; `prev_hash` as 64 hex digits."""
+        return b"".join((self.before, prev_hash, self.middle, b"%d" % seq, self.after))
 
 
-def surely_fits(metadata_bytes: int, *texts: str) -> bool:
-    """Say whether a record with this much metadata fits however its texts are escaped; if not, ask `fits`."""
-    return metadata_bytes + 6 * sum(map(len, texts)) + _FIXED_BYTES <= MAX_RECORD_BYTES
+def form_of(record: Record) -> Form:
+    """Cut a record's bytes at its `prev_hash`, which must be empty, and its `seq`, which must be 0.
+
+    Raises: TooLong when the record could pass MAX_RECORD_BYTES at some place.
+    """
+    body = record_bytes(record)
+    if len(body) + _HASH_DIGITS + _SEQ_DIGITS > MAX_RECORD_BYTES:
+        raise TooLong
+    # Behind `prev_hash` there are texts and a number only, and a quote inside of text is escaped.
+    first = body.rindex(_EMPTY_PREV_HASH) + len(_EMPTY_PREV_HASH) - 1
+    second = body.rindex(_NO_SEQ, first) + len(_NO_SEQ) - 1
+    return Form(body[:first], body[first:second], body[second + 1 :])
 
 
 def line_of(body: bytes, hash_hex: str) -> bytes:

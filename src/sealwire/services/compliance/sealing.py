@@ -1,7 +1,8 @@
 """Personal data of audit records (R4.5): sealed on the way in, opened for readers or shown as erased.
 
-A personal value stands in `metadata` under its name as `{"of": <person>, "sealed": <envelope, base64>}`; without `of`
-nobody is known and the key is the tenant's of that day. Destroying the key erases the value; the record, its hash and
+All personal values of a record are sealed together. They stand in `metadata` under their names: the first as
+`{"of": <person>, "sealed": <envelope, base64>}`, the others as `{"sealed_with": <name of the first>}`; without `of`
+nobody is known, and the key is the tenant's of that day. Destroying the key erases the values; the record, its hash and
 every proof stay as they are.
 """
 
@@ -9,18 +10,19 @@ from __future__ import annotations
 
 from binascii import Error as Base64Error
 from binascii import a2b_base64, b2a_base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
+import orjson
 
 from sealwire.contracts.compliance import Actor, AuditEntry, AuditRecord
 from sealwire.contracts.crypto import DecryptionFailed, KeyUnusable
 from sealwire.kit.clock import US_PER_S, Clock, rfc3339
 from sealwire.kit.envelopes import EnvelopeRefused, SealingKey, bind
 from sealwire.kit.problem import Invalid
-from sealwire.services.compliance.canonical import SAFE_INTEGER, NotCanonical, canonical, canonical_members
-from sealwire.services.compliance.chain import Record, RecordActor, fits, read_record, surely_fits
+from sealwire.services.compliance.canonical import NotCanonical, canonical, canonical_members
+from sealwire.services.compliance.chain import Form, Record, RecordActor, TooLong, form_of, read_record
 from sealwire.services.compliance.ports import StoredRecord
 
 ERASED = "erased"
@@ -34,6 +36,7 @@ _MAX_ACTORS = 10_000
 _NUL = b"\\u0000"
 _YEAR_10000_S = 253_402_300_800
 _NOTHING: dict[str, dict[str, str]] = {}
+_read_values = msgspec.json.Decoder(dict[str, str]).decode
 _read_metadata = msgspec.json.Decoder(dict[str, Any]).decode
 
 
@@ -49,8 +52,7 @@ class Intake(msgspec.Struct, frozen=True, gc=False):
     """An entry made ready for its log: everything but `seq` and `prev_hash`."""
 
     entry: AuditEntry
-    actor: RecordActor
-    metadata: msgspec.Raw
+    form: Form
     created_at: str
     created_us: int
 
@@ -70,35 +72,28 @@ class Sealer:
         Raises: Invalid, with the path of the entry at fault; what crypto raises when a key can't be had.
         """
         now_us = self._clock.now_us()
+        keys = self._keys
         taken: list[Intake] = []
         for i, entry in enumerate(entries):
             created_us = entry.created_at_us or now_us
             try:
                 created_at = self._stamps.at(created_us)
-                sealed = await self._seal(entry, created_at) if entry.personal else _NOTHING
+                sealed = _NOTHING
+                if entry.personal:
+                    tenant_id, subject_id = entry.tenant_id, entry.subject_id
+                    scope = PERSON_SCOPE if subject_id else day_scope(created_at)
+                    key = keys.ready(tenant_id, scope, subject_id)
+                    sealed = _seal(entry, key or await keys.sealing_key(tenant_id, scope, subject_id))
                 metadata = canonical_members(entry.metadata, sealed)
-                intake = Intake(entry, self._actor(entry.actor), msgspec.Raw(metadata), created_at, created_us)
-                _check(intake, metadata)
+                form = form_of(blank(entry, self._actor(entry.actor), metadata, created_at))
+                if _NUL in form.before or _NUL in form.middle or _NUL in form.after:
+                    _refuse_nul(entry)
+            except TooLong:
+                raise Invalid("The record is longer than 65,535 bytes.", path=f"$.records[{i}]") from None
             except (NotCanonical, UnicodeEncodeError, OverflowError) as error:
                 raise Invalid(f"The record can't be stored: {error}", path=f"$.records[{i}]") from None
-            taken.append(intake)
+            taken.append(Intake(entry, form, created_at, created_us))
         return taken
-
-    async def _seal(self, entry: AuditEntry, created_at: str) -> dict[str, dict[str, str]]:
-        tenant_id, subject_id = entry.tenant_id, entry.subject_id
-        scope = PERSON_SCOPE if subject_id else day_scope(created_at)
-        keys = self._keys
-        key = keys.ready(tenant_id, scope, subject_id) or await keys.sealing_key(tenant_id, scope, subject_id)
-        if not subject_id.isascii():
-            raise NotCanonical("a subject's id is ASCII")
-        sealed: dict[str, dict[str, str]] = {}
-        for name, value in entry.personal.items():
-            if not name.isascii() or "\0" in name or "\0" in value:
-                raise NotCanonical("the name of a personal field is ASCII, and neither it nor its value holds NUL")
-            envelope = key.seal(value.encode(), bind(tenant_id, _PURPOSE, entry.audit_id, name))
-            text = b2a_base64(envelope, newline=False).decode()
-            sealed[name] = {"of": subject_id, "sealed": text} if subject_id else {"sealed": text}
-        return sealed
 
     def _actor(self, actor: Actor) -> RecordActor:
         name = (actor.id, actor.type)
@@ -130,29 +125,31 @@ class Sealer:
     async def metadata(self, record: Record) -> dict[str, Any]:
         """Return a record's metadata with sealed values opened, `erased` or `unreadable`."""
         metadata = _read_metadata(record.metadata)
-        for name, value in metadata.items():
-            if type(value) is dict:
-                metadata[name] = await self._open(record, name, value)
+        if names := [name for name, value in metadata.items() if type(value) is dict]:
+            metadata.update(await self._open(record, names, metadata))
         return metadata
 
-    async def _open(self, record: Record, name: str, value: dict[str, Any]) -> str:
-        subject_id = value.get("of", "")
+    async def _open(self, record: Record, names: Sequence[str], metadata: dict[str, Any]) -> dict[str, str]:
+        """Return what readers see under the names of sealed values."""
+        holder: dict[str, str] = next((metadata[name] for name in names if "sealed" in metadata[name]), {})
+        subject_id = holder.get("of", "")
         scope = PERSON_SCOPE if subject_id else day_scope(record.created_at)
-        context = bind(record.tenant_id, _PURPOSE, record.audit_id, name)
+        context = bind(record.tenant_id, _PURPOSE, record.audit_id)
         try:
-            envelope = a2b_base64(value.get("sealed", ""))
-            return (await self._keys.open(record.tenant_id, scope, subject_id, envelope, context)).decode()
+            envelope = a2b_base64(holder.get("sealed", ""))
+            values = _read_values(await self._keys.open(record.tenant_id, scope, subject_id, envelope, context))
         except (KeyUnusable, DecryptionFailed):
-            return ERASED
+            return dict.fromkeys(names, ERASED)
         except (EnvelopeRefused, Base64Error, ValueError):
-            return UNREADABLE
+            values = {}
+        return {name: values.get(name, UNREADABLE) for name in names}
 
     async def same(self, intake: Intake, stored: StoredRecord) -> bool:
         """Say whether the stored record is this entry, taken in before. What was erased since can't differ."""
         record, entry = read_record(stored.body), intake.entry
         if (
             record.action != entry.action
-            or record.actor != intake.actor
+            or (record.actor.type, record.actor.id) != (entry.actor.type, entry.actor.id)
             or record.resource_type != entry.resource_type
             or record.resource_id != entry.resource_id
             or record.outcome != entry.outcome
@@ -160,16 +157,32 @@ class Sealer:
         ):
             return False
         kept = _read_metadata(record.metadata)
-        sealed = {name: value for name, value in kept.items() if type(value) is dict}
-        public = {name: value for name, value in kept.items() if name not in sealed}
-        if canonical(public) != canonical(entry.metadata) or sealed.keys() != entry.personal.keys():
+        names = [name for name, value in kept.items() if type(value) is dict]
+        public = {name: value for name, value in kept.items() if name not in names}
+        if canonical(public) != canonical(entry.metadata) or set(names) != entry.personal.keys():
             return False
-        for name, value in sealed.items():
-            if value.get("of", "") != entry.subject_id:
-                return False
-            if await self._open(record, name, value) not in {entry.personal[name], ERASED}:
-                return False
-        return True
+        if names and all(kept[name].get("of", "") != entry.subject_id for name in names if "sealed" in kept[name]):
+            return False
+        opened = await self._open(record, names, kept)
+        return all(opened[name] in {entry.personal[name], ERASED} for name in names)
+
+
+def _seal(entry: AuditEntry, key: SealingKey) -> dict[str, dict[str, str]]:
+    """Return the members that stand for an entry's personal values. Raises: NotCanonical."""
+    personal, subject_id = entry.personal, entry.subject_id
+    values = orjson.dumps(personal, option=orjson.OPT_SORT_KEYS)
+    if not subject_id.isascii() or (_NUL in values and _holds_nul(personal)):
+        raise NotCanonical("a subject's id is ASCII, and personal values hold no NUL")
+    envelope = key.seal(values, bind(entry.tenant_id, _PURPOSE, entry.audit_id))
+    text = b2a_base64(envelope, newline=False).decode()
+    first = min(personal) if len(personal) > 1 else next(iter(personal))
+    sealed: dict[str, dict[str, str]] = {first: {"of": subject_id, "sealed": text} if subject_id else {"sealed": text}}
+    for name in personal:
+        if not name.isascii():
+            raise NotCanonical("the name of a personal value is ASCII")
+        if name != first:
+            sealed[name] = {"sealed_with": first}
+    return sealed
 
 
 def same_entry(a: AuditEntry, b: AuditEntry) -> bool:
@@ -177,12 +190,12 @@ def same_entry(a: AuditEntry, b: AuditEntry) -> bool:
     return a == b and canonical(a.metadata) == canonical(b.metadata)
 
 
-def blank(intake: Intake) -> Record:
+def blank(entry: AuditEntry, actor: RecordActor, metadata: bytes, created_at: str) -> Record:
     """Return the record before it has a place."""
-    e = intake.entry
+    e = entry
     return Record(
-        e.action, intake.actor, e.audit_id, intake.created_at, intake.metadata, e.outcome, "", e.resource_id,
-        e.resource_type, 0, e.tenant_id,
+        e.action, actor, e.audit_id, created_at, msgspec.Raw(metadata), e.outcome, "", e.resource_id, e.resource_type,
+        0, e.tenant_id,
     )  # fmt: skip
 
 
@@ -191,18 +204,16 @@ def day_scope(created_at: str) -> str:
     return _DAY_SCOPE + created_at[:10]
 
 
-def _check(intake: Intake, metadata: bytes) -> None:
-    """Raises: NotCanonical for what is too large, holds NUL, or what a reader of JSON would read as another number."""
-    e = intake.entry
+def _refuse_nul(entry: AuditEntry) -> None:
+    """Raises: NotCanonical when there is NUL in what is not sealed, as the edge refuses it too."""
+    e = entry
     texts = (e.action, e.actor.id, e.actor.type, e.audit_id, e.outcome, e.resource_id, e.resource_type, e.tenant_id)
-    if not surely_fits(len(metadata), *texts) and not fits(blank(intake)):
-        raise NotCanonical("it is larger than 65,535 bytes")
-    if _NUL in metadata or "\0" in "".join(texts):
-        values = (*texts, *e.metadata, *e.metadata.values())
-        if any(type(v) is str and "\0" in v for v in values):
-            raise NotCanonical("it holds the character NUL")
-    if any(type(v) is float and abs(v) > SAFE_INTEGER for v in e.metadata.values()):  # RFC 7493 section 2.2
-        raise NotCanonical("it holds a number that JSON does not carry exactly")
+    if _holds_nul(e.metadata) or any("\0" in text for text in texts):
+        raise NotCanonical("it holds the character NUL")
+
+
+def _holds_nul(members: Mapping[str, object]) -> bool:
+    return any("\0" in name or (type(value) is str and "\0" in value) for name, value in members.items())
 
 
 class _Stamps:

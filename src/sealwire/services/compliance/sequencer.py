@@ -18,7 +18,6 @@ import msgspec
 
 from sealwire.kit.problem import Unavailable
 from sealwire.resilience import deadline
-from sealwire.services.compliance.chain import Record, record_bytes
 from sealwire.services.compliance.merkle import Frontier, leaf_hash, pair_up
 from sealwire.services.compliance.ports import (
     AuditIdsTaken,
@@ -283,14 +282,8 @@ def chain_on(tenant_id: str, tree: Tree, items: Sequence[Intake]) -> tuple[LogAp
     bodies: list[bytes] = []
     hashes: list[str] = []
     for item in items:
-        e = item.entry
         seq += 1
-        body = record_bytes(
-            Record(
-                e.action, item.actor, e.audit_id, item.created_at, item.metadata, e.outcome, prev, e.resource_id,
-                e.resource_type, seq, tenant_id,
-            )
-        )  # fmt: skip
+        body = item.form.bytes_at(seq, prev.encode())
         prev = sha256(body).hexdigest()
         bodies.append(body)
         hashes.append(prev)
