@@ -78,8 +78,8 @@ class Entry:
 class Tail:
     """The newest events, positions without a hole, and the read receipts that pass by.
 
-    What an entry shows of a message is dropped as soon as the message changes, so that an edited or deleted body is
-    never replayed: such an entry is rendered again from the store when somebody asks for it.
+    What an entry shows of a message is dropped as soon as the message changes (an edit, a deletion, a reaction), so
+    that an edited or deleted body is never replayed: it is rendered again from the store when somebody asks for it.
     """
 
     def __init__(self, *, most_events: int, most_bytes: int) -> None:
@@ -186,7 +186,7 @@ class Tail:
             entry = Entry(event, publication)
             self._by_message.setdefault(event.message_id, []).append(entry)
         else:
-            if event.kind == "message.deleted":
+            if event.message_id:
                 self._outdate(event.message_id)
             elif event.kind == "conversation.removed":
                 self._outdate_conversation(event.conversation_id)
