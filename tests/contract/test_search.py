@@ -281,6 +281,23 @@ async def test_without_a_snapshot_everything_is_read_from_the_catalogue(room: Se
     assert len(await room.bodies(ben, "kingfisher")) == 3
 
 
+async def test_a_stream_trimmed_past_the_snapshot_is_noticed(room: SearchRoom) -> None:
+    ann, ben, where = await pair(room)
+    await room.messages.say(ann, where, "first kingfisher")
+    await room.caught_up()
+    await room.service.stop()
+    for word in ("second", "third"):
+        await room.messages.say(ann, where, f"{word} kingfisher")
+    stores = room.messages.stores
+    await stores.positions.load("x")
+    await stores.positions.save("x", await stores.events.newest())
+    assert await stores.events.trim(room.clock.now_us() + 1, 1000)
+    await room.open_search()
+    assert room.index.replay_from() > 0
+    await room.caught_up()
+    assert len(await room.bodies(ben, "kingfisher")) == 3
+
+
 async def test_indexing_anew_while_people_write_loses_and_doubles_nothing(room: SearchRoom) -> None:
     ann, ben, where = await pair(room)
     for i in range(20):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -334,8 +335,11 @@ class TantivySearchIndex:
         return shard
 
     def _root(self, tenant_id: str) -> Path | None:
-        """Return where a tenant's working copy lives: memory, or the disk where the settings accept that."""
-        name = self._vault.folder_name(tenant_id)
+        """Return a new place for a tenant's working copy: in memory, or on the disk where the settings accept that.
+
+        Never one that was used: a merge under way may still write to the folder of an index that was dropped.
+        """
+        name = f"{self._vault.folder_name(tenant_id)}-{secrets.token_hex(4)}"
         if tenant_id in self._tuning.plain_tenants:
             return self._folder / "plain" / name
         return self._memory.path / name if self._memory else None
@@ -344,7 +348,7 @@ class TantivySearchIndex:
         bounded = tenant_id not in self._tuning.plain_tenants
         shard = Shard(
             tenant_id,
-            self._root(tenant_id),
+            part.root if part else self._root(tenant_id),
             position=part.position if part else 0,
             seqs=part.seqs if part else {},
             bound_bytes=self._tuning.bound_bytes if bounded else None,

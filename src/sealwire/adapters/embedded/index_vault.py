@@ -25,6 +25,7 @@ class Restored(msgspec.Struct, frozen=True, kw_only=True):
     """A tenant's shard whose files were laid out."""
 
     tenant_id: str
+    root: Path
     position: int
     seqs: dict[str, int]
 
@@ -68,7 +69,7 @@ class Vault:
             root = root_of(tenant_id)
             assert root is not None
             try:
-                part = await self._restore_shard(tenant_id, root / "0")
+                part = await self._restore_shard(tenant_id, root)
             except (Damaged, EnvelopeRefused, KeyDestroyed, msgspec.MsgspecError) as error:
                 log.warning("search_snapshot_damaged", tenant_id=tenant_id, error=str(error) or type(error).__name__)
                 await asyncio.to_thread(shutil.rmtree, root, ignore_errors=True)
@@ -78,7 +79,8 @@ class Vault:
                 shards.append(part)
         return Restoration(position=position, shards=shards)
 
-    async def _restore_shard(self, tenant_id: str, target: Path) -> Restored:
+    async def _restore_shard(self, tenant_id: str, root: Path) -> Restored:
+        target = root / "0"
         source = self._folder.tenant_folder(tenant_id)
         content = await self._open(source / MANIFEST, tenant_id)
         manifest = msgspec.msgpack.decode(content, type=Manifest)
@@ -87,7 +89,7 @@ class Vault:
             key = await self._keys.key_by_id(tenant_id, self._folder.key_id(source / name))
             await asyncio.to_thread(self._folder.open_file, source / name, tenant_id, key, target / name)
         lay_out(target, manifest.meta, manifest.files)
-        return Restored(tenant_id=tenant_id, position=manifest.position, seqs=manifest.seqs)
+        return Restored(tenant_id=tenant_id, root=root, position=manifest.position, seqs=manifest.seqs)
 
     async def _open(self, path: Path, tenant_id: str) -> bytes:
         key = await self._keys.key_by_id(tenant_id, self._folder.key_id(path))

@@ -23,6 +23,7 @@ from sealwire.services.search.model import entries_of
 
 BATCH = 500
 FAR = 1 << 62
+MOST_UNANNOUNCED = 100_000
 WAIT_MS = 1_000
 """Below what messaging's breaker takes for a slow call."""
 BACKOFF_CAP_S = 5.0
@@ -53,9 +54,12 @@ class Indexer:
         self._waiting_since_s: float | None = None
         self._caller = service_caller(SERVICE, SYSTEM_TENANT)
         self.built = False
+        self._joined = False
+        """Whether the stream was seen to go on right behind the position."""
         self._place = 0
-        self._known_until = 0
-        """Messages created up to this position may have been in the catalogue already."""
+        self._loaded: dict[str, int] = {}
+        """Per conversation the highest `seq` read from the catalogue: what the stream tells of those is not news."""
+        self._loaded_until = 0
         self.position = 0
         self.newest = 0
         self.failures = 0
@@ -66,6 +70,7 @@ class Indexer:
         self.position = self._index.replay_from()
         self.built = self.position > 0 and not anew
         self._place = 0
+        self._joined = False
         self._stopping.clear()
         self._task = asyncio.get_running_loop().create_task(self._run(), name="search-indexer")
 
@@ -102,10 +107,17 @@ class Indexer:
         self.newest = read.newest
         if not read.items:
             return 0
+        if not self._joined and read.items[0].position > self.position + 1:
+            _log.warning("messaging's stream was trimmed past the end of the index; indexing anew")
+            self.built = False
+            return 0
+        self._joined = True
         changes = [change for item in read.items if (change := await self._change(item)) is not None]
         position = read.items[-1].position
         await self._index.apply(changes, upto=position)
         self.position = position
+        if position > self._loaded_until:
+            self._loaded.clear()
         if len(read.items) < BATCH and self._config.linger_s:
             await asyncio.sleep(self._config.linger_s)
         return len(read.items)
@@ -115,14 +127,17 @@ class Indexer:
         newest = PublicationQuery(after=FAR, limit=1)
         if not self._place:
             self.position = (await self._messaging.publications(self._caller, newest)).newest
+            self._loaded.clear()
             await self._index.clear()
         while page := (await self._messaging.catalogue(self._caller, CatalogueQuery(after=self._place))).items:
             puts = [await self._put(item.tenant_id, 0, item.message, fresh=True) for item in page]
+            self._loaded.update((item.message.conversation_id, item.message.seq) for item in page)
             await self._index.load([put for put in puts if put is not None])
             self._place = page[-1].place
-        self._known_until = (await self._messaging.publications(self._caller, newest)).newest
+        # A commit may show in the catalogue a moment before it is announced: hence the look at `seq`, not at positions.
+        self._loaded_until = (await self._messaging.publications(self._caller, newest)).newest + MOST_UNANNOUNCED
         await self._index.apply([], upto=self.position)
-        self.built, self._place = True, 0
+        self.built, self._joined, self._place = True, True, 0
 
     async def _put(self, tenant_id: str, position: int, message: Message, *, fresh: bool) -> Put | None:
         """Return what is to be found of a message; None when nothing is."""
@@ -137,7 +152,7 @@ class Indexer:
         tenant_id, position, kind = item.tenant_id, item.position, item.kind
         if kind in ("message.created", "message.edited"):
             message = _message.decode(item.data).message
-            fresh = kind == "message.created" and position > self._known_until
+            fresh = kind == "message.created" and message.seq > self._loaded.get(message.conversation_id, 0)
             if (put := await self._put(tenant_id, position, message, fresh=fresh)) is not None:
                 return put
             return Remove(tenant_id=tenant_id, position=position, field="message_id", value=message.message_id)
