@@ -476,6 +476,26 @@ async def test_system_keys_are_out_of_everybodys_reach(crypto: Crypto) -> None:
                 await attempt
 
 
+async def test_members_use_and_manage_no_keys(crypto: Crypto) -> None:
+    key = await crypto.generate_key(ANNA, NewKey())
+    sealed = await crypto.encrypt(ANNA, key.key_id, Plaintext(plaintext=SECRET))
+    for caller in (person(role=Role.MEMBER), person(role=Role.AUDITOR), person(role=Role.GUEST)):
+        for attempt in (
+            crypto.keys(caller, Page()),
+            crypto.key(caller, key.key_id),
+            crypto.generate_key(caller, NewKey()),
+            crypto.rotate(caller, key.key_id),
+            crypto.change_key(caller, key.key_id, KeyChange(state="disabled")),
+            crypto.schedule_destruction(caller, key.key_id, Destruction()),
+            crypto.encrypt(caller, key.key_id, Plaintext(plaintext=SECRET)),
+            crypto.decrypt(caller, key.key_id, back(sealed)),
+            crypto.encrypt_with_master_key(caller, Plaintext(plaintext=SECRET)),
+            crypto.data_key(caller, key.key_id, DataKeyRequest()),
+        ):
+            with pytest.raises(Forbidden):
+                await attempt
+
+
 async def test_people_get_nothing_meant_for_services(room: Room) -> None:
     room.wiring = "direct"  # over HTTP the edge refuses them before
     crypto = await room.open()

@@ -39,6 +39,9 @@ class BlobStore(Protocol):
     async def create(self, key: str) -> BlobWriter:
         """Begin a blob. Raises: Unavailable."""
 
+    async def put(self, key: str, data: bytes) -> None:
+        """Write a small blob at once: `create`, `write` and `commit` in one. Raises: Unavailable."""
+
     async def read(self, key: str, start: int, end: int) -> bytes:
         """Return the bytes `start` … `end` (exclusive). Raises: BlobMissing, Unavailable."""
 

@@ -40,6 +40,9 @@ class FileBlobStore:
         fd = await self.run(_create, path.with_name(path.name + _PART))
         return FileBlobWriter(store=self, path=path, fd=fd)
 
+    async def put(self, key: str, data: bytes) -> None:
+        await self.run(_put, self._path(key), data)
+
     async def read(self, key: str, start: int, end: int) -> bytes:
         return await self.run(_read, self._path(key), start, end)
 
@@ -117,6 +120,17 @@ def _commit(fd: int, part: Path, path: Path) -> None:
         os.close(fd)
     part.rename(path)
     _sync_folder(path.parent)
+
+
+def _put(path: Path, data: bytes) -> None:
+    part = path.with_name(path.name + _PART)
+    fd = _create(part)
+    try:
+        _write(fd, data)
+    except OSError:
+        _abort(fd, part)
+        raise
+    _commit(fd, part, path)
 
 
 def _abort(fd: int, part: Path) -> None:

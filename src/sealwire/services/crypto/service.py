@@ -44,6 +44,7 @@ from sealwire.kit.clock import Clock, rfc3339
 from sealwire.kit.codec import Page
 from sealwire.kit.envelopes import TAG_BYTES, EnvelopeRefused, canonical_context, gcm_decrypt
 from sealwire.kit.envelopes import Sealed as GcmSealed
+from sealwire.kit.permission import Permission
 from sealwire.kit.problem import Forbidden, Invalid
 from sealwire.services.crypto.config import CryptoConfig
 from sealwire.services.crypto.data_keys import DataKeys, system_purpose
@@ -108,25 +109,31 @@ class CryptoService:
     # ---- keys
 
     async def generate_key(self, caller: Caller, key: NewKey) -> Key:
+        _require(caller, Permission.MANAGE_KEYS)
         return self._describe((await self._chain.create(caller, key.key_type, key.name)).stored)
 
     async def keys(self, caller: Caller, page: Page) -> Keys:
+        _require(caller, Permission.USE_KEYS)
         found = await self._store.keys(caller.tenant_id, after=page.cursor or "", limit=page.limit + 1)
         items = [self._describe(stored) for stored in found[: page.limit]]
         return Keys(items=items, next_cursor=items[-1].key_id if len(found) > page.limit else None)
 
     async def key(self, caller: Caller, key_id: str) -> Key:
+        _require(caller, Permission.USE_KEYS)
         return self._describe((await self._chain.find(caller.tenant_id, key_id)).stored)
 
     async def rotate(self, caller: Caller, key_id: str) -> Key:
+        _require(caller, Permission.MANAGE_KEYS)
         live = await self._chain.find(caller.tenant_id, key_id)
         return self._describe((await self._chain.rotate(caller, live)).stored)
 
     async def change_key(self, caller: Caller, key_id: str, change: KeyChange) -> Key:
+        _require(caller, Permission.MANAGE_KEYS)
         wanted = KeyState(change.state)
         return await self._live(caller, key_id, "crypto.key.state_changed", wanted, lambda life: life.set_state(wanted))
 
     async def schedule_destruction(self, caller: Caller, key_id: str, destruction: Destruction) -> Key:
+        _require(caller, Permission.MANAGE_KEYS)
         now_us = self._clock.now_us()
         return await self._live(
             caller,
@@ -137,6 +144,7 @@ class CryptoService:
         )
 
     async def cancel_destruction(self, caller: Caller, key_id: str) -> Key:
+        _require(caller, Permission.MANAGE_KEYS)
         return await self._live(
             caller, key_id, "crypto.key.destruction_cancelled", KeyState.DISABLED, lambda life: life.cancel()
         )
@@ -144,32 +152,39 @@ class CryptoService:
     # ---- encrypt and decrypt
 
     async def encrypt(self, caller: Caller, key_id: str, plaintext: Plaintext) -> Sealed:
+        _require(caller, Permission.USE_KEYS)
         live = await self._usable(caller, key_id, "aes-256-gcm")
         return (await self._encrypt(caller, live, (plaintext,), "crypto.encrypt"))[0]
 
     async def decrypt(self, caller: Caller, key_id: str, ciphertext: Ciphertext) -> Opened:
+        _require(caller, Permission.USE_KEYS)
         live = await self._usable(caller, key_id, "aes-256-gcm")
         return (await self._decrypt(caller, live, (ciphertext,), "crypto.decrypt"))[0]
 
     async def encrypt_batch(self, caller: Caller, key_id: str, batch: PlaintextBatch) -> SealedBatch:
+        _require(caller, Permission.USE_KEYS)
         live = await self._usable(caller, key_id, "aes-256-gcm")
         return SealedBatch(items=await self._encrypt(caller, live, batch.items, "crypto.encrypt"))
 
     async def decrypt_batch(self, caller: Caller, key_id: str, batch: CiphertextBatch) -> OpenedBatch:
+        _require(caller, Permission.USE_KEYS)
         live = await self._usable(caller, key_id, "aes-256-gcm")
         return OpenedBatch(items=await self._decrypt(caller, live, batch.items, "crypto.decrypt"))
 
     async def rewrap(self, caller: Caller, key_id: str, ciphertext: Ciphertext) -> Sealed:
+        _require(caller, Permission.USE_KEYS)
         live = await self._usable(caller, key_id, "aes-256-gcm")
         opened = (await self._decrypt(caller, live, (ciphertext,), "crypto.rewrap"))[0]
         again = Plaintext(plaintext=opened.plaintext, context=ciphertext.context)
         return (await self._encrypt(caller, live, (again,), "crypto.rewrap"))[0]
 
     async def encrypt_with_master_key(self, caller: Caller, plaintext: Plaintext) -> Sealed:
+        _require(caller, Permission.USE_KEYS)
         live = await self._chain.master(caller.tenant_id)
         return (await self._encrypt(caller, live, (plaintext,), "crypto.encrypt"))[0]
 
     async def decrypt_with_master_key(self, caller: Caller, ciphertext: Ciphertext) -> Opened:
+        _require(caller, Permission.USE_KEYS)
         try:
             live = await self._chain.master(caller.tenant_id, make=False)
         except KeyNotFound:
@@ -181,14 +196,17 @@ class CryptoService:
     # ---- sign and authenticate
 
     async def sign(self, caller: Caller, key_id: str, message: Signable) -> Signature:
+        _require(caller, Permission.USE_KEYS)
         live = await self._usable(caller, key_id, "ed25519")
         return await self._authenticate(caller, live, message, "crypto.sign", Material.sign)
 
     async def hmac(self, caller: Caller, key_id: str, message: Signable) -> Signature:
+        _require(caller, Permission.USE_KEYS)
         live = await self._usable(caller, key_id, "hmac-sha256")
         return await self._authenticate(caller, live, message, "crypto.hmac", Material.tag)
 
     async def verify(self, caller: Caller, key_id: str, message: SignedMessage) -> Verdict:
+        _require(caller, Permission.USE_KEYS)
         live = await self._usable(caller, key_id, "ed25519", "hmac-sha256")
         live.require(KeyUse.PROCESS)
         text, signature = _bytes(message.message, "$.message"), _bytes(message.signature, "$.signature")
@@ -205,6 +223,7 @@ class CryptoService:
     # ---- data keys
 
     async def data_key(self, caller: Caller, key_id: str, request: DataKeyRequest) -> DataKey:
+        _require(caller, Permission.USE_KEYS)
         if request.plain and not caller.is_service:
             raise Forbidden("A data key in the clear is given to services only.")
         live = await self._usable(caller, key_id, "aes-256-gcm")
@@ -385,6 +404,12 @@ class CryptoService:
                 for v in stored.versions
             ],
         )
+
+
+def _require(caller: Caller, permission: Permission) -> None:
+    """Check once more what the edge has checked: a call in this process came past no edge. Raises: Forbidden."""
+    if not caller.may(permission):
+        raise Forbidden(f"Your role does not grant {permission.value}.")
 
 
 def _require_service(caller: Caller) -> None:
