@@ -36,13 +36,15 @@ from sealwire.services.socket import protocol
 from sealwire.services.socket.connection import Connection, Phase
 from sealwire.services.socket.ports import Meter, PresenceBoard
 from sealwire.services.socket.protocol import Error
-from sealwire.services.socket.session import Session
+from sealwire.services.socket.session import Lane, Session
 
 _LOG = logging.getLogger("sealwire.socket")
 
 TYPING_TOPIC = "socket.typing"
 TYPING_EVERY_S = 1.0
 MOST_TYPING = 64
+LANE_IDLE_S = 60.0
+MOST_LANES = 256
 INTERNAL = Error(500, "internal")
 UNKNOWN_METHOD = Error(404, "method_not_found")
 Answer = Callable[[Session, Caller, Any], Awaitable[Any]]
@@ -94,8 +96,9 @@ class Calls:
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         read, default = Permission.READ, RateClass.DEFAULT
+        self._sending = _of(contract.SEND, SendCall, self._send)
         self._methods = {
-            "message.send": _of(contract.SEND, SendCall, self._send),
+            "message.send": self._sending,
             "message.edit": _of(contract.EDIT, EditCall, self._edit),
             "message.delete": _of(contract.DELETE, DeleteCall, self._delete),
             "history": _of(contract.HISTORY, HistoryCall, self._history, heavy=True),
@@ -134,8 +137,37 @@ class Calls:
             return
         if method.heavy:
             self.queue(connection, lambda: self._finish(connection, id_, method, session, caller, taken))
+        elif method is self._sending:
+            self._send_in_order(connection, id_, session, caller, taken)
         else:
             self.spawn(self._finish(connection, id_, method, session, caller, taken))
+
+    def _send_in_order(
+        self, connection: Connection, id_: int, session: Session, caller: Caller, call: SendCall
+    ) -> None:
+        """Begin a send behind those of the same connection into the same conversation (session.Lane says how)."""
+        lane = session.lanes.get(call.conversation_id)
+        now_s = self._clock.monotonic()
+        if lane is not None and not lane.opening and now_s - lane.used_s < LANE_IDLE_S:
+            lane.used_s = now_s
+            self.spawn(self._finish(connection, id_, self._sending, session, caller, call))
+        elif lane is not None and lane.opening:
+            lane.waiting.append(lambda: self._send_in_order(connection, id_, session, caller, call))
+        else:
+            if len(session.lanes) >= MOST_LANES:
+                session.lanes = {name: lane for name, lane in session.lanes.items() if lane.opening}
+            lane = session.lanes[call.conversation_id] = Lane()
+            self.spawn(self._open_lane(connection, id_, session, caller, call, lane))
+
+    async def _open_lane(
+        self, connection: Connection, id_: int, session: Session, caller: Caller, call: SendCall, lane: Lane
+    ) -> None:
+        await self._finish(connection, id_, self._sending, session, caller, call)
+        lane.opening, lane.used_s = False, self._clock.monotonic()
+        waiting, lane.waiting = lane.waiting, []
+        if connection.phase is Phase.OPEN:
+            for start in waiting:
+                start()
 
     def count(self, caller: Caller, rate: RateClass) -> None:
         """Count against the person's limit. Raises: RateLimited."""

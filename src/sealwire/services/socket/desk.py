@@ -185,13 +185,15 @@ class FrontDesk:
         session = connection.session
         if session is None or session.admission is None:
             return 0.0
-        left_s = session.admission.expires_at_s - self._clock.now_us() / US_PER_S
-        return self._clock.monotonic() + left_s
+        return self._clock.monotonic() + self._left_s(session.admission)
+
+    def _left_s(self, admission: Admission) -> float:
+        return admission.expires_at_s - self._clock.now_us() / US_PER_S
 
     def _ttl_s(self, admission: Admission) -> int:
         """When the client is told to refresh: early enough to be done before the token ends."""
-        left_s = admission.expires_at_s - self._clock.now_us() // US_PER_S
-        return max(1, left_s - min(self._config.refresh_lead_s, left_s // 3))
+        left_s = self._left_s(admission)
+        return max(1, int(left_s - min(self._config.refresh_lead_s, left_s / 3)))
 
     def gone(self, connection: Connection, code: int) -> None:
         session = connection.session

@@ -10,12 +10,39 @@ from sealwire.contracts.admission import Admission, Handshake
 from sealwire.kit.problem import Unauthenticated
 
 Job = Callable[[], Awaitable[None]]
+Start = Callable[[], None]
+
+
+class Lane:
+    """The sends of a connection into one conversation, kept in order.
+
+    Sends overlap, so that they share a commit, and are numbered in the order they began: once messaging holds what it
+    needs to seal for this sender. So the first one goes alone, and those after it wait for its answer.
+    """
+
+    __slots__ = ("opening", "used_s", "waiting")
+
+    def __init__(self) -> None:
+        self.opening = True
+        self.used_s = 0.0
+        self.waiting: list[Start] = []
 
 
 class Session:
     """The handshake of a connection and, once it is authenticated, its admission and identity."""
 
-    __slots__ = ("admission", "handshake", "jobs", "kind", "session_id", "tenant_id", "typing_s", "user_id", "working")
+    __slots__ = (
+        "admission",
+        "handshake",
+        "jobs",
+        "kind",
+        "lanes",
+        "session_id",
+        "tenant_id",
+        "typing_s",
+        "user_id",
+        "working",
+    )
 
     def __init__(self, handshake: Handshake) -> None:
         self.handshake = handshake
@@ -24,6 +51,7 @@ class Session:
         self.kind: Literal["user", "api_key", "service", "anonymous"] = "anonymous"
         self.typing_s: dict[str, float] = {}
         self.jobs: deque[Job] = deque()
+        self.lanes: dict[str, Lane] = {}
         self.working = False
 
     @property
