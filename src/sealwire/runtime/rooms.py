@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from sealwire.adapters.embedded.auth import SqliteAuth
+from sealwire.adapters.embedded.blobs import FileBlobStore
 from sealwire.adapters.embedded.compliance import SqliteCompliance
 from sealwire.adapters.embedded.crypto import MIGRATIONS as CRYPTO_MIGRATIONS
 from sealwire.adapters.embedded.crypto import SqliteKeyStore
 from sealwire.adapters.embedded.drivers.sqlite import Database
 from sealwire.adapters.embedded.index import IndexTuning, TantivySearchIndex
+from sealwire.adapters.embedded.media import MIGRATIONS as MEDIA_MIGRATIONS
+from sealwire.adapters.embedded.media import SqliteMediaStore
 from sealwire.adapters.embedded.messaging import SqliteMessaging
 from sealwire.adapters.embedded.outbox import SqlitePositions
 from sealwire.clients.key_ring import KeyRing
-from sealwire.contracts import auth, compliance, crypto, messaging, search
+from sealwire.contracts import auth, compliance, crypto, media, messaging, search
 from sealwire.contracts.compliance import AuditEntry
 from sealwire.kit.caller import SYSTEM_TENANT, service_caller
 from sealwire.kit.http import Edge, Route
@@ -29,6 +32,10 @@ from sealwire.services.compliance.service import ComplianceService
 from sealwire.services.crypto.events import audit_entry as crypto_entry
 from sealwire.services.crypto.routes import routes as crypto_routes
 from sealwire.services.crypto.service import CryptoService
+from sealwire.services.media.events import audit_entry as media_entry
+from sealwire.services.media.routes import routes as media_routes
+from sealwire.services.media.scanning import SignatureScanner
+from sealwire.services.media.service import MediaService
 from sealwire.services.messaging.events import audit_entry as messaging_entry
 from sealwire.services.messaging.routes import routes as messaging_routes
 from sealwire.services.messaging.service import MessagingService
@@ -195,6 +202,41 @@ async def build_messaging(assembly: Assembly) -> Room:
     )
 
 
+async def build_media(assembly: Assembly) -> Room:
+    """Files: sealed as they come in, opened as they go out."""
+    db = Database.open(assembly.data / "media.db", MEDIA_MIGRATIONS)
+    store = SqliteMediaStore(db)
+    blobs = FileBlobStore(assembly.data / "blobs")
+    service = MediaService(
+        store=store,
+        blobs=blobs,
+        ring=_ring(assembly, "media"),
+        auth=assembly.contract("auth"),
+        messaging=assembly.contract("messaging"),
+        scanner=SignatureScanner(),
+        clock=assembly.clock,
+        config=assembly.settings.media,
+    )
+    relay = _relay(assembly, "media", store.feed, SqlitePositions(db), _one_by_one(media_entry))
+
+    async def stop() -> None:
+        await service.stop()
+        await relay.stop()
+        await db.close()
+        blobs.close()
+
+    guarded = assembly.guard(service, media.OPERATIONS, "media")
+    return Room(
+        contract=guarded,
+        start=service.start,
+        stop=stop,
+        checks=service.checks,
+        routes=lambda edge: media_routes(guarded, edge),
+        drain=service.transfers.stop,
+        relay=relay,
+    )
+
+
 async def build_search(assembly: Assembly) -> Room:
     """Full text, in memory; on disk only sealed snapshots."""
     config = assembly.settings.search
@@ -238,7 +280,7 @@ def _socket_builder(instance: str) -> Callable[[Assembly], Awaitable[Room]]:
             presence=assembly.presence,
             clock=assembly.clock,
             config=assembly.settings.socket,
-            records=assembly.records,
+            records=await assembly.records(),
         )
         return Room(
             contract=service,
@@ -258,6 +300,8 @@ BUILDERS: dict[str, Callable[[Assembly], Awaitable[Room]]] = {
     "compliance": build_compliance,
     "auth": build_auth,
     "messaging": build_messaging,
+    "media": build_media,
+    "search": build_search,
     "socket1": _socket_builder("socket1"),
     "socket2": _socket_builder("socket2"),
 }
