@@ -103,6 +103,7 @@ class SelfTest:
         else:
             steps.append((adapter, "the keys of auth can be had", self._adapter.refresh_keys))
         steps += [
+            (normalizer, "a session that auth does not know is refused", self._refuses_unknown),
             ("fallback_session_provider", "a session is kept and found, a revoked one is not", self._falls_back),
             ("fallback_session_provider", "the journal is written", self._fallback.persist),
             (gateway, "a socket without a credential is refused", self._refuses_socket),
@@ -142,6 +143,10 @@ class SelfTest:
     async def _confirms(self, token: str) -> None:
         answer = await self._normalizer.validate(await self._adapter.adapt(token))
         _require(answer.status is Status.VALID, f"{answer.status.value}: {answer.reason}")
+
+    async def _refuses_unknown(self) -> None:
+        answer = await self._normalizer.validate(self._probe_token(new_id()))
+        _require(answer.status is Status.REVOKED, f"{answer.status.value}: {answer.reason}")
 
     async def _falls_back(self) -> None:
         session_id = f"{PROBE_TENANT}-{new_id()}"

@@ -272,7 +272,7 @@ class SessionValidationNormalizer:
             status=status,
             principal=principal,
             source=source,
-            degraded=self.degraded,
+            degraded=self.degraded or status in (Status.UNCONFIRMED, Status.UNKNOWN),
             reason=reason,
             checked_at=self._clock.now_us(),
             until_s=self._clock.monotonic() + self._memory_ttl_s,
