@@ -27,7 +27,7 @@ from benchmarks.harness.setup_client import Client, wait_for
 API = "/api/v1"
 START_TIMEOUT_S = 30.0
 OFFSETS = (0, 2, 3, 4, 5, 6, 7, 8, 9)
-PASSWORD = "correct horse battery staple 7"
+PASSWORD = "anvil ember quartz thimble 7731"
 
 
 def free_port_base() -> int:
