@@ -22,13 +22,13 @@ Seq = Annotated[int, msgspec.Meta(ge=1)]
 
 
 # ---- rpc: the parameters of the REST call of the same name, its path's parameters among them
-class SendCall(Draft):
+class SendCall(Draft, kw_only=True):
     """`message.send` gives the message as REST does."""
 
     conversation_id: Id
 
 
-class EditCall(Edit):
+class EditCall(Edit, kw_only=True):
     """`message.edit` gives the message as REST does."""
 
     conversation_id: Id
@@ -42,13 +42,13 @@ class DeleteCall(Input):
     seq: Seq
 
 
-class HistoryCall(History):
+class HistoryCall(History, kw_only=True):
     """`history` gives a page of messages as REST does."""
 
     conversation_id: Id
 
 
-class ReadCall(Read):
+class ReadCall(Read, kw_only=True):
     """`read` gives where the caller stands."""
 
     conversation_id: Id

@@ -71,7 +71,8 @@ async def probe(checks: Mapping[str, Probe], clock: Callable[[], float] = time.p
         started = clock()
         status, detail = "ok", ""
         try:
-            await asyncio.wait_for(check(), PROBE_TIMEOUT_S)
+            async with asyncio.timeout(PROBE_TIMEOUT_S):
+                detail = await check() or ""
         except DegradedOnly as degraded:
             status, detail = "degraded", str(degraded)
         except TimeoutError:

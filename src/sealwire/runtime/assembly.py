@@ -22,6 +22,7 @@ from sealwire import __version__
 from sealwire.adapters.embedded.bus import InProcessBus
 from sealwire.adapters.embedded.service_keys import ServiceKeys
 from sealwire.adapters.embedded.socket import InProcessPresence
+from sealwire.adapters.embedded.spool_files import SealedSpoolFiles
 from sealwire.clients.guarded import guarded
 from sealwire.clients.identity import ServiceAuthenticator, ServiceVerifier
 from sealwire.kit.caller import service_caller
@@ -44,6 +45,7 @@ from sealwire.services.auth.model import DEFAULT_TENANT
 from sealwire.services.crypto.providers import FileKeyProvider
 from sealwire.services.gateway.gate import GatewayGate, Lag
 from sealwire.services.gateway.routes import SECURITY_HEADERS, public_routes
+from sealwire.services.gateway.spool import Spool
 from sealwire.services.socket.transport import SocketProtocol
 
 VERIFY_TIMEOUT_S = 10.0
@@ -70,7 +72,7 @@ class Assembly:
         self.service_apps: dict[str, App] = {}
         self.bus = InProcessBus()
         self.presence = InProcessPresence()
-        self.records: Any = _Forget()
+        self._spool: Spool | None = None
 
     # ---- what it says of itself
 
@@ -196,6 +198,21 @@ class Assembly:
 
     # ---- parts for the rooms
 
+    async def records(self) -> Spool:
+        """Return the spool for records of requests and connections, started on first use."""
+        if self._spool is None:
+            key = await self.local_keys.sealing_key("spool")
+            self._spool = Spool(
+                files=SealedSpoolFiles(self.data / "spool", key),
+                compliance=self.contract("compliance"),
+                clock=self._clock,
+                rng=self._rng,
+                config=self._settings.gateway,
+            )
+            self._started.append(("spool", self._spool.stop))
+            await self._spool.start()
+        return self._spool
+
     @property
     def settings(self) -> Settings:
         """All settings."""
@@ -248,7 +265,7 @@ class Assembly:
         lag = Lag()
         lag.start()
         self._started.append(("loop lag", lag.stop))
-        gate = GatewayGate(config=self._settings.gateway, records=self.records, registry=self._metrics, lag=lag)
+        gate = GatewayGate(config=self._settings.gateway, records=await self.records(), registry=self._metrics, lag=lag)
         self.app = App(
             opened,
             gate=gate,
@@ -279,6 +296,8 @@ class Assembly:
         """Every service and socket instance by name, each with all it depends on."""
         found: dict[str, Probe] = {name: _all_of(room.checks) for name, room in self._rooms.items()}
         found["cache"] = self._probe_cache
+        if self._spool is not None:
+            found["audit_spool"] = self._spool.check
         found["revocation_feed"] = self._probe_feed
         return found
 
@@ -323,7 +342,3 @@ def _with_owner_token(settings: Settings) -> Settings:
 
 def _no_routes(edge: Edge) -> list[Route]:
     return []
-
-
-class _Forget:
-    def put(self, entry: Any) -> None: ...

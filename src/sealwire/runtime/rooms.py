@@ -203,13 +203,12 @@ async def build_messaging(assembly: Assembly) -> Room:
 
 
 async def build_media(assembly: Assembly) -> Room:
-    """Files: sealed as they come in, opened as they go out."""
+    """Files: taken in by tus, sealed while they stream, given out by range."""
     db = Database.open(assembly.data / "media.db", MEDIA_MIGRATIONS)
     store = SqliteMediaStore(db)
-    blobs = FileBlobStore(assembly.data / "blobs")
     service = MediaService(
         store=store,
-        blobs=blobs,
+        blobs=FileBlobStore(assembly.data / "blobs"),
         ring=_ring(assembly, "media"),
         auth=assembly.contract("auth"),
         messaging=assembly.contract("messaging"),
@@ -223,16 +222,13 @@ async def build_media(assembly: Assembly) -> Room:
         await service.stop()
         await relay.stop()
         await db.close()
-        blobs.close()
 
-    guarded = assembly.guard(service, media.OPERATIONS, "media")
     return Room(
-        contract=guarded,
+        contract=assembly.guard(service, media.OPERATIONS, "media"),
         start=service.start,
         stop=stop,
         checks=service.checks,
-        routes=lambda edge: media_routes(guarded, edge),
-        drain=service.transfers.stop,
+        routes=lambda edge: media_routes(service, edge),
         relay=relay,
     )
 

@@ -50,7 +50,7 @@ class AuthConfig(msgspec.Struct, frozen=True, kw_only=True):
     refresh_grace_s: Annotated[
         float,
         Meta(description="How long a refresh token may be used again and gives the same successor", ge=0, le=120),
-    ] = 10.0
+    ] = 5.0
     session_idle_s: Annotated[
         int, Meta(description="A session ends when unused for so long, in seconds", ge=300, le=31_536_000)
     ] = 14 * 86_400

@@ -46,4 +46,10 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
     trusted_proxies: Annotated[list[str], Meta(description="Addresses whose X-Forwarded-For is believed")] = []
     audit_batch: Annotated[int, Meta(ge=1, le=1000, description="API records sent to compliance at once")] = 100
     audit_wait_s: Annotated[float, Meta(ge=0.01, le=60, description="Longest wait before a batch is sent")] = 1.0
+    spool_window_ms: Annotated[
+        int, Meta(ge=1, le=100, description="Longest time until a record of a request is on disk")
+    ] = 50
+    spool_max_bytes: Annotated[
+        int, Meta(ge=1 << 20, description="Records that wait for compliance; past it new ones are dropped and counted")
+    ] = 256 << 20
     metrics_allow: Annotated[list[str], Meta(description="Addresses beside loopback that may read /metrics")] = []
