@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 import msgspec
 
@@ -69,6 +70,12 @@ def entries_of(message: Message, file_names: list[str]) -> tuple[Entry, ...]:
     return tuple(entries)
 
 
+@lru_cache(maxsize=1024)
+def _second_us(text: str) -> int:
+    """Read a time up to its seconds; messaging writes six digits behind them. Messages of one second share this."""
+    return parse_rfc3339(f"{text}Z")
+
+
 def _entry(message: Message, kind: str, text: str) -> Entry:
     return Entry(
         message_id=message.message_id,
@@ -76,7 +83,7 @@ def _entry(message: Message, kind: str, text: str) -> Entry:
         seq=message.seq,
         sender_id=message.sender_id,
         kind=kind,
-        at_us=parse_rfc3339(message.created_at),
+        at_us=_second_us(message.created_at[:19]) + int(message.created_at[20:26]),
         version=version_of(message),
         text=text,
     )

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import threading
-from base64 import b64encode
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,8 +28,6 @@ MOST_TERMS = 128
 US_PER_MINUTE = 60_000_000
 MINUTES_TO_2020 = 26_297_280
 
-_pack = msgspec.msgpack.Encoder().encode
-_unpack = msgspec.msgpack.Decoder(Entry).decode
 _json = msgspec.json.Encoder().encode
 Address = Any
 Ranked = tuple[float, int, Address]
@@ -39,36 +36,60 @@ Ranked = tuple[float, int, Address]
 
 def _words() -> tantivy.TextAnalyzer:
     builder = tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.simple())
-    return builder.filter(tantivy.Filter.remove_long(LONGEST_WORD_BYTES)).build()
+    return builder.filter(tantivy.Filter.remove_long(LONGEST_WORD_BYTES)).filter(tantivy.Filter.lowercase()).build()
 
 
 def _schema() -> tantivy.Schema:
     builder = tantivy.SchemaBuilder()
-    for name in ("message_id", "conversation_id", "sender_id", "kind"):
-        builder.add_text_field(name, tokenizer_name="raw", index_option="basic")
-    builder.add_integer_field("at_us", fast=True)
+    for name in ("message_id", "conversation_id", "sender_id", "kind", "version"):
+        builder.add_text_field(name, tokenizer_name="raw", index_option="basic", stored=True)
+    builder.add_integer_field("at_us", fast=True, stored=True)
+    builder.add_integer_field("seq", stored=True)
     builder.add_integer_field("freshness", fast=True)
-    builder.add_text_field("words", tokenizer_name="words")
+    builder.add_text_field("words", tokenizer_name="words", stored=True)
     builder.add_text_field("pairs", tokenizer_name="pairs")
-    builder.add_bytes_field("entry", stored=True)
+    builder.add_bytes_field("text", stored=True)
     return builder.build()
 
 
+class _Document(msgspec.Struct, omit_defaults=True):
+    """An entry as the engine takes it. `words` is the text itself where that is ASCII; else it is folded and the text
+    is kept in `text` (base64).
+    """
+
+    message_id: str
+    conversation_id: str
+    sender_id: str
+    kind: str
+    at_us: int
+    seq: int
+    freshness: int
+    words: str
+    version: str = ""
+    pairs: str = ""
+    text: bytes = b""
+
+
 def _document(entry: Entry) -> str:
-    words, runs = analyse(entry.text)
-    return _json(
-        {
-            "message_id": entry.message_id,
-            "conversation_id": entry.conversation_id,
-            "sender_id": entry.sender_id,
-            "kind": entry.kind,
-            "at_us": entry.at_us,
-            "freshness": max(0, entry.at_us // US_PER_MINUTE - MINUTES_TO_2020),
-            "words": words,
-            "pairs": " ".join(pair for run in runs for pair in pairs(run)),
-            "entry": b64encode(_pack(entry)).decode(),
-        }
-    ).decode()
+    words, joined, text = entry.text, "", b""
+    if not words.isascii():
+        words, runs = analyse(entry.text)
+        joined = " ".join(pair for run in runs for pair in pairs(run))
+        text = entry.text.encode("utf-8", "replace")
+    document = _Document(
+        entry.message_id,
+        entry.conversation_id,
+        entry.sender_id,
+        entry.kind,
+        entry.at_us,
+        entry.seq,
+        max(0, entry.at_us // US_PER_MINUTE - MINUTES_TO_2020),
+        words,
+        entry.version,
+        joined,
+        text,
+    )
+    return _json(document).decode()
 
 
 class TantivyIndex:
@@ -266,8 +287,18 @@ def _constant(query: tantivy.Query, score: float) -> tantivy.Query:
 
 def entry_at(searcher: tantivy.Searcher, address: Address) -> Entry:
     """Return the entry stored at an address of this view."""
-    stored: Any = searcher.doc(address).get_first("entry")
-    return _unpack(stored)
+    stored: Any = searcher.doc(address).get_first
+    text = stored("text")
+    return Entry(
+        message_id=stored("message_id"),
+        conversation_id=stored("conversation_id"),
+        seq=stored("seq"),
+        sender_id=stored("sender_id"),
+        kind=stored("kind"),
+        at_us=stored("at_us"),
+        version=stored("version") or "",
+        text=stored("words") if text is None else bytes(text).decode(),
+    )
 
 
 def lay_out(folder: Path, meta: bytes, files: Iterable[str]) -> None:
