@@ -171,7 +171,7 @@ class SelfTest:
     async def _audit_logging(self) -> None:
         person = self._someone()
         if self._token is None:
-            path = f"{PREFIX}/compliance/audit?action=user.registered"
+            path = f"{PREFIX}/compliance/audit?action=auth.user.registered"
 
             async def written() -> bool:
                 return bool((await self._call("GET", path, person))["items"])

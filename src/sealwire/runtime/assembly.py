@@ -12,7 +12,7 @@ import random
 import secrets
 import urllib.error
 import urllib.request
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -22,10 +22,10 @@ from sealwire import __version__
 from sealwire.adapters.embedded.bus import InProcessBus
 from sealwire.adapters.embedded.service_keys import ServiceKeys
 from sealwire.adapters.embedded.socket import InProcessPresence
-from sealwire.adapters.embedded.spool_files import SealedSpoolFiles
 from sealwire.clients.guarded import guarded
 from sealwire.clients.identity import ServiceAuthenticator, ServiceVerifier
-from sealwire.kit.caller import service_caller
+from sealwire.contracts.compliance import AuditBatch, AuditEntry
+from sealwire.kit.caller import SYSTEM_TENANT, service_caller
 from sealwire.kit.clock import SystemClock
 from sealwire.kit.codec import Page
 from sealwire.kit.http import App, Edge, Route
@@ -45,7 +45,7 @@ from sealwire.services.auth.model import DEFAULT_TENANT
 from sealwire.services.crypto.providers import FileKeyProvider
 from sealwire.services.gateway.gate import GatewayGate, Lag
 from sealwire.services.gateway.routes import SECURITY_HEADERS, public_routes
-from sealwire.services.gateway.spool import Spool
+from sealwire.services.gateway.spool import RecordSpool, SpoolConfig
 from sealwire.services.socket.transport import SocketProtocol
 
 VERIFY_TIMEOUT_S = 10.0
@@ -72,7 +72,7 @@ class Assembly:
         self.service_apps: dict[str, App] = {}
         self.bus = InProcessBus()
         self.presence = InProcessPresence()
-        self._spool: Spool | None = None
+        self._spool: RecordSpool | None = None
 
     # ---- what it says of itself
 
@@ -198,20 +198,31 @@ class Assembly:
 
     # ---- parts for the rooms
 
-    async def records(self) -> Spool:
+    async def records(self) -> RecordSpool:
         """Return the spool for records of requests and connections, started on first use."""
         if self._spool is None:
             key = await self.local_keys.sealing_key("spool")
-            self._spool = Spool(
-                files=SealedSpoolFiles(self.data / "spool", key),
-                compliance=self.contract("compliance"),
+            self._spool = RecordSpool(
+                folder=self.data / "spool",
+                key=key,
+                deliver=self._deliver,
                 clock=self._clock,
                 rng=self._rng,
-                config=self._settings.gateway,
+                config=SpoolConfig(
+                    sync_every_s=self._settings.gateway.spool_window_ms / 1000,
+                    batch=self._settings.gateway.audit_batch,
+                    wait_s=self._settings.gateway.audit_wait_s,
+                    limit_bytes=self._settings.gateway.spool_max_bytes,
+                ),
             )
             self._started.append(("spool", self._spool.stop))
             await self._spool.start()
         return self._spool
+
+    async def _deliver(self, records: Sequence[AuditEntry]) -> None:
+        await self.contract("compliance").append(
+            service_caller("gateway", SYSTEM_TENANT), AuditBatch(records=list(records))
+        )
 
     @property
     def settings(self) -> Settings:
@@ -297,7 +308,7 @@ class Assembly:
         found: dict[str, Probe] = {name: _all_of(room.checks) for name, room in self._rooms.items()}
         found["cache"] = self._probe_cache
         if self._spool is not None:
-            found["audit_spool"] = self._spool.check
+            found |= self._spool.checks()
         found["revocation_feed"] = self._probe_feed
         return found
 

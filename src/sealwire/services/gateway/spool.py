@@ -183,7 +183,7 @@ class RecordSpool:
         """Return the probe of the spool; it says the window within which a record becomes durable."""
         return {"audit_spool": self._check}
 
-    async def _check(self) -> None:
+    async def _check(self) -> str:
         window_ms = round((self._config.sync_every_s + self.stats.sync_s) * 1000)
         if self.stats.write_error:
             raise DegradedOnly(f"records are lost: {self.stats.write_error}")
@@ -191,6 +191,7 @@ class RecordSpool:
             raise DegradedOnly("records are lost: the spool is full")
         if self.stats.failures:
             raise DegradedOnly(f"compliance takes no records; they wait on disk, durable within {window_ms} ms")
+        return f"durable within {window_ms} ms"
 
     # ---- to disk
 
