@@ -356,7 +356,12 @@ class Connection:
         backlog, limit = self._backlog, self._limits.in_flight
         try:
             while backlog and self._in_flight < limit and self.phase in (Phase.NEW, Phase.OPEN):
-                self._handle(backlog.popleft())
+                command = backlog.popleft()
+                if command.rpc is not None and command.id and self.phase is Phase.OPEN:
+                    self._in_flight += 1
+                    self._desk.call(self, command.id, command.rpc)
+                else:
+                    self._handle(command)
         finally:
             self._working = False
         if self.phase is Phase.CLOSED:
@@ -397,9 +402,7 @@ class Connection:
 
     def _dispatch(self, command: Command) -> None:
         """Give a command to the desk; exactly one answer takes it out of flight again."""
-        if command.rpc is not None:
-            self._desk.call(self, command.id, command.rpc)
-        elif command.subscribe is not None:
+        if command.subscribe is not None:
             self._subscribe(command.id, command.subscribe)
         elif command.history is not None or command.presence is not None or command.presence_stats is not None:
             self._desk.look(self, command)

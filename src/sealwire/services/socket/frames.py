@@ -25,6 +25,7 @@ TOO_BIG: Final = 1009
 _FIN = 0x80
 _RESERVED = 0x70
 _MASKED = 0x80
+_WHOLE_TEXT = _FIN | TEXT
 CONTROL_LIMIT_BYTES: Final = 125
 
 
@@ -125,22 +126,28 @@ class FrameReader:
                 if have < head - 4:
                     return None
                 size = int.from_bytes(buffer[at + 2 : at + head - 4], "big")
-            opcode = first & 0x0F
-            self._check(first, second, opcode, size)
-            end = at + head + size
+            whole = first == _WHOLE_TEXT and self._message is None
+            if not whole or size > self.limit_bytes or second < _MASKED:
+                self._check(first, second, size)
+            start = at + head
+            end = start + size
             if len(buffer) < end:
                 return None
-            payload = apply_mask(bytes(buffer[end - size : end]), bytes(buffer[end - size - 4 : end - size]))
+            payload = apply_mask(bytes(buffer[start:end]), bytes(buffer[start - 4 : start]))
             if end == len(buffer):
                 self._buffer, self._at = b"", 0
             else:
                 self._at = end
-            if first == 0x81 or opcode > 7:  # a whole text message, or a control frame
-                return opcode, payload if opcode > 7 else _text(payload)
+            if whole:
+                return TEXT, _text(payload)
+            opcode = first & 0x0F
+            if opcode > 7:
+                return opcode, payload
             if (message := self._join(first, opcode, payload)) is not None:
                 return message
 
-    def _check(self, first: int, second: int, opcode: int, size: int) -> None:
+    def _check(self, first: int, second: int, size: int) -> None:
+        opcode = first & 0x0F
         if first & _RESERVED or opcode not in (0x1, 0x2, 0x0, 0x8, 0x9, 0xA):
             raise FrameFault(PROTOCOL_ERROR, "reserved bits or an unknown opcode")
         if second < _MASKED:
