@@ -10,6 +10,7 @@ from pathlib import Path
 from sealwire.kit.openapi import problem_codes
 from sealwire.kit.operation import PARAMETER, Operation
 from sealwire.runtime import settings
+from sealwire.services.socket.asyncapi import as_yaml, document
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "reference"
 CONTRACTS = ("auth", "messaging", "media", "search", "compliance", "crypto", "socket")
@@ -18,7 +19,13 @@ NOTE = "<!-- Written by `make reference`; change the code, not this page. -->\n"
 
 def operations_page() -> str:
     """Every operation with who may call it and what an unconfirmed session may do."""
-    lines = [NOTE, "# Operations", "", "Public paths stand under `/api/v1` at the gateway; `service` ones are internal.", ""]
+    lines = [
+        NOTE,
+        "# Operations",
+        "",
+        "Public paths stand under `/api/v1` at the gateway; `service` ones are internal.",
+        "",
+    ]
     for name in CONTRACTS:
         operations: Iterable[Operation] = import_module(f"sealwire.contracts.{name}").OPERATIONS.values()
         lines += [f"## {name}", "", "| call | what | who | permission | degraded | repeat | step-up |",
@@ -57,7 +64,17 @@ def settings_page() -> str:
     return "\n".join([*lines, ""])
 
 
-PAGES = {"operations.md": operations_page, "problems.md": problems_page, "settings.md": settings_page}
+def asyncapi_page() -> str:
+    """The WebSocket: commands, calls, publications, codes."""
+    return f"# Written by `make reference`; change the code, not this page.\n{as_yaml(document())}\n"
+
+
+PAGES = {
+    "asyncapi.yaml": asyncapi_page,
+    "operations.md": operations_page,
+    "problems.md": problems_page,
+    "settings.md": settings_page,
+}
 
 
 def main() -> int:

@@ -80,6 +80,9 @@ class RecordingDesk:
     def look(self, connection: Connection, command: protocol.Command) -> None:
         self.open.append(("look", command.id, command))
 
+    def expiry(self, connection: Connection) -> float:
+        return connection.expires_s
+
     def gone(self, connection: Connection, code: int) -> None:
         self.ended.append(code)
 
