@@ -91,6 +91,17 @@ async def test_a_change_of_role_is_seen_with_the_next_request(room: Room) -> Non
     assert room.short_way(request)
 
 
+async def test_a_change_of_role_reaches_every_token_of_the_session(room: Room) -> None:
+    state = room.authority.log_in("anna")
+    one, two = (exchange_of(bearer(room.authority.token(state))) for _ in range(2))
+    await room.ask(one)
+    await room.ask(two)
+    room.authority.change_role("anna", Role.GUEST)
+    await room.hear()
+    assert (await room.ask(two)).principal.role is Role.GUEST
+    assert (await room.ask(one)).principal.role is Role.GUEST, "though the session was confirmed anew by the other"
+
+
 async def test_the_short_way_ends_with_the_token_and_with_the_feed(room: Room) -> None:
     request = exchange_of(bearer(token_of(room)))
     await room.ask(request)

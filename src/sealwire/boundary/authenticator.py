@@ -189,14 +189,11 @@ class Authenticator:
 
     def _still_good(self, header: bytes, known: _Known) -> bool:
         """Look again after something was revoked somewhere: nothing of this token, and nothing about this person."""
-        version = self._book.version
-        validation = self._normalizer.cached(known.token)
-        if validation is None or validation.principal is None:
-            self._known.invalidate(header)
-            return False
-        known.principal = validation.principal
-        known.version = version
-        return True
+        if self._normalizer.holds(known.token, known.principal):
+            known.version = self._book.version
+            return True
+        self._known.invalidate(header)
+        return False
 
     def _local_or_operator(self, exchange: Exchange) -> Caller | Awaitable[Caller]:
         try:

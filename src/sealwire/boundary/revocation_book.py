@@ -10,7 +10,6 @@ from sealwire.kit.clock import US_PER_S, Clock
 
 FOREVER_S = 400 * 86_400
 MARGIN_S = 60.0
-Key = tuple[str, ...]
 
 
 class _Kept:
@@ -23,6 +22,9 @@ class _Kept:
         self.forget_s = forget_s
 
 
+_Shelf = dict[str, list[_Kept]]
+
+
 class RevocationBook:
     """What ended, by what it ended. `version` rises with every entry that changed something.
 
@@ -32,80 +34,96 @@ class RevocationBook:
     def __init__(self, *, clock: Clock) -> None:
         self._clock = clock
         self.version = 0
-        self._entries: dict[Key, list[_Kept]] = {}
+        # By session, by `jti`, by "tenant NUL subject" (cuts, changes of role), by tenant.
+        self._sessions: _Shelf = {}
+        self._tokens: _Shelf = {}
+        self._cuts: _Shelf = {}
+        self._roles: _Shelf = {}
+        self._tenants: _Shelf = {}
+        self._shelves = (self._sessions, self._tokens, self._cuts, self._roles, self._tenants)
 
     def __len__(self) -> int:
-        return sum(len(kept) for kept in self._entries.values())
+        return sum(len(kept) for shelf in self._shelves for kept in shelf.values())
 
     def __iter__(self) -> Iterator[Revocation]:
-        for entries in self._entries.values():
-            for kept in entries:
-                yield kept.revocation
+        for shelf in self._shelves:
+            for entries in shelf.values():
+                for kept in entries:
+                    yield kept.revocation
 
     def apply(self, revocation: Revocation) -> bool:
         """Take an entry; False when it was known, or what it kills is dead already."""
-        entries = self._entries.setdefault(_key(revocation), [])
+        shelf, key = self._place(revocation)
+        entries = shelf.get(key, [])
         if any(_covers(kept.revocation, revocation) for kept in entries):
             return False
         life_s = revocation.expires_at_s - revocation.at_us / US_PER_S if revocation.expires_at_s else FOREVER_S
         # From now on for its whole life: the time since it was made may have been measured by another clock.
         forget_s = self._clock.monotonic() + max(life_s, 0.0) + MARGIN_S
-        entries[:] = [kept for kept in entries if not _covers(revocation, kept.revocation)]
-        entries.append(_Kept(revocation, forget_s))
+        shelf[key] = [kept for kept in entries if not _covers(revocation, kept.revocation)]
+        shelf[key].append(_Kept(revocation, forget_s))
         self.version += 1
         return True
 
     def against(self, token: VerifiedToken) -> str:
         """Return why the token is dead, or an empty string."""
-        entries = self._entries
-        if ("session", token.session_id) in entries:
+        if token.session_id in self._sessions:
             return "session_revoked"
-        if token.token_id and ("token", token.token_id) in entries:
+        if token.token_id in self._tokens and token.token_id:
             return "token_revoked"
-        for kept in entries.get(("subject", token.tenant_id, token.subject), ()):
-            cut = kept.revocation
-            # A legacy token has no epoch: there its age decides.
-            before = token.issued_at_s <= cut.at_us // US_PER_S if token.legacy else token.epoch < cut.epoch
-            if before and (not cut.session_id or cut.session_id != token.session_id):
-                return "epoch_passed"
-        for kept in entries.get(("tenant", token.tenant_id), ()):
-            if token.issued_at_s <= kept.revocation.at_us // US_PER_S:
-                return "tenant_revoked"
+        if self._cuts and (cuts := self._cuts.get(f"{token.tenant_id}\0{token.subject}")) is not None:
+            for kept in cuts:
+                cut = kept.revocation
+                # A legacy token has no epoch: there its age decides.
+                before = token.issued_at_s <= cut.at_us // US_PER_S if token.legacy else token.epoch < cut.epoch
+                if before and (not cut.session_id or cut.session_id != token.session_id):
+                    return "epoch_passed"
+        if self._tenants and (ends := self._tenants.get(token.tenant_id)) is not None:
+            for kept in ends:
+                if token.issued_at_s <= kept.revocation.at_us // US_PER_S:
+                    return "tenant_revoked"
         return ""
 
     def ended(self, session_id: str) -> bool:
         """Whether this very session was revoked."""
-        return ("session", session_id) in self._entries
+        return session_id in self._sessions
 
     def latest(self, tenant_id: str, subject: str) -> int:
         """Return the number of the newest entry about the subject or its tenant: what was said before it is stale."""
+        if not (self._cuts or self._roles or self._tenants):
+            return 0
+        person = f"{tenant_id}\0{subject}"
         number = 0
-        for key in (("subject", tenant_id, subject), ("role", tenant_id, subject), ("tenant", tenant_id)):
-            for kept in self._entries.get(key, ()):
-                number = max(number, kept.revocation.number)
+        for found in (self._cuts.get(person), self._roles.get(person), self._tenants.get(tenant_id)):
+            if found is not None:
+                number = max(number, max(kept.revocation.number for kept in found))
         return number
 
     def prune(self) -> int:
         """Forget what no token can outlive any more; return how many."""
         now_s = self._clock.monotonic()
         before = len(self)
-        for key, entries in list(self._entries.items()):
-            entries[:] = [kept for kept in entries if kept.forget_s > now_s]
-            if not entries:
-                del self._entries[key]
+        for shelf in self._shelves:
+            for key, entries in list(shelf.items()):
+                alive = [kept for kept in entries if kept.forget_s > now_s]
+                if not alive:
+                    del shelf[key]
+                elif len(alive) < len(entries):
+                    shelf[key] = alive
         return before - len(self)
 
-
-def _key(revocation: Revocation) -> Key:
-    match revocation.kind:
-        case "session":
-            return "session", revocation.session_id
-        case "token":
-            return "token", revocation.token_id
-        case "tenant":
-            return "tenant", revocation.tenant_id
-        case kind:
-            return kind, revocation.tenant_id, revocation.subject
+    def _place(self, revocation: Revocation) -> tuple[_Shelf, str]:
+        match revocation.kind:
+            case "session":
+                return self._sessions, revocation.session_id
+            case "token":
+                return self._tokens, revocation.token_id
+            case "tenant":
+                return self._tenants, revocation.tenant_id
+            case "subject":
+                return self._cuts, f"{revocation.tenant_id}\0{revocation.subject}"
+            case "role":
+                return self._roles, f"{revocation.tenant_id}\0{revocation.subject}"
 
 
 def _covers(one: Revocation, other: Revocation) -> bool:

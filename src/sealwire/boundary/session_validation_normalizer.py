@@ -72,6 +72,7 @@ class SessionValidationNormalizer:
         self._auth = auth
         self._feed = feed
         self._fallback = fallback
+        self._book = fallback.book
         self._cache = cache
         self._breaker = cache_breaker
         self._key = key
@@ -85,7 +86,7 @@ class SessionValidationNormalizer:
         )
         self._cache_lost_at: int | None = None
         self._task: asyncio.Task[None] | None = None
-        self.answers: Counter[str] = Counter()
+        self.answers: Counter[tuple[Status, Source]] = Counter()
         cache_breaker.listen(self._on_cache)
 
     async def start(self) -> None:
@@ -104,9 +105,21 @@ class SessionValidationNormalizer:
         """Whether sessions are validated without one of the parts that should be asked."""
         return self._breaker.state is not State.CLOSED or not self._feed.fresh
 
+    def holds(self, token: VerifiedToken, principal: Principal) -> bool:
+        """Whether memory alone confirms the session and who the principal is, as of now, while the feed is young."""
+        known = self._memory.get(token.session_id)
+        return (
+            known is not None
+            and known.state.role is principal.role
+            and known.state.email == principal.email
+            and not self._book.against(token)
+            and not self._stale(known)
+            and not self._fault(token, known.state)
+        )
+
     def cached(self, token: VerifiedToken) -> Validation | None:
         """Answer from memory, without waiting; None when somebody has to be asked."""
-        if reason := self._fallback.book.against(token):
+        if reason := self._book.against(token):
             return self._answer(Status.REVOKED, None, Source.REVOCATIONS, reason)
         if not self._feed.fresh:
             return None
@@ -126,7 +139,7 @@ class SessionValidationNormalizer:
             known = await self._from_cache(token.session_id)
             if known is not None and not self._stale(known):
                 self._memory.put(token.session_id, known)
-                return self._judge(token, known, Source.CACHE)
+                return self._judge_again(token, known, Source.CACHE)
         number = self._fallback.position
         try:
             state = await (self._ask_legacy(token) if token.legacy else self._ask(token))
@@ -139,7 +152,7 @@ class SessionValidationNormalizer:
         known = KnownSession(state, number, self._clock.now_us())
         if state.active:
             await self._keep(known, shared=not token.legacy)
-        return self._judge(token, known, Source.AUTH)
+        return self._judge_again(token, known, Source.AUTH)
 
     async def apply(self, revocation: Revocation) -> None:
         """Take a revocation out of memory and of the shared cache. Raises: what the cache raises."""
@@ -172,7 +185,7 @@ class SessionValidationNormalizer:
             "sessions_in_memory": len(self._memory),
             "memory_hits": self._memory.hits,
             "memory_misses": self._memory.misses,
-            "answers": dict(self.answers),
+            "answers": {f"{status}/{source}": count for (status, source), count in self.answers.items()},
         }
         return ComponentHealth(status=Health.DEGRADED if self.degraded else Health.HEALTHY, details=details)
 
@@ -232,21 +245,29 @@ class SessionValidationNormalizer:
     # -- what is made of it
 
     def _judge(self, token: VerifiedToken, known: KnownSession, source: Source) -> Validation:
-        """Hold a token against what is known of its session, all of it said after the newest revocation."""
+        """Hold a token, against which nothing is known, against what is known of its session."""
+        if reason := self._fault(token, known.state):
+            return self._answer(Status.REVOKED, None, source, reason)
         state = known.state
-        if reason := self._fallback.book.against(token):
-            return self._answer(Status.REVOKED, None, Source.REVOCATIONS, reason)
-        if state.tenant_id != token.tenant_id or state.user_id != token.subject:
-            return self._answer(Status.REVOKED, None, source, "not_its_session")
-        if not state.active or state.expires_at_s * US_PER_S <= self._clock.now_us():
-            return self._answer(Status.REVOKED, None, source, "session_ended")
-        if not token.legacy and token.epoch < state.epoch:
-            return self._answer(Status.REVOKED, None, source, "epoch_passed")
         return self._answer(Status.VALID, token.principal(role=state.role, email=state.email), source, "")
+
+    def _judge_again(self, token: VerifiedToken, known: KnownSession, source: Source) -> Validation:
+        """Judge after somebody was asked: the session may have ended while the answer was on its way."""
+        if reason := self._book.against(token):
+            return self._answer(Status.REVOKED, None, Source.REVOCATIONS, reason)
+        return self._judge(token, known, source)
+
+    def _fault(self, token: VerifiedToken, state: SessionState) -> str:
+        """Return why the session does not bear the token, or an empty string."""
+        if state.user_id != token.subject or state.tenant_id != token.tenant_id:
+            return "not_its_session"
+        if not state.active or state.expires_at_s * US_PER_S <= self._clock.now_us():
+            return "session_ended"
+        return "epoch_passed" if token.epoch < state.epoch and not token.legacy else ""
 
     def _unconfirmed(self, token: VerifiedToken) -> Validation:
         """Answer without anybody to ask: low-risk operations, until the bound since it was last confirmed."""
-        if reason := self._fallback.book.against(token):
+        if reason := self._book.against(token):
             return self._answer(Status.REVOKED, None, Source.REVOCATIONS, reason)
         known = self._fallback.lookup(token.session_id)
         now_us = self._clock.now_us()
@@ -267,7 +288,7 @@ class SessionValidationNormalizer:
         return self._answer(Status.UNCONFIRMED, principal, source, "auth_unavailable")
 
     def _answer(self, status: Status, principal: Principal | None, source: Source, reason: str) -> Validation:
-        self.answers[f"{status.value}/{source.value}"] += 1
+        self.answers[status, source] += 1
         return Validation(
             status=status,
             principal=principal,
@@ -279,7 +300,7 @@ class SessionValidationNormalizer:
         )
 
     def _stale(self, known: KnownSession) -> bool:
-        return self._fallback.book.latest(known.state.tenant_id, known.state.user_id) > known.number
+        return self._book.latest(known.state.tenant_id, known.state.user_id) > known.number
 
     def _caller(self, tenant_id: str) -> Caller:
         return service_caller(self._service, tenant_id)
