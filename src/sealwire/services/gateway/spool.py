@@ -23,21 +23,19 @@ from random import Random
 
 import msgspec
 
-from sealwire.contracts.compliance import Actor, AuditEntry
-from sealwire.kit.caller import ANONYMOUS_TENANT, SYSTEM_TENANT
-from sealwire.kit.clock import Clock, rfc3339
+from sealwire.contracts.compliance import AuditEntry
+from sealwire.kit.caller import SYSTEM_TENANT
+from sealwire.kit.clock import Clock
 from sealwire.kit.envelopes import SealingKey
-from sealwire.kit.ids import new_id
 from sealwire.kit.lifespan import Probe
 from sealwire.kit.pages import DegradedOnly
 from sealwire.resilience import deadline
 from sealwire.resilience.backoff import full_jitter
 from sealwire.services.gateway.spool_file import SegmentWriter, numbers_in, path_of, read_segment
+from sealwire.services.gateway.spool_gaps import Gaps
 
-GAP_ACTION = "audit.gap"
 RECORDS_A_FRAME = 256
 QUICK_SYNC_S = 0.002
-_MAX_GAP_TENANTS = 1_000
 _BACKOFF_S, _BACKOFF_CAP_S = 0.1, 5.0
 _log = logging.getLogger("sealwire.spool")
 Deliver = Callable[[Sequence[AuditEntry]], Awaitable[None]]
@@ -50,7 +48,7 @@ class SpoolConfig(msgspec.Struct, frozen=True, kw_only=True):
     sync_every_s: float = 0.1
     batch: int = 100
     wait_s: float = 1.0
-    segment_bytes: int = 4 * 1024 * 1024
+    segment_bytes: int = 1024 * 1024
     limit_bytes: int = 256 * 1024 * 1024
     memory_records: int = 20_000
     gap_every_s: float = 5.0
@@ -70,7 +68,8 @@ class SpoolStats(msgspec.Struct):
 
 
 class _Segment:
-    """A segment that is not all delivered. `records` is None when they have to be read from the file."""
+    """A segment that is not all delivered. `records` is None when they have to be read from the file; a segment with
+    number 0 has no file: the disk refused it."""
 
     __slots__ = ("bytes", "number", "records")
 
@@ -78,17 +77,6 @@ class _Segment:
         self.number = number
         self.records = records
         self.bytes = size_bytes
-
-
-class _Gap:
-    """Records of one tenant that were not kept."""
-
-    __slots__ = ("count", "first_us", "last_us", "reason")
-
-    def __init__(self, reason: str, first_us: int) -> None:
-        self.count = 0
-        self.reason = reason
-        self.first_us = self.last_us = first_us
 
 
 class RecordSpool:
@@ -117,10 +105,11 @@ class RecordSpool:
         self._fresh: list[AuditEntry] = []
         self._segments: deque[_Segment] = deque()
         self._writer: SegmentWriter | None = None
+        self._open = _Segment(0, None)
         self._next_number = 1
         self._in_memory = 0
-        self._gaps: dict[str, _Gap] = {}
-        self._gap_due_s = 0.0
+        self._gaps = Gaps(clock=clock, service=service, every_s=self._config.gap_every_s)
+        self._unsynced = False
         self._timer: asyncio.TimerHandle | None = None
         self._syncing: asyncio.Future[None] | None = None
         self._thread = ThreadPoolExecutor(1, "spool")
@@ -159,9 +148,8 @@ class RecordSpool:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._gap_due_s = 0.0
-        self._flush()
-        await self._sync()
+        self._flush(last=True)
+        await self._sync_soon()
         self._arrived.set()
         sender, self._sender = self._sender, None
         if sender is not None:
@@ -180,73 +168,89 @@ class RecordSpool:
         return len(self._fresh) + self._in_memory
 
     def checks(self) -> dict[str, Probe]:
-        """Return the probe of the spool; it says the window within which a record becomes durable."""
-        return {"audit_spool": self._check}
+        """Return the probe of the spool; its name says the window within which a record becomes durable."""
+        return {f"audit_spool_within_{round(self._config.sync_every_s * 1000)}_ms": self._check}
 
-    async def _check(self) -> str:
-        window_ms = round((self._config.sync_every_s + self.stats.sync_s) * 1000)
-        if self.stats.write_error:
-            raise DegradedOnly(f"records are lost: {self.stats.write_error}")
+    async def _check(self) -> None:
         if self._gaps:
             raise DegradedOnly("records are lost: the spool is full")
+        if self.stats.write_error:
+            raise DegradedOnly(f"records are in memory only: {self.stats.write_error}")
         if self.stats.failures:
-            raise DegradedOnly(f"compliance takes no records; they wait on disk, durable within {window_ms} ms")
-        return f"durable within {window_ms} ms"
+            raise DegradedOnly("compliance takes no records; they wait on disk")
 
     # ---- to disk
 
     def _tick(self) -> None:
         self._timer = None
         self._flush()
-        if self._syncing is None:
+        if self._syncing is None and self._unsynced:
             self._syncing = asyncio.ensure_future(self._sync_soon())
-        if self._fresh or self._gaps:
+        if self._gaps:
             self._timer = asyncio.get_running_loop().call_later(self._config.sync_every_s, self._tick)
 
-    def _flush(self) -> None:
+    def _flush(self, *, last: bool = False) -> None:
         """Write what was put since the last time; keep it for the sender too while there is room in memory."""
         fresh, self._fresh = self._fresh, []
         self.stats.put += len(fresh)
-        fresh = self._with_gaps(fresh)
+        if gaps := self._gaps.due(now=last):  # kept past the limit
+            self._write(gaps)
         for start in range(0, len(fresh), RECORDS_A_FRAME):
             frame = fresh[start : start + RECORDS_A_FRAME]
-            if self.stats.bytes >= self._config.limit_bytes and not _are_gaps(frame):
-                self._lose(frame, "spool_full")
-                continue
-            try:
+            if self.stats.bytes < self._config.limit_bytes:
                 self._write(frame)
-                self.stats.write_error = ""
-            except OSError as error:
-                if not self.stats.write_error:
-                    _log.error("the spool can't be written: %r", error)
-                self.stats.write_error = error.strerror or type(error).__name__
-                self._lose(frame, "disk_error")
+            else:
+                self._lose(frame, "spool_full")
 
     def _write(self, frame: list[AuditEntry]) -> None:
-        writer = self._writer
-        if writer is None:
-            writer = SegmentWriter(folder=self._folder, number=self._next_number, key=self._key)
-            self._next_number += 1
-            self._writer = writer
-            self._segments.append(_Segment(writer.number, deque()))
-            self._thread.submit(_sync_folder, self._folder)
-        segment = self._segments[-1]
-        before = writer.bytes
-        writer.append(frame)
-        grown = writer.bytes - before
-        segment.bytes += grown
-        self.stats.bytes += grown
-        if segment.records is not None and self._in_memory + len(frame) <= self._config.memory_records:
-            segment.records.extend(frame)
+        """Put a frame on disk; when the disk refuses it, keep it in memory while there is room."""
+        try:
+            writer = self._writer or self._begin_segment()
+            before = writer.bytes
+            writer.append(frame)
+        except OSError as error:
+            if not self.stats.write_error:
+                _log.error("the spool can't be written: %r", error)
+            self.stats.write_error = error.strerror or type(error).__name__
+            if self._in_memory + len(frame) > self._config.memory_records:
+                self._lose(frame, "disk_error")
+                return
+            self._segments.append(_Segment(0, deque(frame)))
             self._in_memory += len(frame)
-        elif segment.records is not None:
-            self._in_memory -= len(segment.records)
-            segment.records = None
+        else:
+            self.stats.write_error = ""
+            self._unsynced = True
+            self._account(self._open, frame, writer.bytes - before)
+            if writer.bytes >= self._config.segment_bytes:
+                self._close_writer()
         if not self._arrived.is_set():
             self._waiting_since_s = self._clock.monotonic()
             self._arrived.set()
-        if writer.bytes >= self._config.segment_bytes:
-            self._close_writer()
+
+    def _begin_segment(self) -> SegmentWriter:
+        writer = SegmentWriter(folder=self._folder, number=self._next_number, key=self._key)
+        self._next_number += 1
+        self._writer = writer
+        self._open = _Segment(writer.number, deque())
+        self._segments.append(self._open)
+        self._thread.submit(_sync_folder, self._folder)
+        return writer
+
+    def _account(self, segment: _Segment, frame: list[AuditEntry], grown_bytes: int) -> None:
+        segment.bytes += grown_bytes
+        self.stats.bytes += grown_bytes
+        if segment.records is None:
+            return
+        if self._in_memory + len(frame) <= self._config.memory_records:
+            segment.records.extend(frame)
+            self._in_memory += len(frame)
+        else:  # from here on this segment is read from its file
+            self._in_memory -= len(segment.records)
+            segment.records = None
+
+    def _lose(self, frame: Sequence[AuditEntry], reason: str) -> None:
+        self.stats.dropped += len(frame)
+        self._gaps.count(frame, reason)
 
     def _close_writer(self) -> None:
         """End the segment; sync and close it in the thread."""
@@ -258,7 +262,9 @@ class RecordSpool:
 
     async def _sync_soon(self) -> None:
         try:
-            await self._sync()
+            while self._unsynced:
+                self._unsynced = False
+                await self._sync()
         finally:
             self._syncing = None
 
@@ -278,45 +284,6 @@ class RecordSpool:
             _log.error("the spool can't be synced: %r", error)
         took_s = time.monotonic() - began
         self.stats.sync_s += (took_s - self.stats.sync_s) / 8
-
-    # ---- gaps
-
-    def _lose(self, entries: Sequence[AuditEntry], reason: str) -> None:
-        self.stats.dropped += len(entries)
-        for entry in entries:
-            tenant_id = entry.tenant_id
-            if tenant_id not in self._gaps and len(self._gaps) >= _MAX_GAP_TENANTS:
-                tenant_id = SYSTEM_TENANT
-            gap = self._gaps.get(tenant_id)
-            if gap is None:
-                gap = self._gaps[tenant_id] = _Gap(reason, entry.created_at_us)
-            gap.count += int(entry.metadata.get("dropped") or 1) if entry.action == GAP_ACTION else 1
-            gap.last_us = max(gap.last_us, entry.created_at_us)
-
-    def _with_gaps(self, fresh: list[AuditEntry]) -> list[AuditEntry]:
-        """Put the records of gaps in front, now and then: they are kept even past the limit."""
-        if not self._gaps or self._clock.monotonic() < self._gap_due_s:
-            return fresh
-        self._gap_due_s = self._clock.monotonic() + self._config.gap_every_s
-        gaps, self._gaps = self._gaps, {}
-        return [*(self._gap_record(tenant_id, gap) for tenant_id, gap in gaps.items()), *fresh]
-
-    def _gap_record(self, tenant_id: str, gap: _Gap) -> AuditEntry:
-        return AuditEntry(
-            audit_id=new_id(),
-            tenant_id=tenant_id or ANONYMOUS_TENANT,
-            actor=Actor(type="service", id=self._service),
-            action=GAP_ACTION,
-            resource_type="api_request",
-            outcome="failure",
-            metadata={
-                "dropped": gap.count,
-                "reason": gap.reason,
-                "from": rfc3339(gap.first_us),
-                "to": rfc3339(gap.last_us),
-            },
-            created_at_us=self._clock.now_us(),
-        )
 
     # ---- to compliance
 
@@ -350,7 +317,7 @@ class RecordSpool:
                 self._close_writer()
             await self._send_from_disk(segment)
         elif segment.records:
-            await self._gather(segment.records)
+            await self._gather(segment)
             if segment.records:  # not moved to the disk meanwhile
                 batch = [segment.records[i] for i in range(min(self._config.batch, len(segment.records)))]
                 await self._deliver(batch)
@@ -364,10 +331,12 @@ class RecordSpool:
                 self._close_writer()
             await self._remove(segment)
 
-    async def _gather(self, records: deque[AuditEntry]) -> None:
-        """Wait until there is a batch, or the first has waited long enough."""
+    async def _gather(self, segment: _Segment) -> None:
+        """Wait until there is a batch, or the first has waited long enough, or no more can come."""
         config = self._config
-        while len(records) < config.batch and not self._stopping:
+        while segment is self._open and self._writer and segment.records and not self._stopping:
+            if len(segment.records) >= config.batch:
+                break
             left_s = self._waiting_since_s + config.wait_s - self._clock.monotonic()
             if left_s <= 0:
                 break
@@ -385,25 +354,21 @@ class RecordSpool:
         if found.damaged:
             self.stats.damaged_frames += found.damaged
             _log.error("segment %d of the spool was damaged: %d frames", segment.number, found.damaged)
-            now_us = self._clock.now_us()
-            gap = _Gap("spool_damaged", now_us)
-            gap.count = found.damaged
-            await self._deliver([self._gap_record(SYSTEM_TENANT, gap)])
+            gaps = Gaps(clock=self._clock, service=self._service, every_s=0)
+            gaps.add(SYSTEM_TENANT, "spool_damaged", found.damaged, self._clock.now_us())
+            await self._deliver(gaps.due())
         await self._remove(segment)
 
     async def _remove(self, segment: _Segment) -> None:
-        path = path_of(self._folder, segment.number)
-        await asyncio.get_running_loop().run_in_executor(self._thread, _unlink, path)
+        if segment.number:
+            path = path_of(self._folder, segment.number)
+            await asyncio.get_running_loop().run_in_executor(self._thread, _unlink, path)
         self._segments.popleft()
         self.stats.bytes -= segment.bytes
 
     async def _pause(self) -> None:
         attempt = min(self.stats.failures - 1, 20)
         await asyncio.sleep(full_jitter(attempt, base_s=_BACKOFF_S, cap_s=_BACKOFF_CAP_S, rng=self._rng))
-
-
-def _are_gaps(frame: Sequence[AuditEntry]) -> bool:
-    return all(entry.action == GAP_ACTION for entry in frame)
 
 
 def _sync_open(fd: int) -> None:

@@ -100,7 +100,7 @@ def read_segment(path: Path, key: SealingKey) -> Contents:
         try:
             found = _decode(key.open(content[start:end], _context(number, index)))
         except (EnvelopeRefused, msgspec.MsgspecError):
-            if end == len(content):  # the last frame of a segment without its end: torn
+            if not content[end:].strip(b"\0"):  # the last frame of a segment without its end: torn
                 return Contents(entries, damaged, ended=False)
             damaged += 1
         else:
