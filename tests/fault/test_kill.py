@@ -66,7 +66,7 @@ class Uploader(threading.Thread):
             headers={"tus-resumable": "1.0.0", "upload-length": str(len(self.content)), "upload-metadata": metadata},
         )
         assert made.status_code == 201, made.text
-        self.url = made.headers["location"]
+        self.url = str(httpx.URL(str(person.http.base_url)).join(made.headers["location"]))
 
     def patch(self) -> None:
         chunk = self.content[self.offset : self.offset + self.CHUNK]

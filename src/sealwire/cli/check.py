@@ -93,7 +93,7 @@ class SelfTest:
                 self.results.append(result)
                 on_result(result)
         finally:
-            await self._clean_up()
+            await self._clean_up(on_result)
         return all(result.ok for result in self.results)
 
     # ---- calls
@@ -284,14 +284,16 @@ class SelfTest:
         if state["summary"]["total_breakers"] < 7:
             raise Failed(f"only {state['summary']['total_breakers']} breakers are registered, expected 7")
 
-    async def _clean_up(self) -> None:
+    async def _clean_up(self, on_result: Callable[[CheckResult], None]) -> None:
         if self._token is None and self._owner is not None:
             try:
                 await self._call(
                     "DELETE", f"{PREFIX}/auth/tenants/{self._owner.tenant_id}", self._owner, expect=(204, 404)
                 )
             except (Failed, aiohttp.ClientError, TimeoutError, OSError) as error:
-                self.results.append(CheckResult(name="clean-up", ok=False, ms=0.0, detail=str(error)))
+                result = CheckResult(name="clean-up", ok=False, ms=0.0, detail=str(error))
+                self.results.append(result)
+                on_result(result)
 
 
 async def self_test(url: str, token: str | None, on_result: Callable[[CheckResult], None]) -> bool:

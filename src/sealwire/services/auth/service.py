@@ -41,7 +41,7 @@ from sealwire.contracts.compliance import AuditEntry
 from sealwire.kit.caller import SYSTEM_TENANT, Caller, service_caller
 from sealwire.kit.clock import Clock
 from sealwire.kit.codec import Page
-from sealwire.kit.permission import Permission
+from sealwire.kit.permission import Permission, Role
 from sealwire.kit.problem import Forbidden, Unavailable
 from sealwire.ports.events import Event, EventFeed, Positions
 from sealwire.services.auth.config import AuthConfig
@@ -240,7 +240,9 @@ class AuthService:
         return await self._tenants.add(caller, tenant)
 
     async def remove_tenant(self, caller: Caller, tenant_id: str) -> None:
-        _require_service(caller)
+        role, own = caller.principal.role, caller.tenant_id == tenant_id
+        if not caller.is_service and role is not Role.OPERATOR and not (role is Role.OWNER and own):
+            raise Forbidden("Only its owner or an operator removes a throwaway tenant.")
         await self._tenants.remove(caller, tenant_id)
 
     async def rotate_signing(self, caller: Caller, rotation: SigningRotation) -> Jwks:
