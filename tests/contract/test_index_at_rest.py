@@ -18,7 +18,7 @@ from sealwire.adapters.embedded.drivers.memory_folder import MemoryFolder
 from sealwire.adapters.embedded.index import IndexTuning, TantivySearchIndex
 from sealwire.kit.clock import SystemClock
 from sealwire.kit.envelopes import SealingKey
-from sealwire.ports.index import Entry, IndexFault, Put, Sought
+from sealwire.ports.index import Entry, IndexFault, KeyDestroyed, Put, Sought
 from sealwire.testing.backends import open_index
 from sealwire.testing.snapshot_keys import LocalSnapshotKeys
 
@@ -209,6 +209,55 @@ async def test_without_a_memory_folder_it_works_and_asks_for_the_whole_feed(tmp_
             assert await index.purge("t1", "sender_id", "u1") == 1
             assert (await find(index, WORDS[0]), await find(index, WORDS[1])) == ([], ["m2"])
     assert not any(word.encode() in path.read_bytes() for path in files(tmp_path) for word in WORDS)
+
+
+async def test_without_a_memory_folder_a_tenant_has_its_bound_too(tmp_path: Path) -> None:
+    tuning = IndexTuning(commit_every_s=0.01, bound_bytes=1000)
+    async with open_index("embedded", tmp_path, roots=[], tuning=tuning) as index:
+        for i in range(1, 12):
+            await index.apply([put(i, f"unique{i} and more")], upto=i)
+            await index.flush()
+        assert (await find(index, "unique2"), await find(index, "unique11")) == (["m2"], [])
+        with pytest.raises(IndexFault):
+            await index.check()
+
+
+async def test_a_tenant_without_a_key_keeps_no_snapshot_and_holds_up_nobody(tmp_path: Path) -> None:
+    class Refusing(LocalSnapshotKeys):
+        async def sealing_key(self, tenant_id: str) -> SealingKey:
+            if tenant_id == "t1":
+                raise KeyDestroyed(tenant_id)
+            return await super().sealing_key(tenant_id)
+
+    keys = Refusing()
+    await fill(tmp_path, keys, put(1, WORDS[0]), put(2, WORDS[1], "t2"))
+    async with open_index("embedded", tmp_path, keys=keys) as index:
+        assert index.replay_from() == 2
+        assert (await find(index, WORDS[0]), await find(index, WORDS[1], "t2")) == ([], ["m2"])
+
+
+async def test_a_start_without_keys_fails_and_loses_nothing(tmp_path: Path) -> None:
+    class Out(LocalSnapshotKeys):
+        out = False
+
+        async def key_by_id(self, tenant_id: str, key_id: bytes) -> SealingKey:
+            if self.out:
+                raise ConnectionError
+            return await super().key_by_id(tenant_id, key_id)
+
+    keys, root = Out(), tmp_path / "memory"
+    root.mkdir()
+    await fill(tmp_path / "data", keys, put(1, WORDS[0]))
+    keys.out = True
+    index = TantivySearchIndex(folder=tmp_path / "data", keys=keys, clock=SystemClock(), roots=[root])
+    with pytest.raises(ConnectionError):
+        await index.start()
+    await index.stop()
+    assert list(root.iterdir()) == []
+    keys.out = False
+    async with open_index("embedded", tmp_path / "data", keys=keys) as index:
+        assert index.replay_from() == 1
+        assert await find(index, WORDS[0]) == ["m1"]
 
 
 async def test_a_tenant_past_its_bound_is_held_and_said_and_the_others_go_on(tmp_path: Path) -> None:

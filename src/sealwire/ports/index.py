@@ -122,7 +122,7 @@ class SnapshotKeys(Protocol):
     """Where snapshots get their data keys from. Both may raise what makes them unavailable for now."""
 
     async def sealing_key(self, tenant_id: str) -> SealingKey:
-        """Return the key for new files of the tenant; one key serves many files."""
+        """Return the key for new files of the tenant; one key serves many files. Raises: KeyDestroyed."""
 
     async def key_by_id(self, tenant_id: str, key_id: bytes) -> SealingKey:
         """Return the key a file names. Raises: KeyDestroyed; EnvelopeRefused when the tenant has no such key."""

@@ -99,7 +99,11 @@ class TantivySearchIndex:
         await asyncio.to_thread(shutil.rmtree, self._folder / "plain", ignore_errors=True)
         self._memory = MemoryFolder.open(memory_roots() if self._roots is None else self._roots, "search")
         if self._memory is not None:
-            restored = await self._vault.restore(self._root)
+            try:
+                restored = await self._vault.restore(self._root)
+            except BaseException:
+                self._close()
+                raise
             self._replay_from = self._upto = restored.position
             for part in restored.shards:
                 self._shards[part.tenant_id] = self._shard(part.tenant_id, part)
@@ -107,7 +111,7 @@ class TantivySearchIndex:
 
     async def stop(self) -> None:
         """See `SearchIndex.stop`."""
-        if self._indexing is None or self._searching is None or self._stopping:
+        if not self._tasks or self._stopping:
             return
         self._stopping = True  # the tasks end by themselves: a commit or a seal under way is finished, not torn
         self._stopped.set()
@@ -123,10 +127,14 @@ class TantivySearchIndex:
             for shard in self._shards.values():
                 shard.engine.drop_writer()
             self._shards.clear()
-            self._indexing.shutdown()
-            self._searching.shutdown()
-            if self._memory is not None:
-                self._memory.close()
+            self._close()
+
+    def _close(self) -> None:
+        for pool in (self._indexing, self._searching):
+            if pool is not None:
+                pool.shutdown()
+        if self._memory is not None:
+            self._memory.close()
 
     def replay_from(self) -> int:
         """See `SearchIndex.replay_from`."""
@@ -233,7 +241,7 @@ class TantivySearchIndex:
         shard.done(batch, self._clock.monotonic())
         self._waiting -= len(batch)
         self._faults.pop(shard.tenant_id, None)
-        free_bytes = self._memory.free_bytes() if self._memory else 0
+        free_bytes = self._memory.free_bytes() if self._memory else None
         if shard.held_at is None and await self._run(shard.past_bound, free_bytes):
             shard.held_at = shard.taken
             log.error("search_index_bound_reached", tenant_id=shard.tenant_id, bound_bytes=self._tuning.bound_bytes)

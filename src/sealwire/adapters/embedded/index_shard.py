@@ -17,6 +17,9 @@ from sealwire.ports.index import Field, Put, Remove
 
 _SLICE = 32
 """How many changes are handed to the engine before other work gets its turn (about 0.3 ms)."""
+ENTRY_BYTES = 100
+"""What an entry takes besides its text, about."""
+SPARE_BYTES = 16 * 1024 * 1024
 
 
 class Run(Protocol):
@@ -61,6 +64,7 @@ class Shard:
         self._in_flight_from: int | None = None
         self._dead = 0
         self._dead_since_s: float | None = None
+        self._added_bytes = 0
 
     def _folder(self) -> Path | None:
         if self.root is None:
@@ -83,7 +87,7 @@ class Shard:
             upto = min(upto, self._in_flight_from - 1)
         elif self.pending:
             upto = min(upto, self.pending[0].position - 1)
-        return upto if self.held_at is None else min(upto, self.held_at)
+        return max(0, upto if self.held_at is None else min(upto, self.held_at))
 
     def begin(self) -> list[Put | Remove]:
         """Take what waits, to feed and commit it; `done` or `give_back` follows."""
@@ -123,12 +127,13 @@ class Shard:
                     for entry in change.entries:
                         if entry.text:
                             engine.add(entry)
+                            self._added_bytes += ENTRY_BYTES + len(entry.text)
             await asyncio.sleep(0)
 
     def size_bytes(self) -> int:
-        """Return the size of the working copy's files (0 in process memory)."""
+        """Return the size of the working copy's files; in process memory about what was put into it."""
         if self.engine.folder is None:
-            return 0
+            return self._added_bytes
         total = 0
         for entry in os.scandir(self.engine.folder):
             try:
@@ -137,12 +142,12 @@ class Shard:
                 continue
         return total
 
-    def past_bound(self, free_bytes: int) -> bool:
-        """Whether the working copy takes, or soon takes, more memory than it may."""
+    def past_bound(self, free_bytes: int | None) -> bool:
+        """Whether the working copy takes more memory than it may, or than there will be when it is merged."""
         if self._bound_bytes is None:
             return False
         size = self.size_bytes()
-        return size > self._bound_bytes or free_bytes < max(size // 2, 16 * 1024 * 1024)
+        return size > self._bound_bytes or (free_bytes is not None and free_bytes < max(size // 2, SPARE_BYTES))
 
     def wants_rewrite(self, now_s: float, keep_s: float) -> bool:
         """Whether removed entries should go from the files now: they are many, or lie there for long."""

@@ -102,8 +102,8 @@ class Vault:
             for shard in list(shards.values()):
                 if shard.changed:
                     await self._save_shard(shard, upto)
-            tenants = {*self._saved.tenants, *(s.tenant_id for s in shards.values() if s.saved)}
-            state = State(position=position, tenants=tuple(sorted(tenants)))
+            tenants = sorted(shard.tenant_id for shard in shards.values() if shard.saved)
+            state = State(position=position, tenants=tuple(tenants))
             if state != self._saved:
                 key = await self._keys.sealing_key(SYSTEM_TENANT)
                 content = msgspec.msgpack.encode(state)
@@ -118,7 +118,13 @@ class Vault:
             await asyncio.to_thread(self._folder.drop_all_but, ())
 
     async def _save_shard(self, shard: Shard, upto: Callable[[], int]) -> None:
-        key = await self._keys.sealing_key(shard.tenant_id)
+        try:
+            key = await self._keys.sealing_key(shard.tenant_id)
+        except KeyDestroyed:  # nothing of the tenant may be kept, and the others' snapshots must not wait for it
+            log.warning("search_snapshot_without_key", tenant_id=shard.tenant_id)
+            shard.saved = False
+            await asyncio.to_thread(self._folder.drop, shard.tenant_id)
+            return
         async with shard.lock:
             shard.changed = False
             link = await asyncio.to_thread(shard.link, shard.covered(upto()))

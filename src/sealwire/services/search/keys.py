@@ -15,7 +15,7 @@ class DataKeys(Protocol):
     """What snapshots ask of the key ring (`clients/crypto.py`)."""
 
     async def sealing_key(self, tenant_id: str, scope: str, subject_id: str) -> SealingKey:
-        """Return the key to seal with. Raises: Unavailable."""
+        """Return the key to seal with. Raises: KeyUnusable, Unavailable."""
 
     async def key_by_id(self, tenant_id: str, scope: str, subject_id: str, key_id: bytes) -> SealingKey:
         """Return the key with this id. Raises: DecryptionFailed, KeyUnusable, Unavailable."""
@@ -33,7 +33,10 @@ class SnapshotDataKeys:
     async def sealing_key(self, tenant_id: str) -> SealingKey:
         """See `SnapshotKeys.sealing_key`."""
         self._ring.sweep()
-        return await self._ring.sealing_key(tenant_id, SCOPE, "")
+        try:
+            return await self._ring.sealing_key(tenant_id, SCOPE, "")
+        except KeyUnusable as error:
+            raise KeyDestroyed(tenant_id) from error
 
     async def key_by_id(self, tenant_id: str, key_id: bytes) -> SealingKey:
         """See `SnapshotKeys.key_by_id`."""
