@@ -81,9 +81,9 @@ async def test_the_summary_has_the_contracts_shape(room: Room) -> None:
 async def test_breakers_have_the_contracts_shape(room: Room) -> None:
     seen = await room.get("circuit-breaker-status")
     assert seen["summary"] == {"total_breakers": 2, "active_breakers": 0, "degraded_mode": False}
-    assert {breaker["name"] for breaker in seen["breakers"]} == {"auth", "session-cache"}
+    assert {breaker["name"] for breaker in seen["breakers"]} == {"auth", "session_cache"}
     assert all(breaker["state"] == "closed" for breaker in seen["breakers"])
-    breaker = room.breakers.breaker("session-cache")
+    breaker = room.breakers.breaker("session_cache")
     while breaker.state is State.CLOSED:
         breaker.fail(breaker.acquire())
     seen = await room.get("circuit-breaker-status")

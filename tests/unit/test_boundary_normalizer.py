@@ -149,7 +149,7 @@ async def test_without_the_cache_auth_is_asked_and_it_shows(room: Room) -> None:
         assert (await room.ask(token)).source is Source.AUTH
     answer = await room.ask(token)
     assert (answer.status, answer.degraded) == (Status.VALID, True)
-    assert room.breakers.breaker("session-cache").state is State.OPEN
+    assert room.breakers.breaker("session_cache").state is State.OPEN
     room.authority.log_out(session.session_id)
     await room.hear()
     assert (await room.ask(token)).status is Status.REVOKED
@@ -172,7 +172,7 @@ async def test_a_cache_that_returns_is_reconciled_and_revocations_win(room: Room
     room.clock.advance(30)
     await room.boundary.coordinator.ensure_fresh()
     for _ in range(3):
-        await room.breakers.breaker("session-cache").call(room.cache.check)
+        await room.breakers.breaker("session_cache").call(room.cache.check)
     assert await room.boundary.normalizer.reconcile() > 0
     assert await room.cache.get(f"session:{first.session_id}") is None
     assert await room.cache.get(f"session:{third.session_id}") is not None

@@ -121,7 +121,7 @@ class BoundaryMachine(RuleBasedStateMachine):
     def open_socket(self, data: st.DataObject) -> None:
         issued = data.draw(st.sampled_from(self.tokens))
         ended: list[Problem] = []
-        gateway = self.room.boundary.gateway
+        gateway = self.room.boundary.sockets
         handshake = gateway.read({"type": "websocket", "headers": [], "query_string": b"", "client": None})
         try:
             socket = self.run(gateway.admit(handshake, issued.text, ended=ended.append))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -32,7 +33,7 @@ class Room(BoundaryRoom):
         return session, self.authority.token(session)
 
     async def admit(self, token: str, ended: list[Problem] | None = None) -> AdmittedSocket:
-        gateway = self.boundary.gateway
+        gateway = self.boundary.sockets
         notes = [] if ended is None else ended
         return await gateway.admit(gateway.read(opening([])), token, ended=notes.append)
 
@@ -56,7 +57,7 @@ async def room(tmp_path: Path) -> AsyncIterator[Room]:
 
 async def test_a_token_is_taken_from_each_of_its_places(room: Room) -> None:
     _, token = room.log_in()
-    read = room.boundary.gateway.read
+    read = room.boundary.sockets.read
     text = token.encode()
     own = [(b"host", b"chat.example:3000"), (b"origin", b"https://chat.example:3000")]
     listed = [(b"host", b"chat.example"), (b"origin", b"https://app.example")]
@@ -72,7 +73,7 @@ async def test_a_token_is_taken_from_each_of_its_places(room: Room) -> None:
 
 
 def test_only_our_subprotocol_is_echoed(room: Room) -> None:
-    read = room.boundary.gateway.read
+    read = room.boundary.sockets.read
     offered = [(b"sec-websocket-protocol", b"bearer.a.b.c , sealwire.v1")]
     assert read(opening(offered)).subprotocol == "sealwire.v1"
     apart = [(b"sec-websocket-protocol", b"chat"), (b"sec-websocket-protocol", b"sealwire.v1")]
@@ -97,11 +98,11 @@ def test_only_our_subprotocol_is_echoed(room: Room) -> None:
 )
 def test_a_cookie_from_a_page_that_is_not_ours_is_refused(room: Room, headers: Headers) -> None:
     with pytest.raises(Unauthenticated):
-        room.boundary.gateway.read(opening([*headers, (b"cookie", b"sealwire=a.b.c")]))
+        room.boundary.sockets.read(opening([*headers, (b"cookie", b"sealwire=a.b.c")]))
 
 
 async def test_two_different_credentials_are_refused_wherever_they_stand(room: Room) -> None:
-    gateway = room.boundary.gateway
+    gateway = room.boundary.sockets
     _, one = room.log_in()
     _, two = room.log_in()
     with pytest.raises(Unauthenticated):
@@ -115,9 +116,9 @@ async def test_two_different_credentials_are_refused_wherever_they_stand(room: R
 
 async def test_a_token_in_the_url_counts_only_where_that_is_switched_on(room: Room) -> None:
     _, token = room.log_in()
-    assert room.boundary.gateway.read(opening([], b"token=" + token.encode())).token == ""
+    assert room.boundary.sockets.read(opening([], b"token=" + token.encode())).token == ""
     room.config = BoundaryConfig(self_test_every_s=0, url_tokens=True)
-    gateway = room.build().gateway
+    gateway = room.build().sockets
     assert gateway.read(opening([], b"token=" + token.encode())).token == token
     with pytest.raises(Unauthenticated):
         gateway.read(opening(bearer("a.b.c"), b"token=" + token.encode()))
@@ -127,7 +128,7 @@ async def test_a_token_in_the_url_counts_only_where_that_is_switched_on(room: Ro
 async def test_nobody_gets_in_without_a_good_token(room: Room, token: str) -> None:
     with pytest.raises(Unauthenticated):
         await room.admit(token)
-    assert room.boundary.gateway.health().details["refused"] == 1
+    assert room.boundary.sockets.health().details["refused"] == 1
 
 
 async def test_an_expired_token_is_told_apart(room: Room) -> None:
@@ -150,9 +151,9 @@ async def test_logout_ends_every_socket_of_the_session_and_no_other(room: Room) 
     for socket in sockets:
         with pytest.raises(SessionRevoked):
             _ = socket.caller
-        room.boundary.gateway.release(socket)
+        room.boundary.sockets.release(socket)
     assert stays.caller.confirmed
-    assert room.boundary.gateway.health().details["sockets"] == 1
+    assert room.boundary.sockets.health().details["sockets"] == 1
 
 
 @pytest.mark.parametrize("kind", ["subject", "tenant", "token"])
@@ -197,14 +198,12 @@ async def test_a_role_change_re_authorises_open_sockets(room: Room) -> None:
 
 async def settle(room: Room) -> None:
     """Let the questions asked on the side be answered."""
-    import asyncio
-
-    for task in list(room.boundary.gateway._renewals):
+    for task in list(room.boundary.sockets._renewals):
         await asyncio.wait_for(task, 1)
 
 
 async def test_in_band_refresh_takes_only_a_token_of_the_same_session(room: Room) -> None:
-    gateway = room.boundary.gateway
+    gateway = room.boundary.sockets
     session, token = room.log_in()
     socket = await room.admit(token)
     room.clock.advance(500)
@@ -255,11 +254,11 @@ async def test_the_sweep_ends_what_was_unconfirmed_too_long_and_confirms_the_res
     socket = await room.admit(token, ended)
     room.authority.outage = None
     await room.hear()
-    await room.boundary.gateway.sweep()
+    await room.boundary.sockets.sweep()
     assert socket.caller.confirmed
     room.authority.outage = Unavailable()
     room.clock.advance(62)
-    await room.boundary.gateway.sweep()
+    await room.boundary.sockets.sweep()
     assert [type(why) for why in ended] == [SessionUnconfirmed]
 
 
@@ -267,19 +266,19 @@ async def test_a_released_socket_is_forgotten_and_not_called(room: Room) -> None
     session, token = room.log_in()
     ended: list[Problem] = []
     socket = await room.admit(token, ended)
-    room.boundary.gateway.release(socket)
-    room.boundary.gateway.release(socket)
+    room.boundary.sockets.release(socket)
+    room.boundary.sockets.release(socket)
     room.authority.log_out(session.session_id)
     await room.hear()
     assert ended == []
     with pytest.raises(SessionRevoked):
-        await room.boundary.gateway.renew(socket, token)
-    assert room.boundary.gateway.health().details["sessions"] == 0
+        await room.boundary.sockets.renew(socket, token)
+    assert room.boundary.sockets.health().details["sessions"] == 0
 
 
 async def test_a_socket_that_fails_to_close_does_not_keep_the_others_open(room: Room) -> None:
     session, token = room.log_in()
-    gateway = room.boundary.gateway
+    gateway = room.boundary.sockets
     ended: list[Problem] = []
 
     def broken(_: Problem) -> None:

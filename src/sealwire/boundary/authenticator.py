@@ -33,6 +33,7 @@ from sealwire.resilience.cache import TtlCache
 
 _LOG = logging.getLogger("sealwire.boundary")
 _CSRF: Final = CSRF_HEADER.lower().encode()
+_LOOPBACK: Final = Policy.LOOPBACK  # an attribute of an enumeration costs more than a global
 _OPEN: Final = frozenset({Policy.PUBLIC, Policy.LINK, Policy.FIRST_FRAME})
 _SEEN_BATCH: Final = 1_000
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -121,7 +122,7 @@ class Authenticator:
         """
         if policy in _OPEN:
             return Caller(principal=ANONYMOUS, ip=exchange.ip, user_agent=_agent(exchange), trace_id=exchange.trace_id)
-        if policy is Policy.LOOPBACK:
+        if policy is _LOOPBACK:
             return self._local_or_operator(exchange)
         listed = exchange.scope["headers"]
         headers = exchange.named_headers()

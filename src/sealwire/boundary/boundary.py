@@ -40,7 +40,7 @@ class Boundary:
         normalizer: SessionValidationNormalizer,
         fallback: FallbackSessionProvider,
         coordinator: ServiceBoundaryCoordinator,
-        gateway: WebSocketAuthGateway,
+        sockets: WebSocketAuthGateway,
         authenticator: Authenticator,
         health: IntegrationHealth,
         cache: SharedCache,
@@ -49,7 +49,7 @@ class Boundary:
         self.normalizer = normalizer
         self.fallback = fallback
         self.coordinator = coordinator
-        self.gateway = gateway
+        self.sockets = sockets
         self.authenticator = authenticator
         self.health = health
         self._cache = cache
@@ -118,7 +118,7 @@ class Boundary:
             unconfirmed_s=config.unconfirmed_s,
             max_sessions=config.sessions_cached,
         )
-        gateway = WebSocketAuthGateway(
+        sockets = WebSocketAuthGateway(
             adapter=adapter,
             normalizer=normalizer,
             coordinator=coordinator,
@@ -149,14 +149,14 @@ class Boundary:
         )
         # The order is the order in force: memory, sockets, then what may have to wait.
         coordinator.subscribe("jwt_token_adapter", adapter.apply)
-        coordinator.subscribe("websocket_auth_gateway", gateway.apply)
+        coordinator.subscribe("websocket_auth_gateway", sockets.apply)
         coordinator.subscribe("session_validation_normalizer", normalizer.apply)
         health = IntegrationHealth(
             components={
                 "jwt_token_adapter": adapter.health,
                 "session_validation_normalizer": normalizer.health,
                 "fallback_session_provider": fallback.health,
-                "websocket_auth_gateway": gateway.health,
+                "websocket_auth_gateway": sockets.health,
                 "service_boundary_coordinator": coordinator.health,
             },
             normalizer=normalizer,
@@ -165,7 +165,7 @@ class Boundary:
                 adapter=adapter,
                 normalizer=normalizer,
                 fallback=fallback,
-                gateway=gateway,
+                gateway=sockets,
                 coordinator=coordinator,
                 clock=clock,
             ),
@@ -177,7 +177,7 @@ class Boundary:
             normalizer=normalizer,
             fallback=fallback,
             coordinator=coordinator,
-            gateway=gateway,
+            sockets=sockets,
             authenticator=authenticator,
             health=health,
             cache=cache,
@@ -190,7 +190,7 @@ class Boundary:
             await self.adapter.refresh_keys()
         await self.coordinator.start()
         await self.normalizer.start()
-        await self.gateway.start()
+        await self.sockets.start()
         await self.authenticator.start()
         await self.health.start()
 
@@ -198,7 +198,7 @@ class Boundary:
         """Stop in reverse and write what is left. Safe to call twice."""
         await self.health.stop()
         await self.authenticator.stop()
-        await self.gateway.stop()
+        await self.sockets.stop()
         await self.normalizer.stop()
         await self.coordinator.stop()
         await self.fallback.stop()

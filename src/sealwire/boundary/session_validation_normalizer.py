@@ -31,7 +31,7 @@ from sealwire.resilience.cache import TtlCache
 from sealwire.resilience.failure import CircuitOpen
 
 _LOG = logging.getLogger("sealwire.boundary")
-CACHE_BREAKER: Final = "session-cache"
+CACHE_BREAKER: Final = "session_cache"
 WATCH_EVERY_S: Final = 0.5
 CLOCKS_DIFFER_US: Final = 5 * US_PER_S
 _encode = msgspec.msgpack.Encoder().encode
