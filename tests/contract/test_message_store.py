@@ -372,3 +372,37 @@ async def test_trimming_keeps_what_a_consumer_needs_and_the_newest(stores):
     assert await stores.events.trim(1 << 60, 9) == 1
     assert [e.position for e in await stores.events.read(0, 10)] == [5]
     assert (await stores.messages.append(draft(id_))).position == 6
+
+
+async def test_a_request_is_known_for_ever_whether_in_memory_or_in_the_index(open_stores, monkeypatch):
+    monkeypatch.setattr("sealwire.adapters.embedded.messaging_requests.CARRY_AT", 20)
+    monkeypatch.setattr("sealwire.adapters.embedded.messaging_requests.CHUNK", 7)
+    keys = [f"{n:02}" for n in range(70)]
+    for restart in range(3):
+        async with open_stores() as stores:
+            if not restart:
+                id_ = await room(stores)
+            for start in range(0, 70, 10):
+                answers = await asyncio.gather(
+                    *[stores.messages.append(draft(id_, key)) for key in keys[start : start + 10]],
+                    *[stores.messages.append(draft(id_, key)) for key in keys[start : start + 5]],
+                )
+                assert sum(isinstance(a, Appended) for a in answers) == (0 if restart else 10)
+                assert [a.seq for a in answers[:10]] == list(range(start + 1, start + 11))
+                assert [a.seq for a in answers[10:]] == list(range(start + 1, start + 6))
+    async with open_stores() as stores:
+        history = await stores.messages.history(id_, after=0, before=None, limit=200)
+        assert [m.seq for m in history] == list(range(1, 71))
+
+
+async def test_two_requests_that_share_half_a_key_are_two(stores):
+    id_ = await room(stores)
+    same = b"12345678"
+    for _ in range(2):
+        results = [
+            await stores.messages.append(draft(id_, request_key=same + tail)) for tail in (b"aaaaaaaa", b"bbbbbbbb")
+        ]
+        assert [r.seq for r in results] == [1, 2]
+        await stores.positions.save("audit", 100)
+        await stores.events.trim(0, 1)
+    assert all(isinstance(r, StoredMessage) for r in results)

@@ -8,6 +8,7 @@ from sealwire.adapters.embedded.drivers.sqlite import Database
 from sealwire.adapters.embedded.messaging_conversations import SqliteConversationStore
 from sealwire.adapters.embedded.messaging_events import SqliteConversationEvents
 from sealwire.adapters.embedded.messaging_messages import SqliteMessageStore
+from sealwire.adapters.embedded.messaging_requests import RequestIndex
 from sealwire.adapters.embedded.messaging_schema import MIGRATIONS
 from sealwire.adapters.embedded.outbox import SqlitePositions
 
@@ -17,9 +18,10 @@ class SqliteMessaging:
 
     def __init__(self, db: Database) -> None:
         self.db = db
-        self.events = SqliteConversationEvents(db)
-        self.conversations = SqliteConversationStore(db, self.events)
-        self.messages = SqliteMessageStore(db, self.events)
+        self._requests = RequestIndex(db)
+        self.events = SqliteConversationEvents(db, self._requests)
+        self.conversations = SqliteConversationStore(db, self.events, self._requests)
+        self.messages = SqliteMessageStore(db, self.events, self._requests)
         self.positions = SqlitePositions(db)
 
     @classmethod
@@ -29,4 +31,5 @@ class SqliteMessaging:
 
     async def close(self) -> None:
         """Let what waits become durable and close the file."""
+        await self._requests.settle()
         await self.db.close()

@@ -9,6 +9,7 @@ import apsw
 
 from sealwire.adapters.embedded.drivers.sqlite import Database, fetch, fetch_value
 from sealwire.adapters.embedded.messaging_events import Change, SqliteConversationEvents
+from sealwire.adapters.embedded.messaging_requests import RequestIndex
 from sealwire.adapters.embedded.messaging_schema import LAST, key_of
 from sealwire.contracts.messaging import ConversationNotFound, MemberRole, OwnerNeeded
 from sealwire.kit.problem import Conflict
@@ -37,9 +38,10 @@ _MEMBER = (
 class SqliteConversationStore:
     """`ConversationStore` over the tables `conversation` and `member`."""
 
-    def __init__(self, db: Database, events: SqliteConversationEvents) -> None:
+    def __init__(self, db: Database, events: SqliteConversationEvents, requests: RequestIndex) -> None:
         self._db = db
         self._events = events
+        self._requests = requests
 
     async def create(
         self, record: ConversationRecord, members: Sequence[tuple[str, MemberRole]], pair: str, actor: Actor
@@ -203,19 +205,25 @@ class SqliteConversationStore:
     async def forget(self, conversation_id: str, limit: int) -> bool:
         def forget(conn: apsw.Connection) -> bool:
             num = fetch_value(conn, "SELECT num FROM conversation WHERE conversation_id = ?", (conversation_id,))
-            span = (key_of(num, 0), key_of(num, LAST), limit)
-            for table in ("message_version", "reaction", "message"):
-                # A message has few versions and reactions: a chunk of messages takes those of its own.
-                column = "num" if table == "message_version" else "key"
+            low, high = key_of(num, 0), key_of(num, LAST)
+            for table, column in (("message_version", "num"), ("reaction", "key")):
                 conn.execute(
                     f"DELETE FROM {table} WHERE {column} IN"
                     f" (SELECT {column} FROM {table} WHERE key BETWEEN ? AND ? LIMIT ?)",
-                    span,
+                    (low, high, limit),
                 )
-                if conn.changes() == limit:
+                if conn.changes() >= limit:
                     return True
-            conn.execute("DELETE FROM member WHERE num IN (SELECT num FROM member WHERE conversation = ? LIMIT ?)",
-                         (num, limit))  # fmt: skip
+            messages = fetch(
+                conn, "SELECT request_key, key FROM message WHERE key BETWEEN ? AND ? LIMIT ?", (low, high, limit)
+            )
+            self._requests.forget(conn, messages)
+            conn.executemany("DELETE FROM message WHERE key = ?", [(key,) for _, key in messages])
+            if len(messages) == limit:
+                return True
+            conn.execute(
+                "DELETE FROM member WHERE num IN (SELECT num FROM member WHERE conversation = ? LIMIT ?)", (num, limit)
+            )
             if conn.changes() == limit:
                 return True
             conn.execute("UPDATE conversation SET forgotten = 1, title = NULL, member_count = 0 WHERE num = ?", (num,))

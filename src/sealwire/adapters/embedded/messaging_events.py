@@ -11,6 +11,7 @@ import apsw
 import msgspec
 
 from sealwire.adapters.embedded.drivers.sqlite import Database, fetch, fetch_value
+from sealwire.adapters.embedded.messaging_requests import RequestIndex
 from sealwire.adapters.embedded.messaging_rows import MESSAGE_COLUMNS, reactions_of, read_message
 from sealwire.adapters.embedded.messaging_schema import LAST, id_bytes, id_text, key_of
 from sealwire.adapters.embedded.outbox import Arrivals
@@ -66,8 +67,9 @@ class Change:
 class SqliteConversationEvents:
     """`ConversationEvents` over the table `event`."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Database, requests: RequestIndex) -> None:
         self._db = db
+        self._requests = requests
         self._arrivals = Arrivals(db)
         self._listeners: list[Callable[[Sequence[Announcement]], None]] = []
         self._epoch = str(db.read("SELECT value FROM meta WHERE name = 'epoch'")[0][0])
@@ -162,10 +164,13 @@ class SqliteConversationEvents:
         return self._newest()
 
     async def trim(self, before_us: int, limit: int) -> int:
+        await self._requests.carry()  # until then its requests are found by an event
+
         def trim(conn: apsw.Connection) -> int:
             passed = fetch_value(conn, "SELECT min(position) FROM consumer_position")
             if passed is None:
                 return 0
+            passed = min(passed, self._requests.position)
             # The newest stays: the next position is found by it.
             conn.execute(
                 "DELETE FROM event WHERE position IN (SELECT position FROM event WHERE position <= ? AND at_us < ?"

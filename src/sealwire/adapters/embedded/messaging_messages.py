@@ -1,4 +1,4 @@
-"""Messaging's messages in SQLite. `append` is the hot path: one call per group of writers."""
+"""Messaging's messages in SQLite: read and changed here, appended in `messaging_appends`."""
 
 from __future__ import annotations
 
@@ -8,145 +8,30 @@ from typing import Any
 import apsw
 
 from sealwire.adapters.embedded.drivers.sqlite import Database, fetch, fetch_value
-from sealwire.adapters.embedded.drivers.sqlite_jobs import Batcher
+from sealwire.adapters.embedded.messaging_appends import STREAM, Appends
 from sealwire.adapters.embedded.messaging_conversations import UNREAD
-from sealwire.adapters.embedded.messaging_events import INSERT_EVENT, Change, SqliteConversationEvents
-from sealwire.adapters.embedded.messaging_rows import MESSAGE_COLUMNS, reactions_of, read_message
+from sealwire.adapters.embedded.messaging_events import Change, SqliteConversationEvents
+from sealwire.adapters.embedded.messaging_requests import RequestIndex
+from sealwire.adapters.embedded.messaging_rows import MESSAGE_COLUMNS, OF_MESSAGE, reactions_of, read_message
 from sealwire.adapters.embedded.messaging_schema import LAST, id_bytes, key_of
 from sealwire.contracts.messaging import ConversationNotFound, MessageNotFound, TooManyReactions
-from sealwire.kit.problem import Invalid
-from sealwire.services.messaging.events import KIND_NUMBER, Announcement, ConversationEvent, Detail
-from sealwire.services.messaging.model import Actor, Appended, MessageMoved, SealedDraft, SeatStale, StoredMessage
+from sealwire.services.messaging.events import Detail
+from sealwire.services.messaging.model import Actor, Appended, MessageMoved, SealedDraft, StoredMessage
 
-_INSERT = (
-    "INSERT OR IGNORE INTO message (key, message_id, sender_id, client_message_id, request_key, request_hash, sealed,"
-    " created_at_us, expires_at_us, meta) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-)
-_STREAM = (
-    "SELECT num, last_seq, last_offset, seat_version FROM conversation"
-    " WHERE conversation_id = ? AND removed_at_us IS NULL"
-)
-_ADVANCE = "UPDATE conversation SET last_seq = ?, last_offset = ?, last_position = ? WHERE num = ?"
 _FROM = f"SELECT c.tenant_id, c.conversation_id, {MESSAGE_COLUMNS} FROM conversation c JOIN message m"
-_OF_MESSAGE = f"SELECT c.tenant_id, c.conversation_id, {MESSAGE_COLUMNS} FROM message m JOIN conversation c"
-_CREATED = KIND_NUMBER["message.created"]
-
-
-class _Stream:
-    """Where a conversation's numbers stand while a batch is stored."""
-
-    __slots__ = ("num", "offset", "position", "seat_version", "seq")
-
-    def __init__(self, row: tuple[Any, ...]) -> None:
-        self.num, self.seq, self.offset, self.seat_version = row
-        self.position = 0
 
 
 class SqliteMessageStore:
     """`MessageStore` over the tables `message`, `message_version` and `reaction`."""
 
-    def __init__(self, db: Database, events: SqliteConversationEvents) -> None:
+    def __init__(self, db: Database, events: SqliteConversationEvents, requests: RequestIndex) -> None:
         self._db = db
         self._events = events
-        self._appends: Batcher[SealedDraft, Appended | StoredMessage] = db.batcher(self._append_many)
+        self._appends = Appends(db, events, requests)
         self._reads = db.batcher(_mark_many)
 
     async def append(self, draft: SealedDraft) -> Appended | StoredMessage:
         return await self._appends.submit(draft)
-
-    def _append_many(
-        self, conn: apsw.Connection, drafts: list[SealedDraft]
-    ) -> Sequence[Appended | StoredMessage | Exception]:
-        """Store as if no request were a repetition; if one is, take it back and look at each."""
-        conn.execute("SAVEPOINT append")
-        before = conn.total_changes()
-        results, announcements = self._insert(conn, drafts)
-        streams = {a.event.conversation_id for a in announcements}
-        if conn.total_changes() - before == 2 * len(announcements) + len(streams):
-            conn.execute("RELEASE append")
-        else:
-            conn.execute("ROLLBACK TO append")
-            conn.execute("RELEASE append")
-            results, announcements = self._append_each(conn, drafts)
-        if announcements:
-            self._events.announce(announcements)
-        return results
-
-    def _append_each(
-        self, conn: apsw.Connection, drafts: list[SealedDraft]
-    ) -> tuple[list[Appended | StoredMessage | Exception], list[Announcement]]:
-        first: dict[bytes, SealedDraft] = {}
-        for draft in drafts:
-            if draft.request_key not in first and _by_request(conn, draft) is None:
-                first[draft.request_key] = draft
-        fresh = list(first.values())
-        results, announcements = self._insert(conn, fresh)
-        outcome = {id(draft): result for draft, result in zip(fresh, results, strict=True)}
-        answers: list[Appended | StoredMessage | Exception] = []
-        for draft in drafts:
-            answer = outcome.get(id(draft)) or _by_request(conn, draft) or outcome[id(first[draft.request_key])]
-            answers.append(answer)
-        return answers, announcements
-
-    def _insert(
-        self, conn: apsw.Connection, drafts: list[SealedDraft]
-    ) -> tuple[list[Appended | StoredMessage | Exception], list[Announcement]]:
-        streams: dict[str, _Stream | None] = {}
-        messages: list[tuple[Any, ...]] = []
-        events: list[tuple[Any, ...]] = []
-        announcements: list[Announcement] = []
-        results: list[Appended | StoredMessage | Exception] = []
-        position = self._events.last_position(conn)
-        for d in drafts:
-            try:
-                s = streams[d.conversation_id]
-            except KeyError:
-                row = fetch(conn, _STREAM, (d.conversation_id,))
-                s = streams[d.conversation_id] = _Stream(row[0]) if row else None
-            if s is None or s.seat_version != d.seat_version or (d.reply_to is not None and d.reply_to > s.seq):
-                results.append(_refusal(s, d))
-                continue
-            s.seq = seq = s.seq + 1
-            s.offset = offset = s.offset + 1
-            s.position = position = position + 1
-            at_us = d.created_at_us
-            num = s.num
-            messages.append(
-                (
-                    num << 32 | seq,
-                    id_bytes(d.message_id),
-                    d.sender_id,
-                    d.client_message_id,
-                    d.request_key,
-                    d.request_hash,
-                    d.sealed,
-                    at_us,
-                    d.expires_at_us,
-                    d.meta,
-                )
-            )
-            events.append((position, num << 32 | offset, _CREATED, at_us, seq, d.actor_kind, None, None, None, None))
-            event = ConversationEvent(
-                position=position,
-                event_id=d.message_id,
-                tenant_id=d.tenant_id,
-                conversation_id=d.conversation_id,
-                offset=offset,
-                kind="message.created",
-                at_us=at_us,
-                actor_kind=d.actor_kind,
-                actor_id=d.sender_id,
-                seq=seq,
-                message_id=d.message_id,
-            )
-            announcements.append(Announcement(event, d.carried))
-            results.append(Appended(seq, offset, position))
-        if messages:
-            conn.executemany(_INSERT, messages)
-            conn.executemany(INSERT_EVENT, events)
-            moved = [s for s in streams.values() if s is not None and s.position]
-            conn.executemany(_ADVANCE, [(s.seq, s.offset, s.position, s.num) for s in moved])
-        return results, announcements
 
     # ---- reading
 
@@ -180,7 +65,7 @@ class SqliteMessageStore:
             except ValueError:
                 continue
             found += self._db.read(
-                f"{_OF_MESSAGE} ON c.num = m.key >> 32"
+                f"{OF_MESSAGE} ON c.num = m.key >> 32"
                 " WHERE m.message_id = ? AND c.tenant_id = ? AND c.removed_at_us IS NULL AND m.deleted_at_us IS NULL",
                 (raw, tenant_id),
             )
@@ -188,7 +73,7 @@ class SqliteMessageStore:
 
     async def all_after(self, place: int, limit: int) -> Sequence[tuple[int, StoredMessage]]:
         rows = self._db.read(
-            f"{_OF_MESSAGE} ON c.num = m.key >> 32 WHERE m.key > ? AND c.removed_at_us IS NULL"
+            f"{OF_MESSAGE} ON c.num = m.key >> 32 WHERE m.key > ? AND c.removed_at_us IS NULL"
             " AND m.deleted_at_us IS NULL ORDER BY m.key LIMIT ?",
             (place, limit),
         )
@@ -291,25 +176,9 @@ class SqliteMessageStore:
         self._events.record(conn, num, [change])
 
 
-def _refusal(stream: _Stream | None, draft: SealedDraft) -> Exception:
-    if stream is None:
-        return ConversationNotFound()
-    if stream.seat_version != draft.seat_version:
-        return SeatStale()
-    return Invalid("There is no message with this seq to reply to.", path="$.reply_to")
-
-
-def _by_request(conn: apsw.Connection, draft: SealedDraft) -> StoredMessage | None:
-    rows = fetch(conn, f"{_OF_MESSAGE} ON c.num = m.key >> 32 WHERE m.request_key = ?", (draft.request_key,))
-    if not rows:
-        return None
-    tenant_id, conversation_id, *message = rows[0]
-    return read_message(tenant_id, conversation_id, tuple(message), reactions_of(conn, [message[0]]))
-
-
 def _locate(conn: apsw.Connection, conversation_id: str, seq: int) -> tuple[int, StoredMessage]:
     """Return the conversation's number and the message. Raises: ConversationNotFound, MessageNotFound."""
-    found = fetch(conn, _STREAM, (conversation_id,))
+    found = fetch(conn, STREAM, (conversation_id,))
     if not found:
         raise ConversationNotFound
     num = int(found[0][0])

@@ -15,7 +15,7 @@ MESSAGE_COLUMNS = (
     "m.key, m.message_id, m.sender_id, m.client_message_id, m.request_hash, m.sealed, m.version, m.created_at_us,"
     " m.edited_at_us, m.expires_at_us, m.deleted_at_us, m.meta"
 )
-MESSAGE_WIDTH = MESSAGE_COLUMNS.count(",") + 1
+OF_MESSAGE = f"SELECT c.tenant_id, c.conversation_id, {MESSAGE_COLUMNS} FROM message m JOIN conversation c"
 Reactions = dict[int, list[tuple[str, str]]]
 _REACTIONS = (
     "SELECT key, emoji, user_id FROM reaction WHERE key IN (SELECT value FROM json_each(?)) ORDER BY key, at_us, emoji"

@@ -12,7 +12,7 @@ LAST = (1 << SEQ_BITS) - 1
 MIGRATIONS = (
     """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-INSERT INTO meta VALUES ('epoch', lower(hex(randomblob(4))));
+INSERT INTO meta VALUES ('epoch', lower(hex(randomblob(4)))), ('requests_position', '0');
 
 CREATE TABLE conversation (
     num INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -50,7 +50,7 @@ CREATE TABLE message (
     message_id BLOB NOT NULL UNIQUE,
     sender_id TEXT NOT NULL,
     client_message_id TEXT NOT NULL,
-    request_key BLOB NOT NULL UNIQUE,
+    request_key BLOB NOT NULL,
     request_hash BLOB NOT NULL,
     sealed BLOB,
     created_at_us INTEGER NOT NULL,
@@ -61,6 +61,9 @@ CREATE TABLE message (
     deleted_at_us INTEGER
 );
 CREATE INDEX message_expiry ON message (expires_at_us) WHERE expires_at_us IS NOT NULL AND deleted_at_us IS NULL;
+
+-- Which message a request made: `mark` is half of a request key, see messaging_requests.py.
+CREATE TABLE request (mark INTEGER NOT NULL, key INTEGER NOT NULL, PRIMARY KEY (mark, key)) WITHOUT ROWID;
 
 CREATE TABLE message_version (
     num INTEGER PRIMARY KEY,

@@ -105,7 +105,7 @@ class FeedCases:
 
     async def catalogue(self, caller: Caller, query: CatalogueQuery) -> Catalogue:
         """Return every message there is, page by page. The stream is trimmed, this is whole. For services only."""
-        if not caller.service:
+        if not caller.is_service:
             raise Forbidden("Only a service may read the catalogue.")
         found = await self._messages.all_after(query.after, query.limit)
         views = await self._bodies.view([message for _, message in found])

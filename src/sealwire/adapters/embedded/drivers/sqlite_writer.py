@@ -309,13 +309,10 @@ class GroupWriter:
         self._checkpointing = True
 
         def beside(_result: Any, error: BaseException | None) -> None:
-            if error is not None:
+            if error is not None or self._closed:  # closing checkpoints too
                 self._checkpointed(error)
-                return
-            try:
+            else:
                 self.exclusively(self._checkpoint_now).add_done_callback(lambda f: self._checkpointed(f.exception()))
-            except Unavailable as e:  # closing: that checkpoints too
-                self._checkpointed(e)
 
         self._in_worker(self._checkpoint_beside, beside)
 
