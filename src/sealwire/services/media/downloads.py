@@ -30,11 +30,9 @@ _STATUS: Final[dict[FileState, Literal["scanning", "clean", "quarantined"]]] = {
     FileState.QUARANTINED: "quarantined",
 }
 """The states of a complete file, as the contract names them."""
-# A file is shown by nobody but the program that fetched it: no sniffing, no scripts, no frames.
+# With what every answer of an app carries (nosniff, no frames, same origin): a file runs nothing and shows nothing.
 _SAFE: Final[Headers] = [
-    (b"x-content-type-options", b"nosniff"),
     (b"content-security-policy", b"default-src 'none'; sandbox"),
-    (b"cross-origin-resource-policy", b"same-origin"),
     (b"accept-ranges", b"bytes"),
 ]
 _FRESH: Final = (b"cache-control", b"private, no-cache")

@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from sealwire.clients.crypto import KeyRing
+from sealwire.clients.key_ring import KeyRing
 from sealwire.contracts.crypto import DecryptionFailed, KeyUnusable
 from sealwire.contracts.media import MediaNotFound
 from sealwire.kit.caller import Caller, Principal

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 
-from sealwire.clients.crypto import KeyRing
+from sealwire.clients.key_ring import KeyRing
 from sealwire.contracts.auth import Auth
 from sealwire.contracts.media import InfoQuery, Infos, Link, MediaInfo, MediaNotFound, NewLink
 from sealwire.contracts.messaging import Messaging

@@ -31,7 +31,7 @@ class Transfer:
         self.ended = asyncio.Event()
         self.problem: Problem | None = None
         self._monotonic = monotonic
-        self.moved_s = self.checked_s = monotonic()
+        self.moved_s = monotonic()
         self._task: asyncio.Task[Any] | None = asyncio.current_task()
         self._waiting = False
 
@@ -122,19 +122,18 @@ class Transfers:
                 await asyncio.gather(*waiting)
 
     async def look(self) -> None:
-        """Check every transfer that wasn't checked for a while; end those that may not go on."""
+        """Check every transfer; end those that may not go on."""
         now_s = self._monotonic()
         for transfer in list(self._open):
             if now_s - transfer.moved_s > self._stall_s:
                 transfer.end(Stalled(f"Nothing moved for {self._stall_s:g} s."))
-            elif now_s - transfer.checked_s >= self._watch_s:
-                transfer.checked_s = now_s
-                try:
-                    await self._still(transfer)
-                except Unavailable:
-                    continue  # can't be told for the moment: known revocations are told by others too
-                except Problem as problem:
-                    transfer.end(problem)
+                continue
+            try:
+                await self._still(transfer)
+            except Unavailable:
+                continue  # it can't be told for the moment, and the next look comes soon
+            except Problem as problem:
+                transfer.end(problem)
 
     async def _watch(self) -> None:
         while True:

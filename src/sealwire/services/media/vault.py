@@ -6,7 +6,7 @@ import os
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
-from sealwire.clients.crypto import KeyRing
+from sealwire.clients.key_ring import KeyRing
 from sealwire.kit.envelopes import EnvelopeRefused, bind
 from sealwire.kit.segments import CHUNK_BYTES, SegmentOpener, SegmentSealer, header_key_id, span
 from sealwire.ports.blobs import BlobStore, BlobWriter
