@@ -114,8 +114,8 @@ def test_filters_pages_and_how_far_it_is(person: Callable[[str], Person]) -> Non
         ({"q": "' OR 1=1 --"}, 200),
     ],
 )
-def test_bad_input_names_its_fault(person: Callable[[str], Person], params: dict[str, str], status: int) -> None:
-    answer = person("ann").http.get("/search", params=params)
+def test_bad_input_names_its_fault(owner: Person, params: dict[str, str], status: int) -> None:
+    answer = owner.http.get("/search", params=params)
     assert answer.status_code == status, answer.text
     if status != 200:
         assert answer.json()["path"].startswith("$")
