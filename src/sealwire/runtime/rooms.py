@@ -24,6 +24,7 @@ from sealwire.contracts.compliance import AuditEntry
 from sealwire.kit.caller import SYSTEM_TENANT, service_caller
 from sealwire.kit.http import Edge, Route
 from sealwire.kit.lifespan import Probe
+from sealwire.kit.operation import RateClass
 from sealwire.ports.events import Consumer, Event, EventFeed, Positions
 from sealwire.services.auth.routes import routes as auth_routes
 from sealwire.services.auth.service import AuthService
@@ -42,6 +43,7 @@ from sealwire.services.messaging.service import MessagingService
 from sealwire.services.search.keys import SnapshotDataKeys
 from sealwire.services.search.routes import routes as search_routes
 from sealwire.services.search.service import SearchService
+from sealwire.services.socket.meter import MinuteMeter
 from sealwire.services.socket.routes import routes as socket_routes
 from sealwire.services.socket.routes import socket_routes as websocket_routes
 from sealwire.services.socket.service import SocketService
@@ -265,6 +267,17 @@ async def build_search(assembly: Assembly) -> Room:
     )
 
 
+def _socket_meter(assembly: Assembly) -> MinuteMeter | None:
+    """Calls over sockets count against the gateway's limits, on each instance."""
+    if assembly.settings.gateway.rate_limits == "off":
+        return None
+    per_minute = {
+        RateClass.DEFAULT: assembly.settings.socket.commands_per_minute,
+        RateClass.WRITE: assembly.settings.gateway.write_per_minute,
+    }
+    return MinuteMeter(clock=assembly.clock, per_minute=per_minute)
+
+
 def _socket_builder(instance: str) -> Callable[[Assembly], Awaitable[Room]]:
     async def build(assembly: Assembly) -> Room:
         """One instance: connections, rooms, fan-out."""
@@ -276,6 +289,7 @@ def _socket_builder(instance: str) -> Callable[[Assembly], Awaitable[Room]]:
             presence=assembly.presence,
             clock=assembly.clock,
             config=assembly.settings.socket,
+            meter=_socket_meter(assembly),
             records=await assembly.records(),
         )
         return Room(

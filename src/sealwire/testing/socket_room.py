@@ -20,6 +20,7 @@ from sealwire.kit.exchange import Scope
 from sealwire.kit.http import App, Edge
 from sealwire.kit.problem import Problem, Unauthenticated
 from sealwire.services.socket.config import SocketConfig
+from sealwire.services.socket.ports import Meter
 from sealwire.services.socket.routes import socket_routes
 from sealwire.services.socket.service import SocketService
 from sealwire.services.socket.transport import SocketProtocol
@@ -122,7 +123,13 @@ class SocketRoom:
     """Two socket instances over one messaging service, each listening on `urls[i]`."""
 
     def __init__(
-        self, folder: Path, *, config: SocketConfig | None = None, wiring: str = "direct", instances: int = 2
+        self,
+        folder: Path,
+        *,
+        config: SocketConfig | None = None,
+        meter: Meter | None = None,
+        wiring: str = "direct",
+        instances: int = 2,
     ) -> None:
         self.clock = SystemClock()
         self.config = config or SocketConfig(drain_s=0.5, close_timeout_s=0.5)
@@ -131,7 +138,7 @@ class SocketRoom:
         self.people = MessagingRoom(folder, clock=self.clock, wiring=wiring)
         self.services: list[SocketService] = []
         self.urls: list[str] = []
-        self._instances = instances
+        self._instances, self._meter = instances, meter
         self._servers: list[uvicorn.Server] = []
 
     async def open(self) -> Messaging:
@@ -147,6 +154,7 @@ class SocketRoom:
                 presence=presence,
                 clock=self.clock,
                 config=self.config,
+                meter=self._meter,
                 records=self.records,
             )
             await service.start()

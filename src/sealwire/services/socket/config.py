@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
@@ -58,15 +58,9 @@ class SocketConfig(msgspec.Struct, frozen=True, kw_only=True):
     drain_s: Annotated[
         float, Meta(ge=0, le=60, description="Seconds that calls in work have to finish when the instance stops")
     ] = 3.0
-    rate_limits: Annotated[
-        Literal["on", "off"], Meta(description="Limits of calls; `off` is for load tests and refused in production")
-    ] = "on"
-    default_per_minute: Annotated[
-        int, Meta(ge=1, le=10_000_000, description="Commands a minute of one person, other than the next two")
+    commands_per_minute: Annotated[
+        int, Meta(ge=1, le=10_000_000, description="Commands a minute of one person, other than messages and edits")
     ] = 6_000
-    write_per_minute: Annotated[
-        int, Meta(ge=1, le=10_000_000, description="Messages and edits a minute of one person on one instance")
-    ] = 1_200
 
     def transport(self) -> TransportLimits:
         """The bounds of a socket."""

@@ -17,7 +17,6 @@ from sealwire.kit.clock import Clock
 from sealwire.kit.exchange import Receive, Scope, Send
 from sealwire.kit.ids import new_id
 from sealwire.kit.lifespan import Probe
-from sealwire.kit.operation import RateClass
 from sealwire.kit.problem import Problem
 from sealwire.ports.bus import Bus
 from sealwire.services.socket import protocol
@@ -28,8 +27,7 @@ from sealwire.services.socket.connection import Connection, Phase
 from sealwire.services.socket.desk import FrontDesk, close_of
 from sealwire.services.socket.feed import Feed
 from sealwire.services.socket.hub import Hub, HubStats
-from sealwire.services.socket.meter import MinuteMeter
-from sealwire.services.socket.ports import PresenceBoard, Records
+from sealwire.services.socket.ports import Meter, PresenceBoard, Records
 from sealwire.services.socket.session import Session
 from sealwire.services.socket.streams import Streams
 from sealwire.services.socket.transport import EXTENSION, SocketProtocol
@@ -53,15 +51,16 @@ class SocketService:
         presence: PresenceBoard,
         clock: Clock,
         config: SocketConfig,
+        meter: Meter | None = None,
         records: Records | None = None,
         rng: Random | None = None,
     ) -> None:
-        """`records` takes the audit records of connections. Make it in the running loop's thread, then `start`."""
+        """`meter` limits what a person asks (None: no limits), `records` takes the audit records of connections."""
         self.instance = instance
         self._gateway, self._messaging = gateway, messaging
         self._bus, self._presence = bus, presence
         self._clock, self._config = clock, config
-        self._records, self._rng = records, rng
+        self._meter, self._records, self._rng = meter, records, rng
         self._transport_limits, self._limits = config.transport(), config.connection()
         self._connections: dict[Connection, None] = {}
         self._closed: dict[int, int] = {}
@@ -71,13 +70,11 @@ class SocketService:
 
     async def start(self) -> None:
         """Take connections from now on."""
-        limits = {RateClass.DEFAULT: self._config.default_per_minute, RateClass.WRITE: self._config.write_per_minute}
-        meter = MinuteMeter(clock=self._clock, per_minute=limits) if self._config.rate_limits == "on" else None
         self._hub = Hub(soon=asyncio.get_running_loop().call_soon)
         self._streams = Streams(self._hub)
         self._audience = Audience(self._hub, most_conversations=self._config.unread_conversations)
         self._calls = Calls(
-            messaging=self._messaging, presence=self._presence, bus=self._bus, clock=self._clock, meter=meter
+            messaging=self._messaging, presence=self._presence, bus=self._bus, clock=self._clock, meter=self._meter
         )
         self._feed = Feed(
             messaging=self._messaging,
