@@ -310,7 +310,7 @@ class App:
             exchange.caller = caller = found if isinstance(found, Caller) else await found
             self._gate.admit(exchange, caller)
             route.check(caller)
-            await route.run(exchange, caller)  # type: ignore[misc]
+            await route.run(exchange, caller)  # type: ignore[misc]  # a route in this table has one
         except Problem as problem:
             await self._fail(exchange, problem)
         except _Options as options:

@@ -168,7 +168,9 @@ def mark_production(data: Path, kek: Path) -> None:
 def prepare_data(data: Path) -> None:
     """Make the data folder, readable by its owner only, and mark it as ours."""
     data.mkdir(parents=True, exist_ok=True, mode=0o700)
-    (data / MARKER).touch()
+    (data / MARKER).touch(mode=0o600)
+    for folder in (data / "keys", data / "keys" / "services"):
+        folder.mkdir(mode=0o700, exist_ok=True)
 
 
 def remove_data(data: Path) -> None:
