@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import apsw
 
@@ -28,6 +29,7 @@ from sealwire.services.compliance.ports import (
     LogAppend,
     LogEdge,
     LogHead,
+    LogUnreadable,
     RecordFilter,
     StoredCheckpoint,
     StoredRecord,
@@ -147,17 +149,23 @@ class SqliteAuditStore:
 
     # ---- reading
 
+    def _read(self, sql: str, params: Sequence[Any] = ()) -> list[Row]:
+        try:
+            return self._db.read(sql, params)
+        except (apsw.CorruptError, apsw.NotADBError, apsw.FormatError, UnicodeDecodeError) as error:
+            raise LogUnreadable(type(error).__name__) from error
+
     def _number(self, tenant_id: str) -> int | None:
         number = self._numbers.get(tenant_id)
         if number is None:
-            rows = self._db.read("SELECT number FROM tenant WHERE tenant_id = ?", (tenant_id,))
+            rows = self._read("SELECT number FROM tenant WHERE tenant_id = ?", (tenant_id,))
             if not rows:
                 return None
             number = self._numbers[tenant_id] = int(rows[0][0])
         return number
 
     async def head(self, tenant_id: str) -> LogHead:
-        rows = self._db.read("SELECT size, last_hash FROM tenant WHERE tenant_id = ?", (tenant_id,))
+        rows = self._read("SELECT size, last_hash FROM tenant WHERE tenant_id = ?", (tenant_id,))
         return LogHead(size=rows[0][0], last_hash=rows[0][1].hex()) if rows else LogHead()
 
     async def edge(self, tenant_id: str) -> LogEdge:
@@ -182,7 +190,7 @@ class SqliteAuditStore:
         number = self._number(tenant_id)
         found = {}
         for audit_id in audit_ids if number is not None else ():
-            rows = self._db.read("SELECT seq FROM audit_id WHERE id = ? AND number = ?", (_id_key(audit_id), number))
+            rows = self._read("SELECT seq FROM audit_id WHERE id = ? AND number = ?", (_id_key(audit_id), number))
             if rows:
                 found[audit_id] = int(rows[0][0])
         return found
@@ -193,9 +201,9 @@ class SqliteAuditStore:
 
     def _records(self, number: int, first_seq: int, limit: int) -> list[StoredRecord]:
         base = number << _SEQ_BITS
-        rows = self._db.read(
-            "SELECT place, count, hashes, bodies FROM piece WHERE place > ? AND place < ? AND place + count > ?"
-            " ORDER BY place LIMIT ?",
+        rows = self._read(
+            "SELECT place, count, CAST(hashes AS BLOB), CAST(bodies AS BLOB) FROM piece"
+            " WHERE place > ? AND place < ? AND place + count > ? ORDER BY place LIMIT ?",
             (base | max(0, first_seq - TILE_WIDTH), base | first_seq + limit, base | first_seq, 1 + limit),
         )
         found: list[StoredRecord] = []
@@ -211,7 +219,7 @@ class SqliteAuditStore:
         found: list[StoredRecord] = []
         at = after_seq
         while True:
-            rows = self._db.read(
+            rows = self._read(
                 "SELECT place, count, traits FROM piece WHERE place > ? AND place < ? AND place + count > ?"
                 " ORDER BY place LIMIT ?",
                 (base | max(0, at + 1 - TILE_WIDTH), base + (1 << _SEQ_BITS), base | at + 1, _PIECES_A_LOOK),
@@ -232,7 +240,7 @@ class SqliteAuditStore:
         likely = [i for i in audit_traits.matches(count, traits, wanted) if first + i > after_seq]
         if not likely:
             return []
-        rows = self._db.read("SELECT hashes, bodies FROM piece WHERE place = ?", (place,))
+        rows = self._read("SELECT CAST(hashes AS BLOB), CAST(bodies AS BLOB) FROM piece WHERE place = ?", (place,))
         records = _unpack(first, count, *rows[0]) if rows else []
         return [r for i in likely if _matches(r := records[i], wanted)][:limit]
 
@@ -241,27 +249,25 @@ class SqliteAuditStore:
         found: dict[tuple[int, int], bytes] = {}
         for level, at in addresses if number is not None else ():
             place = number << _SEQ_BITS | level << _LEVEL_BITS | at  # type: ignore[operator]  # not None here
-            rows = self._db.read("SELECT hashes FROM tile WHERE place = ?", (place,))
+            rows = self._read("SELECT CAST(hashes AS BLOB) FROM tile WHERE place = ?", (place,))
             if rows:
                 found[level, at] = rows[0][0]
         return found
 
     async def last_checkpoint(self, tenant_id: str) -> StoredCheckpoint | None:
-        rows = self._db.read(_CHECKPOINT + " WHERE number = ? ORDER BY size DESC LIMIT 1", (self._number(tenant_id),))
+        rows = self._read(_CHECKPOINT + " WHERE number = ? ORDER BY size DESC LIMIT 1", (self._number(tenant_id),))
         return _checkpoint(rows[0]) if rows else None
 
     async def checkpoints(self, tenant_id: str, *, above: int, limit: int) -> Sequence[StoredCheckpoint]:
         number = self._number(tenant_id)
-        rows = self._db.read(
-            _CHECKPOINT + " WHERE number = ? AND size > ? ORDER BY size LIMIT ?", (number, above, limit)
-        )
+        rows = self._read(_CHECKPOINT + " WHERE number = ? AND size > ? ORDER BY size LIMIT ?", (number, above, limit))
         return [_checkpoint(row) for row in rows]
 
     async def tenants(self) -> Sequence[str]:
-        return [row[0] for row in self._db.read("SELECT tenant_id FROM tenant ORDER BY number")]
+        return [row[0] for row in self._read("SELECT tenant_id FROM tenant ORDER BY number")]
 
     async def check(self) -> None:
-        self._db.read("SELECT 1 FROM tenant LIMIT 1")
+        self._read("SELECT 1 FROM tenant LIMIT 1")
 
 
 def _checkpoint(row: Row) -> StoredCheckpoint:

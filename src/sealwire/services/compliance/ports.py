@@ -20,6 +20,10 @@ class AuditIdsTaken(Exception):
     """At least one `audit_id` of the append is in the log already; nothing of the append was stored."""
 
 
+class LogUnreadable(Exception):
+    """What is stored can't be read: its file is damaged, or holds what was never written there."""
+
+
 class LogHead(msgspec.Struct, frozen=True, kw_only=True):
     """The end of a log: how many records, and the hash of the last (lowercase hex)."""
 
@@ -90,7 +94,7 @@ class StoredCheckpoint(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AuditStore(Protocol):
-    """The logs of all tenants, each append-only.
+    """The logs of all tenants, each append-only. Every method that reads may raise LogUnreadable.
 
     One process writes a tenant's log at a time (the sequencer); `append` proves it by `before`, inside the transaction,
     so a second writer can neither fork a log nor leave a gap, whatever it believes. Appends of several tenants that

@@ -16,7 +16,7 @@ from sealwire.resilience import deadline
 from sealwire.services.compliance.evidence import Evidence
 from sealwire.services.compliance.merkle import HASH_BYTES, TILE_WIDTH
 from sealwire.services.compliance.notes import NoteInvalid, TreeHead, parse_checkpoint, parse_key, verify_note
-from sealwire.services.compliance.ports import AuditStore, LogHead, StoredCheckpoint, StoredRecord
+from sealwire.services.compliance.ports import AuditStore, LogHead, LogUnreadable, StoredCheckpoint, StoredRecord
 from sealwire.services.compliance.sequencer import LogBroken
 from sealwire.services.compliance.tiles import Tile, Tiling
 from sealwire.services.compliance.verify import Fault, Item, Tampering, Walk
@@ -47,9 +47,9 @@ class StoredLog:
         if fault is None:
             fault = await self._go(last)
         if fault is None and last == head.size:
-            fault = self._check_head(head)
-        if fault is None and self.walk.frontier is not None and last == head.size:
-            fault = await self._check_edges() or await self._check_excess(head)
+            fault = await self._check_excess(head) or self._check_head(head)
+        if fault is None and last == head.size and self.walk.frontier is not None:
+            fault = await self._check_edges()
         return fault
 
     async def _begin(self, first: int) -> Fault | None:
@@ -82,7 +82,7 @@ class StoredLog:
 
     async def _step(self, at: int, stop: int, last: int) -> Fault | None:
         records = await self._store.records(self._tenant_id, at, stop - at + 1)
-        if not records:
+        if not records or records[0].seq != at:
             return await self._missing(at, last)
         items = [(r.body, r.hash) for r in records]
         good, leaves = self.walk.feed(items)
@@ -268,9 +268,10 @@ class Verifier:
     ) -> Verification:
         note = await self._sign_first(tenant_id)
         log = StoredLog(store=self._store, evidence=self._evidence, tenant_id=tenant_id, progress=progress)
-        fault = await log.verify(first, last, head)
-        if fault is None:
-            fault = await self._check_signer(tenant_id)
+        try:
+            fault = await log.verify(first, last, head) or await self._check_signer(tenant_id)
+        except LogUnreadable as error:
+            fault = Fault(Tampering.CHANGED, log.walk.expected, f"what is stored here can't be read: {error}")
         return Verification(
             ok=fault is None,
             records=log.walk.records,
@@ -284,7 +285,7 @@ class Verifier:
         """Return the note over the log as it is; of a broken log the last one, for the walk to say what is wrong."""
         try:
             return (await self._evidence.checkpoint(tenant_id)).note
-        except LogBroken:
+        except (LogBroken, LogUnreadable):
             last = await self._store.last_checkpoint(tenant_id)
             return last.note if last else ""
 

@@ -1,0 +1,232 @@
+"""Somebody with the database file changes it; verification on the live server names what and where."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from random import Random
+
+import apsw
+import pytest
+
+from sealwire.contracts.compliance import Actor, AuditBatch, AuditEntry, Verification, VerifyQuery
+from sealwire.kit.caller import service_caller
+from sealwire.kit.ids import new_id
+from sealwire.services.compliance.config import ComplianceConfig
+from sealwire.services.compliance.tiles import read_bundle, write_bundle
+from sealwire.testing.compliance import ComplianceRoom, open_compliance
+
+CALLER = service_caller("gateway", "acme")
+RECORDS = 700
+
+
+def entries(count: int) -> list[AuditEntry]:
+    return [
+        AuditEntry(
+            audit_id=new_id(),
+            tenant_id="acme",
+            actor=Actor(type="user", id="anna"),
+            action="message.sent",
+            resource_type="message",
+            metadata={"n": i},
+        )
+        for i in range(count)
+    ]
+
+
+@pytest.fixture
+async def room(tmp_path: Path) -> AsyncIterator[ComplianceRoom]:
+    async with open_compliance(tmp_path, config=ComplianceConfig(checkpoint_every_s=3600)) as room:
+        sent = entries(RECORDS)
+        for start in range(0, RECORDS, 70):
+            await room.service.append(CALLER, AuditBatch(records=sent[start : start + 70]))
+        await room.service.checkpoint(CALLER)
+        yield room
+
+
+def tamper(tmp_path: Path, change: Callable[[apsw.Connection], None]) -> None:
+    conn = apsw.Connection(str(tmp_path / "compliance.db"))
+    conn.set_busy_timeout(5000)
+    with conn:
+        change(conn)
+    conn.close()
+
+
+async def verify(room: ComplianceRoom) -> Verification:
+    found = await room.service.verify(CALLER, VerifyQuery())
+    async with asyncio.timeout(20):
+        for _ in range(100_000):
+            if found.job_id is None or found.progress == 1:
+                break
+            await asyncio.sleep(0.001)
+            found = await room.service.verify_job(CALLER, found.job_id)
+    return found
+
+
+def edit(conn: apsw.Connection, seq: int, change: Callable[[bytes], bytes | None]) -> None:
+    """Change one record's bytes in its piece, as an editor of the file would; None takes it out."""
+    place, bodies = conn.execute(
+        "SELECT place, bodies FROM piece WHERE place & ((1 << 40) - 1) <= ? ORDER BY place DESC LIMIT 1", (seq,)
+    ).fetchone()
+    records = read_bundle(bodies)
+    at = seq - (place & ((1 << 40) - 1))
+    changed = change(records[at])
+    records[at : at + 1] = [] if changed is None else [changed]
+    conn.execute("UPDATE piece SET bodies = ? WHERE place = ?", (write_bundle(records), place))
+
+
+async def test_an_untouched_log_holds(room: ComplianceRoom) -> None:
+    found = await verify(room)
+    assert found.ok, found.fault
+    assert found.records == RECORDS
+
+
+@pytest.mark.parametrize("seq", [1, 70, 71, 256, 257, 512, 513, 699, 700])
+async def test_any_changed_bit_of_a_record_is_found(room: ComplianceRoom, tmp_path: Path, seq: int) -> None:
+    rng = Random(seq)
+    (stored,) = await room.stores.audit.records("acme", seq, 1)
+
+    def write(body: bytes) -> None:
+        tamper(tmp_path, lambda conn: edit(conn, seq, lambda _: body))
+
+    for _ in range(4):
+        changed = bytearray(stored.body)
+        bit = rng.randrange(len(changed) * 8)
+        changed[bit // 8] ^= 1 << bit % 8
+        write(bytes(changed))
+        found = await verify(room)
+        assert (found.ok, found.first_bad_seq) == (False, seq), f"bit {bit}: {found.fault}"
+        assert found.fault is not None
+        assert found.fault.startswith("changed")
+    write(stored.body)
+    assert (await verify(room)).ok
+
+
+async def test_a_damaged_file_is_told_and_not_a_crash(room: ComplianceRoom, tmp_path: Path) -> None:
+    tamper(tmp_path, lambda conn: conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall() and None)
+    root = (
+        apsw.Connection(str(tmp_path / "compliance.db"))
+        .execute("SELECT rootpage FROM sqlite_schema WHERE name = 'piece'")
+        .get
+    )
+    with (tmp_path / "compliance.db").open("r+b") as file:
+        file.seek((root - 1) * 4096)
+        file.write(b"\xff" * 4096)
+    found = await verify(room)
+    assert not found.ok
+
+
+async def test_a_record_changed_with_its_hash_is_found(room: ComplianceRoom, tmp_path: Path) -> None:
+    from hashlib import sha256
+
+    def change(conn: apsw.Connection) -> None:
+        place, hashes = conn.execute("SELECT place, hashes FROM piece WHERE place & ((1 << 40) - 1) = 281").fetchone()
+        forged = b""
+
+        def forge(body: bytes) -> bytes:
+            nonlocal forged
+            forged = body.replace(b"message.sent", b"message.read")
+            return forged
+
+        edit(conn, 290, forge)
+        hashes = hashes[: 9 * 32] + sha256(forged).digest() + hashes[10 * 32 :]
+        conn.execute("UPDATE piece SET hashes = ? WHERE place = ?", (hashes, place))
+
+    tamper(tmp_path, change)
+    found = await verify(room)
+    assert (found.ok, found.first_bad_seq) == (False, 290), found.fault
+
+
+async def test_a_record_taken_out_is_found(room: ComplianceRoom, tmp_path: Path) -> None:
+    tamper(tmp_path, lambda conn: edit(conn, 300, lambda body: None))
+    found = await verify(room)
+    assert (found.ok, found.first_bad_seq) == (False, 300), found.fault
+
+
+@pytest.mark.parametrize(
+    ("sql", "seq", "kind"),
+    [
+        ("DELETE FROM piece WHERE place & ((1 << 40) - 1) = 281", 281, "removed"),
+        ("DELETE FROM piece WHERE place & ((1 << 40) - 1) = 1", 1, "removed"),
+        ("DELETE FROM piece WHERE place & ((1 << 40) - 1) >= 561", 561, "truncated"),
+        ("UPDATE piece SET place = place + 1 WHERE place & ((1 << 40) - 1) = 1", 1, "removed"),
+        ("UPDATE piece SET hashes = zeroblob(length(hashes)) WHERE place & ((1 << 40) - 1) = 141", 141, "changed"),
+        ("UPDATE tile SET hashes = zeroblob(8192) WHERE place & ((1 << 40) - 1) = 0", 1, "tree"),
+        (
+            "UPDATE tile SET hashes = CAST(substr(hashes, 1, 8191) || x'00' AS BLOB) WHERE place & ((1 << 40) - 1) = 1",
+            512,
+            "tree",
+        ),
+        ("DELETE FROM tile WHERE place & ((1 << 40) - 1) = 1", 257, "tree"),
+        ("UPDATE tile SET hashes = zeroblob(64) WHERE place & ((1 << 40) - 1) = 1 << 36", 1, "tree"),
+        ("UPDATE checkpoint SET root = zeroblob(32)", None, "checkpoint"),
+        ("UPDATE checkpoint SET note = replace(note, 'acme', 'evil')", None, "checkpoint"),
+        (
+            "UPDATE checkpoint SET note = substr(note, 1, length(note) - 9) || 'AAAAAAAA' || char(10)",
+            None,
+            "checkpoint",
+        ),
+        ("UPDATE tenant SET last_hash = zeroblob(32)", ..., "changed"),
+        ("UPDATE piece SET bodies = 'text \u00b9' WHERE place & ((1 << 40) - 1) = 71", 71, "changed"),
+        ("UPDATE tenant SET size = 300", 301, "truncated"),
+        ("UPDATE tenant SET size = size + 5", ..., "truncated"),
+    ],
+)
+async def test_tampering_with_the_tables(
+    room: ComplianceRoom, tmp_path: Path, sql: str, seq: int | None, kind: str
+) -> None:
+    tamper(tmp_path, lambda conn: conn.execute(sql).fetchall() and None)
+    found = await verify(room)
+    assert not found.ok
+    assert found.fault is not None
+    assert found.fault.split(":")[0] == kind, found.fault
+    if seq is not ...:
+        assert found.first_bad_seq == seq, found.fault
+
+
+async def test_two_pieces_swapped(room: ComplianceRoom, tmp_path: Path) -> None:
+    def swap(conn: apsw.Connection) -> None:
+        rows = conn.execute(
+            "SELECT place, traits, hashes, bodies FROM piece WHERE place & ((1 << 40) - 1) IN (71, 141)"
+        ).fetchall()
+        for (place, *_), (_, *content) in zip(rows, rows[::-1], strict=True):
+            conn.execute("UPDATE piece SET traits = ?, hashes = ?, bodies = ? WHERE place = ?", (*content, place))
+
+    tamper(tmp_path, swap)
+    found = await verify(room)
+    assert (found.ok, found.first_bad_seq) == (False, 71)
+    assert found.fault is not None
+    assert found.fault.startswith("reordered"), found.fault
+
+
+async def test_a_history_rewritten_behind_the_servers_back_is_never_signed(tmp_path: Path) -> None:
+    """All records, hashes, tiles and the head are made consistent; only the signed checkpoint stands against it."""
+    (tmp_path / "other").mkdir()
+    first = entries(300)
+    async with open_compliance(tmp_path) as room:
+        await room.service.append(CALLER, AuditBatch(records=first))
+        held = await room.service.checkpoint(CALLER)
+    async with open_compliance(tmp_path / "other") as room:
+        forged = [*first[:50], *entries(1), *first[51:]]
+        await room.service.append(CALLER, AuditBatch(records=forged))
+    source = apsw.Connection(str(tmp_path / "other" / "compliance.db"))
+    tables = {t: source.execute(f"SELECT * FROM {t}").fetchall() for t in ("tenant", "piece", "audit_id", "tile")}
+    source.close()
+
+    def replace(conn: apsw.Connection) -> None:
+        for table, rows in tables.items():
+            conn.execute(f"DELETE FROM {table}")
+            conn.executemany(f"INSERT INTO {table} VALUES ({', '.join('?' * len(rows[0]))})", rows)
+
+    tamper(tmp_path, replace)
+    async with open_compliance(tmp_path) as room:
+        await room.service.append(CALLER, AuditBatch(records=entries(5)))
+        found = await verify(room)
+        assert not found.ok
+        assert found.fault is not None
+        assert found.fault.startswith("forked"), found.fault
+        assert found.checkpoint == held.checkpoint
+        last = await room.stores.audit.last_checkpoint("acme")
+        assert last is not None
+        assert last.note == held.checkpoint, "nothing new was signed"
