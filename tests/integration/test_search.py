@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import secrets
 import time
 from collections.abc import Callable
@@ -94,6 +95,31 @@ def test_filters_pages_and_how_far_it_is(person: Callable[[str], Person]) -> Non
     assert len(search(ann, needle, sender_id=ben.user_id, limit=100)["items"]) == 5
     assert search(ann, needle, to="2020-01-01T00:00:00Z")["items"] == []
     assert search(ann, needle, kind="file")["items"] == []
+
+
+def test_a_file_is_found_by_its_name_until_it_is_deleted(person: Callable[[str], Person]) -> None:
+    ann, ben = person("ann"), person("ben")
+    room, needle = ann.converse(ben), word()
+    metadata = {"filename": f"{needle}.txt", "filetype": "text/plain", "conversation_id": room}
+    encoded = ",".join(f"{name} {base64.b64encode(value.encode()).decode()}" for name, value in metadata.items())
+    made = ann.http.post(
+        "/media/uploads",
+        content=b"some text",
+        headers={
+            "tus-resumable": "1.0.0",
+            "upload-length": "9",
+            "upload-metadata": encoded,
+            "content-type": "application/offset+octet-stream",
+        },
+    )
+    assert made.status_code == 201, made.text
+    media_id = made.headers["location"].rsplit("/", 1)[-1]
+    ann.send(room, "see the file", attachments=[media_id])
+    (hit,) = until(lambda: search(ben, needle)["items"], "never found")
+    assert (hit["kind"], hit["snippet"]) == ("file", f"<mark>{needle}</mark>.txt")
+    assert search(ben, needle, kind="message")["items"] == []
+    assert ann.http.delete(f"/media/{media_id}").status_code == 204
+    assert search(ben, needle)["items"] == []
 
 
 @pytest.mark.parametrize(
