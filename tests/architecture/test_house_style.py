@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 BANNED_NAMES = frozenset({"utils", "util", "helpers", "helper", "common", "base", "core", "manager", "misc", "stuff"})
-MOST_LINES, MOST_TEST_LINES = 450, 800
+MOST_LINES, MOST_TEST_LINES = 450, 900
 CONTRACT_LINES = 900
 """A contract is one list of structs and operations: longer, and flat."""
 # Where a package came from and on whose machine it was built is nobody's business but theirs.
