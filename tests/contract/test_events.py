@@ -250,7 +250,7 @@ async def test_stopping_does_not_wait_for_a_handler_for_ever(backend):
 
 async def test_lingering_gathers_what_comes_in_small_pieces(backend):
     sink = Sink()
-    c = consumer(backend, sink.handle, linger_s=0.1)
+    c = consumer(backend, sink.handle, linger_s=0.4)
     c.start()
     await asyncio.sleep(0.01)
     for n in range(1, 6):

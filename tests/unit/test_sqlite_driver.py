@@ -56,7 +56,8 @@ async def test_the_file_is_made_as_the_rules_ask(db, tmp_path):
     assert (tmp_path / "t.db").stat().st_mode & 0o077 == 0
 
 
-async def test_writes_that_wait_together_share_one_commit(db):
+async def test_writes_that_wait_together_share_one_commit(db, monkeypatch):
+    monkeypatch.setattr("sealwire.adapters.embedded.drivers.sqlite_writer.GROUP_BUDGET_S", 60.0)
     results = await asyncio.gather(*[db.write(lambda conn, i=i: (put(i)(conn), i)[1]) for i in range(50)])
     assert results == list(range(50))
     assert keys(db) == list(range(50))
@@ -97,6 +98,13 @@ async def test_what_a_write_asked_for_after_commit_happens_once_and_only_if_it_i
     assert calls == ["good [1]", "hook"]
     with pytest.raises(RuntimeError):
         db.after_commit(lambda: None)
+
+
+async def test_a_group_ends_when_its_time_is_up_and_the_next_one_takes_the_rest(db, monkeypatch):
+    monkeypatch.setattr("sealwire.adapters.embedded.drivers.sqlite_writer.GROUP_BUDGET_S", 0.0)
+    await asyncio.gather(*[db.write(put(i)) for i in range(5)])
+    assert db.stats.groups == 5
+    assert keys(db) == list(range(5))
 
 
 async def test_a_batcher_hands_over_what_waits_and_keeps_the_order(db):

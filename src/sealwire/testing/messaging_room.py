@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from sealwire.adapters.embedded.messaging import SqliteMessaging
-from sealwire.clients.crypto import KeyRing
+from sealwire.clients.key_ring import KeyRing
 from sealwire.contracts.messaging import OPERATIONS, Conversation, Draft, Message, Messaging, NewConversation
 from sealwire.kit.caller import Caller
 from sealwire.kit.clock import Clock
