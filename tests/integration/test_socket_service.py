@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import random
+import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -495,6 +496,42 @@ async def test_pings_go_out_and_silence_is_closed(tmp_path: Path) -> None:
             await asyncio.wait_for(mute.wait_closed(), 4)
             assert mute.close_code == 3012
             assert wire.close_code is None
+
+
+async def test_a_client_that_stops_reading_holds_up_nobody_and_recovers_later(tmp_path: Path) -> None:
+    config = SocketConfig(backlog_bytes=65_536, slow_grace_s=0.3, close_timeout_s=0.2, drain_s=0.1)
+    async with socket_room(tmp_path, config=config, instances=1) as room:
+        pair = await Pair(room).open()
+        quick = await on(room, pair.ann_token)
+        await quick.subscribe(pair.id)
+        slow = socket.socket()
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        stuck = await connect(
+            room.urls[0].replace("http", "ws") + "/ws", sock=connected(slow, room.urls[0]), max_queue=1
+        )
+        await stuck.send(json.dumps({"id": 1, "connect": {"token": pair.ben_token}}))
+        await stuck.recv()
+        await stuck.send(json.dumps({"id": 2, "subscribe": {"channel": f"conversation:{pair.id}"}}))
+        at = json.loads(await stuck.recv())["subscribe"]
+        sent = 0
+        while not (state := await room.services[0].state(pair.ann)).slow_consumers_closed:
+            sent += 1
+            assert sent < 1_000
+            await pair.say(pair.ann, "x" * 60_000)
+        assert state.connections == 1
+        await quick.until(lambda: len(quick.publications(pair.id)) == sent)
+        again = await on(room, pair.ben_token)
+        back = await again.subscribe(pair.id, recover=True, offset=at["offset"] + sent - 3, epoch=at["epoch"])
+        assert [p["offset"] - at["offset"] for p in back["publications"]] == [sent - 2, sent - 1, sent]
+        for wire in (quick, again):
+            await wire.__aexit__(None, None, None)
+        stuck.transport.abort()
+
+
+def connected(sock: socket.socket, url: str) -> socket.socket:
+    sock.connect(("127.0.0.1", int(url.rsplit(":", 1)[1])))
+    sock.setblocking(False)
+    return sock
 
 
 async def test_an_instance_that_is_full_or_stopping_says_so(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ import logging
 from collections.abc import Callable
 from functools import partial
 
+from msgspec.structs import replace
+
 from sealwire.contracts.admission import Admission, CredentialExpired, SessionRevoked, SocketGateway
 from sealwire.contracts.compliance import Actor, AuditEntry, Outcome
 from sealwire.contracts.messaging import (
@@ -93,11 +95,10 @@ class FrontDesk:
     # -- in and out
 
     def connect(self, connection: Connection, command: protocol.Connect) -> None:
-        self._calls.spawn(self._admit(connection, command))
+        assert connection.session is not None
+        self._calls.spawn(self._admit(connection, connection.session, command))
 
-    async def _admit(self, connection: Connection, command: protocol.Connect) -> None:
-        session = connection.session
-        assert session is not None
+    async def _admit(self, connection: Connection, session: Session, command: protocol.Connect) -> None:
         try:
             admission = await self._gateway.admit(
                 session.handshake, command.token, ended=partial(self._end, connection)
@@ -116,12 +117,13 @@ class FrontDesk:
             caller = self._caller(connection)
             if caller is not None and connection.phase is Phase.AUTHENTICATING:
                 self._open(connection, session, caller)
-            else:
+            else:  # gone or revoked meanwhile
                 self._gateway.release(admission)
 
     def _open(self, connection: Connection, session: Session, caller: Caller) -> None:
         principal = caller.principal
         session.kind = principal.kind
+        session.handshake = replace(session.handshake, token="")  # a secret nobody needs any more
         session.tenant_id, session.user_id, session.session_id = (
             principal.tenant_id,
             principal.subject,
@@ -159,11 +161,10 @@ class FrontDesk:
         self._audience.learn(session.tenant_id, session.user_id, found)
 
     def refresh(self, connection: Connection, id_: int, command: protocol.Refresh) -> None:
-        self._calls.spawn(self._renew(connection, id_, command.token))
+        assert connection.session is not None
+        self._calls.spawn(self._renew(connection, connection.session, id_, command.token))
 
-    async def _renew(self, connection: Connection, id_: int, token: str) -> None:
-        session = connection.session
-        assert session is not None
+    async def _renew(self, connection: Connection, session: Session, id_: int, token: str) -> None:
         try:
             await self._gateway.renew(session.admitted, token)
         except CredentialExpired:
@@ -207,6 +208,7 @@ class FrontDesk:
             session.jobs.clear()
             if code in (protocol.SESSION_REVOKED.code, protocol.DEGRADED.code, protocol.EXPIRED.code):
                 self._record("socket.close", session, client_id=connection.id, close_code=code)
+        connection.session = None
         self._ended(connection, code)
 
     def _end(self, connection: Connection, problem: Problem) -> None:
@@ -311,12 +313,12 @@ class FrontDesk:
         result: Subscribed,
     ) -> None:
         """Answer and enter the room, with nothing in between."""
-        session = connection.session
-        assert session is not None
         if result.was_recovering and not result.recovered and command.flag & protocol.FLAG_REJECT_UNRECOVERED:
             connection.not_subscribed(id_, command.channel, protocol.UNRECOVERABLE_POSITION)
             return
         if connection.subscribed(id_, command.channel, result):
+            session = connection.session
+            assert session is not None
             self._streams.enter(key, joiner, connection, result.offset + len(result.publications))
             self._presence.enter(key, connection.id, session.user_id)
             self._listens(session, key, on=True)

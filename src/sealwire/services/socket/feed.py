@@ -87,6 +87,7 @@ class Feed:
             if not self._wanted():
                 self._following.clear()
                 self._wake.clear()
+                self.failures = 0
                 await self._wake.wait()
             try:
                 await (self._step() if self._following.is_set() else self._begin())
