@@ -221,6 +221,17 @@ def test_subscriptions_are_single_and_bounded() -> None:
     assert desk.left == ["a"]
 
 
+def test_commands_past_the_bound_wait_for_an_answer_and_hold_the_reading() -> None:
+    connection, wire, desk = connect()
+    send(connection, *[{"id": i, "rpc": {"method": "later"}} for i in range(2, 8)])
+    assert ([id_ for _, id_, _ in desk.open], wire.held) == ([2, 3, 4], True)
+    connection.answer(3, b"{}")
+    assert ([id_ for _, id_, _ in desk.open], wire.held) == ([2, 3, 4, 5], True)
+    for id_ in (2, 4):
+        connection.fail(id_, protocol.INTERNAL)
+    assert ([id_ for _, id_, _ in desk.open], wire.held) == ([2, 3, 4, 5, 6, 7], False)
+
+
 def test_an_unsubscribe_waits_for_the_subscribe_it_takes_back() -> None:
     connection, wire, desk = connect()
     send(connection, {"id": 2, "subscribe": {"channel": "a"}}, {"id": 3, "unsubscribe": {"channel": "a"}})
@@ -295,7 +306,8 @@ class Machine(RuleBasedStateMachine):
         if kind == "subscribe":
             if not ok:
                 self.connection.not_subscribed(id_, command.channel, protocol.PERMISSION_DENIED)
-            elif self.connection.subscribed(id_, command.channel, Subscribed()):
+            else:
+                self.connection.subscribed(id_, command.channel, Subscribed())
                 self.connection.proceed()
         elif not ok:
             self.connection.fail(id_, protocol.INTERNAL)
@@ -303,7 +315,6 @@ class Machine(RuleBasedStateMachine):
             self.connection.refreshed(id_, version="1", ttl_s=1, expires_s=inf)
         else:
             self.connection.answer(id_, b"{}")
-        self.connection.proceed()
 
     @rule(channel=st.sampled_from("abc"))
     def revokes(self, channel: str) -> None:
