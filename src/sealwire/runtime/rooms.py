@@ -211,7 +211,7 @@ async def build_media(assembly: Assembly) -> Room:
     service = MediaService(
         store=store,
         blobs=FileBlobStore(assembly.data / "blobs"),
-        ring=_ring(assembly, "media"),
+        keys=_ring(assembly, "media"),
         auth=assembly.contract("auth"),
         messaging=assembly.contract("messaging"),
         scanner=SignatureScanner(),

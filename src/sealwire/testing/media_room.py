@@ -60,7 +60,7 @@ class MediaRoom:
         self.service = MediaService(
             store=self.store,
             blobs=self.blobs,
-            ring=KeyRing(crypto=self.messages.people.crypto, service="media", clock=self.clock),
+            keys=KeyRing(crypto=self.messages.people.crypto, service="media", clock=self.clock),
             auth=self.messages.people.auth,
             messaging=self.messages.messaging,
             scanner=SignatureScanner(),

@@ -7,13 +7,13 @@ from typing import Final
 
 import msgspec
 
-from sealwire.clients.key_ring import KeyRing
 from sealwire.contracts.crypto import DecryptionFailed, KeyUnusable
 from sealwire.contracts.media import MediaNotFound
 from sealwire.kit.caller import Caller, Principal
 from sealwire.kit.clock import US_PER_S, Clock
 from sealwire.kit.envelopes import EnvelopeRefused, bind
 from sealwire.services.media.access import Access
+from sealwire.services.media.ports import DataKeys
 
 _SCOPE: Final = "links"
 _MAX_CHARS: Final = 4_096
@@ -34,8 +34,8 @@ _decode = msgspec.json.Decoder(Grant).decode
 class Links:
     """Makes and reads links. Nothing is stored: the link holds it all, sealed under a key of the tenant."""
 
-    def __init__(self, *, ring: KeyRing, access: Access, clock: Clock) -> None:
-        self._ring = ring
+    def __init__(self, *, keys: DataKeys, access: Access, clock: Clock) -> None:
+        self._keys = keys
         self._access = access
         self._clock = clock
 
@@ -45,7 +45,7 @@ class Links:
         principal = msgspec.structs.replace(caller.principal, email="")
         grant = _encode(Grant(media_id=media_id, principal=principal, until_us=until_us))
         tenant_id = caller.tenant_id
-        sealed = await self._ring.seal(tenant_id, _SCOPE, "", grant, bind(tenant_id, "link"))
+        sealed = await self._keys.seal(tenant_id, _SCOPE, "", grant, bind(tenant_id, "link"))
         return f"{_text(tenant_id.encode())}.{_text(sealed)}", until_us
 
     async def read(self, token: str, media_id: str) -> Caller:
@@ -58,7 +58,7 @@ class Links:
                 raise MediaNotFound
             tenant, _, text = token.partition(".")
             tenant_id, sealed = _bytes(tenant).decode(), _bytes(text)
-            plain = await self._ring.open(tenant_id, _SCOPE, "", sealed, bind(tenant_id, "link"))
+            plain = await self._keys.open(tenant_id, _SCOPE, "", sealed, bind(tenant_id, "link"))
             grant = _decode(plain)
         except (ValueError, EnvelopeRefused, DecryptionFailed, KeyUnusable, msgspec.MsgspecError):
             raise MediaNotFound("The link is not valid.") from None

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import msgspec
 
+from sealwire.kit.envelopes import SealingKey
 from sealwire.kit.problem import Conflict
 from sealwire.ports.events import NewEvent
 from sealwire.services.media.model import FileState
@@ -54,6 +55,28 @@ class StoredSegment(msgspec.Struct, frozen=True, kw_only=True):
     origin_id: str
     origin_start: int
     scope: str
+
+
+class DataKeys(Protocol):
+    """Data keys per scope (a conversation, or what else) and subject: the key ring of `clients/crypto.py`."""
+
+    def ready(self, tenant_id: str, scope: str, subject_id: str) -> SealingKey | None:
+        """Return the key to seal with when it is at hand."""
+
+    async def sealing_key(self, tenant_id: str, scope: str, subject_id: str) -> SealingKey:
+        """Return the key to seal with. Raises: Unavailable."""
+
+    async def key_by_id(self, tenant_id: str, scope: str, subject_id: str, key_id: bytes) -> SealingKey:
+        """Return the key of this id. Raises: DecryptionFailed, KeyUnusable, Unavailable."""
+
+    async def seal(self, tenant_id: str, scope: str, subject_id: str, plaintext: bytes, aad: bytes) -> bytes:
+        """Seal under the key of scope and subject. Raises: Unavailable."""
+
+    async def open(self, tenant_id: str, scope: str, subject_id: str, envelope: bytes, aad: bytes) -> bytes:
+        """Open an envelope. Raises: EnvelopeRefused, DecryptionFailed, KeyUnusable, Unavailable."""
+
+    def sweep(self) -> None:
+        """Wipe what is past its time."""
 
 
 class MediaStore(Protocol):

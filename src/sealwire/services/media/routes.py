@@ -53,14 +53,15 @@ class Files:
 
     async def get(self, exchange: Exchange, caller: Caller) -> None:
         """Answer GET and HEAD."""
-        await self._media.download(exchange, caller, exchange.params["media_id"])
+        await self._media.downloads.answer(exchange, caller, exchange.params["media_id"])
 
     async def shared(self, exchange: Exchange, caller: Caller) -> None:
         """Answer GET and HEAD of a link; who it is for stands in the link. Raises: Malformed without one."""
         token = exchange.query.get("link", "")
         if not token:
             raise Malformed("The link is not whole.", path="link")
-        await self._media.download_by_link(exchange, token, exchange.params["media_id"])
+        media_id = exchange.params["media_id"]
+        await self._media.downloads.answer(exchange, await self._media.links.read(token, media_id), media_id)
 
 
 class Tus:

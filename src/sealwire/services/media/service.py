@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 
-from sealwire.clients.key_ring import KeyRing
 from sealwire.contracts.auth import Auth
 from sealwire.contracts.media import InfoQuery, Infos, Link, MediaInfo, MediaNotFound, NewLink
 from sealwire.contracts.messaging import Messaging
 from sealwire.kit.caller import Caller
 from sealwire.kit.clock import Clock, rfc3339
-from sealwire.kit.exchange import Exchange
 from sealwire.kit.permission import Permission
 from sealwire.kit.problem import Forbidden
 from sealwire.ports.blobs import BlobStore
@@ -21,7 +19,7 @@ from sealwire.services.media.events import media_event
 from sealwire.services.media.links import Links
 from sealwire.services.media.looks import Looks
 from sealwire.services.media.model import FileState
-from sealwire.services.media.ports import MediaStore
+from sealwire.services.media.ports import DataKeys, MediaStore
 from sealwire.services.media.scanning import Scanner
 from sealwire.services.media.sweeping import Sweeper
 from sealwire.services.media.transfers import Transfers
@@ -30,14 +28,14 @@ from sealwire.services.media.vault import Vault
 
 
 class MediaService:
-    """`contracts.media.Media` in this process; `uploads` and `download` are what its raw routes call."""
+    """`contracts.media.Media` in this process; `uploads`, `downloads` and `links` are what its raw routes call."""
 
     def __init__(
         self,
         *,
         store: MediaStore,
         blobs: BlobStore,
-        ring: KeyRing,
+        keys: DataKeys,
         auth: Auth,
         messaging: Messaging,
         scanner: Scanner,
@@ -49,9 +47,9 @@ class MediaService:
         self._scanner = scanner
         self._clock = clock
         self.config = config
-        vault = Vault(blobs=blobs, ring=ring)
+        vault = Vault(blobs=blobs, keys=keys)
         access = Access(auth=auth, messaging=messaging)
-        self._sweeper = Sweeper(store=store, blobs=blobs, clock=clock, config=config)
+        self._sweeper = Sweeper(store=store, blobs=blobs, keys=keys, clock=clock, config=config)
         self._looks = Looks(store=store, vault=vault, scanner=scanner, clock=clock, config=config)
         self.transfers = Transfers(still=access.still, clock=clock, watch_s=config.watch_s, stall_s=config.stall_s)
         self.uploads = Uploads(
@@ -65,7 +63,7 @@ class MediaService:
             examine=self._looks.add,
             bury=self._sweeper.soon,
         )
-        self._downloads = Downloads(
+        self.downloads = Downloads(
             store=store,
             vault=vault,
             access=access,
@@ -74,7 +72,7 @@ class MediaService:
             looks=self._looks,
             config=config,
         )
-        self._links = Links(ring=ring, access=access, clock=clock)
+        self.links = Links(keys=keys, access=access, clock=clock)
 
     async def start(self) -> None:
         """Begin to watch transfers, to look at files that wait for it, and to sweep."""
@@ -93,7 +91,7 @@ class MediaService:
         return {"store": self._store.check, "blobs": self._blobs.check, "scanner": self._scanner.check}
 
     async def info(self, caller: Caller, media_id: str) -> MediaInfo:
-        return await self._downloads.describe(await self._downloads.find(caller, media_id))
+        return await self.downloads.describe(await self.downloads.find(caller, media_id))
 
     async def infos(self, caller: Caller, query: InfoQuery) -> Infos:
         if not caller.service and not caller.is_service:
@@ -107,15 +105,15 @@ class MediaService:
         return Infos(items=items)
 
     async def link(self, caller: Caller, media_id: str, link: NewLink) -> Link:
-        file = await self._downloads.find(caller, media_id)
-        token, until_us = await self._links.make(caller, file.media_id, link.expires_in_s)
+        file = await self.downloads.find(caller, media_id)
+        token, until_us = await self.links.make(caller, file.media_id, link.expires_in_s)
         return Link(
             url=f"{self.config.public_prefix}/media/{media_id}/shared?link={token}", expires_at=rfc3339(until_us)
         )
 
     async def delete(self, caller: Caller, media_id: str) -> None:
         require(caller, Permission.UPLOAD)
-        file = await self._downloads.find(caller, media_id)
+        file = await self.downloads.find(caller, media_id)
         if file.owner_id != caller.user_id:
             raise Forbidden("Only who uploaded a file may delete it.")
         event = media_event(
@@ -130,12 +128,3 @@ class MediaService:
         )
         await self._store.delete(media_id, event=event)
         self._sweeper.soon()
-
-    async def download(self, exchange: Exchange, caller: Caller, media_id: str) -> None:
-        """Answer GET and HEAD of a file."""
-        await self._downloads.answer(exchange, caller, media_id)
-
-    async def download_by_link(self, exchange: Exchange, token: str, media_id: str) -> None:
-        """Answer GET and HEAD of a link."""
-        caller = await self._links.read(token, media_id)
-        await self._downloads.answer(exchange, caller, media_id)

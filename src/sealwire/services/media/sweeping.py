@@ -12,7 +12,7 @@ from sealwire.kit.clock import Clock
 from sealwire.ports.blobs import BlobStore
 from sealwire.services.media.config import MediaConfig
 from sealwire.services.media.events import media_event
-from sealwire.services.media.ports import MediaStore
+from sealwire.services.media.ports import DataKeys, MediaStore
 
 _log = logging.getLogger("sealwire.media")
 _AT_ONCE: Final = 100
@@ -22,8 +22,11 @@ _ORPHANS_EVERY_S: Final = 3600.0
 class Sweeper:
     """A background task."""
 
-    def __init__(self, *, store: MediaStore, blobs: BlobStore, clock: Clock, config: MediaConfig) -> None:
+    def __init__(
+        self, *, store: MediaStore, blobs: BlobStore, keys: DataKeys, clock: Clock, config: MediaConfig
+    ) -> None:
         self._store = store
+        self._keys = keys
         self._blobs = blobs
         self._clock = clock
         self._config = config
@@ -95,6 +98,7 @@ class Sweeper:
     async def _run(self) -> None:
         while True:
             self._wake.clear()
+            self._keys.sweep()
             try:
                 await self.expire()
                 await self.bury()

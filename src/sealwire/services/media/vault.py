@@ -6,11 +6,10 @@ import os
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
-from sealwire.clients.key_ring import KeyRing
 from sealwire.kit.envelopes import EnvelopeRefused, bind
 from sealwire.kit.segments import CHUNK_BYTES, SegmentOpener, SegmentSealer, header_key_id, span
 from sealwire.ports.blobs import BlobStore, BlobWriter
-from sealwire.services.media.ports import StoredSegment
+from sealwire.services.media.ports import DataKeys, StoredSegment
 
 WRITE_BYTES: Final = 4 * CHUNK_BYTES
 """Sealed bytes that are handed to the blob store at once; one hop to a thread costs as much as sealing 64 KiB."""
@@ -83,16 +82,16 @@ class SegmentWriter:
 class Vault:
     """Seals files under data keys of their owner and conversation, and opens any range of them."""
 
-    def __init__(self, *, blobs: BlobStore, ring: KeyRing) -> None:
+    def __init__(self, *, blobs: BlobStore, keys: DataKeys) -> None:
         self._blobs = blobs
-        self._ring = ring
+        self._keys = keys
 
     async def writer(
         self, tenant_id: str, owner_id: str, conversation_id: str | None, media_id: str, start: int
     ) -> SegmentWriter:
         """Begin a segment of a file at the plain offset `start`. Raises: what crypto raises."""
         scope = conversation_id or PERSONAL
-        key = self._ring.ready(tenant_id, scope, owner_id) or await self._ring.sealing_key(tenant_id, scope, owner_id)
+        key = self._keys.ready(tenant_id, scope, owner_id) or await self._keys.sealing_key(tenant_id, scope, owner_id)
         sealer = SegmentSealer(key=key, context=_place(tenant_id, media_id, start))
         return SegmentWriter(blobs=self._blobs, sealer=sealer, origin_id=media_id, start=start, scope=scope)
 
@@ -126,7 +125,7 @@ class Vault:
 
     async def _opener(self, tenant_id: str, owner_id: str, segment: StoredSegment) -> SegmentOpener:
         key_id = header_key_id(segment.header)
-        key = await self._ring.key_by_id(tenant_id, segment.scope, owner_id, key_id)
+        key = await self._keys.key_by_id(tenant_id, segment.scope, owner_id, key_id)
         return SegmentOpener(
             key=key,
             header=segment.header,
@@ -144,14 +143,14 @@ class Vault:
     ) -> bytes:
         """Seal what is written about a file (its name …)."""
         scope = conversation_id or PERSONAL
-        return await self._ring.seal(tenant_id, scope, owner_id, note, bind(tenant_id, kind, media_id))
+        return await self._keys.seal(tenant_id, scope, owner_id, note, bind(tenant_id, kind, media_id))
 
     async def open_note(
         self, tenant_id: str, owner_id: str, conversation_id: str | None, media_id: str, kind: str, sealed: bytes
     ) -> bytes:
         """Open it. Raises: EnvelopeRefused, what crypto raises."""
         scope = conversation_id or PERSONAL
-        return await self._ring.open(tenant_id, scope, owner_id, sealed, bind(tenant_id, kind, media_id))
+        return await self._keys.open(tenant_id, scope, owner_id, sealed, bind(tenant_id, kind, media_id))
 
 
 def _place(tenant_id: str, media_id: str, start: int) -> bytes:
