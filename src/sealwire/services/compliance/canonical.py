@@ -90,7 +90,7 @@ def _is_plain(value: object, depth: int) -> bool:
         for key, member in value.items():  # type: ignore[attr-defined]  # `kind` says it is a dict
             if type(key) is not str or not key.isascii():
                 plain = False
-            if not _is_plain(member, depth - 1):
+            if type(member) is not str and not _is_plain(member, depth - 1):
                 plain = False
         return plain
     if kind is list or kind is tuple:

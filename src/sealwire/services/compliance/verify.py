@@ -11,6 +11,7 @@ from hashlib import sha256
 from itertools import chain, islice
 
 import msgspec
+import orjson
 
 from sealwire.contracts.compliance import FIRST_PREV_HASH
 from sealwire.services.compliance.canonical import NotCanonical, canonical
@@ -170,16 +171,14 @@ def _link(body: bytes) -> Link | None:
         return None
 
 
-_ANY = msgspec.json.Decoder()
-
-
 def _is_canonical(body: bytes, record: Record) -> bool:
     """Say whether the bytes are the RFC 8785 form of what they hold (no duplicate members, one spelling)."""
     try:
         if record_bytes(record) == body:
-            return canonical(_ANY.decode(record.metadata)) == bytes(record.metadata)
-        return canonical(_ANY.decode(body)) == body
-    except (NotCanonical, *_UNREADABLE):
+            metadata = bytes(record.metadata)
+            return canonical(orjson.loads(metadata)) == metadata
+        return canonical(orjson.loads(body)) == body
+    except (NotCanonical, ValueError):
         return False
 
 
