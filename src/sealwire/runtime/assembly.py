@@ -22,9 +22,10 @@ from sealwire import __version__
 from sealwire.adapters.embedded.bus import InProcessBus
 from sealwire.adapters.embedded.service_keys import ServiceKeys
 from sealwire.adapters.embedded.socket import InProcessPresence
+from sealwire.clients.compliance import send_records
 from sealwire.clients.guarded import guarded
 from sealwire.clients.identity import ServiceAuthenticator, ServiceVerifier
-from sealwire.contracts.compliance import AuditBatch, AuditEntry
+from sealwire.contracts.compliance import AuditEntry
 from sealwire.kit.caller import SYSTEM_TENANT, service_caller
 from sealwire.kit.clock import SystemClock
 from sealwire.kit.codec import Page
@@ -220,9 +221,7 @@ class Assembly:
         return self._spool
 
     async def _deliver(self, records: Sequence[AuditEntry]) -> None:
-        await self.contract("compliance").append(
-            service_caller("gateway", SYSTEM_TENANT), AuditBatch(records=list(records))
-        )
+        await send_records(self.contract("compliance"), service_caller("gateway", SYSTEM_TENANT), records)
 
     @property
     def settings(self) -> Settings:
