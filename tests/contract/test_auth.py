@@ -16,7 +16,6 @@ from sealwire.contracts.auth import (
     Login,
     PasswordChange,
     ProfileChange,
-    QuotaExceeded,
     RefreshInvalid,
     RefreshRequest,
     RefreshReused,
@@ -36,7 +35,7 @@ from sealwire.kit.codec import Page
 from sealwire.kit.jose import KeySet, Rules, verify
 from sealwire.kit.jose_keys import Key
 from sealwire.kit.permission import Role
-from sealwire.kit.problem import NotFound, Problem
+from sealwire.kit.problem import NotFound, Problem, QuotaExceeded
 from sealwire.services.auth.config import AuthConfig
 from sealwire.testing.auth_room import BOUNDARY, CHEAP, PASSWORD, AuthRoom, somebody
 from sealwire.testing.clock import ManualClock
@@ -371,7 +370,7 @@ async def test_rotation_repeat_and_reuse(room: AuthRoom) -> None:
     second = await room.auth.refresh(somebody(), refresh_with(granted.refresh_token))
     assert second.refresh_token != granted.refresh_token
     assert second.session_id == granted.session_id
-    clock_of(room).advance(9)
+    clock_of(room).advance(4)
     again = await room.auth.refresh(somebody(), refresh_with(granted.refresh_token))
     assert again.refresh_token == second.refresh_token, "a lost answer is given again"
     clock_of(room).advance(2)

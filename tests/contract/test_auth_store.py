@@ -9,9 +9,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from sealwire.contracts.auth import EmailTaken, LastOwner, QuotaExceeded, RegistrationClosed
+from sealwire.contracts.auth import EmailTaken, LastOwner, RegistrationClosed
 from sealwire.kit.ids import new_id
 from sealwire.kit.permission import Role
+from sealwire.kit.problem import QuotaExceeded
 from sealwire.ports.events import NewEvent
 from sealwire.services.auth.model import LockoutRules, Rotation, Verdict
 from sealwire.services.auth.ports import AuthStores

@@ -40,11 +40,10 @@ from sealwire.kit.caller import Caller, Principal, service_caller
 from sealwire.kit.codec import Page
 from sealwire.kit.envelopes import EnvelopeRefused, bind
 from sealwire.kit.permission import Role
-from sealwire.kit.problem import Forbidden, Invalid
+from sealwire.kit.problem import Forbidden, Invalid, QuotaExceeded
 from sealwire.services.crypto.config import CryptoConfig
 from sealwire.services.crypto.events import audit_entry
 from sealwire.services.crypto.model import REFUSE_AT_USES, ROTATE_AT_USES
-from sealwire.services.crypto.ports import KeyQuotaExceeded
 from sealwire.services.crypto.providers import FileKeyProvider, KekUnusable
 from sealwire.services.crypto.routes import routes
 from sealwire.services.crypto.service import CryptoService
@@ -387,7 +386,7 @@ async def test_signatures_and_tags(crypto: Crypto) -> None:
 
 async def test_lists_page_and_the_quota_holds(crypto: Crypto) -> None:
     made = [(await crypto.generate_key(ANNA, NewKey())).key_id for _ in range(5)]
-    with pytest.raises(KeyQuotaExceeded):
+    with pytest.raises(QuotaExceeded):
         await crypto.generate_key(ANNA, NewKey())
     seen: list[str] = []
     cursor = None

@@ -12,9 +12,10 @@ from sealwire.adapters.embedded.crypto import MIGRATIONS, SqliteKeyStore
 from sealwire.adapters.embedded.drivers.sqlite import Database
 from sealwire.kit.caller import service_caller
 from sealwire.kit.ids import new_id
+from sealwire.kit.problem import QuotaExceeded
 from sealwire.services.crypto.events import KeyEvent, audit_entry, key_event
 from sealwire.services.crypto.model import KeyState, Life
-from sealwire.services.crypto.ports import KeyQuotaExceeded, KeyStore, StoredDataKey, StoredKey, StoredVersion
+from sealwire.services.crypto.ports import KeyStore, StoredDataKey, StoredKey, StoredVersion
 
 T = "tenant-1"
 
@@ -93,7 +94,7 @@ async def test_tenants_keys_may_share_a_name_and_are_counted(store: KeyStore) ->
     await store.create(a_key(purpose="system:media", name="data"), event(), max_keys=1)
     for _ in range(2):
         await store.create(a_key(name="same"), event(), max_keys=2)
-    with pytest.raises(KeyQuotaExceeded):
+    with pytest.raises(QuotaExceeded):
         await store.create(a_key(name="same"), event(), max_keys=2)
     assert await store.named(T, "tenant", "same") is None
 

@@ -10,7 +10,15 @@ from sealwire.kit.caller import Caller
 from sealwire.kit.codec import Id, Input, Output, Page, ShortText
 from sealwire.kit.operation import Degraded, Operation, Policy, RateClass, Repeat, table
 from sealwire.kit.permission import Permission, Role
-from sealwire.kit.problem import Conflict, Forbidden, Invalid, NotFound, RateLimited, StepUpRequired, Unauthenticated
+from sealwire.kit.problem import (
+    Conflict,
+    Forbidden,
+    Invalid,
+    NotFound,
+    RateLimited,
+    StepUpRequired,
+    Unauthenticated,
+)
 
 SERVICE = "auth"
 ACCESS_TYP = "at+jwt"
@@ -94,12 +102,6 @@ class SessionNotFound(NotFound):
     """No such session of this user."""
 
     code, title = "session_not_found", "No such session"
-
-
-class QuotaExceeded(Conflict):
-    """The tenant has as many of these as it may have."""
-
-    code, title = "quota_exceeded", "The tenant's quota is used up"
 
 
 # ---- structs

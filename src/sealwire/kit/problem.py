@@ -99,6 +99,12 @@ class Conflict(Problem):
     code, title, status = "conflict", "In conflict with what is stored", 409
 
 
+class QuotaExceeded(Conflict):
+    """The tenant has as many of these as it may have."""
+
+    code, title = "quota_exceeded", "The tenant's quota is used up"
+
+
 class TooLarge(Problem):
     """The body is larger than the limit; `limit_bytes` tells it."""
 

@@ -11,8 +11,9 @@ import msgspec
 from sealwire.adapters.embedded.auth_feed import SqliteRevocationStore
 from sealwire.adapters.embedded.drivers.sqlite import Database, Row
 from sealwire.adapters.embedded.outbox import SqliteOutbox
-from sealwire.contracts.auth import EmailTaken, LastOwner, QuotaExceeded, RegistrationClosed
+from sealwire.contracts.auth import EmailTaken, LastOwner, RegistrationClosed
 from sealwire.kit.permission import Role
+from sealwire.kit.problem import QuotaExceeded
 from sealwire.ports.events import NewEvent
 from sealwire.services.auth.ports import EventsOf
 from sealwire.services.auth.records import Cut, NewRevocation, TenantRecord, UserRecord

@@ -10,10 +10,11 @@ import apsw
 from sealwire.adapters.embedded.drivers.sqlite import Database
 from sealwire.adapters.embedded.outbox import OUTBOX_SCHEMA, POSITIONS_SCHEMA, SqliteOutbox
 from sealwire.kit.ids import new_id
+from sealwire.kit.problem import QuotaExceeded
 from sealwire.ports.events import NewEvent
 from sealwire.services.crypto.events import KeyEvent, encode_event
 from sealwire.services.crypto.model import KeyState, Life
-from sealwire.services.crypto.ports import KeyQuotaExceeded, StoredDataKey, StoredKey, StoredVersion
+from sealwire.services.crypto.ports import StoredDataKey, StoredKey, StoredVersion
 
 MIGRATIONS: Final = (
     f"""
@@ -95,7 +96,7 @@ class SqliteKeyStore:
                 if (there := _one(_on(conn), *_where_name(key.tenant_id, key.purpose, key.name))) is not None:
                     return there
             elif _count(conn, key.tenant_id) >= max_keys:
-                raise KeyQuotaExceeded(f"A tenant may have {max_keys} keys that aren't destroyed.", limit=max_keys)
+                raise QuotaExceeded(f"A tenant may have {max_keys} keys that aren't destroyed.", limit=max_keys)
             conn.execute(
                 f"INSERT INTO keys ({_KEY}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (

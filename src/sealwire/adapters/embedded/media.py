@@ -10,9 +10,10 @@ import msgspec
 
 from sealwire.adapters.embedded.drivers.sqlite import Database
 from sealwire.adapters.embedded.outbox import OUTBOX_SCHEMA, POSITIONS_SCHEMA, SqliteOutbox
+from sealwire.kit.problem import QuotaExceeded
 from sealwire.ports.events import NewEvent
 from sealwire.services.media.model import FileState
-from sealwire.services.media.ports import MediaQuotaExceeded, StoredFile, StoredSegment
+from sealwire.services.media.ports import StoredFile, StoredSegment
 
 MIGRATIONS: Final = (
     f"""
@@ -212,10 +213,10 @@ def _on(conn: apsw.Connection) -> Rows:
 
 
 def _take_room(conn: apsw.Connection, tenant_id: str, size: int, limit: int) -> None:
-    """Raises: MediaQuotaExceeded."""
+    """Raises: QuotaExceeded."""
     taken = conn.execute("SELECT bytes FROM room WHERE tenant_id = ?", (tenant_id,)).get or 0
     if int(taken) + size > limit:
-        raise MediaQuotaExceeded(f"The tenant's files may take {limit} bytes.", limit_bytes=limit)
+        raise QuotaExceeded(f"The tenant's files may take {limit} bytes.", limit_bytes=limit)
     _add_room(conn, tenant_id, size)
 
 

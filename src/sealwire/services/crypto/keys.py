@@ -104,7 +104,7 @@ class KeyChain:
         return await self.find(tenant_id, stored.key_id)
 
     async def create(self, caller: Caller, key_type: KeyType, name: str | None) -> LiveKey:
-        """Make a key of purpose `tenant`. Raises: KeyQuotaExceeded."""
+        """Make a key of purpose `tenant`. Raises: QuotaExceeded."""
         return self._hold(await self._create(caller, "tenant", name, key_type))
 
     async def _create(self, caller: Caller, purpose: str, name: str | None, key_type: KeyType) -> StoredKey:

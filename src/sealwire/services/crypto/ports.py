@@ -8,18 +8,11 @@ from typing import Protocol
 import msgspec
 
 from sealwire.contracts.crypto import KeyType
-from sealwire.kit.problem import Conflict
 from sealwire.services.crypto.events import KeyEvent
 from sealwire.services.crypto.model import Life
 
 MASTER = "master"
 """The purpose of a tenant's master key."""
-
-
-class KeyQuotaExceeded(Conflict):
-    """The tenant has as many keys as it may have."""
-
-    code, title = "quota_exceeded", "The tenant's quota is used up"
 
 
 class StoredVersion(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,7 +78,7 @@ class KeyStore(Protocol):
     async def create(self, key: StoredKey, event: KeyEvent, *, max_keys: int) -> StoredKey:
         """Store a new key, or for a purpose other than `tenant` return the one that is there.
 
-        Once per (tenant, purpose, name) under any race when the purpose isn't `tenant`. Raises: KeyQuotaExceeded when
+        Once per (tenant, purpose, name) under any race when the purpose isn't `tenant`. Raises: QuotaExceeded when
         the tenant has `max_keys` keys of purpose `tenant` that aren't destroyed.
         """
 

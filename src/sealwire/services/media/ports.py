@@ -8,15 +8,8 @@ from typing import Protocol
 import msgspec
 
 from sealwire.kit.envelopes import SealingKey
-from sealwire.kit.problem import Conflict
 from sealwire.ports.events import NewEvent
 from sealwire.services.media.model import FileState
-
-
-class MediaQuotaExceeded(Conflict):
-    """The tenant's files take all the room they may."""
-
-    code, title = "quota_exceeded", "The tenant's quota is used up"
 
 
 class StoredFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,13 +83,13 @@ class MediaStore(Protocol):
     """
 
     async def create(self, file: StoredFile, *, max_tenant_bytes: int, event: NewEvent) -> None:
-        """Store a new upload and take its length of the tenant's room. Raises: MediaQuotaExceeded."""
+        """Store a new upload and take its length of the tenant's room. Raises: QuotaExceeded."""
 
     async def join(self, file: StoredFile, *, event: NewEvent, max_tenant_bytes: int) -> bool:
         """Store a file made of its `parts`' segments in their order; the parts stay until they expire.
 
         False, and nothing done, when a part isn't a complete partial upload of the same owner. Raises:
-        MediaQuotaExceeded.
+        QuotaExceeded.
         """
 
     async def file(self, tenant_id: str, media_id: str) -> StoredFile | None:
@@ -109,7 +102,7 @@ class MediaStore(Protocol):
         """Return a file's segments in the order of their bytes."""
 
     async def set_length(self, media_id: str, length: int, *, max_tenant_bytes: int) -> bool:
-        """Say the length of an upload that was begun without; False when it has one. Raises: MediaQuotaExceeded."""
+        """Say the length of an upload that was begun without; False when it has one. Raises: QuotaExceeded."""
 
     async def append(
         self,

@@ -140,7 +140,7 @@ class Uploads:
         self._examinations: OrderedDict[str, Examination] = OrderedDict()
 
     async def begin(self, caller: Caller, beginning: Beginning) -> StoredFile:
-        """Store a new upload. Raises: UploadTooLarge, MediaQuotaExceeded, UnsupportedMedia, MediaNotFound."""
+        """Store a new upload. Raises: UploadTooLarge, QuotaExceeded, UnsupportedMedia, MediaNotFound."""
         require(caller, Permission.UPLOAD)
         self._check_length(beginning.length)
         self._check_type(beginning.meta.claimed_type)
