@@ -20,11 +20,16 @@ from prometheus_client import CollectorRegistry
 
 from sealwire import __version__
 from sealwire.adapters.embedded.bus import InProcessBus
+from sealwire.adapters.embedded.cache import ProcessCache
 from sealwire.adapters.embedded.service_keys import ServiceKeys
+from sealwire.adapters.embedded.session_journal import SealedSessionJournal
 from sealwire.adapters.embedded.socket import InProcessPresence
+from sealwire.boundary.boundary import Boundary
+from sealwire.boundary.jwt_token_adapter import LegacyRule
 from sealwire.clients.compliance import send_records
 from sealwire.clients.guarded import guarded
 from sealwire.clients.identity import ServiceAuthenticator, ServiceVerifier
+from sealwire.contracts.auth import COOKIE, COOKIE_LOOPBACK
 from sealwire.contracts.compliance import AuditEntry
 from sealwire.kit.caller import SYSTEM_TENANT, service_caller
 from sealwire.kit.clock import SystemClock
@@ -40,13 +45,14 @@ from sealwire.runtime.catalog import CATALOG
 from sealwire.runtime.http_protocol import bounded
 from sealwire.runtime.local_keys import LocalKeys
 from sealwire.runtime.server import Server, listen
-from sealwire.runtime.session_boundary import SessionBoundary
 from sealwire.runtime.settings import RUNNING, Settings, kek_path, prepare_data
+from sealwire.services.auth.config import LegacyIssuer
 from sealwire.services.auth.model import DEFAULT_TENANT
 from sealwire.services.crypto.providers import FileKeyProvider
 from sealwire.services.gateway.gate import GatewayGate, Lag
 from sealwire.services.gateway.routes import SECURITY_HEADERS, public_routes
 from sealwire.services.gateway.spool import RecordSpool, SpoolConfig
+from sealwire.services.socket.metrics import SocketCollector
 from sealwire.services.socket.transport import SocketProtocol
 
 VERIFY_TIMEOUT_S = 10.0
@@ -124,17 +130,25 @@ class Assembly:
         return start
 
     async def _start_boundary(self) -> None:
-        self.boundary = SessionBoundary(
+        config = self._settings.auth
+        secure = self._settings.server.public_url.startswith("https://")
+        key = await self.local_keys.sealing_key("boundary")
+        self.boundary = Boundary.build(
             auth=self.contract("auth"),
-            auth_config=self._settings.auth,
-            config=self._settings.boundary,
-            key=await self.local_keys.sealing_key("boundary"),
-            journal=self.data / "fallback" / "sessions",
+            feed=self._rooms["auth"].service,
+            cache=ProcessCache(clock=self._clock),
+            journal=SealedSessionJournal(self.data / "fallback" / "sessions", key),
+            key=key,
             breakers=self.breakers,
-            secure=self._settings.server.public_url.startswith("https://"),
-            metrics_allow=self._settings.gateway.metrics_allow,
             clock=self._clock,
             rng=self._rng,
+            issuer=config.issuer,
+            audience=config.audience,
+            cookie_name=COOKIE if secure else COOKIE_LOOPBACK,
+            config=self._settings.boundary,
+            legacy=[_legacy_rule(issuer) for issuer in config.legacy],
+            local_networks=self._settings.gateway.metrics_allow,
+            services=ServiceAuthenticator(verifier=self._verifier("gateway"), clock=self._clock),
         )
         self._started.append(("boundary", self.boundary.stop))
         await self.boundary.start()
@@ -154,6 +168,8 @@ class Assembly:
         http = bounded(
             limit_bytes=self._settings.gateway.header_limit_bytes, timeout_s=self._settings.gateway.header_timeout_s
         )
+        sockets = [room.service for name, room in self._rooms.items() if name.startswith("socket")]
+        self._metrics.register(SocketCollector(sockets))
         apps: dict[str, Any] = {"gateway": await self._gateway_app()}
         for entry in CATALOG:
             if entry.name in self._rooms and (entry.always_open or server.expose_services):
@@ -288,9 +304,7 @@ class Assembly:
     def _service_app(self, name: str) -> App:
         """Return the app of a service's own port: for services with an identity only; sockets for people too."""
         room = self._rooms[name]
-        verifier = ServiceVerifier(
-            audience=name.rstrip("12"), keys=self._service_keys.published(), clock=self._clock, rng=self._rng
-        )
+        verifier = self._verifier(name.rstrip("12"))
         edge = Edge(authenticate=ServiceAuthenticator(verifier=verifier, clock=self._clock))
         pages = self._pages(edge, name, lambda: room.checks())
         routes = [*room.routes(edge), *pages.routes()]
@@ -298,6 +312,10 @@ class Assembly:
             routes += room.people_routes(edge)
         pages.describe(routes)
         return App(routes, headers=SECURITY_HEADERS, timeout_s=self._settings.gateway.request_timeout_s)
+
+    def _verifier(self, audience: str) -> ServiceVerifier:
+        """Return what checks the identities of services that call `audience`."""
+        return ServiceVerifier(audience=audience, keys=self._service_keys.published(), clock=self._clock, rng=self._rng)
 
     def _pages(self, edge: Edge, name: str, checks: Callable[[], Mapping[str, Probe]]) -> Pages:
         return Pages(edge=edge, service=name, version=__version__, checks=checks, registry=self._metrics)
@@ -340,6 +358,18 @@ def _get(url: str) -> tuple[int, bytes]:
             return answer.status, answer.read()
     except urllib.error.HTTPError as error:
         return error.code, error.read()
+
+
+def _legacy_rule(issuer: LegacyIssuer) -> LegacyRule:
+    return LegacyRule.read(
+        key=issuer.key,
+        alg=issuer.alg,
+        tenant_id=issuer.tenant,
+        kid=issuer.kid,
+        iss=issuer.iss,
+        max_age_s=issuer.max_age_s,
+        sunset=issuer.sunset,
+    )
 
 
 def _with_owner_token(settings: Settings) -> Settings:

@@ -56,12 +56,13 @@ Later = Callable[[], Awaitable[None]]
 
 
 class Room(msgspec.Struct, frozen=True, kw_only=True):
-    """A service as the assembly handles it. `contract` is what others call: the service behind its guard.
+    """A service as the assembly handles it. `contract` is what others call: `service` behind its guard.
 
     `people_routes` are open on the service's own port to people too. `drain` sends long-lived connections elsewhere
     before the ports close; `relay` tells compliance of every change.
     """
 
+    service: Any
     contract: Any
     start: Later
     stop: Later
@@ -115,6 +116,7 @@ async def build_crypto(assembly: Assembly) -> Room:
         await db.close()
 
     return Room(
+        service=service,
         contract=assembly.guard(service, crypto.OPERATIONS, "crypto"),
         start=service.start,
         stop=stop,
@@ -140,6 +142,7 @@ async def build_compliance(assembly: Assembly) -> Room:
         await storage.close()
 
     return Room(
+        service=service,
         contract=assembly.guard(service, compliance.OPERATIONS, "compliance"),
         start=service.start,
         stop=stop,
@@ -165,6 +168,7 @@ async def build_auth(assembly: Assembly) -> Room:
         await storage.close()
 
     return Room(
+        service=service,
         contract=assembly.guard(service, auth.OPERATIONS, "auth"),
         start=service.start,
         stop=stop,
@@ -196,6 +200,7 @@ async def build_messaging(assembly: Assembly) -> Room:
 
     guarded = assembly.guard(service, messaging.OPERATIONS, "messaging")
     return Room(
+        service=service,
         contract=guarded,
         start=service.start,
         stop=stop,
@@ -227,6 +232,7 @@ async def build_media(assembly: Assembly) -> Room:
         await db.close()
 
     return Room(
+        service=service,
         contract=assembly.guard(service, media.OPERATIONS, "media"),
         start=service.start,
         stop=stop,
@@ -260,6 +266,7 @@ async def build_search(assembly: Assembly) -> Room:
     )
     guarded = assembly.guard(service, search.OPERATIONS, "search")
     return Room(
+        service=service,
         contract=guarded,
         start=service.start,
         stop=service.stop,
@@ -294,6 +301,7 @@ def _socket_builder(instance: str) -> Callable[[Assembly], Awaitable[Room]]:
             records=await assembly.records(),
         )
         return Room(
+            service=service,
             contract=service,
             start=service.start,
             stop=service.stop,
