@@ -8,12 +8,15 @@ from pathlib import Path
 from random import Random
 
 import apsw
+import msgspec
 import pytest
 
 from sealwire.contracts.compliance import Actor, AuditBatch, AuditEntry, Verification, VerifyQuery
 from sealwire.kit.caller import service_caller
 from sealwire.kit.ids import new_id
+from sealwire.kit.pages import DegradedOnly
 from sealwire.services.compliance.config import ComplianceConfig
+from sealwire.services.compliance.sequencer import LogBroken
 from sealwire.services.compliance.tiles import read_bundle, write_bundle
 from sealwire.testing.compliance import ComplianceRoom, open_compliance
 
@@ -230,3 +233,21 @@ async def test_a_history_rewritten_behind_the_servers_back_is_never_signed(tmp_p
         last = await room.stores.audit.last_checkpoint("acme")
         assert last is not None
         assert last.note == held.checkpoint, "nothing new was signed"
+
+
+async def test_a_log_without_its_right_edge_takes_no_records_and_says_so(tmp_path: Path) -> None:
+    async with open_compliance(tmp_path) as room:
+        await room.service.append(CALLER, AuditBatch(records=entries(300)))
+        await room.service.append(service_caller("gateway", "other"), AuditBatch(records=[]))
+    tamper(
+        tmp_path, lambda conn: conn.execute("DELETE FROM piece WHERE place & ((1 << 40) - 1) = 257").fetchall() and None
+    )
+    async with open_compliance(tmp_path) as room:
+        with pytest.raises(LogBroken):
+            await room.service.append(CALLER, AuditBatch(records=entries(1)))
+        with pytest.raises(DegradedOnly):
+            await room.service.checks()["audit_logs"]()
+        others = [msgspec.structs.replace(e, tenant_id="other") for e in entries(3)]
+        assert (await room.service.append(CALLER, AuditBatch(records=others))).accepted == 3
+        found = await verify(room)
+        assert (found.ok, found.first_bad_seq) == (False, 257), found.fault

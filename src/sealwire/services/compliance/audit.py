@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 from collections.abc import Callable, Iterable, Sequence
 from hashlib import sha256
 
@@ -21,6 +19,7 @@ from sealwire.kit.caller import ANONYMOUS_TENANT, Caller
 from sealwire.kit.clock import Clock, parse_rfc3339
 from sealwire.kit.permission import Role
 from sealwire.kit.problem import Forbidden, Invalid
+from sealwire.services.compliance.cursors import number_of, write_cursor
 from sealwire.services.compliance.ports import AuditStore, RecordFilter
 from sealwire.services.compliance.sealing import Intake, Sealer
 from sealwire.services.compliance.sequencer import Logs, Verdict
@@ -112,11 +111,11 @@ class AuditLog:
             from_us=_time(query.from_, "from"),
             to_us=_time(query.to, "to"),
         )
-        after = _seq_of(query.cursor) if query.cursor else 0
+        after = number_of(query.cursor)
         found = await self._store.search(tenant_id, wanted, after_seq=after, limit=query.limit)
         items = [await self._sealer.show(record) for record in found.records]
         return AuditRecords(
-            items=items, next_cursor=None if found.looked_up_to is None else _cursor_of(found.looked_up_to)
+            items=items, next_cursor=None if found.looked_up_to is None else write_cursor(str(found.looked_up_to))
         )
 
 
@@ -145,18 +144,3 @@ def _time(text: str | None, name: str) -> int | None:
         return parse_rfc3339(text)
     except (ValueError, OverflowError):
         raise Invalid("Write the time as 2026-01-31T12:00:00Z.", path=f"$.{name}") from None
-
-
-def _cursor_of(seq: int) -> str:
-    return base64.urlsafe_b64encode(b"s%d" % seq).decode().rstrip("=")
-
-
-def _seq_of(cursor: str) -> int:
-    """Raises: Invalid for what is no cursor of ours."""
-    try:
-        raw = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
-        if not raw.startswith(b"s") or not raw[1:].isdigit() or len(raw) > 15:
-            raise ValueError(cursor)
-        return int(raw[1:])
-    except (binascii.Error, ValueError):
-        raise Invalid("This is no cursor of this list.", path="$.cursor") from None

@@ -8,6 +8,7 @@ every proof stay as they are.
 
 from __future__ import annotations
 
+import asyncio
 from binascii import Error as Base64Error
 from binascii import a2b_base64, b2a_base64
 from collections.abc import Mapping, Sequence
@@ -73,6 +74,7 @@ class Sealer:
         """
         now_us = self._clock.now_us()
         keys = self._keys
+        await self._fetch_keys(entries)
         taken: list[Intake] = []
         for i, entry in enumerate(entries):
             created_us = entry.created_at_us or now_us
@@ -94,6 +96,14 @@ class Sealer:
                 raise Invalid(f"The record can't be stored: {error}", path=f"$.records[{i}]") from None
             taken.append(Intake(entry, form, created_at, created_us))
         return taken
+
+    async def _fetch_keys(self, entries: Sequence[AuditEntry]) -> None:
+        """Have the keys of all people loaded that aren't at hand, at the same time and not one after another."""
+        ready = self._keys.ready
+        people = {(e.tenant_id, e.subject_id) for e in entries if e.personal and e.subject_id}
+        missing = [person for person in people if ready(person[0], PERSON_SCOPE, person[1]) is None]
+        if len(missing) > 1:
+            await asyncio.gather(*(self._keys.sealing_key(tenant, PERSON_SCOPE, person) for tenant, person in missing))
 
     def _actor(self, actor: Actor) -> RecordActor:
         name = (actor.id, actor.type)

@@ -80,6 +80,7 @@ class Log:
         self._tree: Tree | None = None
         self._writer: asyncio.Task[None] | None = None
         self._loading: asyncio.Task[Tree] | None = None
+        self.broken = False
 
     @property
     def idle(self) -> bool:
@@ -121,9 +122,13 @@ class Log:
     async def _load(self) -> Tree:
         try:
             tree = grow_from(await self._store.edge(self.tenant_id))
+            self.broken = False
             if self._tree is None:
                 self._tree = tree
             return self._tree
+        except LogBroken:
+            self.broken = True
+            raise
         finally:
             self._loading = None
 
@@ -242,8 +247,13 @@ class Logs:
     def _evict(self) -> None:
         if len(self._logs) > self._in_memory:
             for tenant_id, log in list(self._logs.items())[: len(self._logs) - self._in_memory]:
-                if log.idle:
+                if log.idle and not log.broken:
                     del self._logs[tenant_id]
+
+    @property
+    def broken(self) -> list[str]:
+        """The tenants whose logs can't be continued."""
+        return [tenant_id for tenant_id, log in self._logs.items() if log.broken]
 
     async def settle(self) -> None:
         """Wait until nothing is being written."""

@@ -33,6 +33,7 @@ from sealwire.kit.caller import Caller, service_caller
 from sealwire.kit.clock import Clock
 from sealwire.kit.codec import Page
 from sealwire.kit.lifespan import Probe
+from sealwire.kit.pages import DegradedOnly
 from sealwire.kit.problem import Forbidden
 from sealwire.ports.events import Consumer, Event
 from sealwire.services.compliance.audit import AuditLog, log_of
@@ -111,7 +112,11 @@ class ComplianceService:
 
     def checks(self) -> Mapping[str, Probe]:
         """Return what the service depends on."""
-        return {"store": self._stores.audit.check}
+        return {"store": self._stores.audit.check, "audit_logs": self._check_logs}
+
+    async def _check_logs(self) -> None:
+        if broken := self._logs.broken:
+            raise DegradedOnly(f"{len(broken)} audit logs are damaged and take no records")
 
     async def _sign_now_and_then(self) -> None:
         while True:
