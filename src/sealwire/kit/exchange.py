@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, Protocol
@@ -29,6 +30,9 @@ class Disconnected(Exception):
 
 class Direct(Protocol):
     """A server's short way beside ASGI's messages, for what is whole: most bodies and most answers."""
+
+    task: asyncio.Task[None] | None
+    """What the request is answered in."""
 
     def whole_body(self) -> bytes | None:
         """Return the body when all of it has arrived and was not read yet."""
@@ -84,7 +88,8 @@ class Exchange:
 
     def header(self, name: bytes) -> bytes | None:
         """Return the first value of a header (`name` in lower case), or None."""
-        return self.named_headers().get(name)
+        named = self._named
+        return (self.named_headers() if named is None else named).get(name)
 
     def header_values(self, name: bytes) -> list[bytes]:
         """Return every value of a header, in order."""
@@ -94,6 +99,14 @@ class Exchange:
         """Return a header as text, cut at `limit` characters; empty when absent."""
         value = self.header(name)
         return "" if value is None else value[:limit].decode("latin-1")
+
+    @property
+    def task(self) -> asyncio.Task[Any]:
+        """The task in which it is answered. To be asked from within it."""
+        task = None if self._direct is None else self._direct.task
+        task = task or asyncio.current_task()
+        assert task is not None  # a request is answered in one
+        return task
 
     @property
     def query(self) -> dict[str, str]:

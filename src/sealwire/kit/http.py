@@ -298,9 +298,7 @@ class App:
         """Answer a request, whatever comes of it."""
         exchange.set_trace()
         exchange.fixed = self._fixed
-        task = asyncio.current_task()
-        assert task is not None
-        self._in_flight[exchange] = task
+        self._in_flight[exchange] = task = exchange.task
         if self._watchdog is None:
             self._watchdog = asyncio.create_task(self._watch(), name="request-deadlines")
         try:

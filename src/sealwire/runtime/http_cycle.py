@@ -34,15 +34,14 @@ class Connection(Protocol):
 class Cycle:
     """A request and its answer. The connection feeds it; the app reads and answers."""
 
-    __slots__ = ("_body_given", "_chunked", "_connection", "_event", "_left", "body", "disconnected", "expects",
-                 "keep_alive", "more_body", "response_complete", "response_started", "scope", "task")  # fmt: skip
+    __slots__ = ("_body_given", "_chunked", "_connection", "_event", "_left", "_told_to_continue", "body",
+                 "disconnected", "keep_alive", "more_body", "response_complete", "response_started", "scope",
+                 "task")  # fmt: skip
 
-    def __init__(self, connection: Connection, scope: dict[str, Any], *, keep_alive: bool, expects: bool) -> None:
-        """`expects`: the client waits for a 100 before it sends the body."""
+    def __init__(self, connection: Connection, scope: dict[str, Any], *, keep_alive: bool) -> None:
         self._connection = connection
         self.scope = scope
         self.keep_alive = keep_alive
-        self.expects = expects
         self.body = b""
         self.more_body = True
         self.disconnected = False
@@ -52,6 +51,7 @@ class Cycle:
         self._body_given = False
         self._chunked = False
         self._left = 0
+        self._told_to_continue = False
         self._event: asyncio.Event | None = None
 
     # ---- the connection's side
@@ -104,9 +104,8 @@ class Cycle:
 
     async def receive(self) -> Message:
         """Return the next piece of the body, or that the client has gone or was answered."""
-        if self.expects and not self._connection.transport.is_closing():
-            self._connection.transport.write(CONTINUE)
-        self.expects = False
+        if self.more_body and not self.body and not self._told_to_continue:
+            self._tell_to_continue()
         while not (self.disconnected or self.response_complete):
             if self.body or not (self.more_body or self._body_given):
                 body, self.body = self.body, b""
@@ -118,6 +117,13 @@ class Cycle:
             self._event.clear()
             await self._event.wait()
         return DISCONNECT
+
+    def _tell_to_continue(self) -> None:
+        """Answer a client that waits for our word before it sends the body (RFC 9110 section 10.1.1)."""
+        self._told_to_continue = True
+        for name, value in self.scope["headers"]:
+            if name == b"expect" and value.lower() == b"100-continue" and not self.response_started:
+                self._connection.transport.write(CONTINUE)
 
     async def send(self, message: Message) -> None:
         """Send the head of the answer or a piece of its body. Raises: RuntimeError for what is out of order."""
@@ -135,7 +141,6 @@ class Cycle:
 
     def _send_head(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
         self.response_started = True
-        self.expects = False
         parts = [STATUS_LINE[status], self._connection.default_lines]
         length: int | None = None
         for name, value in headers:

@@ -10,6 +10,7 @@ import asyncio
 import urllib.parse
 from collections import deque
 from collections.abc import Awaitable, Callable
+from itertools import chain
 from typing import Any
 
 import httptools
@@ -115,7 +116,6 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         self.url = b""
-        self.expect_100_continue = False
         self.headers = []
 
     def on_url(self, url: bytes) -> None:
@@ -124,15 +124,12 @@ class BoundedHttp(HttpToolsProtocol):
             self._too_large()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        name = name.lower()
-        self.headers.append((name, value))
-        if len(self.headers) > MAX_HEADERS or len(name) + len(value) > self.limit_bytes:
-            self._too_large()
-        if name == b"expect" and value.lower() == b"100-continue":
-            self.expect_100_continue = True
+        self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         self._in_head = False
+        if len(self.headers) > MAX_HEADERS or sum(map(len, chain.from_iterable(self.headers))) > self.limit_bytes:
+            self._too_large()
         parser = self.parser
         version = parser.get_http_version()
         url = self.url
@@ -161,12 +158,8 @@ class BoundedHttp(HttpToolsProtocol):
         self._upgrading = parser.should_upgrade() and self._should_upgrade()
         if self._upgrading:
             return
-        cycle = Cycle(
-            self,
-            scope,
-            keep_alive=version == "1.1" and parser.should_keep_alive() and not parser.should_upgrade(),
-            expects=self.expect_100_continue,
-        )
+        keep_alive = version == "1.1" and parser.should_keep_alive() and not parser.should_upgrade()
+        cycle = Cycle(self, scope, keep_alive=keep_alive)
         before, self.cycle = self.cycle, cycle
         if before is None or before.response_complete:
             self._start(cycle)

@@ -8,7 +8,7 @@ import ipaddress
 import time
 from typing import Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from sealwire.contracts.compliance import Actor, AuditEntry
 from sealwire.kit.caller import ANONYMOUS, Caller
@@ -18,6 +18,7 @@ from sealwire.kit.operation import Policy, RateClass
 from sealwire.kit.problem import Unavailable
 from sealwire.services.gateway.config import GatewayConfig
 from sealwire.services.gateway.limiter import Limiter
+from sealwire.services.gateway.meter import RequestMeter
 
 LAG_PROBE_S = 0.05
 CORS_METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
@@ -76,18 +77,10 @@ class GatewayGate:
         self._origins = frozenset(origin.rstrip("/").encode() for origin in config.cors_origins)
         self._proxies = frozenset(config.trusted_proxies)
         self._entered = 0
-        self._requests = Counter(
-            "sealwire_http_requests", "Requests answered", ["method", "route", "status"], registry=registry
-        )
-        self._seconds = Histogram(
-            "sealwire_http_request_seconds", "Time to answer, in seconds", ["route"], registry=registry,
-            buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10),
-        )  # fmt: skip
+        self._meter = RequestMeter(registry)
         self._shed = Counter("sealwire_http_shed", "Requests refused to protect the others", registry=registry)
         Gauge("sealwire_http_in_flight", "Requests in work", registry=registry).set_function(lambda: self._entered)
         Gauge("sealwire_loop_lag_seconds", "Event loop lag", registry=registry).set_function(lambda: self._lag.lag_s)
-        self._counters: dict[tuple[str, str, int], Counter] = {}
-        self._timers: dict[str, Histogram] = {}
 
     def enter(self, exchange: Exchange) -> None:
         """Shed, mark CORS, count the address. Raises: Unavailable, RateLimited."""
@@ -132,20 +125,13 @@ class GatewayGate:
         """Count, time and record the request. `response_time_ms` ends here; nothing waits for the disk."""
         self._entered -= 1
         route = exchange.route
-        template = route.path if route is not None else "unmatched"
         seconds = time.perf_counter() - exchange.started
-        key = (exchange.method, template, exchange.status)
-        counter = self._counters.get(key)
-        if counter is None:
-            method = exchange.method if route is not None else "other"
-            counter = self._counters[key] = self._requests.labels(method, template, str(exchange.status))
-            if len(self._counters) > 10_000:
-                self._counters.clear()
-        counter.inc()
-        timer = self._timers.get(template)
-        if timer is None:
-            timer = self._timers[template] = self._seconds.labels(template)
-        timer.observe(seconds)
+        if route is None:
+            template = "unmatched"
+            self._meter.count("other", template, exchange.status, seconds)
+        else:
+            template = route.path
+            self._meter.count(exchange.method, template, exchange.status, seconds)
         if route is None or route.audited:
             self._records.put(record_of(exchange, template, seconds))
 

@@ -124,7 +124,7 @@ def audit_entry(event: Event) -> AuditEntry:
     return AuditEntry(
         audit_id=event.event_id,
         tenant_id=event.tenant_id,
-        actor=AuditActor(type=cast(Literal["user", "api_key", "service"], facts.actor_kind), id=facts.actor_id),
+        actor=AuditActor(type=cast("Literal['user', 'api_key', 'service']", facts.actor_kind), id=facts.actor_id),
         action=event.kind,
         resource_type="message" if of_message else "conversation",
         resource_id=facts.message_id if of_message else facts.conversation_id,

@@ -67,12 +67,13 @@ class Sent:
 class Entry:
     """An event of the tail. `publication` is None while its message has to be read from the store."""
 
-    __slots__ = ("changes", "event", "publication")
+    __slots__ = ("bytes", "changes", "event", "publication")
 
     def __init__(self, event: ConversationEvent, publication: Publication | None) -> None:
         self.event = event
         self.publication = publication
         self.changes = 0
+        self.bytes = ENTRY_BYTES if publication is None else ENTRY_BYTES + len(memoryview(publication.data))
 
 
 class Tail:
@@ -193,7 +194,7 @@ class Tail:
             publication = render(event, None)
             entry = Entry(event, publication)
         self._entries.append(entry)
-        self._bytes += ENTRY_BYTES if publication is None else ENTRY_BYTES + len(memoryview(publication.data))
+        self._bytes += entry.bytes
 
     def _outdate(self, message_id: str) -> None:
         for entry in self._by_message.get(message_id, ()):
@@ -209,9 +210,14 @@ class Tail:
         entry.publication = None
 
     def _shorten(self) -> None:
-        """Let the oldest quarter go, or more until the bytes fit."""
-        count = max(1, len(self._entries) // 4)
-        for entry in self._entries[:count]:
+        """Let the oldest quarter go, and more until the bytes fit."""
+        count = 0
+        least = max(1, len(self._entries) // 4)
+        for entry in self._entries:
+            if count >= least and self._bytes <= self._most_bytes:
+                break
+            count += 1
+            self._bytes -= entry.bytes
             entries = self._by_message.get(entry.event.message_id)
             if entries is not None and entry in entries:
                 entries.remove(entry)
@@ -219,11 +225,6 @@ class Tail:
                     del self._by_message[entry.event.message_id]
         del self._entries[:count]
         self._first += count
-        self._bytes = sum(
-            ENTRY_BYTES + (0 if e.publication is None else len(memoryview(e.publication.data))) for e in self._entries
-        )
-        if self._bytes > self._most_bytes and self._entries:
-            self._shorten()
 
     def _wake(self) -> None:
         for future in self._waiters:
