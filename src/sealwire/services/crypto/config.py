@@ -25,6 +25,10 @@ class CryptoConfig(msgspec.Struct, frozen=True, kw_only=True):
     journal_window_ms: Annotated[
         int, Meta(description="milliseconds a record of a key's use may wait before it is durable", ge=1, le=1_000)
     ] = 100
+    journal_individually: Annotated[
+        int,
+        Meta(description="uses of one kind per window with a record each; further ones share one that counts", ge=0),
+    ] = 10
     journal_limit: Annotated[
         int, Meta(description="use records waiting for the disk at which further use is refused", ge=100)
     ] = 50_000

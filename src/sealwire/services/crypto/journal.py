@@ -9,7 +9,6 @@ from typing import Final
 
 import msgspec
 
-from sealwire.kit.clock import Clock
 from sealwire.kit.problem import Unavailable
 from sealwire.services.crypto.events import KeyEvent
 from sealwire.services.crypto.ports import KeyStore
@@ -19,19 +18,43 @@ _MOST_AT_ONCE: Final = 500
 _RETRY_S: Final = 0.25
 
 
+_Kind = tuple[str, str, str, int, str]
+
+
+class _Sum:
+    """Uses of one kind that share an event."""
+
+    __slots__ = ("_count", "_first")
+
+    def __init__(self, first: KeyEvent) -> None:
+        self._first = first
+        self._count = first.count
+
+    def add(self, event: KeyEvent) -> None:
+        self._count += event.count
+
+    def event(self) -> KeyEvent:
+        """Return the event for all of them; it speaks of no single request any more."""
+        return msgspec.structs.replace(self._first, count=self._count, trace_id="")
+
+
 class UseJournal:
     """Collects events of uses (encrypt, decrypt, sign …), which have no transaction of their own to ride in.
 
-    An event is durable at most `window_s` after its use, plus one commit. When the disk doesn't take them, uses are
-    refused once `limit` wait: an operation that can't be recorded isn't done.
+    An event is durable at most `window_s` after its use, plus one commit. Within a window the first `individually` uses
+    of a kind (what, by whom, of which key and version, with what outcome) have an event each, all further ones share
+    one that counts them: each use is accounted for, and a busy key doesn't flood the log. When the disk doesn't take
+    them, uses are refused once `limit` events wait: an operation that can't be recorded isn't done.
     """
 
-    def __init__(self, *, store: KeyStore, clock: Clock, window_s: float, limit: int) -> None:
+    def __init__(self, *, store: KeyStore, window_s: float, individually: int, limit: int) -> None:
         self._store = store
-        self._clock = clock
         self._window_s = window_s
+        self._individually = individually
         self._limit = limit
         self._waiting: list[KeyEvent] = []
+        self._seen: dict[_Kind, int] = {}
+        self._summed: dict[_Kind, _Sum] = {}
         self._tallies: dict[tuple[str, str, str, int], KeyEvent] = {}
         self._flushing: asyncio.Task[None] | None = None
         self._flush_lock = asyncio.Lock()
@@ -39,13 +62,20 @@ class UseJournal:
     @property
     def waiting(self) -> int:
         """How many events aren't durable yet."""
-        return len(self._waiting)
+        return len(self._waiting) + len(self._summed)
 
     def note(self, event: KeyEvent) -> None:
         """Record a use. Raises: Unavailable when too many wait."""
         if len(self._waiting) >= self._limit:
             raise Unavailable("Uses of keys can't be recorded for the moment.")
-        self._waiting.append(event)
+        kind = (event.action, event.actor_id, event.key_id, event.version, event.outcome)
+        seen = self._seen[kind] = self._seen.get(kind, 0) + 1
+        if seen <= self._individually:
+            self._waiting.append(event)
+        elif (total := self._summed.get(kind)) is None:
+            self._summed[kind] = _Sum(event)
+        else:
+            total.add(event)
         if self._flushing is None:
             self._flushing = asyncio.get_running_loop().create_task(self._flush_soon(), name="crypto-journal")
 
@@ -68,6 +98,9 @@ class UseJournal:
 
     async def flush(self) -> None:
         """Make everything durable now. Raises: what the store raises; nothing is lost then."""
+        self._waiting += [total.event() for total in self._summed.values()]
+        self._summed.clear()
+        self._seen.clear()
         async with self._flush_lock:  # two at once would store the same events twice
             while self._waiting:
                 some = self._waiting[:_MOST_AT_ONCE]
@@ -86,7 +119,7 @@ class UseJournal:
 
     async def _flush_soon(self) -> None:
         pause_s = self._window_s
-        while self._waiting:
+        while self._waiting or self._summed:
             await asyncio.sleep(pause_s)
             try:
                 await asyncio.shield(self.flush())

@@ -68,7 +68,10 @@ class CryptoService:
         self._config = config
         self._chain = KeyChain(store=store, provider=provider, clock=clock, config=config)
         self._journal = UseJournal(
-            store=store, clock=clock, window_s=config.journal_window_ms / 1000, limit=config.journal_limit
+            store=store,
+            window_s=config.journal_window_ms / 1000,
+            individually=config.journal_individually,
+            limit=config.journal_limit,
         )
         self._data_keys = DataKeys(chain=self._chain, store=store, journal=self._journal, clock=clock)
         self._started = False
