@@ -101,8 +101,8 @@ def audit_relay(
     """Return the consumer that turns a service's outbox into audit records, in batches of up to `batch`.
 
     The position is durable and moves when compliance has the records; what is sent twice after a crash is stored once,
-    by its audit id, which is the event's. `entries` maps events to records, in order; it may leave events out. After an idle
-    time `linger_s` is waited, so that more can join.
+    by its audit id, which is the event's. `entries` maps events to records, in order; it may leave events out. After an
+    idle time `linger_s` is waited, so that more can join.
     """
     caller = service_caller(service, SYSTEM_TENANT)
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-import aiohttp
 import msgspec
-from yarl import URL
 
 from sealwire.clients.identity import TIMEOUT_HEADER, ServiceIdentity
 from sealwire.clients.problems import BadAnswer, read_problem
@@ -22,6 +20,9 @@ from sealwire.resilience import deadline
 from sealwire.resilience.breaker import BreakerSnapshot, State
 from sealwire.resilience.failure import Unreachable
 from sealwire.resilience.guard import Guard
+
+if TYPE_CHECKING:  # loaded where a connection is made: a process that holds every service never needs it
+    import aiohttp
 
 CONNECT_TIMEOUT_S = 2.0
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
@@ -49,6 +50,9 @@ class Transport:
         Raises: Unreachable (nothing was sent), Unavailable (the connection broke), BadAnswer, DeadlineExceeded, and
         the problem the service answered with.
         """
+        import aiohttp
+        from yarl import URL
+
         headers = self._headers(operation, caller)
         if body is not None:
             headers["Content-Type"] = content_type
@@ -100,6 +104,8 @@ class Transport:
         return headers
 
     def _open(self) -> aiohttp.ClientSession:
+        import aiohttp
+
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=self._max_connections, ttl_dns_cache=10),

@@ -1,6 +1,6 @@
 """What a socket instance promises: the calls a client makes over `/ws`, what passes by there, and the instance's state.
 
-The stream's own publications are in contracts/publications.py; the protocol around both in docs/reference/asyncapi.yaml.
+The stream's own publications are in contracts/publications.py; the protocol in docs/reference/asyncapi.yaml.
 """
 
 from __future__ import annotations

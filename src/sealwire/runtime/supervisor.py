@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import os
 import signal
 import sys
@@ -12,13 +13,12 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 import msgspec
-import structlog
 
 from sealwire.kit.codec import encode
 from sealwire.runtime.assembly import Assembly
 from sealwire.runtime.settings import Settings
 
-log = structlog.get_logger("sealwire.supervisor")
+_LOG = logging.getLogger("sealwire.supervisor")
 
 GC_THRESHOLDS = (20_000, 50, 20)
 """Python's own are for short programs: with them a busy server looks through its whole memory again and again, 5 to 8 %
@@ -123,7 +123,7 @@ class Supervisor:
             try:
                 await step.run()
             except Exception as error:
-                log.debug("step failed", step=step.name, exc_info=True)
+                _LOG.debug("step failed: %s", step.name, exc_info=True)
                 raise StartFailed(f"{step.name}: {error or type(error).__name__}. {step.remedy}") from error
             self._reporter.done(step.name, time.perf_counter() - started)
         settle_collector()

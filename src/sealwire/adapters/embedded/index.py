@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import secrets
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import structlog
 
 from sealwire.adapters.embedded.drivers.memory_folder import MemoryFolder, memory_roots
 from sealwire.adapters.embedded.drivers.tantivy import TantivyIndex, entry_at
@@ -26,6 +26,7 @@ from sealwire.adapters.embedded.index_snapshots import SnapshotFolder
 from sealwire.adapters.embedded.index_vault import Restored, Vault
 from sealwire.adapters.embedded.index_views import Mark, View, Views, make_view, read_mark, write_mark
 from sealwire.kit.clock import Clock
+from sealwire.kit.telemetry import fields
 from sealwire.ports.index import (
     MAX_DEPTH,
     Field,
@@ -43,7 +44,7 @@ MOST_WRITERS = 8
 SMALL_DOCUMENTS, SMALL_CLAUSES = 20_000, 4
 """A search no larger than this takes less time (about 0.3 ms) than the way to another thread and back may."""
 _RETRY_S = 1.0
-log = structlog.get_logger(__name__)
+_LOG = logging.getLogger("sealwire.search")
 
 
 class IndexTuning(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,7 +123,7 @@ class TantivySearchIndex:
             await self._commit_dirty()
             await self.snapshot()
         except Exception as error:  # the next start replays from the last snapshot: nothing is lost but time
-            log.warning("search_snapshot_failed", error=repr(error))
+            _LOG.warning("search_snapshot_failed", extra=fields(error=repr(error)))
         finally:
             for shard in self._shards.values():
                 shard.engine.drop_writer()
@@ -236,7 +237,7 @@ class TantivySearchIndex:
             shard.give_back(batch)
             shard.engine.drop_writer()
             self._faults[shard.tenant_id] = str(fault)
-            log.warning("search_index_commit_failed", tenant_id=shard.tenant_id, error=str(fault))
+            _LOG.warning("search_index_commit_failed", extra=fields(tenant_id=shard.tenant_id, error=str(fault)))
             return False
         shard.done(batch, self._clock.monotonic())
         self._waiting -= len(batch)
@@ -244,7 +245,10 @@ class TantivySearchIndex:
         free_bytes = self._memory.free_bytes() if self._memory else None
         if shard.held_at is None and await self._run(shard.past_bound, free_bytes):
             shard.held_at = shard.taken
-            log.error("search_index_bound_reached", tenant_id=shard.tenant_id, bound_bytes=self._tuning.bound_bytes)
+            _LOG.error(
+                "search_index_bound_reached",
+                extra=fields(tenant_id=shard.tenant_id, bound_bytes=self._tuning.bound_bytes),
+            )
         return True
 
     # ---- searching
@@ -333,7 +337,7 @@ class TantivySearchIndex:
             self._faults.pop("", None)
         except Exception as error:
             self._faults[""] = f"The search index could not be saved ({type(error).__name__})."
-            log.warning("search_snapshot_failed", error=repr(error))
+            _LOG.warning("search_snapshot_failed", extra=fields(error=repr(error)))
 
     # ---- parts
     def _shard_of(self, tenant_id: str) -> Shard:

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
-import structlog
 
 from sealwire.adapters.embedded.drivers.tantivy import lay_out
 from sealwire.adapters.embedded.index_shard import Link, Shard
 from sealwire.adapters.embedded.index_snapshots import Damaged, Manifest, SnapshotFolder, State
 from sealwire.kit.caller import SYSTEM_TENANT
 from sealwire.kit.envelopes import EnvelopeRefused, SealingKey
+from sealwire.kit.telemetry import fields
 from sealwire.ports.index import KeyDestroyed, SnapshotKeys
 
 MANIFEST, STATE = "manifest", "state"
-log = structlog.get_logger(__name__)
+_LOG = logging.getLogger("sealwire.search")
 
 
 class Restored(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,7 +62,7 @@ class Vault:
             state = msgspec.msgpack.decode(content, type=State)
         except (Damaged, EnvelopeRefused, KeyDestroyed, msgspec.MsgspecError) as error:
             if (self._folder.root / STATE).exists():
-                log.warning("search_snapshot_damaged", part=STATE, error=str(error))
+                _LOG.warning("search_snapshot_damaged", extra=fields(part=STATE, error=str(error)))
             state = State(position=0, tenants=())
         await asyncio.to_thread(self._folder.drop_all_but, state.tenants)
         position, shards = state.position, []
@@ -71,7 +72,10 @@ class Vault:
             try:
                 part = await self._restore_shard(tenant_id, root)
             except (Damaged, EnvelopeRefused, KeyDestroyed, msgspec.MsgspecError) as error:
-                log.warning("search_snapshot_damaged", tenant_id=tenant_id, error=str(error) or type(error).__name__)
+                _LOG.warning(
+                    "search_snapshot_damaged",
+                    extra=fields(tenant_id=tenant_id, error=str(error) or type(error).__name__),
+                )
                 await asyncio.to_thread(shutil.rmtree, root, ignore_errors=True)
                 await asyncio.to_thread(self._folder.drop, tenant_id)
                 position = position if isinstance(error, KeyDestroyed) else 0
@@ -121,7 +125,7 @@ class Vault:
         try:
             key = await self._keys.sealing_key(shard.tenant_id)
         except KeyDestroyed:  # nothing of the tenant may be kept, and the others' snapshots must not wait for it
-            log.warning("search_snapshot_without_key", tenant_id=shard.tenant_id)
+            _LOG.warning("search_snapshot_without_key", extra=fields(tenant_id=shard.tenant_id))
             shard.saved = False
             await asyncio.to_thread(self._folder.drop, shard.tenant_id)
             return

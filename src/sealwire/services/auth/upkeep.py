@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-
-import structlog
+import logging
 
 from sealwire.contracts.auth import Seen
 from sealwire.kit.caller import SYSTEM_TENANT, service_caller
@@ -16,7 +15,7 @@ from sealwire.services.auth.ports import AuthStores
 from sealwire.services.auth.signing import SigningKeys
 from sealwire.services.auth.tenants import Tenants
 
-log = structlog.get_logger("sealwire.auth")
+_LOG = logging.getLogger("sealwire.auth")
 
 SEEN_EVERY_S = 10.0
 SWEEP_EVERY_S = 60.0
@@ -91,5 +90,5 @@ class Upkeep:
                     await self.sweep()
                 await self.flush_seen()
             except Exception as error:
-                log.warning("upkeep failed, will try again", error=repr(error))
+                _LOG.warning("upkeep failed, will try again: %r", error)
             await asyncio.sleep(SEEN_EVERY_S)
