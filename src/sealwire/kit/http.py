@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import msgspec
-import structlog
 
 from sealwire.kit.caller import Caller
 from sealwire.kit.codec import convert_query, decode_body, encode
@@ -39,8 +39,9 @@ from sealwire.kit.problem import (
     UnsupportedMedia,
 )
 from sealwire.kit.router import Router
+from sealwire.kit.telemetry import fields
 
-log = structlog.get_logger("sealwire.http")
+_LOG = logging.getLogger("sealwire.http")
 
 STEP_UP_WINDOW_S = 15 * 60
 STEP_UP_METHODS = ["password", "totp", "recovery"]
@@ -321,8 +322,8 @@ class App:
             task.uncancel()
             await self._fail(exchange, DeadlineExceeded(f"No answer within {self._timeout_s:g} s.", retry_after_s=1))
         except Exception:
-            log.exception("request failed", method=exchange.method, route=self._route_path(exchange),
-                          trace_id=exchange.trace_id)  # fmt: skip
+            told = fields(method=exchange.method, route=self._route_path(exchange), trace_id=exchange.trace_id)
+            _LOG.exception("request failed", extra=told)
             await self._fail(exchange, Internal("It is on our side; the trace id names it in our log."))
         finally:
             self._in_flight.pop(exchange, None)
@@ -346,7 +347,7 @@ class App:
 
     async def _fail(self, exchange: Exchange, problem: Problem) -> None:
         if exchange.status:  # the head is out: all that is left is to break the connection off visibly
-            log.warning("answer broken off", code=problem.code, trace_id=exchange.trace_id)
+            _LOG.warning("answer broken off", extra={"fields": {"code": problem.code, "trace_id": exchange.trace_id}})
             raise ConnectionAbortedError(problem.code)
         with contextlib.suppress(OSError):
             await exchange.answer_problem(problem)
