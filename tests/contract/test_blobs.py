@@ -53,11 +53,12 @@ async def test_a_blob_is_there_whole_or_not_at_all(blobs: BlobStore, tmp_path: P
     await writer.write(b"abc")
     with pytest.raises(BlobMissing):
         await blobs.read(KEY, 0, 1)
-    await writer.write(b"def")
-    await writer.commit()
+    await writer.write(b"de")
+    await writer.commit(b"f")
     assert await blobs.read(KEY, 0, 6) == b"abcdef"
     await writer.abort()
     assert await blobs.read(KEY, 0, 6) == b"abcdef"
+    await (await blobs.create("12" * 16)).abort()
     dropped = await blobs.create(OTHER)
     await dropped.write(b"x")
     await dropped.abort()
@@ -70,6 +71,7 @@ async def test_a_blob_is_there_whole_or_not_at_all(blobs: BlobStore, tmp_path: P
 async def test_deleting_is_for_good_and_may_be_repeated(blobs: BlobStore, tmp_path: Path) -> None:
     await blobs.put(KEY, b"x")
     begun = await blobs.create(OTHER)
+    await begun.write(b"y")
     for key in (KEY, KEY, OTHER, "ab" * 16):
         await blobs.delete(key)
     with pytest.raises(BlobMissing):
@@ -81,6 +83,7 @@ async def test_deleting_is_for_good_and_may_be_repeated(blobs: BlobStore, tmp_pa
 async def test_leftovers_are_listed_by_age(blobs: BlobStore, tmp_path: Path) -> None:
     await blobs.put(KEY, b"x")
     unfinished = await blobs.create(OTHER)
+    await unfinished.write(b"y")
     assert [key async for key in blobs.leftovers(older_than_s=60)] == []
     make_older(tmp_path, seconds=100)
     assert sorted([key async for key in blobs.leftovers(older_than_s=60)]) == sorted([KEY, OTHER])
@@ -103,6 +106,13 @@ async def test_a_key_is_a_key(blobs: BlobStore, key: str) -> None:
 
 async def test_a_broken_disk_is_said_in_our_words(blobs: BlobStore, tmp_path: Path) -> None:
     (tmp_path / "blobs" / KEY[:2]).write_bytes(b"a file where a folder should be")
-    for attempt in (blobs.put(KEY, b"x"), blobs.create(KEY), blobs.read(KEY, 0, 1), blobs.delete(KEY)):
+    writer = await blobs.create(KEY)
+    for attempt in (
+        blobs.put(KEY, b"x"),
+        writer.write(b"x"),
+        writer.commit(),
+        blobs.read(KEY, 0, 1),
+        blobs.delete(KEY),
+    ):
         with pytest.raises(Unavailable):
             await attempt

@@ -434,6 +434,7 @@ async def test_bytes_a_crash_left_behind_are_cleared(room: MediaRoom) -> None:
     media_id = await room.upload("anna", b"kept" * 1000)
     await room.blobs.put("ab" * 16, b"nobody's")
     begun = await room.blobs.create("cd" * 16)
+    await begun.write(b"nobody's either")
     assert segments(room) == 3
     assert await room.service._sweeper.clear_orphans() == 0
     for name in (room.folder / "blobs").rglob("*"):

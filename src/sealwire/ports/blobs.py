@@ -16,8 +16,8 @@ class BlobWriter(Protocol):
     async def write(self, data: bytes) -> None:
         """Add bytes at the end. Memory stays flat: what is given here is not kept. Raises: Unavailable."""
 
-    async def commit(self) -> None:
-        """Make all that was written durable and readable under the key, at once. Raises: Unavailable."""
+    async def commit(self, last: bytes = b"") -> None:
+        """Add the `last` bytes and make all durable and readable under the key, at once. Raises: Unavailable."""
 
     async def abort(self) -> None:
         """Drop it. Safe after `commit` (then it does nothing) and safe to call twice."""
@@ -37,7 +37,7 @@ class BlobStore(Protocol):
     """
 
     async def create(self, key: str) -> BlobWriter:
-        """Begin a blob. Raises: Unavailable."""
+        """Begin a blob. Nothing need be stored before the first write. Raises: Unavailable."""
 
     async def put(self, key: str, data: bytes) -> None:
         """Write a small blob at once: `create`, `write` and `commit` in one. Raises: Unavailable."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import re
 import time
@@ -11,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Final, ParamSpec, TypeVar
 
 from sealwire.kit.problem import Unavailable
@@ -36,9 +38,7 @@ class FileBlobStore:
         self._threads = ThreadPoolExecutor(_THREADS, "blobs")
 
     async def create(self, key: str) -> FileBlobWriter:
-        path = self._path(key)
-        fd = await self.run(_create, path.with_name(path.name + _PART))
-        return FileBlobWriter(store=self, path=path, fd=fd)
+        return FileBlobWriter(store=self, path=self._path(key))
 
     async def put(self, key: str, data: bytes) -> None:
         await self.run(_put, self._path(key), data)
@@ -78,23 +78,51 @@ class FileBlobStore:
 class FileBlobWriter:
     """A file under its temporary name."""
 
-    def __init__(self, *, store: FileBlobStore, path: Path, fd: int) -> None:
+    def __init__(self, *, store: FileBlobStore, path: Path) -> None:
         self._store = store
         self._path = path
         self._part = path.with_name(path.name + _PART)
-        self._fd = fd
+        self._fd = -1
+        self._over = False
+        # A cancelled caller goes on while its thread still writes: closing the file under that thread would let it
+        # write into whatever gets the descriptor next.
+        self._lock = Lock()
 
     async def write(self, data: bytes) -> None:
-        await self._store.run(_write, self._fd, data)
+        await self._store.run(self._write, data)
 
-    async def commit(self) -> None:
-        fd, self._fd = self._fd, -1
-        await self._store.run(_commit, fd, self._part, self._path)
+    async def commit(self, last: bytes = b"") -> None:
+        await self._store.run(self._commit, last)
 
     async def abort(self) -> None:
-        if self._fd >= 0:
-            fd, self._fd = self._fd, -1
-            await self._store.run(_abort, fd, self._part)
+        if not self._over:
+            await self._store.run(self._abort)
+
+    # ---- in a thread
+
+    def _write(self, data: bytes) -> None:
+        with self._lock:
+            self._append(data)
+
+    def _commit(self, last: bytes) -> None:
+        with self._lock:
+            self._append(last)
+            fd, self._fd, self._over = self._fd, -1, True
+            _commit(fd, self._part, self._path)
+
+    def _abort(self) -> None:
+        with self._lock:
+            fd, self._fd, self._over = self._fd, -1, True
+            if fd >= 0:
+                os.close(fd)
+                self._part.unlink(missing_ok=True)
+
+    def _append(self, data: bytes) -> None:
+        if self._over:
+            raise OSError(errno.EBADF, "the blob is finished")
+        if self._fd < 0:
+            self._fd = _create(self._part)
+        _write(self._fd, data)
 
 
 def _create(part: Path) -> int:
@@ -128,14 +156,10 @@ def _put(path: Path, data: bytes) -> None:
     try:
         _write(fd, data)
     except OSError:
-        _abort(fd, part)
+        os.close(fd)
+        part.unlink(missing_ok=True)
         raise
     _commit(fd, part, path)
-
-
-def _abort(fd: int, part: Path) -> None:
-    os.close(fd)
-    part.unlink(missing_ok=True)
 
 
 def _read(path: Path, start: int, end: int) -> bytes:

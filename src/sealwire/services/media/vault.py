@@ -11,7 +11,7 @@ from sealwire.kit.segments import CHUNK_BYTES, SegmentOpener, SegmentSealer, hea
 from sealwire.ports.blobs import BlobStore, BlobWriter
 from sealwire.services.media.ports import DataKeys, StoredSegment
 
-WRITE_BYTES: Final = 4 * CHUNK_BYTES
+WRITE_BYTES: Final = 8 * CHUNK_BYTES
 """Sealed bytes that are handed to the blob store at once; one hop to a thread costs as much as sealing 64 KiB."""
 READ_CHUNKS: Final = 4
 PERSONAL: Final = "personal"
@@ -51,8 +51,7 @@ class SegmentWriter:
         if self._blob is None:
             await self._blobs.put(self._key, self._take())
         else:
-            await self._blob.write(self._take())
-            await self._blob.commit()
+            await self._blob.commit(self._take())
         return StoredSegment(
             start=self._start,
             length=self._sealer.plain_bytes,
