@@ -6,6 +6,7 @@ import asyncio
 from base64 import b64decode, b64encode
 from collections.abc import AsyncIterator
 from pathlib import Path
+from random import Random
 
 import msgspec
 import pytest
@@ -13,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from sealwire.adapters.embedded.crypto import MIGRATIONS, SqliteKeyStore
 from sealwire.adapters.embedded.drivers.sqlite import Database
-from sealwire.clients.crypto import KeyRing
+from sealwire.clients.crypto import CryptoClient, KeyRing, local_crypto
 from sealwire.contracts.crypto import (
     OPERATIONS,
     Ciphertext,
@@ -41,6 +42,8 @@ from sealwire.kit.codec import Page
 from sealwire.kit.envelopes import EnvelopeRefused, bind
 from sealwire.kit.permission import Role
 from sealwire.kit.problem import Forbidden, Invalid, QuotaExceeded
+from sealwire.resilience.guard import Guard
+from sealwire.resilience.registry import Registry
 from sealwire.services.crypto.config import CryptoConfig
 from sealwire.services.crypto.events import audit_entry
 from sealwire.services.crypto.model import REFUSE_AT_USES, ROTATE_AT_USES
@@ -600,6 +603,28 @@ async def test_a_load_that_fails_is_not_remembered(crypto: Crypto, room: Room) -
     )
     assert all(isinstance(o, DecryptionFailed) for o in outcomes)
     assert await ring.open("t1", "c1", "u1", sealed, b"") == b"x"
+
+
+# ---- the client
+
+
+async def test_the_client_has_its_names_and_a_breaker(crypto: Crypto, room: Room) -> None:
+    guard = Guard.of("crypto", registry=Registry(clock=room.clock), clock=room.clock, rng=Random(1))
+    client = CryptoClient(crypto=local_crypto(crypto, guard), guard=guard, service="messaging", clock=room.clock)
+    key = await client.generate_key(ANNA, NewKey())
+    sealed = await client.encrypt(ANNA, key.key_id, Plaintext(plaintext=SECRET))
+    assert (await client.decrypt(ANNA, key.key_id, back(sealed))).plaintext == SECRET
+    assert len((await client.rotate_key(ANNA, key.key_id)).versions) == 2
+    assert key.key_id in [found.key_id for found in (await client.get_tenant_keys(ANNA)).items]
+    master = await client.encrypt_with_master_key(ANNA, Plaintext(plaintext=SECRET))
+    assert (await client.decrypt_with_master_key(ANNA, back(master))).plaintext == SECRET
+    with pytest.raises(DecryptionFailed):
+        await client.decrypt(ANNA, key.key_id, back(sealed, version=9))
+    assert client.is_healthy()
+    assert client.get_circuit_breaker_state().name == "crypto"
+    held = await client.ring.sealing_key("t1", "c1", "u1")
+    client.clear_cache()
+    assert held.wiped
 
 
 # ---- counting

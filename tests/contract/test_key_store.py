@@ -10,6 +10,7 @@ import pytest
 
 from sealwire.adapters.embedded.crypto import MIGRATIONS, SqliteKeyStore
 from sealwire.adapters.embedded.drivers.sqlite import Database
+from sealwire.adapters.embedded.outbox import SqlitePositions
 from sealwire.kit.caller import service_caller
 from sealwire.kit.ids import new_id
 from sealwire.kit.problem import QuotaExceeded
@@ -237,6 +238,18 @@ async def test_events_are_audit_records_without_secrets(store: KeyStore) -> None
     assert entries[0].audit_id == stored[0].event_id
     assert entries[0].resource_id == "k"
     assert entries[0].personal == {}
+
+
+async def test_old_events_go_once_everybody_has_passed_them(store: KeyStore) -> None:
+    await store.record([event("one"), event("two")])
+    await store.trim(2**62)
+    assert await events(store) == ["one", "two"]  # nobody follows the feed yet
+    assert isinstance(store, SqliteKeyStore)
+    positions = SqlitePositions(store._db)
+    await positions.load("audit")
+    await positions.save("audit", 1)
+    await store.trim(2**62)
+    assert await events(store) == ["two"]
 
 
 async def test_kek_ids_and_check(store: KeyStore) -> None:

@@ -243,6 +243,9 @@ class SqliteKeyStore:
     async def record(self, events: Sequence[KeyEvent]) -> None:
         await self._db.write(lambda conn: self._emit(conn, events))
 
+    async def trim(self, before_us: int) -> None:
+        await self.feed.trim(before_us=before_us)
+
     async def shred(self) -> None:
         await self._db.compact()
 

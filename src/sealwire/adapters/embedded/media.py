@@ -200,6 +200,9 @@ class SqliteMediaStore:
         rows = [(key,) for key in blob_keys]
         await self._db.write(lambda conn: conn.executemany("DELETE FROM doomed WHERE blob_key = ?", rows).fetchall())
 
+    async def trim(self, before_us: int) -> None:
+        await self.feed.trim(before_us=before_us)
+
     async def unknown(self, blob_keys: Sequence[str]) -> list[str]:
         known = "SELECT 1 FROM segments WHERE blob_key = ? LIMIT 1"
         return [key for key in blob_keys if not self._db.read(known, (key,))]

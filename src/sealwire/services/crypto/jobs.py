@@ -14,12 +14,13 @@ from sealwire.services.crypto.config import CryptoConfig
 from sealwire.services.crypto.events import key_event
 from sealwire.services.crypto.journal import UseJournal
 from sealwire.services.crypto.keys import KeyChain
-from sealwire.services.crypto.model import TransitionRefused
+from sealwire.services.crypto.model import US_PER_DAY, TransitionRefused
 from sealwire.services.crypto.ports import KeyStore, StoredKey
 
 _log = logging.getLogger("sealwire.crypto")
 _DUE_AT_ONCE: Final = 100
 _SUM_UP_S: Final = 3600.0
+_EVENTS_KEPT_US: Final = 7 * US_PER_DAY
 
 
 class Keeper:
@@ -111,6 +112,7 @@ class Keeper:
         if now_s >= self._next_sum_s:
             self._next_sum_s = now_s + _SUM_UP_S
             self._journal.sum_up()
+            await self._store.trim(self._clock.now_us() - _EVENTS_KEPT_US)
         if self._shred_due:
             self._shred_due = False
             try:

@@ -136,6 +136,9 @@ class KeyStore(Protocol):
     async def record(self, events: Sequence[KeyEvent]) -> None:
         """Store events that go with no other change."""
 
+    async def trim(self, before_us: int) -> None:
+        """Drop events older than this that every consumer has passed."""
+
     async def shred(self) -> None:
         """See to it that what was overwritten is gone from the files too (logs, free pages). May be repeated."""
 

@@ -135,6 +135,9 @@ class MediaStore(Protocol):
     async def buried(self, blob_keys: Sequence[str]) -> None:
         """Forget doomed blobs that are gone."""
 
+    async def trim(self, before_us: int) -> None:
+        """Drop events older than this that every consumer has passed."""
+
     async def unknown(self, blob_keys: Sequence[str]) -> list[str]:
         """Return those of the keys that no segment names."""
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Final
 
 from sealwire.kit.caller import service_caller
-from sealwire.kit.clock import Clock
+from sealwire.kit.clock import US_PER_S, Clock
 from sealwire.ports.blobs import BlobStore
 from sealwire.services.media.config import MediaConfig
 from sealwire.services.media.events import media_event
@@ -16,7 +16,8 @@ from sealwire.services.media.ports import DataKeys, MediaStore
 
 _log = logging.getLogger("sealwire.media")
 _AT_ONCE: Final = 100
-_ORPHANS_EVERY_S: Final = 3600.0
+_HOUR_S: Final = 3600.0
+_EVENTS_KEPT_US: Final = 7 * 86_400 * US_PER_S
 
 
 class Sweeper:
@@ -31,7 +32,7 @@ class Sweeper:
         self._clock = clock
         self._config = config
         self._wake = asyncio.Event()
-        self._next_orphans_s = clock.monotonic()
+        self._next_hourly_s = clock.monotonic()
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -102,9 +103,10 @@ class Sweeper:
             try:
                 await self.expire()
                 await self.bury()
-                if self._clock.monotonic() >= self._next_orphans_s:
-                    self._next_orphans_s = self._clock.monotonic() + _ORPHANS_EVERY_S
+                if self._clock.monotonic() >= self._next_hourly_s:
+                    self._next_hourly_s = self._clock.monotonic() + _HOUR_S
                     await self.clear_orphans()
+                    await self._store.trim(self._clock.now_us() - _EVENTS_KEPT_US)
             except Exception as error:
                 _log.warning("sweeping failed and is tried again: %r", error)
                 await asyncio.sleep(min(1.0, self._config.sweep_s))
