@@ -156,8 +156,9 @@ def bare_hash(bodies: list[bytes]) -> dict[str, float]:
 
 
 async def _fill(room: ComplianceRoom, count: int) -> None:
+    """As a log is in life: a request and the change it made, in turns."""
     for start in range(0, count, 500):
-        records = [request(start + k, 1) for k in range(500)]
+        records = [(request if k % 2 else state_change)(start + k, 1) for k in range(500)]
         await room.service.append(CALLER, AuditBatch(records=records))
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from sealwire.contracts.compliance import Actor, AuditEntry
 from sealwire.kit.ids import new_id
 from sealwire.services.compliance.canonical import canonical
-from sealwire.services.compliance.chain import RecordActor, form_of
+from sealwire.services.compliance.chain import form_of, record_bytes
 from sealwire.services.compliance.merkle import TILE_WIDTH, leaf_hash, root_of
 from sealwire.services.compliance.ports import (
     AuditIdsTaken,
@@ -69,8 +69,7 @@ def intake(number: int, *, audit_id: str = "", tenant: str = "acme", **changes: 
     )
     at_us = changes.pop("at_us", 1_000_000 + number)
     at = "2026-01-01T00:00:00.000000Z"
-    record = blank(entry, RecordActor(entry.actor.id, entry.actor.type), canonical(entry.metadata), at)
-    return Intake(entry, form_of(record), at, at_us)
+    return Intake(entry, form_of(record_bytes(blank(entry, canonical(entry.metadata), at))), at, at_us)
 
 
 async def add(store: AuditStore, items: Sequence[Intake], tree: Tree | None = None, tenant: str = "acme") -> Tree:

@@ -51,7 +51,7 @@ CREATE TABLE piece (
     bodies BLOB NOT NULL
 );
 CREATE TABLE audit_id (
-    id NOT NULL,
+    id TEXT NOT NULL,
     number INTEGER NOT NULL,
     seq INTEGER NOT NULL,
     PRIMARY KEY (id, number)
@@ -72,7 +72,7 @@ CREATE TABLE checkpoint (
 """
 _SEQ_BITS = 40
 _LEVEL_BITS = 36
-_HASH_BYTES = 32
+_HASH_DIGITS = 64
 _IDS_A_STATEMENT = 32
 _INSERT_ID = "INSERT INTO audit_id VALUES (?, ?, ?)"
 _INSERT_IDS = ", ".join([_INSERT_ID] + ["(?, ?, ?)"] * (_IDS_A_STATEMENT - 1))
@@ -190,7 +190,7 @@ class SqliteAuditStore:
         number = self._number(tenant_id)
         found = {}
         for audit_id in audit_ids if number is not None else ():
-            rows = self._read("SELECT seq FROM audit_id WHERE id = ? AND number = ?", (_id_key(audit_id), number))
+            rows = self._read("SELECT seq FROM audit_id WHERE id = ? AND number = ?", (audit_id, number))
             if rows:
                 found[audit_id] = int(rows[0][0])
         return found
@@ -277,9 +277,9 @@ def _checkpoint(row: Row) -> StoredCheckpoint:
 
 def _insert_ids(conn: apsw.Connection, number: int, first_seq: int, audit_ids: Sequence[str]) -> None:
     """Claim the ids. Raises: AuditIdsTaken; several rows a statement, as each statement costs as much as a row."""
-    values: list[bytes | str | int] = []
+    values: list[str | int] = []
     for seq, audit_id in enumerate(audit_ids, first_seq):
-        values += (_id_key(audit_id), number, seq)
+        values += (audit_id, number, seq)
     step = 3 * _IDS_A_STATEMENT
     whole = len(values) - len(values) % step
     try:
@@ -289,18 +289,6 @@ def _insert_ids(conn: apsw.Connection, number: int, first_seq: int, audit_ids: S
             conn.execute(_INSERT_ID, values[start : start + 3])
     except apsw.ConstraintError:
         raise AuditIdsTaken from None
-
-
-def _id_key(audit_id: str) -> bytes | str:
-    """Return the 16 bytes of a UUID in its one lower-case spelling, any other id as it is."""
-    if len(audit_id) == 36 and audit_id[8:24:5] == "----" and audit_id == audit_id.lower():
-        try:
-            key = bytes.fromhex(audit_id.replace("-", ""))
-        except ValueError:
-            return audit_id
-        if len(key) == 16:
-            return key
-    return audit_id
 
 
 def _join_pieces(conn: apsw.Connection, base: int, tile: int) -> None:
@@ -326,11 +314,10 @@ def _unpack(first_seq: int, count: int, hashes: bytes, bodies: bytes) -> list[St
         entries = read_bundle(bodies)
     except ValueError:
         entries = []
-    digests = hashes.hex()
-    return [
-        StoredRecord(first_seq + i, digests[i * 64 : i * 64 + 64], entries[i] if i < len(entries) else b"")
-        for i in range(count)
-    ]
+    entries += [b""] * (count - len(entries))
+    digits = hashes.hex().ljust(count * _HASH_DIGITS)
+    stated = [digits[i : i + _HASH_DIGITS] for i in range(0, count * _HASH_DIGITS, _HASH_DIGITS)]
+    return list(map(StoredRecord, range(first_seq, first_seq + count), stated, entries))
 
 
 def _matches(record: StoredRecord, wanted: RecordFilter) -> bool:

@@ -42,7 +42,7 @@ def pack(entries: Sequence[AuditEntry], created_us: Sequence[int]) -> bytes:
         array("I", [code[e.actor.id] for e in entries]),
         array("I", [code[e.action] for e in entries]),
         array("I", [code[e.resource_type] for e in entries]),
-        array("I", [code[e.resource_id] for e in entries]),
+        array("I", [crc32(e.resource_id.encode()) for e in entries]),
         array("I", [code[e.outcome] for e in entries]),
     )
     return b"".join([_bytes(column) for column in columns])

@@ -84,12 +84,11 @@ class Form(msgspec.Struct, frozen=True, gc=False):
         return b"".join((self.before, prev_hash, self.middle, b"%d" % seq, self.after))
 
 
-def form_of(record: Record) -> Form:
+def form_of(body: bytes) -> Form:
     """Cut a record's bytes at its `prev_hash`, which must be empty, and its `seq`, which must be 0.
 
     Raises: TooLong when the record could pass MAX_RECORD_BYTES at some place.
     """
-    body = record_bytes(record)
     if len(body) + _HASH_DIGITS + _SEQ_DIGITS > MAX_RECORD_BYTES:
         raise TooLong
     # Behind `prev_hash` there are texts and a number only, and a quote inside of text is escaped.

@@ -73,14 +73,14 @@ def routes(compliance: AuditSource, edge: Edge) -> list[Route]:
 
 
 def _checkpoint(compliance: AuditSource) -> Run:
-    """The checkpoint as JSON, or for `Accept: text/plain` as the bare note, which is how tlog-tiles clients read it."""
+    """The bare signed note, as tlog-tiles clients read it; for `Accept: application/json` with its root and key."""
 
     async def run(exchange: Exchange, caller: Caller) -> None:
         checkpoint = await compliance.checkpoint(caller)
-        if (exchange.header(b"accept") or b"").startswith(b"text/plain"):
-            await exchange.answer(200, checkpoint.checkpoint.encode(), (_NOTE, _NO_STORE))
-        else:
+        if b"application/json" in (exchange.header(b"accept") or b""):
             await exchange.answer(200, encode(checkpoint), (JSON, _NO_STORE))
+        else:
+            await exchange.answer(200, checkpoint.checkpoint.encode(), (_NOTE, _NO_STORE))
 
     return run
 

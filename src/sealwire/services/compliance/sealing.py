@@ -23,7 +23,7 @@ from sealwire.kit.clock import US_PER_S, Clock, rfc3339
 from sealwire.kit.envelopes import EnvelopeRefused, SealingKey, bind
 from sealwire.kit.problem import Invalid
 from sealwire.services.compliance.canonical import NotCanonical, canonical, canonical_members
-from sealwire.services.compliance.chain import Form, Record, RecordActor, TooLong, form_of, read_record
+from sealwire.services.compliance.chain import Form, Record, RecordActor, TooLong, form_of, read_record, record_bytes
 from sealwire.services.compliance.ports import StoredRecord
 
 ERASED = "erased"
@@ -33,7 +33,6 @@ UNREADABLE = "unreadable"
 PERSON_SCOPE = "audit"
 _DAY_SCOPE = "audit-day:"
 _PURPOSE = "audit"
-_MAX_ACTORS = 10_000
 _NUL = b"\\u0000"
 _YEAR_10000_S = 253_402_300_800
 _NOTHING: dict[str, dict[str, str]] = {}
@@ -65,7 +64,6 @@ class Sealer:
         self._keys = keys
         self._clock = clock
         self._stamps = _Stamps()
-        self._actors: dict[tuple[str, str], RecordActor] = {}
 
     async def take_in(self, entries: Sequence[AuditEntry]) -> list[Intake]:
         """Seal personal data and fix time and bytes of each entry.
@@ -86,10 +84,10 @@ class Sealer:
                     scope = PERSON_SCOPE if subject_id else day_scope(created_at)
                     key = keys.ready(tenant_id, scope, subject_id)
                     sealed = _seal(entry, key or await keys.sealing_key(tenant_id, scope, subject_id))
-                metadata = canonical_members(entry.metadata, sealed)
-                form = form_of(blank(entry, self._actor(entry.actor), metadata, created_at))
-                if _NUL in form.before or _NUL in form.middle or _NUL in form.after:
+                body = record_bytes(blank(entry, canonical_members(entry.metadata, sealed), created_at))
+                if _NUL in body:
                     _refuse_nul(entry)
+                form = form_of(body)
             except TooLong:
                 raise Invalid("The record is longer than 65,535 bytes.", path=f"$.records[{i}]") from None
             except (NotCanonical, UnicodeEncodeError, OverflowError) as error:
@@ -104,15 +102,6 @@ class Sealer:
         missing = [person for person in people if ready(person[0], PERSON_SCOPE, person[1]) is None]
         if len(missing) > 1:
             await asyncio.gather(*(self._keys.sealing_key(tenant, PERSON_SCOPE, person) for tenant, person in missing))
-
-    def _actor(self, actor: Actor) -> RecordActor:
-        name = (actor.id, actor.type)
-        known = self._actors.get(name)
-        if known is None:
-            if len(self._actors) >= _MAX_ACTORS:
-                self._actors.clear()
-            known = self._actors[name] = RecordActor(actor.id, actor.type)
-        return known
 
     async def show(self, stored: StoredRecord) -> AuditRecord:
         """Return the record as a reader with the right to it sees it."""
@@ -200,12 +189,12 @@ def same_entry(a: AuditEntry, b: AuditEntry) -> bool:
     return a == b and canonical(a.metadata) == canonical(b.metadata)
 
 
-def blank(entry: AuditEntry, actor: RecordActor, metadata: bytes, created_at: str) -> Record:
+def blank(entry: AuditEntry, metadata: bytes, created_at: str) -> Record:
     """Return the record before it has a place."""
-    e = entry
+    e, actor = entry, entry.actor
     return Record(
-        e.action, actor, e.audit_id, created_at, msgspec.Raw(metadata), e.outcome, "", e.resource_id, e.resource_type,
-        0, e.tenant_id,
+        e.action, RecordActor(actor.id, actor.type), e.audit_id, created_at, msgspec.Raw(metadata), e.outcome, "",
+        e.resource_id, e.resource_type, 0, e.tenant_id,
     )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ import msgspec
 
 from sealwire.kit.problem import Unavailable
 from sealwire.resilience import deadline
-from sealwire.services.compliance.merkle import Frontier, leaf_hash, pair_up
+from sealwire.services.compliance.merkle import Frontier, leaf_hashes, pair_up
 from sealwire.services.compliance.ports import (
     AuditIdsTaken,
     AuditStore,
@@ -264,7 +264,7 @@ class Logs:
 def grow_from(edge: LogEdge) -> Tree:
     """Rebuild what a writer holds in memory from what is stored. Raises: LogBroken."""
     size = edge.head.size
-    leaves = [leaf_hash(body) for body in edge.bodies]
+    leaves = leaf_hashes(edge.bodies)
     edges = {0: (size // 256, leaves)}
     edges |= {level: (number, split_hashes(hashes)) for level, (number, hashes) in edge.tiles.items()}
     peaks: list[bytes] = []
@@ -298,7 +298,7 @@ def chain_on(tenant_id: str, tree: Tree, items: Sequence[Intake]) -> tuple[LogAp
         bodies.append(body)
         hashes.append(prev)
     frontier, tiling = tree.frontier.copy(), tree.tiling.copy()
-    tiles = tiling.add(frontier.extend([leaf_hash(body) for body in bodies]))
+    tiles = tiling.add(frontier.extend(leaf_hashes(bodies)))
     head = LogHead(size=seq, last_hash=prev)
     append = LogAppend(
         tenant_id=tenant_id,
