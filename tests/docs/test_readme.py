@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,10 @@ def test_the_tour(tmp_path):
     try:
         tour = next(block for block in re.findall(r"```sh\n(.*?)```", README, re.S) if "API=" in block)
         script = tour.replace("http://127.0.0.1:3000", installation.url)
-        done = subprocess.run(["bash", "-euo", "pipefail", "-c", script], capture_output=True, text=True, timeout=60)
+        script = script.replace(".venv/bin/sealwire", f"{sys.executable} -m sealwire.cli.main")
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", script], capture_output=True, text=True, timeout=60, cwd=tmp_path
+        )
         assert done.returncode == 0, done.stderr + done.stdout
         lines = done.stdout.strip().splitlines()
         assert '"role":"owner"' in lines[0]
@@ -29,6 +33,7 @@ def test_the_tour(tmp_path):
         assert "<mark>" in lines[3]
         assert '"prev_hash"' in lines[4]
         assert lines[5] == "True"
+        assert lines[6].startswith("ok")
         assert lines[-1] in ("unauthenticated", "session_revoked")
     finally:
         installation.kill()

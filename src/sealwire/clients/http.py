@@ -95,7 +95,7 @@ class Transport:
 
     def _headers(self, operation: Operation, caller: Caller) -> dict[str, str]:
         token = self._identity.token(caller, audience=self.service, operation=operation.name)
-        headers = {"Authorization": f"Bearer {token}"}
+        headers = {"Authorization": f"Bearer {token}", "Accept": "application/json"}
         if len(caller.trace_id) == 32:
             headers["traceparent"] = f"00-{caller.trace_id}-{os.urandom(8).hex()}-01"
         left_s = deadline.remaining_s(self._clock)

@@ -73,7 +73,7 @@ class Loopback(Transport):
         """See `Transport.send`."""
         identity = self._identities[caller.service or "gateway"]
         token = identity.token(caller, audience=self.service, operation=operation.name)
-        headers = [(b"authorization", f"Bearer {token}".encode())]
+        headers = [(b"authorization", f"Bearer {token}".encode()), (b"accept", b"application/json")]
         if body is not None:
             headers += [(b"content-type", content_type.encode()), (b"content-length", b"%d" % len(body))]
         if len(caller.trace_id) == 32:

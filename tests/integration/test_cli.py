@@ -1,0 +1,83 @@
+"""The command: what it prints, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def sealwire(*args: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "sealwire.cli.main", *args],
+        capture_output=True, text=True, timeout=60, cwd=cwd, env={**os.environ, **env},
+    )  # fmt: skip
+
+
+def test_check_passes_on_a_running_installation(installation, owner, tmp_path):
+    done = sealwire("check", "--url", installation.url, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    lines = done.stdout.splitlines()
+    for name in ("auth health", "auth ready", "compliance health", "compliance ready", "audit logging", "crypto health",
+                 "crypto ready", "encrypt/decrypt round trip", "gateway health", "gateway audit logging", "socket 1",
+                 "socket 2", "messaging", "media", "search", "end-to-end message", "boundary components",
+                 "circuit breakers"):  # fmt: skip
+        assert any(line.startswith("ok ") and f" {name} " in line for line in lines), name
+    assert lines[-1] == "all checks passed"
+
+
+def test_check_finds_the_address_by_the_data_folder_and_speaks_json(installation, owner, tmp_path):
+    owner.log_in()
+    done = sealwire("check", "--data", str(installation.data), "--token", owner.token, "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    documents = [json.loads(line) for line in done.stdout.splitlines()]
+    assert documents[-1] == {"passed": True}
+    assert all(document["ok"] for document in documents[:-1])
+
+
+def test_check_fails_where_nothing_runs(tmp_path):
+    done = sealwire("check", "--url", "http://127.0.0.1:9", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "can't be reached" in done.stdout
+
+
+def test_config_tells_value_meaning_range_and_origin(tmp_path):
+    (tmp_path / "sealwire.toml").write_text("[gateway]\nmax_in_flight = 77\n")
+    done = sealwire("config", "--json", cwd=tmp_path, SEALWIRE_AUTH__ACCESS_TTL_S="120")
+    settings = {s["name"]: s for s in map(json.loads, done.stdout.splitlines())}
+    assert settings["gateway.max_in_flight"]["value"] == 77
+    assert settings["gateway.max_in_flight"]["origin"].endswith("sealwire.toml")
+    assert settings["auth.access_ttl_s"]["origin"] == "SEALWIRE_AUTH__ACCESS_TTL_S"
+    assert all(s["meaning"] and s["allowed"] for s in settings.values())
+
+
+@pytest.mark.parametrize(
+    ("env", "told"),
+    [
+        ({"SEALWIRE_GATEWAY__MAX_IN_FLIGHT": "0"}, "gateway.max_in_flight"),
+        ({"SEALWIRE_GATEWAY__NO_SUCH": "1"}, "gateway.no_such"),
+        ({"SEALWIRE_SERVER__HOST": "0.0.0.0"}, "keys init"),
+    ],
+)
+def test_a_wrong_setting_stops_the_start_with_its_name(tmp_path, env, told):
+    done = sealwire("up", "--data", "data", cwd=tmp_path, **env)
+    assert done.returncode == 1
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_taken_port_is_named(installation, tmp_path):
+    done = sealwire("up", "--data", "data", "--port-base", str(installation.base), cwd=tmp_path)
+    assert done.returncode == 1
+    assert f":{installation.base}" in done.stderr
+    assert "--port-base" in done.stderr
+
+
+def test_a_second_process_on_the_same_data_is_refused(installation, tmp_path):
+    done = sealwire("up", "--data", str(installation.data), "--port-base", "9900", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "in use" in done.stderr
