@@ -10,7 +10,7 @@ from typing import Final
 from sealwire.adapters.embedded.auth import SqliteAuth
 from sealwire.adapters.embedded.crypto import MIGRATIONS, SqliteKeyStore
 from sealwire.adapters.embedded.drivers.sqlite import Database
-from sealwire.clients.crypto import KeyRing
+from sealwire.clients.key_ring import KeyRing
 from sealwire.contracts.auth import OPERATIONS, Auth, Login, LoginResult, NewUser, Registration, SessionQuery, UserRole
 from sealwire.kit.caller import ANONYMOUS, Caller, Principal, service_caller
 from sealwire.kit.clock import US_PER_S, Clock, SystemClock

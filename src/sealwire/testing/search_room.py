@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 from sealwire.adapters.embedded.index import IndexTuning, TantivySearchIndex
-from sealwire.clients.crypto import KeyRing
+from sealwire.clients.key_ring import KeyRing
 from sealwire.contracts.media import Media
 from sealwire.contracts.search import OPERATIONS, Hits, Search, SearchQuery
 from sealwire.kit.caller import Caller
