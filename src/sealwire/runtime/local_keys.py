@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from sealwire.kit.envelopes import SealingKey
+from sealwire.kit.files import write_whole
 from sealwire.services.crypto.providers import KeyProvider
 
 KEY_BYTES = 32
@@ -26,25 +27,7 @@ class LocalKeys:
         if not path.exists():
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             key_id, key = os.urandom(ID_BYTES), os.urandom(KEY_BYTES)
-            _write(path, key_id + await self._provider.wrap(key, context + key_id))
+            write_whole(path, key_id + await self._provider.wrap(key, context + key_id))
         content = path.read_bytes()
         key_id, wrapped = content[:ID_BYTES], content[ID_BYTES:]
         return SealingKey(key_id=key_id, key=await self._provider.unwrap(wrapped, context + key_id))
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Put the whole file in place, durably, or nothing."""
-    draft = path.with_name(f".{path.name}.new")
-    draft.unlink(missing_ok=True)
-    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        os.write(handle, content)
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-    draft.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

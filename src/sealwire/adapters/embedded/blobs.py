@@ -15,6 +15,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Final, ParamSpec, TypeVar
 
+from sealwire.kit.files import sync_folder, write_all
 from sealwire.kit.problem import Unavailable
 from sealwire.ports.blobs import BlobMissing
 
@@ -122,7 +123,7 @@ class FileBlobWriter:
             raise OSError(errno.EBADF, "the blob is finished")
         if self._fd < 0:
             self._fd = _create(self._part)
-        _write(self._fd, data)
+        write_all(self._fd, data)
 
 
 def _create(part: Path) -> int:
@@ -131,14 +132,8 @@ def _create(part: Path) -> int:
         return os.open(part, flags, 0o600)
     except FileNotFoundError:
         part.parent.mkdir(mode=0o700, exist_ok=True)
-        _sync_folder(part.parent.parent)
+        sync_folder(part.parent.parent)
         return os.open(part, flags, 0o600)
-
-
-def _write(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
 
 
 def _commit(fd: int, part: Path, path: Path) -> None:
@@ -147,14 +142,14 @@ def _commit(fd: int, part: Path, path: Path) -> None:
     finally:
         os.close(fd)
     part.rename(path)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def _put(path: Path, data: bytes) -> None:
     part = path.with_name(path.name + _PART)
     fd = _create(part)
     try:
-        _write(fd, data)
+        write_all(fd, data)
     except OSError:
         os.close(fd)
         part.unlink(missing_ok=True)
@@ -180,7 +175,7 @@ def _delete(path: Path) -> None:
     for name in (path, path.with_name(path.name + _PART)):
         name.unlink(missing_ok=True)
     with suppress(FileNotFoundError):
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
 
 
 def _older(folder: Path, oldest: float) -> list[str]:
@@ -199,11 +194,3 @@ def _check(root: Path) -> None:
     if probe.read_bytes() != b"ok":
         raise OSError(0, "what was written is not what is read")
     probe.unlink()
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -17,6 +17,7 @@ from typing import BinaryIO
 import msgspec
 
 from sealwire.kit.envelopes import TAG_BYTES, EnvelopeRefused, SealingKey, bind
+from sealwire.kit.files import sync_folder
 from sealwire.kit.segments import (
     HEADER_BYTES,
     SEALED_CHUNK_BYTES,
@@ -135,11 +136,7 @@ class _replacing:  # noqa: N801 - reads as a verb where it is used
             self._new.unlink(missing_ok=True)
             return
         os.replace(self._new, self._path)
-        folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(self._path.parent)
 
 
 def _context(tenant_id: str, name: str) -> bytes:

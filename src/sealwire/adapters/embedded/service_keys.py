@@ -6,9 +6,9 @@ In the split form a service's process is given only its own private file; the fo
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
+from sealwire.kit.files import write_whole
 from sealwire.kit.ids import new_id
 from sealwire.kit.jose import Algorithm, Key, KeySet
 
@@ -28,7 +28,7 @@ class ServiceKeys:
         path = self._folder / f"{service}.pem"
         if not path.exists():
             self._public.mkdir(mode=0o755, parents=True, exist_ok=True)
-            _write(path, Key.generate(Algorithm.EDDSA).private_pem(), 0o600)
+            write_whole(path, Key.generate(Algorithm.EDDSA).private_pem(), mode=0o600)
         kid_path = self._public / f"{service}.json"
         pem = path.read_bytes()
         if kid_path.exists():
@@ -36,7 +36,7 @@ class ServiceKeys:
             if key.public_jwk() == json.loads(kid_path.read_bytes()):
                 return key
         key = Key.from_pem(pem, Algorithm.EDDSA, kid=f"{service}.{new_id()}")
-        _write(kid_path, json.dumps(key.public_jwk()).encode(), 0o644)
+        write_whole(kid_path, json.dumps(key.public_jwk()).encode(), mode=0o644)
         return key
 
     def published(self) -> dict[str, KeySet]:
@@ -45,21 +45,3 @@ class ServiceKeys:
             path.stem: KeySet([Key.from_public_jwk(json.loads(path.read_bytes()))])
             for path in sorted(self._public.glob("*.json"))
         }
-
-
-def _write(path: Path, content: bytes, mode: int) -> None:
-    """Put a whole file in place, durably, or nothing."""
-    draft = path.with_suffix(path.suffix + ".new")
-    draft.unlink(missing_ok=True)
-    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    try:
-        os.write(handle, content)
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-    draft.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -12,6 +12,7 @@ import msgspec
 
 from sealwire.boundary.ports import JournalEntry
 from sealwire.kit.envelopes import EnvelopeRefused, SealingKey
+from sealwire.kit.files import sync_folder, write_all
 
 _LOG = logging.getLogger("sealwire.boundary")
 _MAGIC: Final = b"sealwire-sessions-1\n"
@@ -67,7 +68,7 @@ class SealedSessionJournal:
             return
         end = os.lseek(self._handle, 0, os.SEEK_CUR)
         try:
-            _write(self._handle, self._frames(entries))
+            write_all(self._handle, self._frames(entries))
             os.fdatasync(self._handle)
         except OSError:
             os.ftruncate(self._handle, end)  # a part of a frame must not stand before the next one
@@ -82,12 +83,12 @@ class SealedSessionJournal:
         draft = self._path.with_name(self._path.name + ".new")
         handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
-            _write(handle, _MAGIC + self._file_id + self._frames(entries))
+            write_all(handle, _MAGIC + self._file_id + self._frames(entries))
             os.fsync(handle)
         finally:
             os.close(handle)
         draft.replace(self._path)
-        _sync_folder(self._path.parent)
+        sync_folder(self._path.parent)
         self._count = len(entries)
         self._open()
         os.lseek(self._handle, 0, os.SEEK_END)
@@ -131,17 +132,3 @@ class SealedSessionJournal:
     def _set_aside(self) -> None:
         self.damaged = True
         self._path.replace(self._path.with_name(self._path.name + ".damaged"))
-
-
-def _write(handle: int, content: bytes) -> None:
-    view = memoryview(content)
-    while view:
-        view = view[os.write(handle, view) :]
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from sealwire.kit.envelopes import KEY_BYTES, EnvelopeRefused, open_single, seal_single, wipe
+from sealwire.kit.files import sync_folder
 from sealwire.kit.ids import new_id
 
 FINGERPRINT_BYTES: Final = 16
@@ -143,11 +144,7 @@ def _create(path: Path) -> None:
             os.link(draft, path)
     finally:
         draft.unlink()
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)
 
 
 def _read(path: Path) -> bytearray:

@@ -27,6 +27,7 @@ from sealwire.contracts.compliance import AuditEntry
 from sealwire.kit.caller import SYSTEM_TENANT
 from sealwire.kit.clock import Clock
 from sealwire.kit.envelopes import SealingKey
+from sealwire.kit.files import sync_folder
 from sealwire.kit.lifespan import Probe
 from sealwire.kit.pages import DegradedOnly
 from sealwire.resilience import deadline
@@ -233,7 +234,7 @@ class RecordSpool:
         self._writer = writer
         self._open = _Segment(writer.number, deque())
         self._segments.append(self._open)
-        self._thread.submit(_sync_folder, self._folder)
+        self._thread.submit(sync_folder, self._folder)
         return writer
 
     def _account(self, segment: _Segment, frame: list[AuditEntry], grown_bytes: int) -> None:
@@ -381,14 +382,6 @@ def _sync_and_close(writer: SegmentWriter) -> None:
         os.fdatasync(writer.fd)
     finally:
         writer.close()
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _unlink(path: Path) -> None:
