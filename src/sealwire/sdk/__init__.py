@@ -1,1 +1,0 @@
-"""What an outside Python program imports."""
