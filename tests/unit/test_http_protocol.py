@@ -15,6 +15,7 @@ from sealwire.kit.http import App, Edge
 from sealwire.kit.operation import Operation, Policy
 from sealwire.runtime.http_protocol import bounded
 from sealwire.runtime.server import Server, listen
+from sealwire.services.socket.transport import SocketProtocol
 
 GET = b"GET %b HTTP/1.1\r\nHost: a\r\n%b\r\n"
 POST = b"POST %b HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: %d\r\n%b\r\n%b"
@@ -74,6 +75,12 @@ async def stream(exchange: Exchange, _caller: Caller) -> None:
     await exchange.finish()
 
 
+async def named(exchange: Exchange, _caller: Caller) -> None:
+    await exchange.body(100)
+    names = (b"x-name", b"authorization")
+    await exchange.answer(200, b"&".join(b"%b=%b" % (n, v) for n, v in exchange.scope["headers"] if n in names))
+
+
 async def split(exchange: Exchange, _caller: Caller) -> None:
     await exchange.answer(200, b"", [(b"x-word", b"a\r\nx-other: b")])
 
@@ -129,13 +136,16 @@ async def port() -> AsyncIterator[int]:
     app = App(
         [
             edge.bind(ECHO, echo), edge.bind(SLOW, slow), edge.bind(LOOK, look), edge.bind(NOTHING, nothing),
-            edge.stream("POST", "/count", count, **raw), edge.stream("GET", "/stream", stream, **raw),
+            edge.stream("POST", "/count", count, **raw), edge.stream("POST", "/named", named, **raw),
+            edge.stream("GET", "/stream", stream, **raw),
             edge.stream("GET", "/split", split, **raw), edge.stream("GET", "/wait", wait, **raw),
         ],
         headers=[(b"x-fixed", b"yes")],
     )  # fmt: skip
     sock = listen("127.0.0.1", 0)
-    server = Server(app=app, sock=sock, http=bounded(limit_bytes=4_000, timeout_s=0.3), websocket=None, grace_s=1)
+    server = Server(
+        app=app, sock=sock, http=bounded(limit_bytes=4_000, timeout_s=0.3), websocket=SocketProtocol, grace_s=1
+    )
     await server.start()
     yield server.port
     await server.stop()
@@ -283,6 +293,38 @@ async def test_a_connection_that_was_used_is_kept_longer(wire: Wire) -> None:
     await asyncio.sleep(1.1)
     await wire.say(said("two"))
     assert (await wire.answer())[2] == b'{"word":"two"}'
+
+
+async def test_headers_behind_a_body_are_none_of_the_request(wire: Wire) -> None:
+    await wire.say(
+        b"POST /named HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nX-Name: head\r\n\r\n"
+        b"1\r\na\r\n0\r\nX-Name: trailer\r\nAuthorization: Bearer x\r\n\r\n"
+    )
+    assert (await wire.answer())[2] == b"x-name=head"
+
+
+@pytest.mark.parametrize("endless", [b"0\r\nX-Endless: ", b"1;extension="])
+async def test_what_comes_beside_a_body_is_bounded(wire: Wire, endless: bytes) -> None:
+    await wire.say(
+        b"POST /count HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n", endless, *[b"x" * 1_000] * 4
+    )
+    assert (await wire.answer())[0] == 431
+    assert await wire.closed()
+
+
+@pytest.mark.parametrize("body", [b"", b"{"])
+async def test_a_body_that_nobody_waits_for_ends_with_the_connection(wire: Wire, body: bytes) -> None:
+    await wire.say(POST % (b"/nowhere", 1_000, b"", body))
+    assert (await wire.answer())[0] == 404
+    assert await wire.closed()
+
+
+@pytest.mark.parametrize("verb", [b"GET", b"POST"])
+async def test_a_request_with_a_body_becomes_no_websocket(wire: Wire, verb: bytes) -> None:
+    upgrade = b"Connection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 3\r\n"
+    await wire.say(b"%b /nowhere HTTP/1.1\r\nHost: a\r\n%b\r\nabc" % (verb, upgrade))
+    assert (await wire.answer())[0] == 404
+    assert await wire.closed()
 
 
 async def test_a_header_with_a_line_break_never_leaves(wire: Wire) -> None:

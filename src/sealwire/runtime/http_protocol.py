@@ -24,6 +24,9 @@ from sealwire.runtime.http_cycle import Cycle, log
 
 MAX_HEADERS = 100
 ASGI = {"version": "3.0", "spec_version": "2.3"}
+NO_TRAILERS: deque[tuple[bytes, bytes]] = deque(maxlen=0)
+"""Takes the headers that come after a chunked body. They are dropped: none may pass for one of the head, which was
+looked at before (RFC 9110 section 6.5.1)."""
 Answer = Callable[[Exchange], Awaitable[None]]
 
 
@@ -53,6 +56,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._answer: Answer | None = getattr(self.app, "answer", None)
         self._in_head = True
         self._head_bytes = 0
+        self._unread_bytes = 0
         self._upgrading = False
         self._refusal: type[Problem] | None = None
         self._since_s = self.loop.time()
@@ -83,6 +87,8 @@ class BoundedHttp(HttpToolsProtocol):
             if not self._head_bytes:
                 self._since_s = self.loop.time()
             self._head_bytes += len(data)
+        else:
+            self._unread_bytes += len(data)
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserError:
@@ -90,15 +96,21 @@ class BoundedHttp(HttpToolsProtocol):
         except httptools.HttpParserUpgrade:
             if self._upgrading:
                 self.handle_websocket_upgrade()
-        if self._in_head and self._head_bytes > self.limit_bytes and not self.transport.is_closing():
+        if self._in_head:
+            if self._head_bytes > self.limit_bytes:
+                self._refuse(HeadTooLarge)
+        elif self._unread_bytes > self.limit_bytes:  # trailers, or extensions of chunks: the parser keeps them all
             self._refuse(HeadTooLarge)
 
     def sweep(self, now_s: float) -> None:
-        """Close the connection when a head, or the next request, takes too long."""
-        if self.transport is None or self.transport.is_closing() or not self._in_head:
+        """Close the connection when a head, the next request, or a body nobody waits for takes too long."""
+        if self.transport is None or self.transport.is_closing():
             return
         waited_s = now_s - self._since_s
-        if self._head_bytes:
+        if not self._in_head:
+            if self.cycle is not None and self.cycle.response_complete and waited_s > self.timeout_s:
+                self.transport.close()
+        elif self._head_bytes:
             if waited_s > self.timeout_s:
                 self._refuse(HeadTooSlow)
         elif (self.cycle is None or self.cycle.response_complete) and waited_s > (
@@ -155,7 +167,9 @@ class BoundedHttp(HttpToolsProtocol):
             "server": self.server,
         }
         self.scope = scope  # type: ignore[assignment]  # the same as uvicorn's, by its members
-        self._upgrading = parser.should_upgrade() and self._should_upgrade()
+        self._upgrading = parser.should_upgrade() and self._should_upgrade() and self._is_bare_get()
+        self.headers = NO_TRAILERS  # type: ignore[assignment]  # what is appended to it is gone
+        self._unread_bytes = 0
         if self._upgrading:
             return
         keep_alive = version == "1.1" and parser.should_keep_alive() and not parser.should_upgrade()
@@ -167,7 +181,13 @@ class BoundedHttp(HttpToolsProtocol):
             self.flow.pause_reading()
             self._waiting.append(cycle)
 
+    def _is_bare_get(self) -> bool:
+        """Whether the request is one that may become a WebSocket (RFC 6455 section 4.1): no body comes first."""
+        names = {name for name, _ in self.headers}
+        return self.parser.get_method() == b"GET" and names.isdisjoint((b"content-length", b"transfer-encoding"))
+
     def on_body(self, body: bytes) -> None:
+        self._unread_bytes = 0
         cycle = self.cycle
         if self._upgrading or cycle is None or cycle.response_complete:
             return
