@@ -196,7 +196,6 @@ async def verification(folder: Path, count: int) -> dict[str, dict[str, float]]:
 
 async def spool_cost(folder: Path, window_s: float) -> dict[str, dict[str, float]]:
     """What a request pays on the loop: `put` itself, and with encoding, sealing, writing and syncing behind it."""
-    put_s, count = 0.0, 0
 
     async def deliver(entries: Any) -> None:
         pass
@@ -209,22 +208,30 @@ async def spool_cost(folder: Path, window_s: float) -> dict[str, dict[str, float
         rng=Random(1),
     )
     await spool.start()
-    end, made_s, cpu = time.perf_counter() + window_s, 0.0, time.process_time()
+    idle_us, _, _ = await _paced(lambda entry: None, window_s / 2)
+    all_us, put_us, per_s = await _paced(spool.put, window_s)
+    await spool.stop()
+    return {
+        "spool, put": {"us_per_op": round(put_us, 2)},
+        "spool, all of it": {"us_per_op": round(all_us - idle_us, 2), "per_s": per_s},
+    }
+
+
+async def _paced(put: Callable[[AuditEntry], None], window_s: float) -> tuple[float, float, int]:
+    """Put about 5,000 records a second; return CPU and `put` per record in µs (without making them), and the rate."""
+    count, made_s, put_s = 0, 0.0, 0.0
+    end, cpu = time.perf_counter() + window_s, time.process_time()
     while (began := time.perf_counter()) < end:
         made = [request(count + k, 1) for k in range(20)]
         made_s += time.perf_counter() - began
         began = time.perf_counter()
         for entry in made:
-            spool.put(entry)
+            put(entry)
         put_s += time.perf_counter() - began
         count += 20
-        await asyncio.sleep(0.004)  # 5,000 requests a second
+        await asyncio.sleep(0.004)
     cpu_s = time.process_time() - cpu - made_s
-    await spool.stop()
-    return {
-        "spool, put": {"us_per_op": round(put_s / count * 1e6, 2)},
-        "spool, all of it": {"us_per_op": round(cpu_s / count * 1e6, 2), "per_s": round(count / window_s)},
-    }
+    return cpu_s / count * 1e6, put_s / count * 1e6, round(count / window_s)
 
 
 APPENDS: dict[str, dict[str, Any]] = {

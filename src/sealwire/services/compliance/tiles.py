@@ -112,13 +112,14 @@ def write_bundle(entries: Sequence[bytes]) -> bytes:
 
 def read_bundle(bundle: bytes) -> list[bytes]:
     """Take a bundle apart. Raises: BundleInvalid when its lengths don't add up."""
-    entries, at = [], 0
-    while at < len(bundle):
+    entries: list[bytes] = []
+    at, end = 0, len(bundle)
+    while at + 1 < end:
         start = at + 2
-        at = start + int.from_bytes(bundle[at:start], "big")
-        if start > len(bundle) or at > len(bundle):
-            raise BundleInvalid("the bundle ends inside an entry")
+        at = start + (bundle[at] << 8 | bundle[at + 1])
         entries.append(bundle[start:at])
+    if at != end:
+        raise BundleInvalid("the bundle ends inside an entry")
     return entries
 
 
