@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import httpx
 import pytest
 from prometheus_client import CollectorRegistry
@@ -19,6 +21,9 @@ PERSON = Principal(kind="user", tenant_id="acme", subject="u-1", role=Role.MEMBE
 GET = Operation(name="get", service="notes", verb="GET", path="/api/v1/notes/{note_id}", needs=Permission.READ,
                 status=204, summary="")  # fmt: skip
 OPEN = Operation(name="open", service="notes", verb="POST", path="/api/v1/open", policy=Policy.PUBLIC, status=204,
+                 summary="")  # fmt: skip
+
+WAIT = Operation(name="wait", service="notes", verb="POST", path="/api/v1/wait", policy=Policy.PUBLIC, status=204,
                  summary="")  # fmt: skip
 
 
@@ -45,7 +50,14 @@ class Gated:
             config=GatewayConfig(**config), records=self.records, registry=CollectorRegistry(), lag=self.lag
         )
         edge = Edge(authenticate=authenticate)
-        self.app = App([edge.bind(GET, nothing), edge.bind(OPEN, nothing)], gate=gate)
+        self.waiting, self.both_wait, self.go_on = 0, asyncio.Event(), asyncio.Event()
+        self.app = App([edge.bind(GET, nothing), edge.bind(OPEN, nothing), edge.bind(WAIT, self.wait)], gate=gate)
+
+    async def wait(self, caller: Caller) -> None:
+        self.waiting += 1
+        if self.waiting == 2:
+            self.both_wait.set()
+        await self.go_on.wait()
 
     async def ask(self, verb: str, path: str, *, peer: str = "198.51.100.7", **headers: str) -> httpx.Response:
         transport = httpx.ASGITransport(app=self.app, client=(peer, 1))
@@ -68,6 +80,12 @@ async def test_every_answer_leaves_a_record_without_query_or_secret():
     assert first.personal == {"ip_address": "198.51.100.7", "user_agent": "curl/8"}
     assert (second.tenant_id, second.action, second.outcome) == ("anonymous", "GET_unmatched", "failure")
     assert "secret" not in str(gated.records.entries)
+
+
+async def test_a_record_can_be_stored_whatever_the_path_holds():
+    gated = Gated()
+    await gated.ask("GET", "/a%00b")
+    assert gated.records.entries[0].metadata["url"] == "/a\ufffdb"
 
 
 @pytest.mark.parametrize(
@@ -93,6 +111,20 @@ async def test_past_its_limit_a_person_is_told_when_to_come_back():
     assert answers[0].headers["ratelimit-limit"] == "2"
     assert answers[1].headers["ratelimit-remaining"] == "0"
     assert int(answers[2].headers["retry-after"]) >= 1
+    assert (await gated.ask("POST", "/api/v1/open")).status_code == 204
+
+
+async def test_one_address_can_not_keep_all_requests_in_work_to_itself():
+    gated = Gated(per_ip_in_flight=2)
+    waiting = [asyncio.create_task(gated.ask("POST", "/api/v1/wait")) for _ in range(2)]
+    async with asyncio.timeout(5):
+        await gated.both_wait.wait()
+    answer = await gated.ask("POST", "/api/v1/open")
+    assert (answer.status_code, answer.json()["code"]) == (429, "rate_limited")
+    assert int(answer.headers["retry-after"]) >= 1
+    assert (await gated.ask("POST", "/api/v1/open", peer="198.51.100.8")).status_code == 204
+    gated.go_on.set()
+    assert [a.status_code for a in await asyncio.gather(*waiting)] == [204, 204]
     assert (await gated.ask("POST", "/api/v1/open")).status_code == 204
 
 

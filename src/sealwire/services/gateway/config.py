@@ -17,6 +17,9 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
     per_ip_per_minute: Annotated[
         int, Meta(ge=1, le=10_000_000, description="Requests a minute from one address, before it is known who asks")
     ] = 6_000
+    per_ip_in_flight: Annotated[
+        int, Meta(ge=1, le=100_000, description="Requests of one address in work at once; past it the answer is 429")
+    ] = 250
     default_per_minute: Annotated[
         int, Meta(ge=1, le=10_000_000, description="Requests a minute of one person, operations without a class")
     ] = 1_200

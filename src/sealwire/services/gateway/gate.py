@@ -89,11 +89,11 @@ class GatewayGate:
             exchange.scope["client"] = (forwarded_for(exchange, self._proxies), 0)
         if self._origins and (origin := exchange.header(b"origin")) is not None:
             self._allow_origin(exchange, origin)
+        if self._limiter is not None:
+            self._limiter.begin(exchange)
         if self._entered > self._max_in_flight or self._lag.lag_s > self._max_lag_s:
             self._shed.inc()
             raise Unavailable("More is asked than can be answered in time; please come back.", retry_after_s=1)
-        if self._limiter is not None:
-            self._limiter.count_address(exchange)
 
     def _allow_origin(self, exchange: Exchange, origin: bytes) -> None:
         exchange.extra_headers.append((b"vary", b"origin"))
@@ -124,6 +124,8 @@ class GatewayGate:
     def leave(self, exchange: Exchange) -> None:
         """Count, time and record the request. `response_time_ms` ends here; nothing waits for the disk."""
         self._entered -= 1
+        if self._limiter is not None:
+            self._limiter.end(exchange)
         route = exchange.route
         seconds = time.perf_counter() - exchange.started
         if route is None:
@@ -189,7 +191,7 @@ def forwarded_for(exchange: Exchange, trusted: frozenset[str]) -> str:
 
 
 def redacted_url(exchange: Exchange, template: str) -> str:
-    """Return the path, cut at 512 characters, with link tokens replaced."""
+    """Return the path, cut at 512 characters, with link tokens replaced, and NUL, which no record may hold."""
     if "{token}" in template:
         return template
-    return exchange.path[:512]
+    return exchange.path[:512].replace("\0", "\ufffd")

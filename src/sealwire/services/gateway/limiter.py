@@ -1,4 +1,4 @@
-"""Rate limits by address and by person, with the standard headers."""
+"""Limits by address and by person: requests a minute, with the standard headers, and requests at once."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ class Limiter:
     def __init__(self, *, config: GatewayConfig) -> None:
         self._window = FixedWindowRateLimiter(MemoryStorage())
         self._per_ip = RateLimitItemPerMinute(config.per_ip_per_minute, namespace="ip")
+        self._at_once = config.per_ip_in_flight
+        self._in_work: dict[str, int] = {}
         self._items: dict[RateClass, RateLimitItem] = {
             RateClass.DEFAULT: RateLimitItemPerMinute(config.default_per_minute, namespace="default"),
             RateClass.WRITE: RateLimitItemPerMinute(config.write_per_minute, namespace="write"),
@@ -27,9 +29,25 @@ class Limiter:
             RateClass.AUTH: RateLimitItemPerMinute(config.auth_per_minute, namespace="auth"),
         }
 
-    def count_address(self, exchange: Exchange) -> None:
-        """Count a request of an address. Raises: RateLimited."""
-        self._hit(self._per_ip, exchange.ip, exchange)
+    def begin(self, exchange: Exchange) -> None:
+        """Count a request of an address as in work, until `end`: bodies that never come must not take every place.
+
+        Raises: RateLimited; `end` it all the same.
+        """
+        ip = exchange.ip
+        in_work = self._in_work[ip] = self._in_work.get(ip, 0) + 1
+        if in_work > self._at_once:
+            raise RateLimited(f"More than {self._at_once} requests at once.", retry_after_s=1.0)
+        self._hit(self._per_ip, ip, exchange)
+
+    def end(self, exchange: Exchange) -> None:
+        """Count a request that began as answered."""
+        ip = exchange.ip
+        left = self._in_work[ip] - 1
+        if left:
+            self._in_work[ip] = left
+        else:
+            del self._in_work[ip]
 
     def count_caller(self, exchange: Exchange, rate: RateClass, key: str) -> None:
         """Count a request of a person, or of an address for what needs no credential. Raises: RateLimited."""
