@@ -239,3 +239,17 @@ def test_the_api_form_round_trips_and_refuses(plaintext: bytes, aad: bytes) -> N
     ):
         with pytest.raises(EnvelopeRefused):
             gcm_decrypt(key, bad, aad)
+
+
+def test_a_forked_process_does_not_use_the_same_nonces_again():
+    key = SealingKey(key_id=bytes(16), key=bytes(32))
+    key.seal(b"x", b"")  # a block of nonces is drawn now
+    reader, writer = os.pipe()
+    if os.fork() == 0:
+        os.write(writer, b"".join(key.seal(b"x", b"")[17:29] for _ in range(20)))
+        os._exit(0)
+    os.wait()
+    theirs = os.read(reader, 4096)
+    ours = {key.seal(b"x", b"")[17:29] for _ in range(20)}
+    assert len(theirs) == 240
+    assert not ours & {theirs[at : at + 12] for at in range(0, 240, 12)}

@@ -49,6 +49,9 @@ BULK_OVERHEAD_BYTES: Final = _BULK_HEADER + TAG_BYTES
 SINGLE_OVERHEAD_BYTES: Final = _SINGLE_HEADER + TAG_BYTES
 
 _NONCES_A_DRAW: Final = 256
+_nonces: Final[list[bytes]] = []
+"""Random nonces not used yet, shared by all keys of the process: a nonce must be new, not of a certain key."""
+os.register_at_fork(after_in_child=_nonces.clear)  # or the child would use the same ones again
 _sorted: Final = msgspec.json.Encoder(order="sorted").encode
 
 
@@ -121,7 +124,7 @@ class SealingKey:
     Random 96-bit nonces: the holder limits `uses` (see KeyRing), far below the 2^32 of SP 800-38D.
     """
 
-    __slots__ = ("_cipher", "_head", "_nonces", "_prefix", "_rest", "key_id", "segment_root", "uses")
+    __slots__ = ("_cipher", "_head", "_prefix", "_rest", "key_id", "segment_root", "uses")
 
     def __init__(self, *, key_id: bytes, key: bytes | bytearray) -> None:
         """Derive from `key` (32 bytes), which the caller may wipe afterwards; `key_id` (16 bytes) goes in front.
@@ -138,7 +141,6 @@ class SealingKey:
         self._prefix = bytes(self._rest[:KEY_BYTES]) + key_id
         self.segment_root = memoryview(self._rest)[KEY_BYTES:]
         """The key that streaming segments derive theirs from (kit.segments)."""
-        self._nonces: list[bytes] = []
 
     def seal(self, plaintext: bytes, aad: bytes) -> bytes:
         """Seal under a fresh random nonce; `aad` is the context (tenant, purpose, record id) and isn't stored.
@@ -149,9 +151,9 @@ class SealingKey:
         if cipher is None:
             raise EnvelopeRefused
         try:
-            nonce = self._nonces.pop()
+            nonce = _nonces.pop()
         except IndexError:
-            nonce = self._draw()
+            nonce = _draw()
         self.uses += 1
         commitment = sha256(self._prefix + nonce + aad).digest()
         return self._head + nonce + commitment + cipher.encrypt(nonce, plaintext, aad)
@@ -178,14 +180,14 @@ class SealingKey:
         """Forget the key; afterwards nothing is sealed or opened."""
         self._cipher = None
         self._prefix = b""
-        self._nonces.clear()
         wipe(self._rest)
 
-    def _draw(self) -> bytes:
-        """Draw a block of nonces in one system call (os.urandom costs as much as the encryption of 200 bytes)."""
-        block = os.urandom(NONCE_BYTES * _NONCES_A_DRAW)
-        self._nonces = [block[at : at + NONCE_BYTES] for at in range(0, len(block), NONCE_BYTES)]
-        return self._nonces.pop()
+
+def _draw() -> bytes:
+    """Draw a block of nonces in one system call (os.urandom costs as much as the encryption of 200 bytes)."""
+    block = os.urandom(NONCE_BYTES * _NONCES_A_DRAW)
+    _nonces.extend([block[at : at + NONCE_BYTES] for at in range(NONCE_BYTES, len(block), NONCE_BYTES)])
+    return block[:NONCE_BYTES]
 
 
 def envelope_key_id(envelope: bytes) -> bytes:
