@@ -169,16 +169,18 @@ class RecordSpool:
         return len(self._fresh) + self._in_memory
 
     def checks(self) -> dict[str, Probe]:
-        """Return the probe of the spool; its name says the window within which a record becomes durable."""
-        return {f"audit_spool_within_{round(self._config.sync_every_s * 1000)}_ms": self._check}
+        """Return the probe of the spool."""
+        return {"audit_spool": self._check}
 
-    async def _check(self) -> None:
+    async def _check(self) -> str:
+        """Tell the window within which a record becomes durable. Raises: DegradedOnly."""
         if self._gaps:
             raise DegradedOnly("records are lost: the spool is full")
         if self.stats.write_error:
             raise DegradedOnly(f"records are in memory only: {self.stats.write_error}")
         if self.stats.failures:
             raise DegradedOnly("compliance takes no records; they wait on disk")
+        return f"records are durable within {round(self._config.sync_every_s * 1000)} ms"
 
     # ---- to disk
 
