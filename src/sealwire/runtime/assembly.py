@@ -166,7 +166,9 @@ class Assembly:
     async def _open_ports(self) -> None:
         server = self._settings.server
         http = bounded(
-            limit_bytes=self._settings.gateway.header_limit_bytes, timeout_s=self._settings.gateway.header_timeout_s
+            limit_bytes=self._settings.gateway.header_limit_bytes,
+            timeout_s=self._settings.gateway.header_timeout_s,
+            public_scheme=server.public_url.partition("://")[0],
         )
         sockets = [room.service for name, room in self._rooms.items() if name.startswith("socket")]
         self._metrics.register(SocketCollector(sockets))

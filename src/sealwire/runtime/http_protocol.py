@@ -44,12 +44,14 @@ class HeadTooSlow(Problem):
 
 class BoundedHttp(HttpToolsProtocol):
     """One connection. `limit_bytes` bounds line and headers together, `timeout_s` the time until they are complete.
+    `public_scheme` is what people speak to the proxy in front of it; empty: what comes over this connection.
 
     Time is looked at by `sweep`, which the server calls twice a second: no timer per request.
     """
 
     limit_bytes = 32_768
     timeout_s = 20.0
+    public_scheme = ""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -157,7 +159,7 @@ class BoundedHttp(HttpToolsProtocol):
             "asgi": ASGI,
             "http_version": version,
             "method": parser.get_method().decode("ascii"),
-            "scheme": self.scheme,
+            "scheme": self.public_scheme or self.scheme,
             "path": path,
             "raw_path": raw_path,
             "query_string": query,
@@ -262,9 +264,10 @@ class BoundedHttp(HttpToolsProtocol):
         self.transport.close()
 
 
-def bounded(*, limit_bytes: int, timeout_s: float) -> type[BoundedHttp]:
+def bounded(*, limit_bytes: int, timeout_s: float, public_scheme: str = "") -> type[BoundedHttp]:
     """Return the protocol class with these bounds (uvicorn takes a class, not an object)."""
-    return type("BoundedHttpConfigured", (BoundedHttp,), {"limit_bytes": limit_bytes, "timeout_s": timeout_s})
+    settings = {"limit_bytes": limit_bytes, "timeout_s": timeout_s, "public_scheme": public_scheme}
+    return type("BoundedHttpConfigured", (BoundedHttp,), settings)
 
 
 def sweep_all(connections: set[Any]) -> None:
