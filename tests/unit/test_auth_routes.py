@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from sealwire.contracts.auth import OPERATIONS
@@ -122,3 +124,21 @@ async def test_published_keys_may_be_cached_for_a_while(site: Site) -> None:
     status, headers, given = await site.ask("GET", "/.well-known/jwks.json")
     assert (status, headers["cache-control"]) == (200, "public, max-age=60")
     assert given["keys"][0].keys() == {"kty", "crv", "x", "kid", "alg", "use"}
+
+
+@pytest.mark.parametrize(
+    ("verb", "path", "body"),
+    [
+        ("POST", "/auth/users", {"email": "m@example.org", "password": PASSWORD, "display_name": "M", "role": "admin"}),
+        ("PATCH", "/auth/users/somebody", {"role": "admin"}),
+    ],
+)
+async def test_giving_a_role_needs_a_recent_proof_whichever_way_it_is_given(
+    site: Site, verb: str, path: str, body: Any
+) -> None:
+    """Who makes an administrator knows the password, and so could step up as them."""
+    caller = site.room.caller(await site.room.log_in("anna"))
+    long_ago = msgspec.structs.replace(caller.principal, auth_time_s=int(time.time()) - 3_600)
+    site.caller = msgspec.structs.replace(caller, principal=long_ago)
+    status, _, given = await site.ask(verb, path, body)
+    assert (status, given["code"]) == (403, "step_up_required")

@@ -451,7 +451,7 @@ class Jwks(Output):
 
 
 _PROFILE: dict[str, Any] = {"service": SERVICE, "needs": Permission.OWN_PROFILE}
-_ADMIN: dict[str, Any] = {"service": SERVICE, "needs": Permission.MANAGE_USERS, "step_up": False}
+_ADMIN: dict[str, Any] = {"service": SERVICE, "needs": Permission.MANAGE_USERS}
 _OPEN: dict[str, Any] = {
     "service": SERVICE,
     "policy": Policy.PUBLIC,
@@ -651,6 +651,7 @@ ADD_USER = Operation(
     takes=NewUser,
     gives=User,
     status=201,
+    step_up=True,
     summary="Make a user",
     **_ADMIN,
 )
@@ -660,11 +661,10 @@ CHANGE_USER = Operation(
     path="/auth/users/{user_id}",
     takes=UserChange,
     gives=User,
-    service=SERVICE,
-    needs=Permission.MANAGE_USERS,
     step_up=True,
     repeat=Repeat.IDEMPOTENT,
     summary="Change a user's role or status",
+    **_ADMIN,
 )
 ADD_TENANT = Operation(
     name="add_tenant",
