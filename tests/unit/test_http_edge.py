@@ -221,3 +221,68 @@ def test_a_public_app_does_not_mount_internal_routes():
 def test_an_operation_for_callers_must_name_a_permission():
     with pytest.raises(ValueError, match="permission"):
         Operation(name="x", service="notes", verb="GET", path="/x", summary="")
+
+
+class Streaming:
+    """An answer without end to who may read; whoever is struck off the list may not any more."""
+
+    def __init__(self, *, service: str = "") -> None:
+        self.principal = person(Role.MEMBER).principal
+        self.service = service
+        self.gone = False
+        edge = Edge(authenticate=self.authenticate)
+        route = edge.stream("GET", "/stream", self.stream, policy=Policy.CALLER, needs=Permission.READ)
+        self.app = App([route], timeout_s=0.2)
+        self.chunks = 0
+
+    def authenticate(self, exchange: Exchange, policy: Policy) -> Caller:
+        if self.gone:
+            raise Unauthenticated
+        return Caller(principal=self.principal, service=self.service)
+
+    async def stream(self, exchange: Exchange, caller: Caller) -> None:
+        await exchange.start(200)
+        while self.chunks < 40:
+            await exchange.write(b"more")
+            await asyncio.sleep(0.02)
+        await exchange.finish()
+
+    async def ask(self) -> None:
+        async def receive() -> dict[str, object]:
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message: dict[str, object]) -> None:
+            self.chunks += message["type"] == "http.response.body"
+
+        scope = {"type": "http", "method": "GET", "path": "/stream", "query_string": b"", "headers": []}
+        await self.app(scope, receive, send)
+
+
+async def test_an_answer_under_way_ends_with_the_session() -> None:
+    streaming = Streaming()
+    asked = asyncio.create_task(streaming.ask())
+    await asyncio.sleep(0.1)
+    streaming.gone = True
+    with pytest.raises(ConnectionAbortedError, match="unauthenticated"):
+        await asked
+    assert 0 < streaming.chunks < 40
+
+
+async def test_an_answer_under_way_ends_with_the_role() -> None:
+    streaming = Streaming()
+    asked = asyncio.create_task(streaming.ask())
+    await asyncio.sleep(0.1)
+    streaming.principal = person(Role.OPERATOR).principal
+    with pytest.raises(ConnectionAbortedError, match="forbidden"):
+        await asked
+
+
+@pytest.mark.parametrize("service", ["", "gateway"])
+async def test_an_answer_under_way_goes_on_while_its_caller_may_have_it(service: str) -> None:
+    """A service's statement lives for a minute: what it asked for it watches over itself."""
+    streaming = Streaming(service=service)
+    asked = asyncio.create_task(streaming.ask())
+    await asyncio.sleep(0.1)
+    streaming.gone = bool(service)
+    await asked
+    assert streaming.chunks == 41

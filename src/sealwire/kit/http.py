@@ -40,6 +40,7 @@ from sealwire.kit.problem import (
 )
 from sealwire.kit.router import Router
 from sealwire.kit.telemetry import fields
+from sealwire.kit.vigil import Vigil
 
 _LOG = logging.getLogger("sealwire.http")
 
@@ -268,6 +269,8 @@ class App:
         self._timeout_s = timeout_s
         self._in_flight: dict[Exchange, asyncio.Task[Any]] = {}
         self._watchdog: asyncio.Task[None] | None = None
+        self._ended: dict[Exchange, Problem] = {}
+        self._vigil = Vigil(self._end)
         for route in self.routes:
             if public and route.policy is Policy.SERVICE:
                 raise ValueError(f"{route.verb} {route.path} is for services and can't be mounted on a public app")
@@ -320,13 +323,14 @@ class App:
             if exchange in self._in_flight:
                 raise
             task.uncancel()
-            await self._fail(exchange, DeadlineExceeded(f"No answer within {self._timeout_s:g} s.", retry_after_s=1))
+            await self._fail(exchange, self._ended[exchange])
         except Exception:
             told = fields(method=exchange.method, route=self._route_path(exchange), trace_id=exchange.trace_id)
             _LOG.exception("request failed", extra=told)
             await self._fail(exchange, Internal("It is on our side; the trace id names it in our log."))
         finally:
             self._in_flight.pop(exchange, None)
+            self._ended.pop(exchange, None)
             self._gate.leave(exchange)
 
     def _find(self, exchange: Exchange) -> Route:
@@ -353,15 +357,22 @@ class App:
             await exchange.answer_problem(problem)
 
     async def _watch(self) -> None:
-        """Cancel requests older than the timeout; begun answers and long uploads are their handlers' business."""
+        """End requests older than the timeout, long uploads excepted, and begun answers their caller may not have."""
         while self._in_flight:
             await asyncio.sleep(min(0.5, self._timeout_s / 4))
             oldest = time.perf_counter() - self._timeout_s
-            for exchange, task in list(self._in_flight.items()):
+            for exchange in list(self._in_flight):
                 if exchange.started < oldest and not exchange.status and not exchange.untimed:
-                    del self._in_flight[exchange]
-                    task.cancel()
+                    self._end(exchange, DeadlineExceeded(f"No answer within {self._timeout_s:g} s.", retry_after_s=1))
+            self._vigil.look(self._in_flight)
         self._watchdog = None
+
+    def _end(self, exchange: Exchange, problem: Problem) -> None:
+        """Have a request in flight answered with a problem, or broken off when its answer has begun."""
+        task = self._in_flight.pop(exchange, None)
+        if task is not None:
+            self._ended[exchange] = problem
+            task.cancel()
 
 
 __all__ = ["App", "Authenticate", "Edge", "Gate", "OpenGate", "Route", "mount"]
