@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Mapping
 from random import Random
-from typing import Self
+from typing import Final, Self
 
 from sealwire.boundary.authenticator import Authenticator
 from sealwire.boundary.config import BoundaryConfig
@@ -28,6 +28,9 @@ from sealwire.kit.problem import Unavailable
 from sealwire.ports.cache import SharedCache
 from sealwire.resilience.breaker import BreakerRules
 from sealwire.resilience.registry import Registry
+
+CACHE_RULES: Final = BreakerRules(consecutive_failures=3, slow_call_s=0.25, open_s=0.5, open_cap_s=4.0)
+"""The session cache is probed every half a second, so its loss is known after two and its return after five seconds."""
 
 
 class Boundary:
@@ -108,7 +111,7 @@ class Boundary:
             feed=coordinator,
             fallback=fallback,
             cache=cache,
-            cache_breaker=breakers.breaker(CACHE_BREAKER, BreakerRules(slow_call_s=0.25, open_cap_s=5.0)),
+            cache_breaker=breakers.breaker(CACHE_BREAKER, CACHE_RULES),
             key=key,
             clock=clock,
             rng=rng,

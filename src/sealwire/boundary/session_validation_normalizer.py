@@ -25,7 +25,7 @@ from sealwire.kit.clock import US_PER_S, Clock
 from sealwire.kit.envelopes import EnvelopeRefused, SealingKey
 from sealwire.kit.permission import Role, lower
 from sealwire.kit.problem import Problem
-from sealwire.ports.cache import SharedCache
+from sealwire.ports.cache import CacheFault, SharedCache
 from sealwire.resilience.breaker import Breaker, State, Transition
 from sealwire.resilience.cache import TtlCache
 from sealwire.resilience.failure import CircuitOpen
@@ -85,6 +85,8 @@ class SessionValidationNormalizer:
             max_entries=max_sessions, ttl_s=memory_ttl_s, clock=clock, rng=rng
         )
         self._cache_lost_at: int | None = None
+        self._missed = 0
+        self._reconciling = False
         self._task: asyncio.Task[None] | None = None
         self.answers: Counter[tuple[Status, Source]] = Counter()
         cache_breaker.listen(self._on_cache)
@@ -158,13 +160,18 @@ class SessionValidationNormalizer:
         """Take a revocation out of memory and of the shared cache. Raises: what the cache raises."""
         if revocation.kind == "session":
             self._memory.invalidate(revocation.session_id)
-            await self._breaker.call(self._cache.delete, _cache_key(revocation.session_id))
+            try:
+                await self._breaker.call(self._cache.delete, _cache_key(revocation.session_id))
+            except BaseException:  # a call that was given up counts too: nobody knows what became of it
+                self._note_lost(revocation.number - 1)
+                raise
 
     async def reconcile(self) -> int:
         """Bring the shared cache up to date after it was away; return how many entries were written."""
-        if self._cache_lost_at is None or self._breaker.state is not State.CLOSED:
+        if self._cache_lost_at is None or self._reconciling or self._breaker.state is not State.CLOSED:
             return 0
-        since = self._cache_lost_at
+        since, missed = self._cache_lost_at, self._missed
+        self._reconciling = True
         try:
             written = await self._fallback.reconcile(
                 since=since,
@@ -173,7 +180,9 @@ class SessionValidationNormalizer:
             )
         except (CircuitOpen, ConnectionError, TimeoutError):
             return 0  # away again; what is left is done the next time
-        if self._cache_lost_at == since:
+        finally:
+            self._reconciling = False
+        if self._missed == missed:  # else something failed meanwhile: once more, from the earliest
             self._cache_lost_at = None
         return written
 
@@ -220,10 +229,17 @@ class SessionValidationNormalizer:
         """Read the shared cache; a fault, or what is not sealed by us for this session, is as good as nothing."""
         key = _cache_key(session_id)
         try:
-            sealed = await self._breaker.call(self._cache.get, key)
-            return None if sealed is None else _decode(self._key.open(sealed, key.encode()))
-        except (CircuitOpen, ConnectionError, TimeoutError, EnvelopeRefused, msgspec.MsgspecError):
+            return await self._breaker.call(self._read, key)
+        except (CircuitOpen, ConnectionError, TimeoutError):
             return None
+
+    async def _read(self, key: str) -> KnownSession | None:
+        """Read an entry. Raises: CacheFault, also for what we did not seal for this session: no good cache has that."""
+        sealed = await self._cache.get(key)
+        try:
+            return None if sealed is None else _decode(self._key.open(sealed, key.encode()))
+        except (EnvelopeRefused, msgspec.MsgspecError) as error:
+            raise CacheFault("the cache holds what is not ours") from error
 
     async def _keep(self, known: KnownSession, *, shared: bool) -> None:
         state = known.state
@@ -237,10 +253,16 @@ class SessionValidationNormalizer:
 
     async def _put_in_cache(self, known: KnownSession) -> None:
         key = _cache_key(known.state.session_id)
-        left_s = min(self._cache_ttl_s, known.state.expires_at_s - self._clock.now_us() / US_PER_S)
+        now_us = self._clock.now_us()
+        age_s = max(now_us - known.confirmed_at_us, 0) / US_PER_S
+        left_s = min(self._cache_ttl_s - age_s, known.state.expires_at_s - now_us / US_PER_S)
         if left_s > 0:
             sealed = self._key.seal(_encode(known), key.encode())
-            await self._breaker.call(_put, self._cache, key, sealed, left_s)
+            try:
+                await self._breaker.call(_put, self._cache, key, sealed, left_s)
+            except BaseException:
+                self._note_lost(known.number)
+                raise
 
     # -- what is made of it
 
@@ -306,17 +328,23 @@ class SessionValidationNormalizer:
         return service_caller(self._service, tenant_id)
 
     async def _watch(self) -> None:
-        """Probe a shared cache that is away, so that its return does not wait for a request, and reconcile then."""
+        """Probe the shared cache, so that neither its loss nor its return waits for a request; reconcile then."""
         while True:
             await asyncio.sleep(WATCH_EVERY_S)
-            if self._cache_lost_at is not None:
-                with contextlib.suppress(CircuitOpen, ConnectionError, TimeoutError):
+            with contextlib.suppress(CircuitOpen, ConnectionError, TimeoutError):
+                await self._breaker.call(self._cache.check)
+                while self._breaker.state is State.HALF_OPEN:
                     await self._breaker.call(self._cache.check)
-                await self.reconcile()
+            await self.reconcile()
 
     def _on_cache(self, transition: Transition) -> None:
-        if transition.after is State.OPEN and self._cache_lost_at is None:
-            self._cache_lost_at = self._fallback.position
+        if transition.after is State.OPEN:
+            self._note_lost(self._fallback.position)
+
+    def _note_lost(self, position: int) -> None:
+        """Note that the cache may lack what came after this position of the feed."""
+        self._missed += 1
+        self._cache_lost_at = position if self._cache_lost_at is None else min(self._cache_lost_at, position)
 
 
 def _cache_key(session_id: str) -> str:
