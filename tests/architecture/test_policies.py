@@ -22,6 +22,8 @@ OPEN_CALLS = {
     ("POST", "/api/v1/auth/login"),
     ("POST", "/api/v1/auth/mfa/verify"),
     ("POST", "/api/v1/auth/refresh"),
+    ("POST", "/api/v1/auth/password/reset"),
+    ("POST", "/api/v1/auth/password/reset/confirm"),
 }
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from sealwire.contracts.auth import OPERATIONS
+from sealwire.contracts.identity import OPERATIONS
 from sealwire.kit.caller import ANONYMOUS, Caller
 from sealwire.kit.exchange import Exchange
 from sealwire.kit.http import App, Edge

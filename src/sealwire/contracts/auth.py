@@ -119,13 +119,17 @@ class User(Output):
 
 
 class Registration(Input):
-    """A person who registers. `tenant` is an id or a slug; without it `default`. `owner_token`: see `sealwire up`."""
+    """A person who registers. `tenant` is an id or a slug; without it `default`. `owner_token`: see `sealwire up`.
+
+    `invitation` is the token of an invitation's letter: it decides tenant and role, and is for its address only.
+    """
 
     email: Email
     password: Password
     display_name: ShortText
     tenant: Slug | Id | None = None
     owner_token: Annotated[str, msgspec.Meta(max_length=256)] | None = None
+    invitation: Annotated[str, msgspec.Meta(max_length=256)] | None = None
 
 
 class Registered(Output):

@@ -14,19 +14,21 @@ from sealwire.adapters.embedded.crypto import MIGRATIONS as CRYPTO_MIGRATIONS
 from sealwire.adapters.embedded.crypto import SqliteKeyStore
 from sealwire.adapters.embedded.drivers.sqlite import Database
 from sealwire.adapters.embedded.index import IndexTuning, TantivySearchIndex
+from sealwire.adapters.embedded.mail import FolderMailer
 from sealwire.adapters.embedded.media import MIGRATIONS as MEDIA_MIGRATIONS
 from sealwire.adapters.embedded.media import SqliteMediaStore
 from sealwire.adapters.embedded.messaging import SqliteMessaging
 from sealwire.adapters.embedded.outbox import SqlitePositions
 from sealwire.clients.compliance import send_records
 from sealwire.clients.key_ring import KeyRing
-from sealwire.contracts import auth, compliance, crypto, media, messaging, search
+from sealwire.contracts import compliance, crypto, identity, media, messaging, search
 from sealwire.contracts.compliance import AuditEntry
 from sealwire.kit.caller import SYSTEM_TENANT, service_caller
 from sealwire.kit.http import Edge, Route
 from sealwire.kit.lifespan import Probe
 from sealwire.kit.operation import RateClass
 from sealwire.ports.events import Consumer, Event, EventFeed, Positions
+from sealwire.ports.mail import Mailer
 from sealwire.services.auth.routes import routes as auth_routes
 from sealwire.services.auth.service import AuthService
 from sealwire.services.compliance.routes import routes as compliance_routes
@@ -151,12 +153,27 @@ async def build_compliance(assembly: Assembly) -> Room:
     )
 
 
+def _mailer(assembly: Assembly) -> Mailer:
+    """Return how letters leave: by a mail server where one is named, else into the data folder."""
+    config = assembly.settings.auth
+    if not config.smtp_host:
+        return FolderMailer(assembly.data / "outbox", sender=config.mail_from)
+    # Here: what a mail client loads is of no use to an installation without a mail server.
+    from sealwire.adapters.distributed.mail import SmtpMailer
+
+    return SmtpMailer(
+        host=config.smtp_host, port=config.smtp_port, tls=config.smtp_tls, user=config.smtp_user,
+        password=config.smtp_password, sender=config.mail_from,
+    )  # fmt: skip
+
+
 async def build_auth(assembly: Assembly) -> Room:
     """Tenants, people, tokens, sessions and the feed of what ended."""
     storage = SqliteAuth.open(assembly.data / "auth.db")
     service = AuthService(
         stores=storage.stores,
         sealer=_ring(assembly, "auth"),
+        mailer=_mailer(assembly),
         clock=assembly.clock,
         config=assembly.settings.auth,
     )
@@ -169,7 +186,7 @@ async def build_auth(assembly: Assembly) -> Room:
 
     return Room(
         service=service,
-        contract=assembly.guard(service, auth.OPERATIONS, "auth"),
+        contract=assembly.guard(service, identity.OPERATIONS, "auth"),
         start=service.start,
         stop=stop,
         checks=service.checks,

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from email import message_from_bytes, policy
+from email.message import EmailMessage
 from pathlib import Path
 from typing import Final
 
 from sealwire.adapters.embedded.auth import SqliteAuth
 from sealwire.adapters.embedded.crypto import MIGRATIONS, SqliteKeyStore
 from sealwire.adapters.embedded.drivers.sqlite import Database
+from sealwire.adapters.embedded.mail import FolderMailer
 from sealwire.clients.key_ring import KeyRing
-from sealwire.contracts.auth import OPERATIONS, Auth, Login, LoginResult, NewUser, Registration, SessionQuery, UserRole
+from sealwire.contracts.auth import Login, LoginResult, NewUser, Registration, SessionQuery, UserRole
+from sealwire.contracts.identity import OPERATIONS, Identity
 from sealwire.kit.caller import ANONYMOUS, Caller, Principal, service_caller
 from sealwire.kit.clock import US_PER_S, Clock, SystemClock
 from sealwire.services.auth.config import AuthConfig
@@ -55,7 +59,7 @@ class AuthRoom:
         # It stands still, but near the real time: the edge measures the age of a step-up by the machine's clock.
         self.clock: Clock = clock or ManualClock(now_us=SystemClock().now_us() // US_PER_S * US_PER_S)
 
-    async def open(self) -> Auth:
+    async def open(self) -> Identity:
         """Start everything and return the service as its callers see it."""
         self._crypto_db = Database.open(self.folder / "crypto.db", MIGRATIONS)
         self.crypto = CryptoService(
@@ -67,9 +71,16 @@ class AuthRoom:
         await self.crypto.start()
         self.storage = SqliteAuth.open(self.folder / "auth.db")
         self.ring = KeyRing(crypto=self.crypto, service="auth", clock=self.clock)
-        self.service = AuthService(stores=self.storage.stores, sealer=self.ring, clock=self.clock, config=self.config)
+        self.outbox = self.folder / "outbox"
+        self.service = AuthService(
+            stores=self.storage.stores,
+            sealer=self.ring,
+            mailer=FolderMailer(self.outbox, sender=self.config.mail_from),
+            clock=self.clock,
+            config=self.config,
+        )
         await self.service.start()
-        self.auth: Auth = open_wiring(self.wiring, self.service, OPERATIONS, routes, clock=self.clock)
+        self.auth: Identity = open_wiring(self.wiring, self.service, OPERATIONS, routes, clock=self.clock)
         return self.auth
 
     async def close(self) -> None:
@@ -78,6 +89,12 @@ class AuthRoom:
         await self.storage.close()
         await self.crypto.stop()
         await self._crypto_db.close()
+
+    async def letters(self) -> list[EmailMessage]:
+        """Hand over what is due; return all letters that went out, in order."""
+        await self.service.postman.deliver()
+        files = sorted(self.outbox.glob("*.eml"))
+        return [message_from_bytes(file.read_bytes(), policy=policy.default) for file in files]
 
     # ---- people
 

@@ -13,7 +13,8 @@ from sealwire.boundary.boundary import Boundary
 from sealwire.boundary.config import BoundaryConfig
 from sealwire.boundary.jwt_token_adapter import LegacyRule
 from sealwire.clients.guarded import guarded
-from sealwire.contracts.auth import COOKIE_LOOPBACK, OPERATIONS, Auth
+from sealwire.contracts.auth import COOKIE_LOOPBACK, Auth
+from sealwire.contracts.identity import OPERATIONS
 from sealwire.kit.clock import Clock
 from sealwire.kit.envelopes import SealingKey
 from sealwire.kit.exchange import Exchange, Headers

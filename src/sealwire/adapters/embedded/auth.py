@@ -8,6 +8,7 @@ from pathlib import Path
 import apsw
 
 from sealwire.adapters.embedded.auth_feed import SqliteRevocationStore
+from sealwire.adapters.embedded.auth_letters import SqliteInvitationStore, SqliteLetterStore, SqliteResetStore
 from sealwire.adapters.embedded.auth_proofs import SqliteAttemptStore, SqliteMfaStore
 from sealwire.adapters.embedded.auth_schema import MIGRATIONS
 from sealwire.adapters.embedded.auth_sessions import SqliteSessionStore
@@ -30,6 +31,10 @@ _CHALLENGES = (
     "DELETE FROM challenge WHERE token_hash IN (SELECT token_hash FROM challenge WHERE expires_us < ? LIMIT ?)"
 )
 _ATTEMPTS = "DELETE FROM attempt WHERE key IN (SELECT key FROM attempt WHERE last_us < ? LIMIT ?)"
+_RESETS = "DELETE FROM reset WHERE token_hash IN (SELECT token_hash FROM reset WHERE expires_us < ? LIMIT ?)"
+_INVITATIONS = (
+    "DELETE FROM invitation WHERE invitation_id IN (SELECT invitation_id FROM invitation WHERE expires_us < ? LIMIT ?)"
+)
 _REVOCATIONS = (
     "DELETE FROM revocation WHERE number IN (SELECT number FROM revocation WHERE expires_at_s BETWEEN 1 AND ? LIMIT ?)"
 )
@@ -49,6 +54,9 @@ class SqliteAuth:
             revocations=feed,
             attempts=SqliteAttemptStore(db, self._outbox),
             mfa=SqliteMfaStore(db, self._outbox),
+            resets=SqliteResetStore(db, self._outbox),
+            invitations=SqliteInvitationStore(db, self._outbox),
+            letters=SqliteLetterStore(db, self._outbox),
             keys=SqliteKeyStore(db, self._outbox, feed),
             upkeep=SqliteUpkeep(db, self._outbox),
             events=self._outbox,
@@ -139,6 +147,8 @@ class SqliteUpkeep:
                 (_EXPIRED, over_before_us),
                 (_ENDED, over_before_us),
                 (_CHALLENGES, now_us),
+                (_RESETS, now_us),
+                (_INVITATIONS, now_us),
                 (_ATTEMPTS, attempts_before_us),
                 (_REVOCATIONS, now_us // US_PER_S),
             ):

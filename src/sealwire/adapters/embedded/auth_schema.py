@@ -122,4 +122,41 @@ CREATE TABLE secret (
 ) WITHOUT ROWID;
 """
 
-MIGRATIONS: Final = (_FIRST + OUTBOX_SCHEMA + POSITIONS_SCHEMA,)
+_LETTERS: Final = """
+CREATE TABLE reset (
+    token_hash BLOB PRIMARY KEY,
+    tenant_id TEXT NOT NULL,
+    user_id TEXT NOT NULL REFERENCES user (user_id) ON DELETE CASCADE,
+    created_us INTEGER NOT NULL,
+    expires_us INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX reset_user ON reset (user_id, created_us);
+CREATE INDEX reset_expiry ON reset (expires_us);
+
+CREATE TABLE invitation (
+    invitation_id TEXT PRIMARY KEY,
+    token_hash BLOB NOT NULL UNIQUE,
+    tenant_id TEXT NOT NULL,
+    email_index BLOB NOT NULL,
+    sealed BLOB NOT NULL,
+    role TEXT NOT NULL,
+    invited_by TEXT NOT NULL,
+    created_us INTEGER NOT NULL,
+    expires_us INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE UNIQUE INDEX invitation_email ON invitation (tenant_id, email_index);
+CREATE INDEX invitation_tenant ON invitation (tenant_id, invitation_id);
+CREATE INDEX invitation_expiry ON invitation (expires_us);
+
+CREATE TABLE letter (
+    letter_id TEXT PRIMARY KEY,
+    tenant_id TEXT NOT NULL,
+    sealed BLOB NOT NULL,
+    created_us INTEGER NOT NULL,
+    due_us INTEGER NOT NULL,
+    attempts INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX letter_due ON letter (due_us);
+"""
+
+MIGRATIONS: Final = (_FIRST + OUTBOX_SCHEMA + POSITIONS_SCHEMA, _LETTERS)

@@ -9,6 +9,7 @@ import apsw
 import msgspec
 
 from sealwire.adapters.embedded.auth_feed import SqliteRevocationStore
+from sealwire.adapters.embedded.auth_letters import spend_invitation, spend_reset
 from sealwire.adapters.embedded.drivers.sqlite import Database, Row
 from sealwire.adapters.embedded.outbox import SqliteOutbox
 from sealwire.contracts.auth import EmailTaken, LastOwner, RegistrationClosed
@@ -127,8 +128,9 @@ class SqliteUserStore:
         self._feed = feed
 
     async def add(
-        self, user: UserRecord, *, most: int, claim_owner: bool, needs_claim: bool, events_of: EventsOf
-    ) -> UserRecord:
+        self, user: UserRecord, *, most: int, claim_owner: bool, needs_claim: bool, events_of: EventsOf,
+        spends_invitation: str = "",
+    ) -> UserRecord:  # fmt: skip
         def add(conn: apsw.Connection) -> UserRecord:
             found: list[Row] = conn.execute(
                 "SELECT owner_claimed, users FROM tenant WHERE tenant_id = ?", (user.tenant_id,)
@@ -140,6 +142,8 @@ class SqliteUserStore:
                 raise RegistrationClosed("This tenant has its owner; ask for an invitation.")
             if users >= most:
                 raise QuotaExceeded(f"The tenant has {most} users, and may have no more.")
+            if spends_invitation:
+                spend_invitation(conn, user, spends_invitation)
             first = claim_owner and not claimed
             added = _with_role(user, Role.OWNER) if first else user
             _insert(conn, added)
@@ -202,6 +206,8 @@ class SqliteUserStore:
                 return None
             if cut.expected_hash is not None and cut.expected_hash != user.password_hash:
                 return None
+            if cut.spends_reset is not None and not spend_reset(conn, cut):
+                return None
             role, status = cut.role or user.role, cut.status or user.status
             if user.role is Role.OWNER and user.status == "active" and (role is not Role.OWNER or status != "active"):
                 _keep_an_owner(conn, user)
@@ -209,6 +215,8 @@ class SqliteUserStore:
                 "UPDATE user SET role = ?, status = ?, password_hash = ?, epoch = epoch + 1 WHERE user_id = ?",
                 (role.value, status, cut.password_hash or user.password_hash, user.user_id),
             )
+            if cut.password_hash is not None or status == "disabled":
+                conn.execute("DELETE FROM reset WHERE user_id = ?", (user.user_id,))
             if cut.ends_sessions:
                 conn.execute(
                     "UPDATE session SET ended_us = ? WHERE user_id = ? AND ended_us = 0 AND session_id <> ?",

@@ -90,6 +90,27 @@ class AuthConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     mfa_ttl_s: Annotated[int, Meta(description="Time for the second factor, in seconds", ge=30, le=3_600)] = 300
     mfa_attempts: Annotated[int, Meta(description="Wrong codes per login", ge=1, le=20)] = 5
+    reset_ttl_s: Annotated[
+        int, Meta(description="How long the link of a password reset works, in seconds", ge=60, le=86_400)
+    ] = 1_800
+    resets_per_hour: Annotated[
+        int, Meta(description="Letters for a password reset that one user gets an hour", ge=1)
+    ] = 3
+    invitation_ttl_s: Annotated[
+        int, Meta(description="How long an invitation works, in seconds", ge=60, le=31_536_000)
+    ] = 7 * 86_400
+    invitations_per_tenant: Annotated[int, Meta(description="Most open invitations of a tenant", ge=1)] = 10_000
+
+    mail_from: Annotated[
+        str, Meta(description="Sender of letters", min_length=3, pattern=r"^[^\r\n\x00]+@[^\r\n\x00]+$")
+    ] = "sealwire@localhost"
+    smtp_host: Annotated[str, Meta(description="Mail server; empty: letters go into the folder `outbox/`")] = ""
+    smtp_port: Annotated[int, Meta(description="Port of the mail server", ge=1, le=65_535)] = 587
+    smtp_tls: Annotated[
+        Literal["starttls", "tls", "none"], Meta(description="How the way to the mail server is protected")
+    ] = "starttls"
+    smtp_user: Annotated[str, Meta(description="Name at the mail server; empty: none")] = ""
+    smtp_password: Annotated[str, Meta(description="Password at the mail server")] = ""
     legacy: Annotated[
         tuple[LegacyIssuer, ...], Meta(description="Issuers of the legacy token format still accepted")
     ] = ()

@@ -40,6 +40,11 @@ class Kind(StrEnum):
     TOTP_CONFIRMED = "auth.totp.confirmed"
     TOTP_REMOVED = "auth.totp.removed"
     RECOVERY_USED = "auth.recovery.used"
+    RESET_ASKED = "auth.password-reset.asked"
+    PASSWORD_RESET = "auth.password-reset.done"  # noqa: S105 - the name of an event
+    INVITED = "auth.invitation.added"
+    INVITATION_WITHDRAWN = "auth.invitation.withdrawn"
+    LETTER_DROPPED = "auth.letter.dropped"
     TENANT_ADDED = "auth.tenant.added"
     TENANT_REMOVED = "auth.tenant.removed"
     KEY_ROTATED = "auth.signing-key.rotated"

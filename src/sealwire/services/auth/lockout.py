@@ -75,6 +75,12 @@ class Lockout:
                 raise _wait(until_us - now_us)
             yield Standing(((key, self._config.lockout_free),), (key,), False)
 
+    async def forgive_login(self, account: str, ip: str) -> None:
+        """Forget the failures on an account, also from that address: its password is a new one."""
+        await self._store.forgive(
+            [self._vault.attempt_key("pair", account, ip), self._vault.attempt_key("account", account)]
+        )
+
     async def fail(self, standing: Standing, events: Sequence[NewEvent]) -> None:
         """Count a failure (none while locked: waiting is not prolonged by being asked) and store the events."""
         keys = () if standing.locked else standing.keys

@@ -21,7 +21,10 @@ from sealwire.services.auth.model import Failures, LockoutRules, Rotation
 from sealwire.services.auth.records import (
     Challenge,
     Cut,
+    InvitationRecord,
+    LetterRecord,
     NewRevocation,
+    ResetRecord,
     SessionRecord,
     SigningKeyRecord,
     TenantRecord,
@@ -69,13 +72,15 @@ class UserStore(Protocol):
     """Users and their epoch. MongoDB: unique index on (tenant_id, email_index)."""
 
     async def add(
-        self, user: UserRecord, *, most: int, claim_owner: bool, needs_claim: bool, events_of: EventsOf
-    ) -> UserRecord:
+        self, user: UserRecord, *, most: int, claim_owner: bool, needs_claim: bool, events_of: EventsOf,
+        spends_invitation: str = "",
+    ) -> UserRecord:  # fmt: skip
         """Store a user; with `claim_owner`, the tenant's first one becomes its owner. Atomic.
 
         The tenant's flag `owner_claimed` is read and set in the same transaction, so two first registrations make one
         owner (MongoDB: a conditional update of the tenant's document). `needs_claim`: refuse when the flag is set.
-        Raises: EmailTaken; QuotaExceeded past `most` users; RegistrationClosed.
+        `spends_invitation`: the id of an invitation that is used up by it, and by one registration only.
+        Raises: EmailTaken; QuotaExceeded past `most` users; RegistrationClosed; InvitationInvalid when it is gone.
         """
 
     async def by_email(self, tenant_id: str, email_index: bytes) -> UserRecord | None:
@@ -101,7 +106,8 @@ class UserStore(Protocol):
 
         Applies the change, raises the user's epoch by one, ends the user's sessions but `keep_session`, and puts the
         revocation (with the new epoch) into the feed. Returns the user afterwards; None when there is no such user in
-        the tenant, or `expected_hash` is not the hash any more.
+        the tenant, or `expected_hash` is not the hash any more, or `spends_reset` can't be spent. A new password and
+        a disabled account end every reset token of the user.
         Raises: LastOwner when the change would leave the tenant without an active owner.
         """
 
@@ -215,6 +221,58 @@ class MfaStore(Protocol):
         """Delete the second factor and its recovery codes; False when there was none."""
 
 
+class ResetStore(Protocol):
+    """Reset tokens, by hash. MongoDB: documents with a TTL, index on `user_id`. Spent by `UserStore.cut`."""
+
+    async def ask(
+        self, reset: ResetRecord, letter: LetterRecord, *, most: int, since_us: int, events: Sequence[NewEvent]
+    ) -> bool:
+        """Store a token and its letter, unless the user was given `most` since `since_us`. Atomic.
+
+        The events are stored either way. Returns whether the letter goes out.
+        """
+
+    async def decline(self, events: Sequence[NewEvent]) -> None:
+        """Store the events alone: what is done for an address that nobody has."""
+
+    async def find(self, token_hash: bytes, now_us: int) -> ResetRecord | None:
+        """Return the live token of that hash."""
+
+
+class InvitationStore(Protocol):
+    """Invitations. MongoDB: unique index on (tenant_id, email_index). Spent by `UserStore.add`."""
+
+    async def add(
+        self, invitation: InvitationRecord, letter: LetterRecord, *, most: int, events: Sequence[NewEvent]
+    ) -> None:
+        """Store an invitation and its letter; it replaces an older one to the address. Atomic.
+
+        Raises: QuotaExceeded past `most` open ones in the tenant.
+        """
+
+    async def find(self, token_hash: bytes, now_us: int) -> InvitationRecord | None:
+        """Return the open invitation of that hash."""
+
+    async def page(self, tenant_id: str, after: str, limit: int, now_us: int) -> Sequence[InvitationRecord]:
+        """Return open invitations in the order of their ids, from above `after`."""
+
+    async def remove(self, tenant_id: str, invitation_id: str, events: Sequence[NewEvent]) -> bool:
+        """Withdraw one; False when there is none."""
+
+
+class LetterStore(Protocol):
+    """Letters that wait to be handed over. They are stored by whoever writes them, with what they are about."""
+
+    async def due(self, now_us: int, limit: int) -> Sequence[LetterRecord]:
+        """Return letters whose time has come, the earliest first."""
+
+    async def done(self, letter_id: str, events: Sequence[NewEvent]) -> None:
+        """Forget a letter: it was handed over, or never will be."""
+
+    async def later(self, letter_id: str, due_us: int) -> None:
+        """Count an attempt and try again at that time."""
+
+
 class KeyStore(Protocol):
     """Signing keys and our own secrets, sealed."""
 
@@ -256,6 +314,9 @@ class AuthStores(msgspec.Struct, frozen=True, kw_only=True):
     revocations: RevocationStore
     attempts: AttemptStore
     mfa: MfaStore
+    resets: ResetStore
+    invitations: InvitationStore
+    letters: LetterStore
     keys: KeyStore
     upkeep: Upkeep
     events: EventFeed

@@ -92,6 +92,41 @@ class TotpRecord(Record):
     pending_until_us: int = 0
 
 
+class ResetRecord(Record):
+    """A letter's right to set a user's password anew, once. Stored under the hash of its token."""
+
+    token_hash: bytes
+    tenant_id: str
+    user_id: str
+    created_us: int
+    expires_us: int
+
+
+class InvitationRecord(Record):
+    """An open invitation. `sealed` holds the address, `email_index` is its keyed hash as for users."""
+
+    invitation_id: str
+    token_hash: bytes
+    tenant_id: str
+    email_index: bytes
+    sealed: bytes
+    role: Role
+    invited_by: str
+    created_us: int
+    expires_us: int
+
+
+class LetterRecord(Record):
+    """A letter that has not been handed over yet, sealed: it holds an address and a token."""
+
+    letter_id: str
+    tenant_id: str
+    sealed: bytes
+    created_us: int
+    due_us: int
+    attempts: int = 0
+
+
 class SigningKeyRecord(Record):
     """A signing key, its private half sealed."""
 
@@ -112,6 +147,7 @@ class Reason(StrEnum):
     REUSED = "refresh_reused"
     LIMIT = "session_limit"
     PASSWORD = "password_changed"  # noqa: S105 - the name of a reason
+    RESET = "password_reset"
     ROLE = "role_changed"
     DISABLED = "user_disabled"
     ENABLED = "user_enabled"
@@ -139,6 +175,7 @@ class Cut(Record):
 
     `keep_session` survives it. `ends_sessions` False is for a change that only has to be noticed (a role).
     `expected_hash`: the password hash the change was decided on; another one by now refuses it.
+    `spends_reset`: the hash of a reset token that this uses up; one that is gone or too old refuses it.
     """
 
     tenant_id: str
@@ -151,3 +188,4 @@ class Cut(Record):
     status: Literal["active", "disabled"] | None = None
     password_hash: str | None = None
     expected_hash: str | None = None
+    spends_reset: bytes | None = None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from sealwire.contracts import auth as contract
-from sealwire.contracts.auth import Auth, Login, LoginResult, MfaAnswer
+from sealwire.contracts.auth import Login, LoginResult, MfaAnswer
+from sealwire.contracts.identity import OPERATIONS, Identity
 from sealwire.kit.exchange import Exchange, Headers
 from sealwire.kit.http import Edge, Route
 from sealwire.services.auth.cookies import clear_cookie, has_cookie, session_cookie
@@ -11,7 +12,7 @@ from sealwire.services.auth.cookies import clear_cookie, has_cookie, session_coo
 _NO_STORE = (b"cache-control", b"no-store")
 
 
-def routes(auth: Auth, edge: Edge) -> list[Route]:
+def routes(auth: Identity, edge: Edge) -> list[Route]:
     """Return every route of auth. The gateway mounts those that are not for services."""
     decorate = {
         contract.REGISTER: _not_stored,
@@ -28,7 +29,7 @@ def routes(auth: Auth, edge: Edge) -> list[Route]:
     }
     return [
         edge.bind(operation, getattr(auth, name), decorate=decorate.get(operation))
-        for name, operation in contract.OPERATIONS.items()
+        for name, operation in OPERATIONS.items()
     ]
 
 

@@ -38,14 +38,25 @@ from sealwire.contracts.auth import (
     Users,
 )
 from sealwire.contracts.compliance import AuditEntry
+from sealwire.contracts.credentials import (
+    Invitation,
+    Invitations,
+    NewInvitation,
+    ResetAsked,
+    ResetConfirmation,
+    ResetDone,
+    ResetRequest,
+)
 from sealwire.kit.caller import SYSTEM_TENANT, Caller, service_caller
 from sealwire.kit.clock import Clock
 from sealwire.kit.codec import Page
 from sealwire.kit.permission import Permission, Role
 from sealwire.kit.problem import Forbidden, Unavailable
 from sealwire.ports.events import Event, EventFeed, Positions
+from sealwire.ports.mail import Mailer
 from sealwire.services.auth.config import AuthConfig
 from sealwire.services.auth.events import Journal, Kind
+from sealwire.services.auth.invitations import Guestbook
 from sealwire.services.auth.lockout import Lockout
 from sealwire.services.auth.logins import Logins
 from sealwire.services.auth.mfa import SecondFactors
@@ -53,7 +64,9 @@ from sealwire.services.auth.password_rules import PasswordRules
 from sealwire.services.auth.passwords import Costs, PasswordHasher
 from sealwire.services.auth.people import People
 from sealwire.services.auth.ports import AuthStores, Sealer
+from sealwire.services.auth.postman import Postman
 from sealwire.services.auth.records import Reason
+from sealwire.services.auth.resets import Resets
 from sealwire.services.auth.revoker import Revoker
 from sealwire.services.auth.sessions import SessionKeeper
 from sealwire.services.auth.signing import SigningKeys
@@ -66,12 +79,12 @@ from sealwire.services.auth.vault import Vault
 
 
 class AuthService:
-    """Tenants, users, credentials, tokens, sessions and what ended (implements `contracts.auth.Auth`).
+    """Tenants, users, credentials, tokens, sessions and what ended (implements `contracts.identity.Identity`).
 
     `events` and `positions` are for the audit relay, which turns events into entries by `audit_entries`.
     """
 
-    def __init__(self, *, stores: AuthStores, sealer: Sealer, clock: Clock, config: AuthConfig) -> None:
+    def __init__(self, *, stores: AuthStores, sealer: Sealer, mailer: Mailer, clock: Clock, config: AuthConfig) -> None:
         vault = Vault(sealer=sealer, keys=stores.keys)
         people = People(vault=vault)
         journal = Journal(vault=vault, clock=clock)
@@ -96,9 +109,17 @@ class AuthService:
             sessions=self._sessions, people=people, journal=journal, revoker=revoker, clock=clock, config=config,
         )  # fmt: skip
         self._tenants = Tenants(store=stores.tenants, vault=vault, journal=journal, revoker=revoker, clock=clock)
+        self.postman = Postman(store=stores.letters, mailer=mailer, vault=vault, journal=journal, clock=clock)
+        self._guestbook = Guestbook(
+            stores=stores, vault=vault, postman=self.postman, journal=journal, clock=clock, config=config
+        )
+        self._resets = Resets(
+            stores=stores, vault=vault, people=people, hasher=self.hasher, rules=rules, lockout=lockout,
+            postman=self.postman, journal=journal, revoker=revoker, clock=clock, config=config,
+        )  # fmt: skip
         self._users = Roster(
             store=stores.users, tenants=self._tenants, vault=vault, hasher=self.hasher, rules=rules, people=people,
-            journal=journal, revoker=revoker, clock=clock, config=config,
+            guestbook=self._guestbook, journal=journal, revoker=revoker, clock=clock, config=config,
         )  # fmt: skip
         self._queries = TokenQueries(
             stores=stores, tokens=tokens, sessions=self._sessions, journal=journal, revoker=revoker
@@ -121,9 +142,11 @@ class AuthService:
         await self.signing.start(origin)
         await self._tenants.start()
         self.upkeep.start()
+        self.postman.start()
 
     async def stop(self) -> None:
         """Finish what runs and store the last uses. Safe to call twice."""
+        await self.postman.stop()
         await self.upkeep.stop()
         self.hasher.stop()
 
@@ -170,6 +193,12 @@ class AuthService:
 
     async def step_up(self, caller: Caller, proof: StepUp) -> LoginResult:
         return await self._logins.step_up(caller, await self._users.get(caller), proof)
+
+    async def reset_password(self, caller: Caller, request: ResetRequest) -> ResetAsked:
+        return await self._resets.ask(caller, request)
+
+    async def confirm_reset(self, caller: Caller, confirmation: ResetConfirmation) -> ResetDone:
+        return await self._resets.confirm(caller, confirmation)
 
     # ---- going out
 
@@ -234,6 +263,18 @@ class AuthService:
     async def change_user(self, caller: Caller, user_id: str, change: UserChange) -> User:
         _require(caller, Permission.MANAGE_USERS)
         return await self._users.change(caller, user_id, change)
+
+    async def invite(self, caller: Caller, invitation: NewInvitation) -> Invitation:
+        _require(caller, Permission.INVITE)
+        return await self._guestbook.add(caller, invitation)
+
+    async def invitations(self, caller: Caller, page: Page) -> Invitations:
+        _require(caller, Permission.INVITE)
+        return await self._guestbook.page(caller, page)
+
+    async def withdraw_invitation(self, caller: Caller, invitation_id: str) -> None:
+        _require(caller, Permission.INVITE)
+        await self._guestbook.withdraw(caller, invitation_id)
 
     async def add_tenant(self, caller: Caller, tenant: NewTenant) -> Tenant:
         _require(caller, Permission.MANAGE_TENANTS)

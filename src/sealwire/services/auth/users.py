@@ -23,6 +23,7 @@ from sealwire.contracts.auth import (
     Users,
     WeakPassword,
 )
+from sealwire.contracts.credentials import InvitationInvalid
 from sealwire.kit.caller import Caller
 from sealwire.kit.clock import Clock
 from sealwire.kit.codec import Page
@@ -31,6 +32,7 @@ from sealwire.kit.permission import Role
 from sealwire.ports.events import NewEvent
 from sealwire.services.auth.config import AuthConfig
 from sealwire.services.auth.events import Journal, Kind, Origin
+from sealwire.services.auth.invitations import Guestbook
 from sealwire.services.auth.model import DEFAULT_TENANT, check_role_change, check_role_given
 from sealwire.services.auth.password_rules import PasswordRules
 from sealwire.services.auth.passwords import PasswordHasher
@@ -49,9 +51,10 @@ class Roster:
 
     def __init__(
         self, *, store: UserStore, tenants: Tenants, vault: Vault, hasher: PasswordHasher, rules: PasswordRules,
-        people: People, journal: Journal, revoker: Revoker, clock: Clock, config: AuthConfig,
+        people: People, guestbook: Guestbook, journal: Journal, revoker: Revoker, clock: Clock, config: AuthConfig,
     ) -> None:  # fmt: skip
         self._store = store
+        self._guestbook = guestbook
         self._tenants = tenants
         self._vault = vault
         self._hasher = hasher
@@ -67,8 +70,10 @@ class Roster:
     async def register(self, caller: Caller, registration: Registration) -> Registered:
         """Make a user; the tenant's first one becomes its owner.
 
-        Raises: RegistrationClosed, TenantNotFound, WeakPassword, EmailTaken, QuotaExceeded.
+        Raises: RegistrationClosed, InvitationInvalid, TenantNotFound, WeakPassword, EmailTaken, QuotaExceeded.
         """
+        if registration.invitation is not None:
+            return await self._register_invited(caller, registration, registration.invitation)
         is_open = self._config.registration == "open"
         shown = registration.owner_token or ""
         token_holds = bool(self._config.owner_token) and hmac.compare_digest(
@@ -89,6 +94,28 @@ class Roster:
             events_of=self._added_by(
                 Kind.USER_REGISTERED, await self._journal.origin(caller, tenant.tenant_id), as_subject=True
             ),
+        )
+        return Registered(user=await self._people.show(user))
+
+    async def _register_invited(self, caller: Caller, registration: Registration, token: str) -> Registered:
+        if self._config.registration == "closed":
+            raise RegistrationClosed("Registration is closed, with an invitation too.")
+        invitation = await self._guestbook.shown_by(token, registration.email)
+        tenant = await self._tenants.get(invitation.tenant_id)
+        if tenant.status != "active" or registration.tenant not in (None, tenant.tenant_id, tenant.slug):
+            raise InvitationInvalid
+        origin = await self._journal.origin(caller, tenant.tenant_id)
+        user = await self._store.add(
+            await self._new(
+                tenant, registration.email, registration.display_name, registration.password, invitation.role
+            ),
+            most=self._config.users_per_tenant,
+            claim_owner=False,
+            needs_claim=False,
+            events_of=self._added_by(
+                Kind.USER_REGISTERED, origin, as_subject=True, invitation=invitation.invitation_id
+            ),
+            spends_invitation=invitation.invitation_id,
         )
         return Registered(user=await self._people.show(user))
 
@@ -121,10 +148,17 @@ class Roster:
             created_us=self._clock.now_us(),
         )
 
-    def _added_by(self, kind: Kind, origin: Origin, *, as_subject: bool) -> EventsOf:
+    def _added_by(self, kind: Kind, origin: Origin, *, as_subject: bool, invitation: str | None = None) -> EventsOf:
         def events_of(user: UserRecord) -> Sequence[NewEvent]:
             return [
-                self._journal.event(kind, origin, subject_id=user.user_id, as_subject=as_subject, role=user.role.value)
+                self._journal.event(
+                    kind,
+                    origin,
+                    subject_id=user.user_id,
+                    as_subject=as_subject,
+                    role=user.role.value,
+                    invitation=invitation,
+                )
             ]
 
         return events_of

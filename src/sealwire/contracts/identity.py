@@ -1,0 +1,14 @@
+"""Identity: all that auth answers, its contracts put together."""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+from sealwire.contracts import auth, credentials
+from sealwire.kit.operation import table
+
+OPERATIONS: Final = table(*auth.OPERATIONS.values(), *credentials.OPERATIONS.values())
+
+
+class Identity(auth.Auth, credentials.Credentials, Protocol):
+    """Auth with everything, in this process or another."""

@@ -1,0 +1,30 @@
+"""Letters: what the letters of auth say. Plain text; a token stands in the fragment, which no server gets to see."""
+
+from __future__ import annotations
+
+from typing import Final
+
+RESET_SUBJECT: Final = "Set your Sealwire password anew"
+INVITATION_SUBJECT: Final = "You are invited to Sealwire"
+
+
+def reset_text(*, display_name: str, site: str, token: str, minutes: int) -> str:
+    """Word the letter of a password reset."""
+    return (
+        f"Hello {display_name},\n\n"
+        f"somebody, probably you, asked to set the password of your account at {site} anew.\n"
+        f"Open this link within {minutes} minutes; it works once:\n\n"
+        f"{site}/console#/reset?token={token}\n\n"
+        "If it was not you, do nothing: your password stays as it is.\n"
+    )
+
+
+def invitation_text(*, site: str, token: str, role: str, days: int) -> str:
+    """Word the letter of an invitation."""
+    return (
+        "Hello,\n\n"
+        f"you are invited to join {site} as {role}.\n"
+        f"Open this link within {days} days to register; it works once, for this address:\n\n"
+        f"{site}/console#/register?invitation={token}\n\n"
+        "If you don't know what this is about, do nothing.\n"
+    )

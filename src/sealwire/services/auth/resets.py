@@ -1,0 +1,114 @@
+"""Resets: a forgotten password set anew by whoever reads the account's mail. The second factor stays."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sealwire.contracts.auth import WeakPassword
+from sealwire.contracts.credentials import ResetAsked, ResetConfirmation, ResetDone, ResetInvalid, ResetRequest
+from sealwire.kit.caller import ANONYMOUS_TENANT, Caller
+from sealwire.kit.clock import US_PER_S, Clock
+from sealwire.services.auth.config import AuthConfig
+from sealwire.services.auth.events import Journal, Kind
+from sealwire.services.auth.letters import RESET_SUBJECT, reset_text
+from sealwire.services.auth.lockout import Lockout
+from sealwire.services.auth.model import DEFAULT_TENANT
+from sealwire.services.auth.one_time import new_token, token_hash
+from sealwire.services.auth.password_rules import PasswordRules
+from sealwire.services.auth.passwords import PasswordHasher
+from sealwire.services.auth.people import People
+from sealwire.services.auth.ports import AuthStores
+from sealwire.services.auth.postman import Postman
+from sealwire.services.auth.records import Cut, Reason, ResetRecord
+from sealwire.services.auth.revoker import Revoker
+from sealwire.services.auth.vault import Person, Vault
+
+_HOUR_US: Final = 3_600 * US_PER_S
+_NOBODY: Final = Person("nobody@sealwire.invalid", "Nobody")
+
+
+class Resets:
+    """Asks for and does resets."""
+
+    def __init__(
+        self, *, stores: AuthStores, vault: Vault, people: People, hasher: PasswordHasher, rules: PasswordRules,
+        lockout: Lockout, postman: Postman, journal: Journal, revoker: Revoker, clock: Clock, config: AuthConfig,
+    ) -> None:  # fmt: skip
+        self._stores = stores
+        self._vault = vault
+        self._people = people
+        self._hasher = hasher
+        self._rules = rules
+        self._lockout = lockout
+        self._postman = postman
+        self._journal = journal
+        self._revoker = revoker
+        self._clock = clock
+        self._config = config
+
+    async def ask(self, caller: Caller, request: ResetRequest) -> ResetAsked:
+        """Send a letter to the address the account has. Known or not: a letter is sealed, one write is made."""
+        tenant = await self._stores.tenants.find(request.tenant or DEFAULT_TENANT)
+        tenant_id = tenant.tenant_id if tenant is not None else ""
+        index = self._vault.email_index(tenant_id, request.email)
+        user = await self._stores.users.by_email(tenant_id, index)
+        usable = user is not None and user.status == "active" and tenant is not None and tenant.status == "active"
+        person = await self._people.person(user) if user is not None and usable else _NOBODY
+        token, now_us = new_token("swp1"), self._clock.now_us()
+        text = reset_text(
+            display_name=person.display_name, site=self._config.issuer, token=token,
+            minutes=self._config.reset_ttl_s // 60,
+        )  # fmt: skip
+        # To the stored address, never to the one typed: two that fold into one may be two mailboxes.
+        letter = await self._postman.seal(tenant_id, to=person.email, subject=RESET_SUBJECT, text=text)
+        origin = await self._journal.origin(caller, tenant_id or ANONYMOUS_TENANT, email=request.email)
+        event = self._journal.event(
+            Kind.RESET_ASKED, origin, subject_id=user.user_id if user is not None else "",
+            outcome="success" if usable else "failure",
+        )  # fmt: skip
+        if user is None or not usable:
+            await self._stores.resets.decline([event])
+            return ResetAsked()
+        reset = ResetRecord(
+            token_hash=token_hash(token),
+            tenant_id=user.tenant_id,
+            user_id=user.user_id,
+            created_us=now_us,
+            expires_us=now_us + self._config.reset_ttl_s * US_PER_S,
+        )
+        if await self._stores.resets.ask(
+            reset, letter, most=self._config.resets_per_hour, since_us=now_us - _HOUR_US, events=[event]
+        ):
+            self._postman.wake()
+        return ResetAsked()
+
+    async def confirm(self, caller: Caller, confirmation: ResetConfirmation) -> ResetDone:
+        """Set the password; all sessions end, locks go. A weak password leaves the token as it is.
+
+        Raises: ResetInvalid, WeakPassword.
+        """
+        spent = token_hash(confirmation.token)
+        reset = await self._stores.resets.find(spent, self._clock.now_us())
+        user = await self._stores.users.get(reset.user_id) if reset is not None else None
+        if user is None or user.status != "active":
+            raise ResetInvalid
+        person = await self._people.person(user)
+        weakness = self._rules.weakness(confirmation.new_password, about=(person.email, person.display_name))
+        if weakness is not None:
+            raise WeakPassword(weakness, path="$.new_password")
+        cut = Cut(
+            tenant_id=user.tenant_id,
+            user_id=user.user_id,
+            reason=Reason.RESET,
+            revocation=self._revoker.subject(user.tenant_id, user.user_id, Reason.RESET),
+            password_hash=await self._hasher.hash(confirmation.new_password),
+            spends_reset=spent,
+        )
+        event = self._journal.event(
+            Kind.PASSWORD_RESET, await self._journal.origin(caller, user.tenant_id), subject_id=user.user_id,
+            as_subject=True, credential="password",
+        )  # fmt: skip
+        if await self._stores.users.cut(cut, [event]) is None:
+            raise ResetInvalid
+        await self._lockout.forgive_login(user.email_index.hex(), caller.ip)
+        return ResetDone()
