@@ -324,6 +324,18 @@ async def test_racing_writers_leave_no_hole(room, messaging, anna, ben):
         assert (await messaging.get(ben, group.conversation_id)).unread == 40
 
 
+@pytest.mark.parametrize("number", [2**64, -(2**63) - 1, 10**300])
+async def test_numbers_that_no_store_holds_are_refused_and_break_nothing(room, messaging, anna, number):
+    """A fault of ours counts against messaging for all: a sender must not be able to cause one."""
+    group = await room.group(anna)
+    for i in range(50):
+        draft = Draft(body="x", client_message_id=f"k{i}", ciphertexts=[{"device_id": "d", "n": [number]}])
+        with pytest.raises(Invalid) as refused:
+            await messaging.send(anna, group.conversation_id, draft)
+        assert refused.value.extra["path"] == "$.ciphertexts"
+    assert (await room.say(anna, group, "y")).seq == 1
+
+
 async def test_bodies_are_bounded_in_bytes(room, messaging, anna):
     group = await room.group(anna)
     assert (await room.say(anna, group, "x" * 65_536)).seq == 1

@@ -33,3 +33,22 @@ def test_a_request_that_can_not_be_recorded_as_it_is_holds_up_no_other_record(in
     checks = httpx.get(f"{installation.url}/ready").json()["checks"]
     spool = [check for name, check in checks.items() if name.startswith("audit_spool")]
     assert [check["status"] for check in spool] == ["ok"]
+
+
+def test_what_a_caller_names_stands_in_the_record_or_is_refused(installation, owner):
+    """A number that a record can't hold would leave a record that says nothing of the key it was tried on."""
+    key_id = owner.http.post("/crypto/keys", json={"key_type": "aes-256-gcm"}).json()["key_id"]
+    tried = {"ciphertext": "", "iv": "AAAAAAAAAAAAAAAA", "auth_tag": "AAAAAAAAAAAAAAAAAAAAAA=="}
+    answer = owner.http.post(f"/crypto/keys/{key_id}/decrypt", json={**tried, "version": 2**63})
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid")
+    answer = owner.http.post(f"/crypto/keys/{key_id}/decrypt", json={**tried, "version": 2**31 - 1})
+    assert (answer.status_code, answer.json()["code"]) == (422, "decryption_failed")
+
+
+def test_input_of_one_person_takes_messaging_out_for_nobody(installation, owner, person):
+    room = owner.converse(person("ben"))
+    for _ in range(60):
+        draft = {"body": "x", "client_message_id": secrets.token_hex(8), "ciphertexts": [{"n": 2**70}]}
+        answer = owner.http.post(f"/conversations/{room}/messages", json=draft)
+        assert (answer.status_code, answer.json()["code"]) == (422, "invalid")
+    assert owner.send(room, "still here")["seq"] == 1

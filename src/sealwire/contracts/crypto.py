@@ -25,6 +25,8 @@ Context = Annotated[
     msgspec.Meta(max_length=16),
 ]
 
+VersionNumber = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
+
 
 class KeyNotFound(NotFound):
     """No such key in this tenant, or one that the caller may not use."""
@@ -116,7 +118,7 @@ class Ciphertext(Input):
     ciphertext: Base64
     iv: Base64
     auth_tag: Base64
-    version: Annotated[int, msgspec.Meta(ge=1)]
+    version: VersionNumber
     context: Context = {}
     key_id: Id | None = None
 
@@ -223,7 +225,7 @@ class SignedMessage(Input):
 
     message: Base64
     signature: Base64
-    version: Annotated[int, msgspec.Meta(ge=1)] = 1
+    version: VersionNumber = 1
 
 
 class Verdict(Output):

@@ -11,6 +11,7 @@ from sealwire.contracts.crypto import Crypto, SystemDataKeyRequest
 from sealwire.contracts.messaging import Draft
 from sealwire.kit.caller import service_caller
 from sealwire.kit.clock import Clock
+from sealwire.kit.problem import Invalid
 
 DIGEST_BYTES = 16
 MAX_AGE_S = 600.0
@@ -29,23 +30,26 @@ class MarkingKey:
         self._requests = blake2b(digest_size=DIGEST_BYTES, key=key, person=b"message-request")
 
     def marks(self, conversation_id: str, sender_id: str, draft: Draft) -> tuple[bytes, bytes]:
-        """Return the mark of (conversation, sender, client_message_id) and the mark of the whole request."""
+        """Return the mark of (conversation, sender, client_message_id) and the mark of the whole request.
+
+        Raises: Invalid for numbers that no store holds.
+        """
         name = self._keys.copy()
         name.update(_encode((conversation_id, sender_id, draft.client_message_id)))
         request = self._requests.copy()
-        request.update(
-            _encode(
-                (
-                    draft.body,
-                    draft.content_type,
-                    draft.ciphertexts,
-                    draft.reply_to,
-                    draft.attachments,
-                    draft.mentions,
-                    draft.expires_in_s,
-                )
-            )
+        said = (
+            draft.body,
+            draft.content_type,
+            draft.ciphertexts,
+            draft.reply_to,
+            draft.attachments,
+            draft.mentions,
+            draft.expires_in_s,
         )
+        try:
+            request.update(_encode(said))
+        except OverflowError:
+            raise Invalid("A number in `ciphertexts` has more than 64 bits.", path="$.ciphertexts") from None
         return name.digest(), request.digest()
 
 
