@@ -200,8 +200,9 @@ class Exchange:
         if self._direct is None:
             return False
         if self.trace_id:
-            lines = b"%bx-request-id: %b\r\n" % (lines, self.trace_id.encode())
-        lines += self.fixed.lines
+            lines = b"%b%bx-request-id: %b\r\n" % (lines, self.fixed.lines, self.trace_id.encode())
+        else:
+            lines += self.fixed.lines
         if self.extra_headers:
             lines += _lines(self.extra_headers)
         if not self._direct.answer(status, lines, body):

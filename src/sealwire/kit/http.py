@@ -171,7 +171,6 @@ class Edge:
 
 def _compile(operation: Operation, call: Callable[..., Awaitable[Any]], decorate: Decorate | None) -> Run:
     """Build the code of one operation once, so that a request only runs it."""
-    names = [name for name, _ in operation.parameters]
     takes, gives, status = operation.takes, operation.gives, operation.status
     decoder = msgspec.json.Decoder(takes) if takes is not None and not operation.takes_query else None
     limit_bytes = operation.body_limit_bytes
@@ -204,12 +203,12 @@ def _compile(operation: Operation, call: Callable[..., Awaitable[Any]], decorate
         params = exchange.params
         if takes is None:
             taken = None
-            given = await call(caller, *[params[name] for name in names])
+            given = await call(caller, *params.values())
         else:
             taken = at_once(exchange)
             if taken is None:
                 taken = await take(exchange)
-            given = await call(caller, *[params[name] for name in names], taken)
+            given = await call(caller, *params.values(), taken)
         if decorate is not None:
             exchange.extra_headers += decorate(exchange, taken, given)
         if gives is None:

@@ -87,16 +87,12 @@ class Cycle:
         if self.response_started or self.disconnected or connection.flow.write_paused:
             return False
         self.response_started = self.response_complete = True
-        head = STATUS_LINE[status] + connection.default_lines + lines
         if not self.keep_alive:
-            head += CLOSE_LINE
-        if status in BODILESS:
-            head += b"\r\n"
-        elif self.scope["method"] == "HEAD":
-            head += b"content-length: %d\r\n\r\n" % len(body)
-        else:
-            head += b"content-length: %d\r\n\r\n%b" % (len(body), body)
-        connection.transport.write(head)
+            lines += CLOSE_LINE
+        length = b"\r\n" if status in BODILESS else b"content-length: %d\r\n\r\n" % len(body)
+        if status in BODILESS or self.scope["method"] == "HEAD":
+            body = b""
+        connection.transport.write(b"".join((STATUS_LINE[status], connection.default_lines, lines, length, body)))
         self._complete()
         return True
 

@@ -59,6 +59,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._in_head = True
         self._head_bytes = 0
         self._unread_bytes = 0
+        self._piece_bytes = 0
         self._upgrading = False
         self._refusal: type[Problem] | None = None
         self._since_s = self.loop.time()
@@ -85,12 +86,13 @@ class BoundedHttp(HttpToolsProtocol):
         self.parser = None  # type: ignore[assignment]  # as uvicorn does: nothing is parsed any more
 
     def data_received(self, data: bytes) -> None:
+        self._piece_bytes = size = len(data)
         if self._in_head:
             if not self._head_bytes:
                 self._since_s = self.loop.time()
-            self._head_bytes += len(data)
+            self._head_bytes += size
         else:
-            self._unread_bytes += len(data)
+            self._unread_bytes += size
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserError:
@@ -142,7 +144,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_head = False
-        if len(self.headers) > MAX_HEADERS or sum(map(len, chain.from_iterable(self.headers))) > self.limit_bytes:
+        if len(self.headers) > MAX_HEADERS or (self._piece_bytes > self.limit_bytes and self._is_too_large()):
             self._too_large()
         parser = self.parser
         version = parser.get_http_version()
@@ -182,6 +184,10 @@ class BoundedHttp(HttpToolsProtocol):
         else:  # pipelined: answered in order
             self.flow.pause_reading()
             self._waiting.append(cycle)
+
+    def _is_too_large(self) -> bool:
+        """Whether a head that came in one large piece is longer than allowed (in several: see `data_received`)."""
+        return len(self.url) + sum(map(len, chain.from_iterable(self.headers))) > self.limit_bytes
 
     def _is_bare_get(self) -> bool:
         """Whether the request is one that may become a WebSocket (RFC 6455 section 4.1): no body comes first."""
