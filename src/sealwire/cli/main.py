@@ -20,6 +20,10 @@ audit = typer.Typer(help="The audit log.", no_args_is_help=True)
 keys = typer.Typer(help="Keys of the installation.", no_args_is_help=True)
 app.add_typer(audit, name="audit")
 app.add_typer(keys, name="keys")
+drill = typer.Typer(
+    help="Take a part away from an installation made for it, and prove what holds.", no_args_is_help=True
+)
+app.add_typer(drill, name="drill")
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -140,6 +144,41 @@ def audit_verify(
     raise typer.Exit(verify_file(file, key, as_json=json))
 
 
+@drill.command("redis-down")
+def drill_redis_down(
+    fault: Annotated[list[str] | None, typer.Option("--fault", help="What befalls the cache: kill, pause, refuse, "
+                     "latency, half-open, wrong, swapped, flapping or all; may be repeated.")] = None,
+    engine: Annotated[str, typer.Option("--engine", help="Which server stands in: valkey or redis.")] = "valkey",
+    json: Json = False,
+) -> None:  # fmt: skip
+    """Take the session cache away from a throwaway installation; exit 0 only if every step holds."""
+    from sealwire.cli.drill import FAULTS, StepResult, redis_down
+    from sealwire.testing.engines import FLAVOURS
+
+    faults = list(FAULTS) if "all" in (fault or ()) else fault or ["kill"]
+    if unknown := [name for name in faults if name not in FAULTS]:
+        fail(f"--fault {unknown[0]}: one of {', '.join(FAULTS)} or all", EXIT_USAGE)
+    if engine not in FLAVOURS:
+        fail(f"--engine {engine}: one of {', '.join(FLAVOURS)}", EXIT_USAGE)
+
+    def show(result: StepResult) -> None:
+        if json:
+            say_json(result)
+            return
+        mark = typer.style("ok    ", fg=typer.colors.GREEN) if result.ok else typer.style("FAILED", fg=typer.colors.RED)
+        typer.echo(f"{mark} {result.fault:<9} {result.name:<66} {result.ms:>8.0f} ms  {result.detail}")
+
+    try:
+        passed = asyncio.run(redis_down(engine, faults, show))
+    except (FileNotFoundError, RuntimeError) as error:
+        fail(str(error))
+    if json:
+        say_json({"passed": passed})
+    else:
+        typer.echo("every step held" if passed else "some steps did not hold")
+    raise typer.Exit(0 if passed else EXIT_FAILED)
+
+
 @keys.command("init")
 def keys_init(
     kek: Annotated[Path, typer.Option("--kek", help="Where the key-encryption key is to be kept.")],
@@ -153,6 +192,37 @@ def keys_init(
     except ValueError as error:
         fail(str(error), EXIT_USAGE)
     typer.echo(f"key-encryption key: {kek.resolve()} (back it up apart from the data); the installation is production")
+
+
+@keys.command("rotate-signing")
+def keys_rotate_signing(
+    data: Data = DEFAULT_DATA,
+    compromised: Annotated[bool, typer.Option("--compromised", help="The old key counts no longer, at once, and "
+                                              "every session of every tenant ends.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    json: Json = False,
+) -> None:  # fmt: skip
+    """Sign access tokens with a new key. Tokens in flight stay good: the old key verifies until the last has ended."""
+    from sealwire.runtime import errands
+
+    if not (data / "auth.db").exists():
+        fail(f"{data} is not the data folder of an installation that was started", EXIT_USAGE)
+    if compromised and not yes and not typer.confirm("End every session of every tenant?"):
+        fail("nothing was changed", EXIT_USAGE)
+    try:
+        errand = errands.ask(data, "rotate-signing", compromised=compromised)
+    except OSError as error:
+        fail(str(error))
+    report = errands.wait(data, errand, timeout_s=15.0)
+    if json:
+        say_json(report or errands.Report(errand_id=errand.errand_id, error="waits for the next start"))
+    if report is None:
+        fail("the installation does not run: the rotation waits in the data folder and is the next start's first work")
+    if report.error:
+        fail(report.error)
+    if not json:
+        typer.echo(f"published keys: {', '.join(report.key_ids)}")
+        typer.echo("every session has ended" if compromised else "the new key signs once verifiers know it")
 
 
 def main() -> int:

@@ -14,8 +14,11 @@ from typing import Protocol
 
 import msgspec
 
+from sealwire.contracts.auth import SigningRotation
+from sealwire.kit.caller import SYSTEM_TENANT, service_caller
 from sealwire.kit.codec import encode
 from sealwire.runtime.assembly import Assembly
+from sealwire.runtime.errands import Errand, Errands
 from sealwire.runtime.settings import Settings
 
 _LOG = logging.getLogger("sealwire.supervisor")
@@ -105,11 +108,14 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(signum, self._on_signal)
+        errands = Errands(data=self._assembly.settings.data, run=self._see_to)
         try:
             if await self.start():
+                await errands.start()
                 await self._asked_to_stop.wait()
                 self._reporter.say("stopping: requests in flight finish, sockets move on (again to stop now)")
         finally:
+            await errands.stop()
             await self._assembly.stop()
 
     async def start(self) -> bool:
@@ -129,6 +135,14 @@ class Supervisor:
         settle_collector()
         self._reporter.up(self._assembly.url, self._assembly.notes)
         return True
+
+    async def _see_to(self, errand: Errand) -> list[str]:
+        """Rotate the signing key; returns the ids of the published ones."""
+        auth = self._assembly.contract("auth")
+        jwks = await auth.rotate_signing(
+            service_caller("gateway", SYSTEM_TENANT), SigningRotation(compromised=errand.compromised)
+        )
+        return [key["kid"] for key in jwks.keys]
 
     def _on_signal(self) -> None:
         if self._asked_to_stop.is_set():

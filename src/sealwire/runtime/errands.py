@@ -1,0 +1,118 @@
+"""Errands: what the holder of the data folder asks of the installation that runs on it, by a file.
+
+No second process touches the databases and no credential is needed: who may write into the data folder (mode 0700)
+holds the keys anyway. A file that lies there when nothing runs is seen to at the next start, before anything else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final, Literal
+
+import msgspec
+
+from sealwire.kit.files import write_whole
+from sealwire.kit.ids import new_id
+
+_LOG: Final = logging.getLogger("sealwire.errands")
+FOLDER: Final = "errands"
+LOOK_EVERY_S: Final = 0.5
+ASK_EVERY_S: Final = 0.05
+
+
+class Errand(msgspec.Struct, frozen=True, kw_only=True):
+    """What is asked for."""
+
+    errand_id: str
+    kind: Literal["rotate-signing"]
+    compromised: bool = False
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of it: `error` is empty when it was done."""
+
+    errand_id: str
+    error: str = ""
+    key_ids: list[str] = []
+
+
+Run = Callable[[Errand], Awaitable[list[str]]]
+
+
+def ask(data: Path, kind: Literal["rotate-signing"], *, compromised: bool) -> Errand:
+    """Leave an errand in the data folder, durably. Raises: OSError; FileExistsError while another one waits."""
+    folder = data / FOLDER
+    folder.mkdir(mode=0o700, exist_ok=True)
+    path = folder / f"{kind}.json"
+    if path.exists():
+        raise FileExistsError(f"{path} waits already; it is seen to when the installation runs")
+    errand = Errand(errand_id=new_id(), kind=kind, compromised=compromised)
+    write_whole(path, msgspec.json.encode(errand))
+    return errand
+
+
+def wait(data: Path, errand: Errand, *, timeout_s: float) -> Report | None:
+    """Wait for the report of an errand; None when nobody saw to it in time."""
+    path = data / FOLDER / f"{errand.kind}.done"
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError, msgspec.DecodeError):
+            report = msgspec.json.decode(path.read_bytes(), type=Report)
+            if report.errand_id == errand.errand_id:
+                return report
+        time.sleep(ASK_EVERY_S)
+    return None
+
+
+class Errands:
+    """Sees to the errands in a data folder; looks twice a second, one `stat` each."""
+
+    def __init__(self, *, data: Path, run: Run) -> None:
+        self._folder = data / FOLDER
+        self._run = run
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """See to what waits already, then go on looking."""
+        await self.look()
+        self._task = asyncio.create_task(self._go_on(), name="errands")
+
+    async def stop(self) -> None:
+        """Stop looking. Safe to call twice."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    async def look(self) -> None:
+        """See to the errand that waits, if one does. It is taken away after it was done, so a crash repeats it."""
+        path = self._folder / "rotate-signing.json"
+        try:
+            errand = msgspec.json.decode(path.read_bytes(), type=Errand)
+        except FileNotFoundError:
+            return
+        except (OSError, msgspec.DecodeError) as error:
+            _LOG.warning("an errand can't be read: %s", error)
+            path.unlink(missing_ok=True)
+            return
+        try:
+            report = Report(errand_id=errand.errand_id, key_ids=await self._run(errand))
+        except Exception as error:
+            _LOG.exception("an errand failed")
+            report = Report(errand_id=errand.errand_id, error=str(error) or type(error).__name__)
+        write_whole(self._folder / f"{errand.kind}.done", msgspec.json.encode(report))
+        path.unlink(missing_ok=True)
+
+    async def _go_on(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            try:
+                await self.look()
+            except OSError as error:
+                _LOG.warning("errands can't be seen to: %s", error)
