@@ -27,6 +27,9 @@ CLEAN_EVERY_S: Final = 30.0
 MIN_GARBAGE: Final = 1_000
 
 
+RECONCILE_AT_ONCE: Final = 256
+
+
 class FallbackSessionProvider:
     """What this process knows of sessions. Safe under threads and tasks: every change holds one lock, shortly."""
 
@@ -156,10 +159,14 @@ class FallbackSessionProvider:
         with self._lock:
             ended = [r.session_id for r in self.book if r.kind == "session" and r.number > since]
             fresh = [known for known in self._sessions.values() if known.number >= since]
-        for session_id in ended:
+        for done, session_id in enumerate(ended):
             await delete(session_id)
+            if done % RECONCILE_AT_ONCE == 0:
+                await asyncio.sleep(0)  # a cache in this process never lets others run
         written = len(ended)
-        for known in fresh:
+        for done, known in enumerate(fresh):
+            if done % RECONCILE_AT_ONCE == 0:
+                await asyncio.sleep(0)
             if self.lookup(known.state.session_id) is known and not self._stale(known):
                 await put(known)
                 written += 1

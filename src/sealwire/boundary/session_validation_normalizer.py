@@ -84,7 +84,7 @@ class SessionValidationNormalizer:
         self._memory: TtlCache[str, KnownSession] = TtlCache(
             max_entries=max_sessions, ttl_s=memory_ttl_s, clock=clock, rng=rng
         )
-        self._cache_lost_at: int | None = None
+        self._cache_lost_at: int | None = 0  # what it missed before this process was there is not known
         self._missed = 0
         self._reconciling = False
         self._task: asyncio.Task[None] | None = None

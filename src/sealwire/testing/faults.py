@@ -103,8 +103,8 @@ class FaultProxy:
                 pumps = [asyncio.create_task(self._answers(back, writer))]
             pumps.append(asyncio.create_task(self._questions(reader, there, writer)))
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
-        except OSError:
-            return  # the server is gone: so is this connection
+        except (OSError, asyncio.CancelledError):
+            return  # the proxy closes, or the server is gone: so is this connection
         finally:
             for pump in pumps:
                 pump.cancel()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,23 +13,10 @@ from typing import Any
 
 import httpx
 
+from sealwire.testing.free_ports import free_port_base
+
 START_TIMEOUT_S = 30.0
-OFFSETS = (0, 2, 3, 4, 5, 6, 7, 8, 9)
 PASSWORD = "seven tidy lighthouses"  # noqa: S105 - of people that exist in tests only
-
-
-def free_port_base() -> int:
-    """Return a base whose ports are all free at this moment."""
-    for _ in range(200):
-        base = 10_000 + secrets.randbelow(2_200) * 10
-        try:
-            for offset in OFFSETS:
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", base + offset))
-        except OSError:
-            continue
-        return base
-    raise RuntimeError("no ten free ports in a row on this machine")
 
 
 class Installation:
