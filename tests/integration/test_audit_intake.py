@@ -47,8 +47,9 @@ def test_what_a_caller_names_stands_in_the_record_or_is_refused(installation, ow
 
 def test_input_of_one_person_takes_messaging_out_for_nobody(installation, owner, person):
     room = owner.converse(person("ben"))
-    for _ in range(60):
-        draft = {"body": "x", "client_message_id": secrets.token_hex(8), "ciphertexts": [{"n": 2**70}]}
+    for i in range(60):
+        number = {"ciphertexts": [{"n": 2**70}]} if i % 2 else {"reply_to": 2**70}
+        draft = {"body": "x", "client_message_id": secrets.token_hex(8), **number}
         answer = owner.http.post(f"/conversations/{room}/messages", json=draft)
         assert (answer.status_code, answer.json()["code"]) == (422, "invalid")
     assert owner.send(room, "still here")["seq"] == 1

@@ -155,7 +155,7 @@ class Draft(Input):
         "text/plain"
     )
     ciphertexts: Annotated[list[dict[str, Any]], msgspec.Meta(max_length=1000)] | None = None
-    reply_to: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    reply_to: Annotated[int, msgspec.Meta(ge=1, le=2**53 - 1)] | None = None
     attachments: Annotated[list[Id], msgspec.Meta(max_length=32)] = []
     mentions: Annotated[list[Id], msgspec.Meta(max_length=100)] = []
     expires_in_s: Annotated[int, msgspec.Meta(ge=1, le=31_536_000)] | None = None
