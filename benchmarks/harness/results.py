@@ -93,11 +93,11 @@ def save(name: str, question: str, command: str, figures: Figures) -> Path:
 def show(figures: Figures) -> None:
     """Print the figures as lines, what is compared at the end."""
     for label, figure in figures.get("figures", {}).items():
-        print(f"  {label:<36}{_line(figure) if isinstance(figure, dict) else figure}")
+        print(f"  {label:<45} {_line(figure) if isinstance(figure, dict) else figure}")
     for item in figures.get("comparisons", ()):
         mark = "reached" if item["reached"] else "MISSED"
         print(
-            f"  {item['figure']:<36}ours {item['ours']:g}  reference {item['reference']:g}  "
+            f"  {item['figure']:<45} ours {item['ours']:g}  reference {item['reference']:g}  "
             f"ratio {item['ratio']:g}  target {item['target']:g}  {mark}"
         )
     for reason in figures.get("skipped", ()):
