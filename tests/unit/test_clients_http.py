@@ -23,7 +23,16 @@ from sealwire.kit.http import App, Edge
 from sealwire.kit.jose import Algorithm, Key, KeySet
 from sealwire.kit.operation import Operation, Policy, Repeat, table
 from sealwire.kit.permission import Permission, Role
-from sealwire.kit.problem import Conflict, DeadlineExceeded, Invalid, NotFound, Problem, RateLimited, Unauthenticated
+from sealwire.kit.problem import (
+    Conflict,
+    DeadlineExceeded,
+    Invalid,
+    NotFound,
+    Problem,
+    RateLimited,
+    Unauthenticated,
+    Unavailable,
+)
 from sealwire.resilience import deadline
 from sealwire.resilience.breaker import BreakerRules, State
 from sealwire.resilience.failure import CircuitOpen, TimedOut, Unreachable
@@ -261,18 +270,29 @@ async def test_only_what_is_safe_is_repeated(wiring: Wiring) -> None:
     assert wiring.service.titles == []
 
 
-async def test_bugs_open_the_breaker_and_say_nothing(wiring: Wiring) -> None:
-    wiring.service.fails = [RuntimeError("secret") for _ in range(9)]
-    for _ in range(4):
+async def test_a_bug_says_nothing_and_shuts_nobody_out(wiring: Wiring) -> None:
+    """One input that finds a bug must not close the part for all who send other ones."""
+    wiring.service.fails = [RuntimeError("secret") for _ in range(20)]
+    for _ in range(20):
         with pytest.raises((RuntimeError, Problem)) as raised:
             await wiring.client.put(ANNA, "x", 0, Book(title="t"))
         if isinstance(raised.value, Problem):
             assert (raised.value.status, "secret" in raised.value.detail) == (500, False)
     client: Any = wiring.client
+    assert client.get_circuit_breaker_state().state is State.CLOSED
+    await client.look(ANNA, "x", Filter())
+
+
+async def test_an_outage_opens_the_breaker(wiring: Wiring) -> None:
+    wiring.service.fails = [Unavailable() for _ in range(9)]
+    for _ in range(4):
+        with pytest.raises(Unavailable):
+            await wiring.client.put(ANNA, "x", 0, Book(title="t"))
+    client: Any = wiring.client
     assert client.get_circuit_breaker_state().state is State.OPEN
     assert not client.is_healthy()
     with pytest.raises(CircuitOpen):
-        await wiring.client.look(ANNA, "x", Filter())
+        await client.look(ANNA, "x", Filter())
     client.clear_cache()
 
 

@@ -31,12 +31,14 @@ class TimedOut(DeadlineExceeded):
 def is_failure(error: Exception) -> bool:
     """Whether the outcome speaks against the dependency.
 
-    A problem below 500 is an answer of a healthy service. Our own refusals (full queue, a breaker further in) and a
-    session that can't be confirmed say nothing about it. All else (5xx, timeouts, broken connections, bugs) does.
+    Timeouts, broken connections and unavailability do. A problem below 500 is an answer of a healthy service; our own
+    refusals (full queue, a breaker further in) and a session that can't be confirmed say nothing about it. Nor does a
+    bug (500, or any other exception): it speaks of one input, and whoever found that input could otherwise shut the
+    part for everybody by sending it again and again.
     """
     if isinstance(error, Problem):
-        return error.status >= 500 and not isinstance(error, (CircuitOpen, Overloaded, SessionUnconfirmed))
-    return True
+        return error.status > 500 and not isinstance(error, (CircuitOpen, Overloaded, SessionUnconfirmed))
+    return isinstance(error, OSError)
 
 
 def may_repeat(error: Exception, repeat: Repeat) -> bool:
