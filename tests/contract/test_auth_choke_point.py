@@ -82,6 +82,11 @@ ENDS: dict[str, frozenset[str]] = {
     "invite": NOTHING,
     "invitations": NOTHING,
     "withdraw_invitation": NOTHING,
+    # contracts/api_keys.py
+    "api_keys": NOTHING,
+    "add_api_key": NOTHING,
+    "end_api_key": SESSION,
+    "api_key": NOTHING,
 }
 """What each operation of auth may put into the revocation feed. To add an operation is to add a line."""
 

@@ -18,7 +18,9 @@ from sealwire.boundary.self_test import SelfTest
 from sealwire.boundary.service_boundary_coordinator import ServiceBoundaryCoordinator
 from sealwire.boundary.session_validation_normalizer import CACHE_BREAKER, SessionValidationNormalizer
 from sealwire.boundary.websocket_auth_gateway import WebSocketAuthGateway
+from sealwire.contracts.api_keys import ApiKeyQuery
 from sealwire.contracts.auth import Auth
+from sealwire.contracts.identity import Identity
 from sealwire.kit.caller import SYSTEM_TENANT, service_caller
 from sealwire.kit.clock import Clock
 from sealwire.kit.envelopes import SealingKey
@@ -61,7 +63,7 @@ class Boundary:
     def build(
         cls,
         *,
-        auth: Auth,
+        auth: Identity,
         feed: Auth | None = None,
         cache: SharedCache,
         journal: SessionJournal,
@@ -91,6 +93,7 @@ class Boundary:
             issuer=issuer,
             audience=audience,
             keys=lambda: auth.jwks(system),
+            api_keys=lambda key: auth.api_key(system, ApiKeyQuery(key=key)),
             legacy=legacy,
             leeway_s=config.leeway_s,
             max_cached=config.tokens_cached,

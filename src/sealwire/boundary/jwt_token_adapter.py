@@ -17,6 +17,8 @@ import msgspec
 
 from sealwire.boundary.model import ComponentHealth, Health, VerifiedToken
 from sealwire.contracts.admission import CredentialExpired
+from sealwire.contracts.api_keys import PREFIX as API_KEY_PREFIX
+from sealwire.contracts.api_keys import ApiKeyState
 from sealwire.contracts.auth import ACCESS_TYP, AccessClaims, Jwks, Revocation
 from sealwire.kit.clock import US_PER_S, Clock, parse_rfc3339
 from sealwire.kit.jose import Algorithm, Key, KeySet, KeyState, Reason, Rules, TokenRefused, fingerprint, peek, verify
@@ -32,6 +34,8 @@ KEYS_RETRY_S: Final = 2.0
 _LEGACY_TYP: Final = frozenset({"", "jwt"})
 _ENHANCED_ONLY: Final = ("tid", "sid", "client_id", "amr", "auth_time", "epoch")
 _PERSONS: Final = frozenset(Role) - {Role.SERVICE}
+API_KEY_REMEMBERED_S: Final = 300.0
+ApiKeySource = Callable[[str], Awaitable[ApiKeyState]]
 KeySource = Callable[[], Awaitable[Jwks]]
 
 
@@ -100,6 +104,7 @@ class JwtTokenAdapter:
         issuer: str,
         audience: str,
         keys: KeySource,
+        api_keys: ApiKeySource | None = None,
         legacy: Iterable[LegacyRule] = (),
         leeway_s: int = 5,
         max_cached: int = 20_000,
@@ -108,6 +113,7 @@ class JwtTokenAdapter:
     ) -> None:
         self._issuer = issuer
         self._source = keys
+        self._api_keys = api_keys
         self._clock = clock
         self._enhanced = Rules(
             typ=frozenset({ACCESS_TYP}),
@@ -143,6 +149,8 @@ class JwtTokenAdapter:
         found = self._known.get(token)
         if found is not None:
             return found
+        if token.startswith(API_KEY_PREFIX):
+            return await self._adapt_api_key(token)
         try:
             verified = await self._verify(token)
         except TokenRefused as refused:
@@ -153,6 +161,38 @@ class JwtTokenAdapter:
         self.accepted["legacy" if verified.legacy else "enhanced"] += 1
         left_s = verified.expires_at_s + self._leeway_s - self._clock.now_us() / US_PER_S
         self._known.put(token, verified, ttl_s=left_s)
+        return verified
+
+    async def _adapt_api_key(self, key: str) -> VerifiedToken:
+        """Have auth say whose key it is. It is remembered for a while; that it lives is held against the feed.
+
+        Raises: Unauthenticated, Unavailable.
+        """
+        if self._api_keys is None:
+            raise Unauthenticated
+        try:
+            state = await self._api_keys(key)
+        except Unauthenticated:
+            self.refused["api_key"] += 1
+            raise
+        self.accepted["api_key"] += 1
+        verified = VerifiedToken(
+            tenant_id=state.tenant_id,
+            subject=state.owner_id,
+            session_id=state.api_key_id,
+            token_id=state.api_key_id,
+            role=state.role,
+            email=state.email,
+            kid="",
+            epoch=state.epoch,
+            issued_at_s=state.created_at_s,
+            expires_at_s=state.expires_at_s,
+            auth_time_s=0,
+            kind="api_key",
+            scopes=tuple(state.scopes),
+        )
+        left_s = verified.expires_at_s - self._clock.now_us() / US_PER_S
+        self._known.put(key, verified, ttl_s=min(left_s, API_KEY_REMEMBERED_S))
         return verified
 
     async def refresh_keys(self) -> None:

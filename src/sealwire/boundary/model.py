@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from sealwire.kit.caller import Principal
-from sealwire.kit.permission import Role
+from sealwire.kit.permission import Permission, Role
 
 
 class VerifiedToken(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,11 +30,13 @@ class VerifiedToken(msgspec.Struct, frozen=True, kw_only=True):
     auth_time_s: int
     amr: tuple[str, ...] = ()
     legacy: bool = False
+    kind: Literal["user", "api_key"] = "user"
+    scopes: tuple[Permission, ...] | None = None
 
     def principal(self, *, role: Role, email: str) -> Principal:
         """Return the principal, with role and address as the user record has them (or as far as they are known)."""
         return Principal(
-            kind="user",
+            kind=self.kind,
             tenant_id=self.tenant_id,
             subject=self.subject,
             role=role,
@@ -46,6 +48,7 @@ class VerifiedToken(msgspec.Struct, frozen=True, kw_only=True):
             expires_at_s=self.expires_at_s,
             token_id=self.token_id,
             legacy=self.legacy,
+            scopes=self.scopes,
         )
 
 

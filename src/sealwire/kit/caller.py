@@ -15,8 +15,9 @@ SYSTEM_TENANT = "system"
 class Principal(msgspec.Struct, frozen=True, kw_only=True):
     """A verified identity; one per token, shared by all requests that carry it.
 
-    `subject` is an opaque user id, an API key's id or a service's name. `epoch` is the subject's security epoch at the
-    time the token was issued; times are Unix seconds.
+    `subject` is an opaque user id or a service's name; of an API key it is its owner's id, and `session_id` the key's.
+    `scopes`, where given, are the only permissions of the role that count. `epoch` is the subject's security epoch at
+    the time the token was issued; times are Unix seconds.
     """
 
     kind: Literal["user", "api_key", "service", "anonymous"]
@@ -31,6 +32,16 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
     expires_at_s: int = 0
     token_id: str = ""
     legacy: bool = False
+    scopes: tuple[Permission, ...] | None = None
+
+    @property
+    def actor_id(self) -> str:
+        """What the audit log names as the actor: of an API key the key, not its owner."""
+        return self.session_id if self.kind == "api_key" else self.subject
+
+    def may(self, permission: Permission) -> bool:
+        """Whether role and scopes grant this."""
+        return permission in GRANTS[self.role] and (self.scopes is None or permission in self.scopes)
 
 
 ANONYMOUS = Principal(kind="anonymous", tenant_id=ANONYMOUS_TENANT, subject="", role=Role.GUEST)
@@ -70,8 +81,8 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
         return self.principal.kind == "anonymous"
 
     def may(self, permission: Permission) -> bool:
-        """Whether the principal's role grants this."""
-        return not self.is_anonymous and permission in GRANTS[self.principal.role]
+        """Whether the principal's role and scopes grant this."""
+        return not self.is_anonymous and self.principal.may(permission)
 
 
 def service_caller(service: str, tenant_id: str) -> Caller:

@@ -99,7 +99,10 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     def check(self, caller: Caller) -> None:
         """Refuse a caller who may not use this route. Raises: Forbidden, SessionUnconfirmed, StepUpRequired."""
         principal = caller.principal
-        if self.needs is not None and self.needs not in GRANTS[principal.role]:
+        if self.needs is not None and (
+            self.needs not in GRANTS[principal.role]
+            or (principal.scopes is not None and self.needs not in principal.scopes)
+        ):
             raise Forbidden(f"Your role does not grant {self.needs.value}.")
         if (
             (not caller.confirmed or principal.legacy)
@@ -109,6 +112,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
             if principal.legacy:
                 raise Forbidden("A legacy token may be used for low-risk operations only.")
             raise SessionUnconfirmed("Your session can't be confirmed for the moment; please try again.")
+        if self.step_up and principal.kind == "api_key":
+            raise Forbidden("This needs a person: an API key can't confirm who it is.")
         if self.step_up and principal.kind == "user" and time.time() - principal.auth_time_s > STEP_UP_WINDOW_S:
             raise StepUpRequired("Confirm your identity with POST /auth/step-up first.", methods=STEP_UP_METHODS)
 

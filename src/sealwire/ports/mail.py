@@ -31,7 +31,8 @@ class Mailer(Protocol):
     Durable: once `send` returned, the letter is on its way and survives a crash here. At least once: the same letter
     may be handed over again after a crash, under the same `letter_id` (which becomes its Message-ID). Embedded: one
     RFC 5322 file per letter in a folder, written aside, fsynced and renamed, so that a second hand-over replaces it.
-    SMTP: taken over by the server's answer 250 to the end of DATA.
+    SMTP: taken over by the server's answer 250 to the end of DATA. Until then a letter waits, sealed, in the store
+    of the service that wrote it (SQLite or MongoDB), stored in one transaction with what it is about.
     """
 
     async def send(self, letter: Letter) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 from sealwire.adapters.embedded.cache import ProcessCache
 from sealwire.adapters.embedded.session_journal import SealedSessionJournal
@@ -13,8 +13,8 @@ from sealwire.boundary.boundary import Boundary
 from sealwire.boundary.config import BoundaryConfig
 from sealwire.boundary.jwt_token_adapter import LegacyRule
 from sealwire.clients.guarded import guarded
-from sealwire.contracts.auth import COOKIE_LOOPBACK, Auth
-from sealwire.contracts.identity import OPERATIONS
+from sealwire.contracts.auth import COOKIE_LOOPBACK
+from sealwire.contracts.identity import OPERATIONS, Identity
 from sealwire.kit.clock import Clock
 from sealwire.kit.envelopes import SealingKey
 from sealwire.kit.exchange import Exchange, Headers
@@ -69,7 +69,7 @@ class BoundaryRoom:
         folder: Path,
         *,
         clock: Clock,
-        auth: Auth | None = None,
+        auth: Identity | None = None,
         issuer: str = ISSUER,
         audience: str = AUDIENCE,
         config: BoundaryConfig | None = None,
@@ -78,7 +78,7 @@ class BoundaryRoom:
         self.folder = folder
         self.clock = clock
         self.authority = MemoryAuthority(clock=clock)
-        self.auth = auth or self.authority.contract
+        self.auth = auth or cast(Identity, self.authority.contract)
         self.cache = LosableCache(clock=clock)
         self.config = config or BoundaryConfig(self_test_every_s=0)
         self._issuer, self._audience = issuer, audience

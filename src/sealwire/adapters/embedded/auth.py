@@ -7,6 +7,7 @@ from pathlib import Path
 
 import apsw
 
+from sealwire.adapters.embedded.auth_api_keys import SqliteApiKeyStore
 from sealwire.adapters.embedded.auth_feed import SqliteRevocationStore
 from sealwire.adapters.embedded.auth_letters import SqliteInvitationStore, SqliteLetterStore, SqliteResetStore
 from sealwire.adapters.embedded.auth_proofs import SqliteAttemptStore, SqliteMfaStore
@@ -26,6 +27,10 @@ _EXPIRED = "DELETE FROM session WHERE session_id IN (SELECT session_id FROM sess
 _ENDED = (
     "DELETE FROM session WHERE session_id IN"
     " (SELECT session_id FROM session WHERE ended_us > 0 AND ended_us < ? LIMIT ?)"
+)
+_API_KEYS = (
+    "DELETE FROM api_key WHERE key_id IN (SELECT key_id FROM api_key WHERE expires_us < ?1"
+    " UNION ALL SELECT key_id FROM api_key WHERE ended_us > 0 AND ended_us < ?1 LIMIT ?2)"
 )
 _CHALLENGES = (
     "DELETE FROM challenge WHERE token_hash IN (SELECT token_hash FROM challenge WHERE expires_us < ? LIMIT ?)"
@@ -57,6 +62,7 @@ class SqliteAuth:
             resets=SqliteResetStore(db, self._outbox),
             invitations=SqliteInvitationStore(db, self._outbox),
             letters=SqliteLetterStore(db, self._outbox),
+            api_keys=SqliteApiKeyStore(db, self._outbox, feed),
             keys=SqliteKeyStore(db, self._outbox, feed),
             upkeep=SqliteUpkeep(db, self._outbox),
             events=self._outbox,
@@ -115,6 +121,10 @@ class SqliteKeyStore:
                     "UPDATE session SET ended_us = ? WHERE tenant_id = ? AND ended_us = 0",
                     (revocation.at_us, tenant_id),
                 )
+                conn.execute(
+                    "UPDATE api_key SET ended_us = ? WHERE tenant_id = ? AND ended_us = 0",
+                    (revocation.at_us, tenant_id),
+                )
                 self._feed.add(conn, revocation)
             return [row[0] for row in rows]
 
@@ -146,6 +156,7 @@ class SqliteUpkeep:
             for sql, bound in (
                 (_EXPIRED, over_before_us),
                 (_ENDED, over_before_us),
+                (_API_KEYS, over_before_us),
                 (_CHALLENGES, now_us),
                 (_RESETS, now_us),
                 (_INVITATIONS, now_us),

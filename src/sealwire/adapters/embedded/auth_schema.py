@@ -159,4 +159,28 @@ CREATE TABLE letter (
 CREATE INDEX letter_due ON letter (due_us);
 """
 
-MIGRATIONS: Final = (_FIRST + OUTBOX_SCHEMA + POSITIONS_SCHEMA, _LETTERS)
+_API_KEYS: Final = """
+ALTER TABLE user ADD COLUMN service INTEGER NOT NULL DEFAULT 0;
+
+CREATE TABLE api_key (
+    key_id TEXT PRIMARY KEY,
+    tenant_id TEXT NOT NULL,
+    owner_id TEXT NOT NULL REFERENCES user (user_id) ON DELETE CASCADE,
+    prefix TEXT NOT NULL UNIQUE,
+    secret_hash BLOB NOT NULL,
+    name TEXT NOT NULL,
+    scopes TEXT NOT NULL,
+    epoch INTEGER NOT NULL,
+    created_by TEXT NOT NULL,
+    created_us INTEGER NOT NULL,
+    expires_us INTEGER NOT NULL,
+    used_us INTEGER NOT NULL,
+    ended_us INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX api_key_owner ON api_key (owner_id);
+CREATE INDEX api_key_tenant ON api_key (tenant_id, key_id) WHERE ended_us = 0;
+CREATE INDEX api_key_expiry ON api_key (expires_us);
+CREATE INDEX api_key_ended ON api_key (ended_us) WHERE ended_us > 0;
+"""
+
+MIGRATIONS: Final = (_FIRST + OUTBOX_SCHEMA + POSITIONS_SCHEMA, _LETTERS, _API_KEYS)

@@ -165,11 +165,13 @@ class SqliteSessionStore:
         return await self._db.write(end)
 
     async def touch(self, seen: Sequence[tuple[str, int]]) -> None:
-        await self._db.write(
-            lambda conn: conn.executemany(
+        def touch(conn: apsw.Connection) -> None:
+            conn.executemany(
                 "UPDATE session SET seen_us = ?2 WHERE session_id = ?1 AND seen_us < ?2 AND ended_us = 0", seen
-            ).fetchall()
-        )
+            )
+            conn.executemany("UPDATE api_key SET used_us = ?2 WHERE key_id = ?1 AND used_us < ?2", seen)
+
+        await self._db.write(touch)
 
 
 def _find(read: Callable[[str, tuple[str]], list[Row]], session_id: str) -> Found | None:

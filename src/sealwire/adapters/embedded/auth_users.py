@@ -8,6 +8,7 @@ from typing import Final
 import apsw
 import msgspec
 
+from sealwire.adapters.embedded.auth_api_keys import end_keys_of
 from sealwire.adapters.embedded.auth_feed import SqliteRevocationStore
 from sealwire.adapters.embedded.auth_letters import spend_invitation, spend_reset
 from sealwire.adapters.embedded.drivers.sqlite import Database, Row
@@ -20,7 +21,7 @@ from sealwire.services.auth.ports import EventsOf
 from sealwire.services.auth.records import Cut, NewRevocation, TenantRecord, UserRecord
 
 TENANT: Final = "tenant_id, slug, name, created_us, status, owner_claimed"
-USER: Final = "user_id, tenant_id, email_index, sealed, role, password_hash, created_us, status, epoch, mfa"
+USER: Final = "user_id, tenant_id, email_index, sealed, role, password_hash, created_us, status, epoch, mfa, service"
 USERS_A_STEP: Final = 200
 
 
@@ -34,7 +35,7 @@ def tenant_of(row: Row) -> TenantRecord:
 
 def user_of(row: Row) -> UserRecord:
     """Read the columns `USER`."""
-    user_id, tenant_id, email_index, sealed, role, password_hash, created_us, status, epoch, mfa = row
+    user_id, tenant_id, email_index, sealed, role, password_hash, created_us, status, epoch, mfa, service = row
     return UserRecord(
         user_id=user_id,
         tenant_id=tenant_id,
@@ -46,6 +47,7 @@ def user_of(row: Row) -> UserRecord:
         status=status,
         epoch=epoch,
         mfa=bool(mfa),
+        service=bool(service),
     )
 
 
@@ -223,6 +225,7 @@ class SqliteUserStore:
                     (cut.revocation.at_us, user.user_id, cut.keep_session),
                 )
                 conn.execute("DELETE FROM challenge WHERE user_id = ?", (user.user_id,))
+                end_keys_of(conn, user.user_id, cut.revocation.at_us)
             self._feed.add(conn, cut.revocation, epoch=user.epoch + 1)
             self._outbox.append(conn, events)
             return _get(conn, user.user_id)
@@ -233,9 +236,9 @@ class SqliteUserStore:
 def _insert(conn: apsw.Connection, user: UserRecord) -> None:
     try:
         conn.execute(
-            f"INSERT INTO user ({USER}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            f"INSERT INTO user ({USER}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (user.user_id, user.tenant_id, user.email_index, user.sealed, user.role.value, user.password_hash,
-             user.created_us, user.status, user.epoch, user.mfa),
+             user.created_us, user.status, user.epoch, user.mfa, user.service),
         )  # fmt: skip
     except apsw.ConstraintError as error:
         raise EmailTaken("Log in instead, or use another address.") from error

@@ -101,6 +101,11 @@ class AuthConfig(msgspec.Struct, frozen=True, kw_only=True):
     ] = 7 * 86_400
     invitations_per_tenant: Annotated[int, Meta(description="Most open invitations of a tenant", ge=1)] = 10_000
 
+    api_key_max_s: Annotated[int, Meta(description="Longest life of an API key, in seconds", ge=60, le=31_536_000)] = (
+        365 * 86_400
+    )
+    api_keys_per_tenant: Annotated[int, Meta(description="Most live API keys of a tenant", ge=1)] = 1_000
+
     mail_from: Annotated[
         str, Meta(description="Sender of letters", min_length=3, pattern=r"^[^\r\n\x00]+@[^\r\n\x00]+$")
     ] = "sealwire@localhost"

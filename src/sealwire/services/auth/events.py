@@ -44,6 +44,8 @@ class Kind(StrEnum):
     PASSWORD_RESET = "auth.password-reset.done"  # noqa: S105 - the name of an event
     INVITED = "auth.invitation.added"
     INVITATION_WITHDRAWN = "auth.invitation.withdrawn"
+    API_KEY_ADDED = "auth.api-key.added"
+    API_KEY_ENDED = "auth.api-key.ended"
     LETTER_DROPPED = "auth.letter.dropped"
     TENANT_ADDED = "auth.tenant.added"
     TENANT_REMOVED = "auth.tenant.removed"
@@ -94,7 +96,7 @@ class Journal:
             owner = tenant_id if tenant_id != ANONYMOUS_TENANT else ""
             sealed = await self._vault.seal(owner, "event", _encode(given))
         principal = caller.principal
-        return Origin(tenant_id, principal.kind, principal.subject or ANONYMOUS_TENANT, sealed)
+        return Origin(tenant_id, principal.kind, principal.actor_id or ANONYMOUS_TENANT, sealed)
 
     def event(
         self,

@@ -19,6 +19,7 @@ from sealwire.contracts.auth import Revocation
 from sealwire.ports.events import EventFeed, NewEvent, Positions
 from sealwire.services.auth.model import Failures, LockoutRules, Rotation
 from sealwire.services.auth.records import (
+    ApiKeyRecord,
     Challenge,
     Cut,
     InvitationRecord,
@@ -107,7 +108,7 @@ class UserStore(Protocol):
         Applies the change, raises the user's epoch by one, ends the user's sessions but `keep_session`, and puts the
         revocation (with the new epoch) into the feed. Returns the user afterwards; None when there is no such user in
         the tenant, or `expected_hash` is not the hash any more, or `spends_reset` can't be spent. A new password and
-        a disabled account end every reset token of the user.
+        a disabled account end every reset token of the user; what ends sessions ends API keys too.
         Raises: LastOwner when the change would leave the tenant without an active owner.
         """
 
@@ -151,7 +152,7 @@ class SessionStore(Protocol):
         """End one session of the user. Returns whether it lived; one that did not leaves no trace."""
 
     async def touch(self, seen: Sequence[tuple[str, int]]) -> None:
-        """Move `seen_us` of sessions forward, never back."""
+        """Move the last use of sessions, and of API keys by their ids, forward, never back."""
 
 
 class RevocationStore(Protocol):
@@ -260,6 +261,25 @@ class InvitationStore(Protocol):
         """Withdraw one; False when there is none."""
 
 
+class ApiKeyStore(Protocol):
+    """API keys. MongoDB: unique index on `prefix`, indexes on `owner_id` and `tenant_id`."""
+
+    async def add(self, key: ApiKeyRecord, *, most: int, events: Sequence[NewEvent]) -> None:
+        """Store a key. Atomic. Raises: Conflict unless its owner is active and at its epoch; QuotaExceeded."""
+
+    async def by_prefix(self, prefix: str, now_us: int) -> ApiKeyRecord | None:
+        """Return the live key that begins so."""
+
+    async def get(self, key_id: str, now_us: int) -> ApiKeyRecord | None:
+        """Return a live key."""
+
+    async def page(self, tenant_id: str, after: str, limit: int, now_us: int) -> Sequence[ApiKeyRecord]:
+        """Return live keys in the order of their ids, from above `after`."""
+
+    async def end(self, key_id: str, revocation: NewRevocation, events: Sequence[NewEvent]) -> bool:
+        """End a key, with `revocation` in the feed. Atomic. Returns whether it lived."""
+
+
 class LetterStore(Protocol):
     """Letters that wait to be handed over. They are stored by whoever writes them, with what they are about."""
 
@@ -317,6 +337,7 @@ class AuthStores(msgspec.Struct, frozen=True, kw_only=True):
     resets: ResetStore
     invitations: InvitationStore
     letters: LetterStore
+    api_keys: ApiKeyStore
     keys: KeyStore
     upkeep: Upkeep
     events: EventFeed

@@ -27,7 +27,10 @@ class TenantRecord(Record):
 
 
 class UserRecord(Record):
-    """A user. `email_index` is a keyed hash of the folded address, `sealed` holds address and display name."""
+    """A user. `email_index` is a keyed hash of the folded address, `sealed` holds address and display name.
+
+    `service`: no person but a service account, which has keys and can't log in.
+    """
 
     user_id: str
     tenant_id: str
@@ -39,6 +42,7 @@ class UserRecord(Record):
     status: Literal["active", "disabled"] = "active"
     epoch: int = 1
     mfa: bool = False
+    service: bool = False
 
 
 class RefreshUse(msgspec.Struct, frozen=True, array_like=True):
@@ -116,6 +120,23 @@ class InvitationRecord(Record):
     expires_us: int
 
 
+class ApiKeyRecord(Record):
+    """An API key, known by the hash of its whole text. `epoch` is its owner's when it was made."""
+
+    key_id: str
+    tenant_id: str
+    owner_id: str
+    prefix: str
+    secret_hash: bytes
+    name: str
+    scopes: tuple[str, ...]
+    epoch: int
+    created_by: str
+    created_us: int
+    expires_us: int
+    used_us: int = 0
+
+
 class LetterRecord(Record):
     """A letter that has not been handed over yet, sealed: it holds an address and a token."""
 
@@ -152,6 +173,7 @@ class Reason(StrEnum):
     DISABLED = "user_disabled"
     ENABLED = "user_enabled"
     TOKEN = "token_revoked"  # noqa: S105 - the name of a reason
+    API_KEY = "api_key_ended"
     TENANT = "tenant_removed"
     KEY = "signing_key_compromised"
 

@@ -53,6 +53,7 @@ class Resets:
         index = self._vault.email_index(tenant_id, request.email)
         user = await self._stores.users.by_email(tenant_id, index)
         usable = user is not None and user.status == "active" and tenant is not None and tenant.status == "active"
+        usable = usable and user is not None and not user.service
         person = await self._people.person(user) if user is not None and usable else _NOBODY
         token, now_us = new_token("swp1"), self._clock.now_us()
         text = reset_text(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sealwire.contracts import auth as contract
+from sealwire.contracts.api_keys import ADD_API_KEY
 from sealwire.contracts.auth import Login, LoginResult, MfaAnswer
 from sealwire.contracts.identity import OPERATIONS, Identity
 from sealwire.kit.exchange import Exchange, Headers
@@ -23,6 +24,7 @@ def routes(auth: Identity, edge: Edge) -> list[Route]:
         contract.TOTP_ENROLL: _not_stored,
         contract.TOTP_CONFIRM: _not_stored,
         contract.INTROSPECT: _not_stored,
+        ADD_API_KEY: _not_stored,
         contract.LOGOUT: _left,
         contract.LOGOUT_ALL: _left,
         contract.JWKS: _public_keys,

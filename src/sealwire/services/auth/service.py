@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 
+from sealwire.contracts.api_keys import ApiKeyMade, ApiKeyQuery, ApiKeys, ApiKeyState, NewApiKey
 from sealwire.contracts.auth import (
     FeedQuery,
     Introspection,
@@ -54,6 +55,7 @@ from sealwire.kit.permission import Permission, Role
 from sealwire.kit.problem import Forbidden, Unavailable
 from sealwire.ports.events import Event, EventFeed, Positions
 from sealwire.ports.mail import Mailer
+from sealwire.services.auth.api_keys import KeyCabinet
 from sealwire.services.auth.config import AuthConfig
 from sealwire.services.auth.events import Journal, Kind
 from sealwire.services.auth.invitations import Guestbook
@@ -121,6 +123,15 @@ class AuthService:
             store=stores.users, tenants=self._tenants, vault=vault, hasher=self.hasher, rules=rules, people=people,
             guestbook=self._guestbook, journal=journal, revoker=revoker, clock=clock, config=config,
         )  # fmt: skip
+        self._api_keys = KeyCabinet(
+            stores=stores,
+            users=self._users,
+            people=people,
+            journal=journal,
+            revoker=revoker,
+            clock=clock,
+            config=config,
+        )
         self._queries = TokenQueries(
             stores=stores, tokens=tokens, sessions=self._sessions, journal=journal, revoker=revoker
         )
@@ -258,14 +269,18 @@ class AuthService:
 
     async def add_user(self, caller: Caller, user: NewUser) -> User:
         _require(caller, Permission.MANAGE_USERS)
+        _check_given_by_key(caller, user.role)
         return await self._users.add(caller, user)
 
     async def change_user(self, caller: Caller, user_id: str, change: UserChange) -> User:
         _require(caller, Permission.MANAGE_USERS)
+        if caller.principal.kind == "api_key":
+            raise Forbidden("A key changes no roles.")
         return await self._users.change(caller, user_id, change)
 
     async def invite(self, caller: Caller, invitation: NewInvitation) -> Invitation:
         _require(caller, Permission.INVITE)
+        _check_given_by_key(caller, invitation.role)
         return await self._guestbook.add(caller, invitation)
 
     async def invitations(self, caller: Caller, page: Page) -> Invitations:
@@ -275,6 +290,18 @@ class AuthService:
     async def withdraw_invitation(self, caller: Caller, invitation_id: str) -> None:
         _require(caller, Permission.INVITE)
         await self._guestbook.withdraw(caller, invitation_id)
+
+    async def api_keys(self, caller: Caller, page: Page) -> ApiKeys:
+        _require(caller, Permission.MANAGE_USERS)
+        return await self._api_keys.page(caller, page)
+
+    async def add_api_key(self, caller: Caller, new: NewApiKey) -> ApiKeyMade:
+        _require(caller, Permission.MANAGE_USERS)
+        return await self._api_keys.add(caller, new)
+
+    async def end_api_key(self, caller: Caller, api_key_id: str) -> None:
+        _require(caller, Permission.MANAGE_USERS)
+        await self._api_keys.end(caller, api_key_id)
 
     async def add_tenant(self, caller: Caller, tenant: NewTenant) -> Tenant:
         _require(caller, Permission.MANAGE_TENANTS)
@@ -302,7 +329,14 @@ class AuthService:
 
     async def session(self, caller: Caller, query: SessionQuery) -> SessionState:
         _require_service(caller)
-        return await self._sessions.state(query.session_id)
+        try:
+            return await self._sessions.state(query.session_id)
+        except SessionNotFound:
+            return await self._api_keys.state(query.session_id)
+
+    async def api_key(self, caller: Caller, query: ApiKeyQuery) -> ApiKeyState:
+        _require_service(caller)
+        return await self._api_keys.find(query)
 
     async def profiles(self, caller: Caller, query: UserQuery) -> Profiles:
         _require_service(caller)
@@ -325,6 +359,12 @@ def _require(caller: Caller, permission: Permission) -> None:
     """Check once more what the edge has checked: a call in this process came past no edge. Raises: Forbidden."""
     if not caller.may(permission):
         raise Forbidden(f"Your role does not grant {permission.value}.")
+
+
+def _check_given_by_key(caller: Caller, role: str) -> None:
+    """Let a key bring in members and guests only: with any other it would grow out of its scopes. Raises: Forbidden."""
+    if caller.principal.kind == "api_key" and role not in (Role.MEMBER, Role.GUEST):
+        raise Forbidden("A key brings in members and guests only.")
 
 
 def _require_service(caller: Caller) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hmac
+import os
 from collections.abc import Sequence
 from typing import Final, Literal
 
 import msgspec
 
+from sealwire.contracts.api_keys import NewServiceAccount
 from sealwire.contracts.auth import (
     NewUser,
     Profile,
@@ -29,6 +31,7 @@ from sealwire.kit.clock import Clock
 from sealwire.kit.codec import Page
 from sealwire.kit.ids import new_id
 from sealwire.kit.permission import Role
+from sealwire.kit.problem import Forbidden
 from sealwire.ports.events import NewEvent
 from sealwire.services.auth.config import AuthConfig
 from sealwire.services.auth.events import Journal, Kind, Origin
@@ -133,6 +136,30 @@ class Roster:
         )
         return await self._people.show(user)
 
+    async def add_service_account(self, caller: Caller, new: NewServiceAccount) -> UserRecord:
+        """Make a member that is no person; its password is chance. Raises: Forbidden, QuotaExceeded."""
+        role = Role(new.role)
+        check_role_given(by=caller.principal.role, role=role, tenant_id=caller.tenant_id)
+        user_id = new_id()
+        email = f"{user_id}@service.invalid"
+        record = UserRecord(
+            user_id=user_id,
+            tenant_id=caller.tenant_id,
+            email_index=self._vault.email_index(caller.tenant_id, email),
+            sealed=await self._vault.seal_person(caller.tenant_id, user_id, Person(email, new.display_name)),
+            role=role,
+            password_hash=await self._hasher.hash(os.urandom(32).hex()),
+            created_us=self._clock.now_us(),
+            service=True,
+        )
+        return await self._store.add(
+            record,
+            most=self._config.users_per_tenant,
+            claim_owner=False,
+            needs_claim=False,
+            events_of=self._added_by(Kind.USER_ADDED, await self._journal.origin(caller), as_subject=False),
+        )
+
     async def _new(self, tenant: TenantRecord, email: str, display_name: str, password: str, role: Role) -> UserRecord:
         weakness = self._rules.weakness(password, about=(email, display_name, tenant.slug))
         if weakness is not None:
@@ -218,6 +245,8 @@ class Roster:
         status = user.status if change.status is msgspec.UNSET else change.status
         if role is user.role and status == user.status:
             return await self._people.show(user)
+        if user.service and role is Role.OWNER:
+            raise Forbidden("A service account owns no tenant.")
         check_role_change(by=caller.principal.role, before=user.role, after=role, tenant_id=user.tenant_id)
         cut = self._cut_for(user, role, status)
         event = self._journal.event(

@@ -150,7 +150,7 @@ def record_of(exchange: Exchange, template: str, seconds: float) -> AuditEntry:
     return AuditEntry(
         audit_id=new_id(),
         tenant_id=principal.tenant_id,
-        actor=Actor(type=principal.kind, id=principal.subject),
+        actor=Actor(type=principal.kind, id=principal.actor_id),
         action=f"{exchange.method}_{template}"[:256],
         resource_type="api_request",
         outcome="success" if status < 400 else "denied" if status in (401, 403) else "failure",

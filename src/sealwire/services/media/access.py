@@ -42,7 +42,7 @@ class Access:
     async def require_session(self, caller: Caller) -> None:
         """Raises: SessionRevoked once the caller's session or security epoch is over; Unavailable."""
         principal = caller.principal
-        if principal.kind != "user" or not principal.session_id:
+        if principal.kind not in ("user", "api_key") or not principal.session_id:
             return
         try:
             state = await self._auth.session(

@@ -29,7 +29,7 @@ from sealwire.kit.caller import Caller
 from sealwire.kit.clock import Clock
 from sealwire.kit.codec import decode_body, encode
 from sealwire.kit.operation import Operation, RateClass
-from sealwire.kit.permission import GRANTS, Permission
+from sealwire.kit.permission import Permission
 from sealwire.kit.problem import Forbidden, Problem, Retry
 from sealwire.ports.bus import Bus
 from sealwire.services.socket import protocol
@@ -280,7 +280,7 @@ def typing_heard(payload: bytes) -> tuple[tuple[str, str], bytes]:
 
 def require(caller: Caller, needs: Permission) -> None:
     """Raises: Forbidden when the caller's role does not grant it."""
-    if needs not in GRANTS[caller.principal.role]:
+    if not caller.principal.may(needs):
         raise Forbidden(f"Your role does not grant {needs.value}.")
 
 
