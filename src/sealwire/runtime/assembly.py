@@ -39,7 +39,7 @@ from sealwire.resilience.guard import Guard
 from sealwire.resilience.registry import Registry
 from sealwire.runtime import rooms
 from sealwire.runtime.catalog import CATALOG
-from sealwire.runtime.http_protocol import bounded
+from sealwire.runtime.http_protocol import BoundedHttp, bounded
 from sealwire.runtime.local_keys import LocalKeys
 from sealwire.runtime.server import Server, listen
 from sealwire.runtime.settings import RUNNING, Settings, kek_path, prepare_data
@@ -47,6 +47,7 @@ from sealwire.runtime.shared_state import SharedState
 from sealwire.services.auth.config import LegacyIssuer
 from sealwire.services.auth.model import DEFAULT_TENANT
 from sealwire.services.crypto.providers import FileKeyProvider
+from sealwire.services.gateway.admission import Admission
 from sealwire.services.gateway.gate import GatewayGate, Lag
 from sealwire.services.gateway.routes import SECURITY_HEADERS, public_routes
 from sealwire.services.gateway.spool import RecordSpool, SpoolConfig
@@ -164,11 +165,23 @@ class Assembly:
 
     async def _open_ports(self) -> None:
         server = self._settings.server
-        http = bounded(
-            limit_bytes=self._settings.gateway.header_limit_bytes,
-            timeout_s=self._settings.gateway.header_timeout_s,
-            public_scheme=server.public_url.partition("://")[0],
+        gateway = self._settings.gateway
+        admission = Admission(
+            target_s=gateway.late_target_ms / 1000,
+            floor=gateway.always_admitted,
+            ceiling=gateway.max_in_flight,
+            registry=self._metrics,
+            records=await self.records(),
         )
+
+        def http(of: Admission | None) -> type[BoundedHttp]:
+            return bounded(
+                limit_bytes=gateway.header_limit_bytes,
+                timeout_s=gateway.header_timeout_s,
+                public_scheme=server.public_url.partition("://")[0],
+                admission=of,
+            )
+
         sockets = [room.service for name, room in self._rooms.items() if name.startswith("socket")]
         self._metrics.register(SocketCollector(sockets))
         apps: dict[str, Any] = {"gateway": await self._gateway_app()}
@@ -178,9 +191,10 @@ class Assembly:
         offsets = {entry.name: entry.offset for entry in CATALOG}
         opened = []
         for name, app in apps.items():
-            opened.append((app, listen(server.host, server.port_base + offsets[name])))
-        for app, sock in opened:
-            listener = Server(app=app, sock=sock, http=http, websocket=SocketProtocol, grace_s=server.stop_grace_s)
+            spoken = http(admission if name == "gateway" else None)
+            opened.append((app, spoken, listen(server.host, server.port_base + offsets[name])))
+        for app, spoken, sock in opened:
+            listener = Server(app=app, sock=sock, http=spoken, websocket=SocketProtocol, grace_s=server.stop_grace_s)
             self._servers.append(listener)
             await listener.start()
         running = {"url": f"http://{server.host}:{server.port_base}", "pid": os.getpid()}

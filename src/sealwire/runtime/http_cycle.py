@@ -31,11 +31,30 @@ class Connection(Protocol):
         """Hear that the answer is complete."""
 
 
+class Admission(Protocol):
+    """Who says how many requests may be in work at once (services/gateway/admission.py)."""
+
+    refusal: bytes
+    lines: bytes
+
+    def open(self, url: bytes) -> bool:
+        """Whether a request may come in."""
+
+    def refuse(self) -> None:
+        """Hear of one that was not let in."""
+
+    def begin(self) -> None:
+        """Hear of one that is in work."""
+
+    def end(self) -> None:
+        """Hear that it is answered."""
+
+
 class Cycle:
     """A request and its answer. The connection feeds it; the app reads and answers."""
 
-    __slots__ = ("_body_given", "_chunked", "_connection", "_event", "_left", "_told_to_continue", "body",
-                 "disconnected", "keep_alive", "more_body", "response_complete", "response_started", "scope",
+    __slots__ = ("_admission", "_body_given", "_chunked", "_connection", "_event", "_left", "_told_to_continue",
+                 "body", "disconnected", "keep_alive", "more_body", "response_complete", "response_started", "scope",
                  "task")  # fmt: skip
 
     def __init__(self, connection: Connection, scope: dict[str, Any], *, keep_alive: bool) -> None:
@@ -53,6 +72,7 @@ class Cycle:
         self._left = 0
         self._told_to_continue = False
         self._event: asyncio.Event | None = None
+        self._admission: Admission | None = None
 
     # ---- the connection's side
 
@@ -60,6 +80,18 @@ class Cycle:
         """Let who waits in `receive` look again."""
         if self._event is not None:
             self._event.set()
+
+    def count(self, admission: Admission) -> None:
+        """Count it as in work until an answer begins, or `settle`."""
+        if not self.response_started:
+            self._admission = admission
+            admission.begin()
+
+    def settle(self) -> None:
+        """Count it as in work no more. Safe to call twice."""
+        admission, self._admission = self._admission, None
+        if admission is not None:
+            admission.end()
 
     def fail(self) -> None:
         """End an answer the app did not end: with 500 when nothing was sent, else by breaking the connection off."""
@@ -86,6 +118,8 @@ class Cycle:
         connection = self._connection
         if self.response_started or self.disconnected or connection.flow.write_paused:
             return False
+        if self._admission is not None:
+            self.settle()
         self.response_started = self.response_complete = True
         if not self.keep_alive:
             lines += CLOSE_LINE
@@ -136,6 +170,7 @@ class Cycle:
             raise RuntimeError(f"{kind} is out of order")
 
     def _send_head(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        self.settle()
         self.response_started = True
         parts = [STATUS_LINE[status], self._connection.default_lines]
         length: int | None = None

@@ -20,7 +20,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from sealwire.kit.codec import encode
 from sealwire.kit.exchange import Exchange
 from sealwire.kit.problem import Malformed, Problem
-from sealwire.runtime.http_cycle import Cycle, log
+from sealwire.runtime.http_cycle import Admission, Cycle, log
 
 MAX_HEADERS = 100
 ASGI = {"version": "3.0", "spec_version": "2.3"}
@@ -51,6 +51,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     limit_bytes = 32_768
     timeout_s = 20.0
+    admission: Admission | None = None
     public_scheme = ""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -67,6 +68,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._known_defaults: list[tuple[bytes, bytes]] | None = None
         self.default_lines = b""
         self._waiting: deque[Cycle] = deque()
+        self._held: Cycle | None = None
         self.cycle: Cycle | None = None  # type: ignore[assignment]  # ours instead of uvicorn's
 
     # ---- the transport's side
@@ -79,6 +81,8 @@ class BoundedHttp(HttpToolsProtocol):
         for one in waiting:
             if one is not None and not one.response_complete:
                 one.disconnected = True
+                if one.task is None:  # pipelined, and never begun
+                    one.settle()
                 one.wake()
         self.flow.resume_writing()
         if exc is None:
@@ -100,6 +104,9 @@ class BoundedHttp(HttpToolsProtocol):
         except httptools.HttpParserUpgrade:
             if self._upgrading:
                 self.handle_websocket_upgrade()
+        if self._held is not None:  # not whole yet: it takes no place until it is, and the gate looks at it again
+            held, self._held = self._held, None
+            self._start(held)
         if self._in_head:
             if self._head_bytes > self.limit_bytes:
                 self._refuse(HeadTooLarge)
@@ -148,6 +155,8 @@ class BoundedHttp(HttpToolsProtocol):
             self._too_large()
         parser = self.parser
         version = parser.get_http_version()
+        if version not in ("1.1", "1.0"):  # a line without a version is HTTP/0.9, which has no headers to be safe by
+            raise ValueError("not HTTP/1")
         url = self.url
         if b"%" in url or b"?" in url or b"#" in url or url[:1] != b"/" or not url.isascii():
             parsed = httptools.parse_url(url)
@@ -180,7 +189,10 @@ class BoundedHttp(HttpToolsProtocol):
         cycle = Cycle(self, scope, keep_alive=keep_alive)
         before, self.cycle = self.cycle, cycle
         if before is None or before.response_complete:
-            self._start(cycle)
+            if self.admission is None or self.admission.open(url):
+                self._start(cycle)
+            else:
+                self._held = cycle
         else:  # pipelined: answered in order
             self.flow.pause_reading()
             self._waiting.append(cycle)
@@ -211,9 +223,22 @@ class BoundedHttp(HttpToolsProtocol):
         if self._upgrading or cycle is None or cycle.response_complete:
             return
         cycle.more_body = False
+        if self._held is cycle:
+            self._held = None
+            self._turn_away(cycle)
+            return
+        if self.admission is not None:
+            cycle.count(self.admission)
         cycle.wake()
 
     # ---- requests
+
+    def _turn_away(self, cycle: Cycle) -> None:
+        """Answer a request that was not let in, before anything is made of it: no task, no route, no caller."""
+        assert self.admission is not None  # it held the request
+        self.admission.refuse()
+        if not cycle.answer(503, self.admission.lines, self.admission.refusal):
+            self.transport.close()
 
     def _start(self, cycle: Cycle) -> None:
         defaults = self.server_state.default_headers
@@ -236,6 +261,7 @@ class BoundedHttp(HttpToolsProtocol):
         finally:
             assert cycle.task is not None  # this one
             self.tasks.discard(cycle.task)
+            cycle.settle()
             if not cycle.response_complete:
                 cycle.fail()
 
@@ -270,9 +296,16 @@ class BoundedHttp(HttpToolsProtocol):
         self.transport.close()
 
 
-def bounded(*, limit_bytes: int, timeout_s: float, public_scheme: str = "") -> type[BoundedHttp]:
+def bounded(
+    *, limit_bytes: int, timeout_s: float, public_scheme: str = "", admission: Admission | None = None
+) -> type[BoundedHttp]:
     """Return the protocol class with these bounds (uvicorn takes a class, not an object)."""
-    settings = {"limit_bytes": limit_bytes, "timeout_s": timeout_s, "public_scheme": public_scheme}
+    settings = {
+        "limit_bytes": limit_bytes,
+        "timeout_s": timeout_s,
+        "public_scheme": public_scheme,
+        "admission": admission,
+    }
     return type("BoundedHttpConfigured", (BoundedHttp,), settings)
 
 

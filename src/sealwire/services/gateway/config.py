@@ -33,6 +33,13 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_in_flight: Annotated[
         int, Meta(ge=1, le=100_000, description="Requests in work at once; past it the answer is 503 with Retry-After")
     ] = 1_000
+    late_target_ms: Annotated[
+        float,
+        Meta(gt=0, le=60_000, description="While the event loop is later than this most of the time, fewer get in"),
+    ] = 5.0
+    always_admitted: Annotated[
+        int, Meta(ge=1, le=100_000, description="Requests that may be in work at once however late the loop is")
+    ] = 64
     shed_above_lag_ms: Annotated[
         int, Meta(ge=10, le=60_000, description="Event loop lag past which new requests are refused with 503")
     ] = 500

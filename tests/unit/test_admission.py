@@ -1,0 +1,231 @@
+"""Admission: fewer are let in while the loop is late, more when it is not; turning away is done on the wire."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from sealwire.contracts.compliance import AuditEntry
+from sealwire.kit.caller import ANONYMOUS, Caller
+from sealwire.kit.codec import Input
+from sealwire.kit.exchange import Exchange
+from sealwire.kit.http import App, Edge
+from sealwire.kit.operation import Operation, Policy
+from sealwire.runtime.http_protocol import bounded
+from sealwire.runtime.server import Server, listen
+from sealwire.services.gateway.admission import PROBE_S, PROBES, Admission
+
+API = b"/api/v1/conversations"
+
+
+class Records:
+    def __init__(self) -> None:
+        self.entries: list[AuditEntry] = []
+
+    def put(self, entry: AuditEntry) -> None:
+        self.entries.append(entry)
+
+
+def admission(records: Any = None, **bounds: int) -> Admission:
+    bounds = {"floor": 4, "ceiling": 100, **bounds}
+    return Admission(target_s=0.004, registry=CollectorRegistry(), records=records or Records(), **bounds)
+
+
+async def test_a_late_loop_lets_fewer_in_down_to_the_floor_and_a_quick_one_more_up_to_the_ceiling() -> None:
+    it = admission()
+    for _ in range(50):
+        it.begin()
+    assert it.open(API)
+    it.adjust(0.010)
+    assert it.limit == 37, "three quarters of what was really in work"
+    assert not it.open(API)
+    for _ in range(20):
+        it.adjust(0.010)
+    assert it.limit == 4
+    for _ in range(50):
+        it.end()
+    it.begin()
+    assert it.open(API), "the floor is never closed"
+    limits = []
+    for _ in range(20):
+        it.adjust(0.001)
+        limits.append(it.limit)
+    assert limits == sorted(limits)
+    assert limits[-1] == 100
+
+
+async def test_health_and_the_console_are_never_turned_away() -> None:
+    it = admission(floor=1)
+    for _ in range(200):
+        it.begin()
+    assert not it.open(API)
+    for url in (b"/health", b"/ready", b"/metrics", b"/.well-known/jwks.json", b"/console"):
+        assert it.open(url)
+
+
+async def test_a_busy_loop_is_noticed_and_so_is_its_end() -> None:
+    it = admission()
+    for _ in range(20):
+        it.begin()
+    deadline = time.monotonic() + 5.0
+    while it.limit == 100:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)  # noqa: ASYNC251 - the loop is kept busy on purpose
+        await asyncio.sleep(0)
+    for _ in range(20):
+        it.end()
+    while it.limit < 100:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(PROBE_S)
+    await asyncio.sleep(PROBE_S * (PROBES + 2))
+    assert it._probe is None, "nothing runs while nothing is in work"
+
+
+async def test_who_was_turned_away_is_told_in_one_record() -> None:
+    records = Records()
+    it = admission(records)
+    for _ in range(321):
+        it.refuse()
+    it.adjust(0.0)
+    assert records.entries == [], "at most one a second"
+    it._told_s -= 2
+    it.adjust(0.0)
+    (entry,) = records.entries
+    assert (entry.action, entry.outcome, entry.metadata["requests"]) == ("requests_shed", "denied", 321)
+    it._told_s -= 2
+    it.adjust(0.0)
+    assert len(records.entries) == 1
+
+
+def test_the_refusal_is_a_problem_that_says_when_to_come_back() -> None:
+    it = admission()
+    assert b'"code":"unavailable"' in it.refusal
+    assert b'"retry":"after"' in it.refusal
+    assert b"retry-after: 1\r\n" in it.lines
+
+
+# ---- on the wire
+
+
+class Shut:
+    """An admission that is shut whenever it is told to be."""
+
+    refusal = b'{"code":"unavailable"}'
+    lines = b"content-type: application/problem+json\r\nretry-after: 1\r\n"
+
+    def __init__(self) -> None:
+        self.shut = False
+        self.active = self.turned_away = self.begun = 0
+
+    def open(self, url: bytes) -> bool:
+        return not self.shut
+
+    def refuse(self) -> None:
+        self.turned_away += 1
+
+    def begin(self) -> None:
+        self.active += 1
+        self.begun += 1
+
+    def end(self) -> None:
+        self.active -= 1
+
+
+class Note(Input):
+    """A note."""
+
+    word: str
+
+
+NOTE = Operation(name="note", service="test", verb="POST", path="/note", summary="Note", takes=Note, status=204,
+                 policy=Policy.PUBLIC)  # fmt: skip
+BODY = b'{"word":"x"}'
+HEAD = b"POST /note HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 12\r\n\r\n"
+
+
+@pytest.fixture
+async def served() -> AsyncIterator[tuple[Shut, asyncio.StreamReader, asyncio.StreamWriter]]:
+    async def note(_caller: Caller, _note: Note) -> None:
+        await asyncio.sleep(0)
+
+    async def events(exchange: Exchange, _caller: Caller) -> None:
+        await exchange.start(200)
+        await exchange.write(b"x")
+        await exchange.disconnected()
+
+    shut = Shut()
+    edge = Edge(authenticate=lambda _exchange, _policy: Caller(principal=ANONYMOUS))
+    app = App([edge.bind(NOTE, note), edge.stream("GET", "/events", events, policy=Policy.PUBLIC)])
+    http = bounded(limit_bytes=4_000, timeout_s=1.0, admission=shut)
+    server = Server(app=app, sock=listen("127.0.0.1", 0), http=http, websocket=None, grace_s=1)
+    await server.start()
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    yield shut, reader, writer
+    writer.close()
+    await server.stop()
+
+
+async def statuses(reader: asyncio.StreamReader, count: int) -> list[int]:
+    """Read the heads of so many answers, and the bodies of refusals."""
+    found = []
+    async with asyncio.timeout(5):
+        for _ in range(count):
+            head = await reader.readuntil(b"\r\n\r\n")
+            found.append(int(head.split()[1]))
+            if found[-1] == 503:
+                assert b"retry-after: 1" in head
+                assert await reader.readexactly(len(Shut.refusal)) == Shut.refusal
+    return found
+
+
+async def test_a_request_turned_away_leaves_the_connection_good(served: Any) -> None:
+    shut, reader, writer = served
+    for closed, status in ((False, 204), (True, 503), (True, 503), (False, 204)):
+        shut.shut = closed
+        writer.write(HEAD + BODY)
+        assert await statuses(reader, 1) == [status]
+    assert (shut.turned_away, shut.begun, shut.active) == (2, 2, 0)
+
+
+async def test_pipelined_requests_are_turned_away_in_order(served: Any) -> None:
+    shut, reader, writer = served
+    shut.shut = True
+    writer.write((HEAD + BODY) * 5)
+    assert await statuses(reader, 5) == [503] * 5
+    assert shut.turned_away == 5
+
+
+async def test_a_body_that_is_not_there_takes_no_place_and_is_not_read_twice(served: Any) -> None:
+    shut, reader, writer = served
+    shut.shut = True
+    writer.write(HEAD + BODY[:4])
+    await writer.drain()
+    await asyncio.sleep(0.05)
+    assert shut.active == 0, "slow clients take no place"
+    writer.write(BODY[4:])
+    assert await statuses(reader, 1) == [204], "it is in the gate's hands"
+    assert shut.active == 0
+
+
+async def test_a_stream_takes_no_place_once_it_began(served: Any) -> None:
+    shut, reader, writer = served
+    writer.write(b"GET /events HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert await statuses(reader, 1) == [200]
+    assert (shut.begun, shut.active) == (1, 0)
+
+
+@pytest.mark.parametrize("requests", [1, 50])
+async def test_who_leaves_gives_the_places_back(served: Any, requests: int) -> None:
+    """Also those of pipelined requests that were never begun."""
+    shut, _reader, writer = served
+    writer.write((HEAD + BODY) * requests)
+    await writer.drain()
+    writer.close()
+    async with asyncio.timeout(5):
+        while shut.begun == 0 or shut.active:  # noqa: ASYNC110 - it is the server that goes on meanwhile
+            await asyncio.sleep(0.01)
