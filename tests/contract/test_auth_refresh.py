@@ -11,6 +11,7 @@ import asyncio
 import tempfile
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -189,3 +190,34 @@ def test_a_number_above_the_newest_is_one_that_a_restored_backup_forgot() -> Non
 def test_without_grace_every_repetition_is_reuse() -> None:
     first = rotate(1, (), 1, now_us=100, grace_us=0)
     assert rotate(2, first.uses, 1, now_us=101, grace_us=0).verdict is Verdict.REUSED
+
+
+def test_another_client_may_not_repeat_inside_the_window() -> None:
+    first = rotate(1, (), 1, now_us=100, grace_us=G, client=b"phone")
+    assert rotate(2, first.uses, 1, now_us=101, grace_us=G, client=b"phone").verdict is Verdict.REPEAT
+    assert rotate(2, first.uses, 1, now_us=101, grace_us=G, client=b"thief").verdict is Verdict.REUSED
+
+
+@pytest.mark.parametrize("thief_first", [False, True])
+def test_a_thief_inside_the_window_ends_the_family(thief_first: bool) -> None:
+    assert world is not None
+    room, loop, token = world.room, world.loop, world.log_in()
+    here = somebody()
+    thief = msgspec.structs.replace(here, user_agent="curl/8")
+    first, second = (thief, here) if thief_first else (here, thief)
+    request = RefreshRequest(refresh_token=token)
+    given = loop.run_until_complete(room.auth.refresh(first, request)).refresh_token
+    assert loop.run_until_complete(room.auth.refresh(first, request)).refresh_token == given
+    with pytest.raises(RefreshReused):
+        loop.run_until_complete(room.auth.refresh(second, request))
+    for caller in (first, second):
+        with pytest.raises(RefreshInvalid):
+            loop.run_until_complete(room.auth.refresh(caller, RefreshRequest(refresh_token=given)))
+
+
+def test_a_client_that_was_updated_between_refreshes_goes_on() -> None:
+    assert world is not None
+    room, loop, token = world.room, world.loop, world.log_in()
+    given = loop.run_until_complete(room.auth.refresh(somebody(), RefreshRequest(refresh_token=token))).refresh_token
+    updated = msgspec.structs.replace(somebody(), user_agent="test/1.1")
+    assert loop.run_until_complete(room.auth.refresh(updated, RefreshRequest(refresh_token=given))).access_token

@@ -49,7 +49,11 @@ class AuthConfig(msgspec.Struct, frozen=True, kw_only=True):
     leeway_s: Annotated[int, Meta(description="How far clocks may differ, in seconds", ge=0, le=60)] = 5
     refresh_grace_s: Annotated[
         float,
-        Meta(description="How long a refresh token may be used again and gives the same successor", ge=0, le=120),
+        Meta(
+            description="How long the same client may use a refresh token again and gets the same successor",
+            ge=0,
+            le=120,
+        ),
     ] = 5.0
     session_idle_s: Annotated[
         int, Meta(description="A session ends when unused for so long, in seconds", ge=300, le=31_536_000)

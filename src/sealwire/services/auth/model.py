@@ -47,26 +47,29 @@ class Rotation(msgspec.Struct, frozen=True):
     uses: tuple[RefreshUse, ...]
 
 
-def rotate(head: int, uses: tuple[RefreshUse, ...], number: int, *, now_us: int, grace_us: int) -> Rotation:
+def rotate(
+    head: int, uses: tuple[RefreshUse, ...], number: int, *, now_us: int, grace_us: int, client: bytes = b""
+) -> Rotation:
     """Judge token `number` of a family whose newest is `head`.
 
     A token may be repeated within `grace_us` of its use or of the last time it was given out: a token given to a tab
     that was late must not be dead on arrival. Presenting a token never prolongs its own grace, only its successor's,
-    so a copy can't be kept alive by repeating it. A number above `head` was signed by us and then forgotten (storage
-    restored from a backup): it is the newest.
+    so a copy can't be kept alive by repeating it. Only the client that used it may repeat it: two clients with one
+    token are one too many, whichever came first, inside the window too. A number above `head` was signed by us and
+    then forgotten (storage restored from a backup): it is the newest.
     Source of the idea: OAuth 2.0 Security BCP (RFC 9700 section 4.14.2), with a window for lost answers.
     """
     fresh = tuple(use for use in uses if now_us - use.at_us <= grace_us)
     if number >= head:
         kept = tuple(use for use in fresh if use.number != number)
-        return Rotation(Verdict.ROTATE, number + 1, (*kept, RefreshUse(number, now_us)))
-    if all(use.number != number for use in fresh):
+        return Rotation(Verdict.ROTATE, number + 1, (*kept, RefreshUse(number, now_us, client)))
+    if all(use.number != number or use.client not in (b"", client) for use in fresh):
         return Rotation(Verdict.REUSED, head, uses)
     successor = number + 1
     if successor == head:
         return Rotation(Verdict.REPEAT, head, fresh)
     given = tuple(use for use in fresh if use.number != successor)
-    return Rotation(Verdict.REPEAT, head, (*given, RefreshUse(successor, now_us)))
+    return Rotation(Verdict.REPEAT, head, (*given, RefreshUse(successor, now_us, client)))
 
 
 # ---- lockout

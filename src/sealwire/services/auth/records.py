@@ -46,10 +46,15 @@ class UserRecord(Record):
 
 
 class RefreshUse(msgspec.Struct, frozen=True, array_like=True):
-    """Refresh token `number` of a family was used, or given out again, at `at_us`: its grace runs from there."""
+    """Refresh token `number` of a family was used, or given out again, at `at_us`: its grace runs from there.
+
+    `client` is a keyed hash of the user agent that did it; nobody else may repeat it. Empty in what was stored before
+    clients were told apart.
+    """
 
     number: int
     at_us: int
+    client: bytes = b""
 
 
 class SessionRecord(Record):

@@ -112,9 +112,13 @@ class SessionKeeper:
         now_us = self._clock.now_us()
         tenant_id, user_id, session_id = session.tenant_id, session.user_id, session.session_id
         origin = await self._journal.origin(caller, tenant_id)
+        client = self._vault.client_hash(session_id, caller.user_agent)
 
         def judge(now: SessionRecord) -> Rotation:
-            return rotate(now.refresh_head, now.refresh_uses, presented.number, now_us=now_us, grace_us=self._grace_us)
+            return rotate(
+                now.refresh_head, now.refresh_uses, presented.number, now_us=now_us, grace_us=self._grace_us,
+                client=client,
+            )  # fmt: skip
 
         return await self._store.rotate(
             session_id,

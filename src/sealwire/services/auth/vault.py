@@ -101,6 +101,10 @@ class Vault:
         """Return the keyed hash under which failures are counted."""
         return self._hash("attempt", *parts)
 
+    def client_hash(self, session_id: str, user_agent: str) -> bytes:
+        """Return the keyed hash by which a client is known again within a session (128 bits)."""
+        return self._hash("client", session_id, user_agent)[:16]
+
     def code_hash(self, user_id: str, code: str) -> bytes:
         """Return the keyed hash of a recovery code (120 bits of chance, so a fast hash is enough: ASVS 5.0, 6.5.2)."""
         return self._hash("recovery", user_id, code)
