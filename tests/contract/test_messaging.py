@@ -359,10 +359,10 @@ async def test_history_pages_and_says_where_to_go_on(room, messaging, anna):
         found = await messaging.history(anna, group.conversation_id, History(**query))
         return [m.seq for m in found.items], found.next_cursor
 
-    assert await page(limit=3) == ([5, 6, 7], "5")
-    assert await page(limit=3, before_seq=5) == ([2, 3, 4], "2")
+    assert await page(limit=3) == ([5, 6, 7], "before.5")
+    assert await page(limit=3, before_seq=5) == ([2, 3, 4], "before.2")
     assert await page(limit=3, before_seq=2) == ([1], None)
-    assert await page(limit=3, after_seq=0) == ([1, 2, 3], "3")
+    assert await page(limit=3, after_seq=0) == ([1, 2, 3], "after.3")
     assert await page(limit=4, after_seq=3) == ([4, 5, 6, 7], None)
     assert await page(limit=4, after_seq=7) == ([], None)
 

@@ -77,6 +77,26 @@ def test_a_taken_port_is_named(installation, tmp_path):
     assert "--port-base" in done.stderr
 
 
+def test_data_in_use_is_not_removed(installation, owner, tmp_path):
+    done = sealwire("up", "--data", str(installation.data), "--clean", "--yes", "--port-base", "9900", cwd=tmp_path)
+    assert done.returncode == 1
+    assert f"in use by process {installation.pid}" in done.stderr
+    assert (installation.data / "auth.db").exists()
+    assert owner.http.get("/auth/me").status_code == 200
+
+
+def test_a_folder_with_other_files_is_left_alone(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "thesis.txt").write_text("years")
+    done = sealwire("up", "--data", "data", "--port-base", "9900", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "not Sealwire's" in done.stderr
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["thesis.txt"]
+    done = sealwire("up", "--data", "data/thesis.txt", "--port-base", "9900", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "not a folder" in done.stderr
+
+
 def test_a_second_process_on_the_same_data_is_refused(installation, tmp_path):
     done = sealwire("up", "--data", str(installation.data), "--port-base", "9900", cwd=tmp_path)
     assert done.returncode == 1

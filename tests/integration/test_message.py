@@ -31,6 +31,25 @@ def test_messages_are_numbered_without_holes_and_paged(person):
     assert [m["seq"] for m in before["items"]] == [1, 2]
 
 
+def test_a_cursor_leads_through_all_pages(person):
+    ann = person("ann")
+    room = ann.converse()
+    for i in range(7):
+        ann.send(room, f"{i}")
+    for start, expected in (({"after_seq": 0}, [1, 2, 3, 4, 5, 6, 7]), ({}, [6, 7, 4, 5, 2, 3, 1])):
+        seen, query = [], dict(start)
+        while True:
+            page = ann.http.get(f"/conversations/{room}/messages", params={"limit": 2, **query}).json()
+            seen += [m["seq"] for m in page["items"]]
+            if page["next_cursor"] is None:
+                break
+            query = {"cursor": page["next_cursor"]}
+        assert seen == expected
+    for cursor in ("5", "after.x", "after.-1", "sideways.1", "after." + "9" * 30):
+        refused = ann.http.get(f"/conversations/{room}/messages", params={"cursor": cursor})
+        assert (refused.status_code, refused.json()["path"]) == (422, "$.cursor")
+
+
 def test_racing_senders_share_one_gapless_order(person):
     ann, ben = person("ann"), person("ben")
     room = ann.converse(ben)

@@ -45,6 +45,7 @@ def test_lists_come_from_the_environment_too():
         ({"SEALWIRE_TANK__MODE": "maybe"}, "tank.mode"),
         ({"SEALWIRE_TANK__DEPTH": "1"}, "tank.depth"),
         ({"SEALWIRE_POND__DEPTH": "1"}, "pond"),
+        ({"SEALWIRE_TANK_LITRES": "1"}, "two underscores"),
     ],
 )
 def test_what_is_wrong_is_named(env, told):

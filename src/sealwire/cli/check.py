@@ -51,6 +51,7 @@ class SelfTest:
         self._friend: Person | None = None
         self._ready: dict[str, Any] = {}
         self.results: list[CheckResult] = []
+        self._unreachable = False
 
     def checks(self) -> list[tuple[str, Callable[[], Awaitable[None]]]]:
         """Return every check by name, in order."""
@@ -85,13 +86,16 @@ class SelfTest:
                 except Failed as failed:
                     ok, detail = False, str(failed)
                 except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                    ok, detail = False, f"{self._url} can't be reached: {type(error).__name__} {error}"
+                    self._unreachable = True
+                    ok, detail = False, f"{self._url} can't be reached ({type(error).__name__}); is it running?"
                 except (KeyError, ValueError, TypeError) as error:
                     ok, detail = False, f"the answer has not the shape of the contract: {error!r}"
                 ms = round((time.perf_counter() - started) * 1000, 1)
                 result = CheckResult(name=name, ok=ok, ms=ms, detail=detail)
                 self.results.append(result)
                 on_result(result)
+                if self._unreachable and len(self.results) == 1:
+                    break  # every other check would say the same
         finally:
             await self._clean_up(on_result)
         return all(result.ok for result in self.results)

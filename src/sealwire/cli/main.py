@@ -136,12 +136,15 @@ def check(
 def audit_verify(
     file: Annotated[Path, typer.Argument(help="An export (NDJSON).", exists=True, dir_okay=False)],
     key: Annotated[Path, typer.Option("--key", help="File with the log's public key line.", exists=True)],
+    checkpoint: Annotated[
+        list[Path] | None, typer.Option("--checkpoint", help="File with a signed note you hold.", exists=True)
+    ] = None,
     json: Json = False,
 ) -> None:
     """Verify an exported audit log offline: chain, tree and signed checkpoint. Trusts the public key alone."""
     from sealwire.cli.audit import verify_file
 
-    raise typer.Exit(verify_file(file, key, as_json=json))
+    raise typer.Exit(verify_file(file, key, checkpoints=checkpoint or [], as_json=json))
 
 
 @drill.command("redis-down")

@@ -350,6 +350,15 @@ POLICIES = Operation(
     summary="Retention policies",
     **_RETAIN,
 )
+POLICY = Operation(
+    name="policy",
+    verb="GET",
+    path="/compliance/retention/policies/{resource_type}",
+    gives=RetentionPolicy,
+    repeat=Repeat.SAFE,
+    summary="One retention policy",
+    **_RETAIN,
+)
 SET_POLICY = Operation(
     name="set_policy",
     verb="PUT",
@@ -411,6 +420,7 @@ OPERATIONS = table(
     CONSENT,
     WITHDRAW,
     POLICIES,
+    POLICY,
     SET_POLICY,
     REMOVE_POLICY,
     HOLDS,
@@ -441,6 +451,9 @@ class Compliance(Protocol):
     async def consent(self, caller: Caller, consent: NewConsent) -> Consent: ...
     async def withdraw(self, caller: Caller, purpose: str) -> None: ...
     async def policies(self, caller: Caller, page: Page) -> RetentionPolicies: ...
+    async def policy(self, caller: Caller, resource_type: str) -> RetentionPolicy:
+        """Raises: NotFound."""
+
     async def set_policy(self, caller: Caller, resource_type: str, policy: NewRetentionPolicy) -> RetentionPolicy: ...
     async def remove_policy(self, caller: Caller, resource_type: str) -> None: ...
     async def holds(self, caller: Caller, page: Page) -> Holds: ...

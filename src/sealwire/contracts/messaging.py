@@ -191,10 +191,11 @@ class Message(Output):
 
 
 class History(Input):
-    """Which messages: after or before a `seq`; without either the newest."""
+    """Which messages: after or before a `seq`, or on from a `next_cursor`; without any the newest."""
 
     after_seq: Annotated[int, msgspec.Meta(ge=0)] | None = None
     before_seq: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    cursor: Annotated[str, msgspec.Meta(max_length=32)] | None = None
     limit: Limit = 50
 
 

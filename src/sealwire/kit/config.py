@@ -12,6 +12,8 @@ import msgspec
 
 S = TypeVar("S", bound=msgspec.Struct)
 ENV_PREFIX = "SEALWIRE_"
+NO_SETTINGS = frozenset({"SEALWIRE_TOKEN", "SEALWIRE_PEERS"})
+"""What else is named so in the environment: a token for the command line, a folder of the benchmarks."""
 
 
 class SettingError(Exception):
@@ -73,8 +75,12 @@ def _from_env(
     sections: Mapping[str, type[msgspec.Struct]], env: Mapping[str, str]
 ) -> Iterator[tuple[str, str, Any, str]]:
     for variable, text in sorted(env.items()):
-        if not variable.startswith(ENV_PREFIX) or "__" not in variable:
+        if not variable.startswith(ENV_PREFIX) or variable in NO_SETTINGS:
             continue
+        if "__" not in variable:
+            raise SettingError(
+                f"{variable}: not a setting; they are named {ENV_PREFIX}<SECTION>__<NAME>, two underscores"
+            )
         section, _, name = variable.removeprefix(ENV_PREFIX).lower().partition("__")
         value: Any = text
         field = _fields(sections[section]).get(name) if section in sections else None

@@ -42,7 +42,7 @@ from sealwire.runtime.catalog import CATALOG
 from sealwire.runtime.http_protocol import BoundedHttp, bounded
 from sealwire.runtime.local_keys import LocalKeys
 from sealwire.runtime.server import Server, listen
-from sealwire.runtime.settings import RUNNING, Settings, kek_path, prepare_data
+from sealwire.runtime.settings import RUNNING, Settings, kek_path, own_data, prepare_data
 from sealwire.runtime.shared_state import SharedState
 from sealwire.services.auth.config import LegacyIssuer
 from sealwire.services.auth.model import DEFAULT_TENANT
@@ -90,7 +90,7 @@ class Assembly:
 
     def steps(self) -> list[Step]:
         """Return the steps of the start, in order: name, what it does, what to do when it fails."""
-        again = "Look at the line above, mend it, and start again; nothing was lost."
+        again = "Mend it and start again; nothing was lost."
         named: list[Step] = [
             ("data folder", self._prepare, "Choose a folder you may write to with --data."),
             ("key-encryption key", self._open_keys, "Put the key file back; without it nothing can be read."),
@@ -110,6 +110,8 @@ class Assembly:
     async def _prepare(self) -> None:
         prepare_data(self._settings.data)
         self.data = self._settings.data.resolve()
+        owned = own_data(self.data)
+        self._started.append(("data folder", lambda: _close(owned)))
 
     async def _open_keys(self) -> None:
         self.provider = FileKeyProvider.open(kek_path(self._settings.data))
@@ -225,6 +227,8 @@ class Assembly:
             _, stop = self._started.pop()
             with contextlib.suppress(asyncio.CancelledError):
                 await stop()
+        if hasattr(self, "data"):
+            (self.data / RUNNING).unlink(missing_ok=True)
         if hasattr(self, "provider"):
             self.provider.close()
 
@@ -393,6 +397,10 @@ def _with_owner_token(settings: Settings) -> Settings:
         return settings
     auth = msgspec.structs.replace(settings.auth, owner_token=secrets.token_urlsafe(24))
     return msgspec.structs.replace(settings, auth=auth)
+
+
+async def _close(handle: int) -> None:
+    os.close(handle)
 
 
 def _no_routes(edge: Edge) -> list[Route]:

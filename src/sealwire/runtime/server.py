@@ -31,7 +31,7 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         sock.close()
         raise PortTaken(
-            f"{host}:{port} can't be opened ({error.strerror}); stop what listens there, or use --port-base"
+            f"{host}:{port} can't be opened ({error.strerror})"
         ) from None
     sock.setblocking(False)
     return sock

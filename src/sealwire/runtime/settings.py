@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import ipaddress
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -168,7 +170,7 @@ def installation(data: Path) -> Installation | None:
     """Return what was written down, or None for one that is not production."""
     try:
         return msgspec.json.decode((data / INSTALLATION).read_bytes(), type=Installation)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except msgspec.DecodeError as error:
         raise SettingError(f"{data / INSTALLATION}: not readable: {error}") from None
@@ -196,18 +198,46 @@ def mark_production(data: Path, kek: Path) -> None:
 
 
 def prepare_data(data: Path) -> None:
-    """Make the data folder, readable by its owner only, and mark it as ours."""
+    """Make the data folder, readable by its owner only, and mark it as ours.
+
+    Raises: SettingError for what is no folder, or a folder that holds something else.
+    """
+    if data.exists() and not data.is_dir():
+        raise SettingError(f"{data}: not a folder; choose another one with --data")
     data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not (data / MARKER).exists() and any(data.iterdir()):
+        raise SettingError(f"{data}: holds files that are not Sealwire's; choose an empty or new folder with --data")
     (data / MARKER).touch(mode=0o600)
     for folder in (data / "keys", data / "keys" / "services"):
         folder.mkdir(mode=0o700, exist_ok=True)
 
 
+def own_data(data: Path) -> int:
+    """Own a data folder until the returned descriptor is closed or the process ends.
+
+    Raises: SettingError when another process owns it.
+    """
+    handle = os.open(data / MARKER, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        owner = os.read(handle, 32).decode(errors="replace").strip()
+        os.close(handle)
+        raise SettingError(f"{data}: in use by process {owner or '(unknown)'}; stop that one first") from None
+    os.ftruncate(handle, 0)
+    os.pwrite(handle, b"%d\n" % os.getpid(), 0)
+    return handle
+
+
 def remove_data(data: Path) -> None:
-    """Remove a data folder. Raises: SettingError for a folder that is not one of ours."""
+    """Remove a data folder. Raises: SettingError for a folder that is not one of ours, or in use."""
     if not (data / MARKER).exists() and any(data.iterdir()):
         raise SettingError(f"{data}: not a data folder of Sealwire; nothing was removed")
-    shutil.rmtree(data)
+    handle = own_data(data)
+    try:
+        shutil.rmtree(data)
+    finally:
+        os.close(handle)
 
 
 def running_url(data: Path) -> str | None:

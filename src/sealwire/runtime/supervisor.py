@@ -130,7 +130,8 @@ class Supervisor:
                 await step.run()
             except Exception as error:
                 _LOG.debug("step failed: %s", step.name, exc_info=True)
-                raise StartFailed(f"{step.name}: {error or type(error).__name__}. {step.remedy}") from error
+                why = str(error).rstrip(".") or type(error).__name__
+                raise StartFailed(f"{step.name}: {why}. {step.remedy}") from error
             self._reporter.done(step.name, time.perf_counter() - started)
         settle_collector()
         self._reporter.up(self._assembly.url, self._assembly.notes)

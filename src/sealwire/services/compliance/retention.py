@@ -37,6 +37,13 @@ class Retention:
         more = len(found) > page.limit
         return RetentionPolicies(items=items, next_cursor=write_cursor(items[-1].resource_type) if more else None)
 
+    async def policy(self, caller: Caller, resource_type: str) -> RetentionPolicy:
+        """Return the policy of a resource type. Raises: NotFound."""
+        for policy in await self._store.policies(caller.tenant_id, after="", limit=len(RESOURCE_TYPES)):
+            if policy.resource_type == resource_type:
+                return policy
+        raise NotFound("There is no policy for this type; without one its resources are kept.")
+
     async def set_policy(self, caller: Caller, resource_type: str, policy: NewRetentionPolicy) -> RetentionPolicy:
         """Set or replace the policy of a resource type. Raises: Invalid for a type that doesn't exist."""
         if resource_type not in RESOURCE_TYPES:

@@ -189,6 +189,10 @@ class ComplianceService:
         """See `Retention.policies`."""
         return await self._retention.policies(caller, page)
 
+    async def policy(self, caller: Caller, resource_type: str) -> RetentionPolicy:
+        """See `Retention.policy`."""
+        return await self._retention.policy(caller, resource_type)
+
     async def set_policy(self, caller: Caller, resource_type: str, policy: NewRetentionPolicy) -> RetentionPolicy:
         """See `Retention.set_policy`."""
         return await self._retention.set_policy(caller, resource_type, policy)

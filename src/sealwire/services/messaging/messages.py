@@ -134,19 +134,18 @@ class MessageCases:
         return replace(message, duplicate=True)
 
     async def history(self, caller: Caller, conversation_id: str, query: History) -> Messages:
-        """Return a page in `seq` order; `next_cursor` is the next `after_seq` or `before_seq`."""
+        """Return a page in `seq` order; `next_cursor` goes on in the direction asked. Raises: Invalid (`cursor`)."""
         await self._seats.require(caller, conversation_id)
+        after, before = model.history_bounds(query)
         limit = query.limit
-        stored = await self._store.history(
-            conversation_id, after=query.after_seq, before=query.before_seq, limit=limit + 1
-        )
+        stored = await self._store.history(conversation_id, after=after, before=before, limit=limit + 1)
         more = len(stored) > limit
-        if query.after_seq is not None:
+        if after is not None:
             shown = stored[:limit]
-            cursor = str(shown[-1].seq) if more else None
+            cursor = f"after.{shown[-1].seq}" if more else None
         else:
             shown = stored[-limit:]
-            cursor = str(shown[0].seq) if more else None
+            cursor = f"before.{shown[0].seq}" if more else None
         return Messages(items=await self._bodies.view(shown), next_cursor=cursor)
 
     async def edit(self, caller: Caller, conversation_id: str, seq: int, edit: Edit) -> Message:

@@ -12,6 +12,7 @@ from sealwire.contracts.messaging import (
     BodyTooLong,
     DirectIsFixed,
     Draft,
+    History,
     MemberRole,
     MemberRoleNeeded,
 )
@@ -28,6 +29,9 @@ class Actor(NamedTuple):
 
     kind: str
     id: str
+
+
+_CURSOR_DIGITS = 18
 
 
 def actor_of(caller: Caller) -> Actor:
@@ -226,3 +230,14 @@ def direct_pair(tenant_id: str, a: str, b: str) -> str:
     """Return the name of the one direct conversation of two people."""
     first, second = sorted((a, b))
     return f"{tenant_id}\n{first}\n{second}"
+
+
+def history_bounds(query: History) -> tuple[int | None, int | None]:
+    """Return (after, before) of a query, from its cursor if it goes on from one. Raises: Invalid."""
+    if query.cursor is None:
+        return query.after_seq, query.before_seq
+    way, _, seq = query.cursor.partition(".")
+    known = way in ("after", "before") and seq.isascii() and seq.isdigit() and len(seq) <= _CURSOR_DIGITS
+    if not known or query.after_seq is not None or query.before_seq is not None:
+        raise Invalid("Give a `next_cursor` as it was, and neither after_seq nor before_seq with it.", path="$.cursor")
+    return (int(seq), None) if way == "after" else (None, int(seq))
