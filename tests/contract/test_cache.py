@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -149,4 +150,24 @@ async def test_nobody_there_is_a_fault_in_time() -> None:
         with pytest.raises(CacheFault):
             await call
     assert asyncio.get_running_loop().time() - started < 4 * 0.5 + 0.5
+    await driver.aclose()
+
+
+async def test_a_task_that_asks_on_and_on_can_be_cancelled_at_any_moment() -> None:
+    driver = RedisDriver(url="redis://127.0.0.1:1/0", timeout_s=0.5)
+    cache = RedisCache(driver=driver)
+
+    async def ask_on() -> None:
+        while True:
+            with contextlib.suppress(CacheFault):
+                await cache.check()
+            await asyncio.sleep(0)
+
+    for i in range(100):
+        task = asyncio.create_task(ask_on())
+        for _ in range(i):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task], timeout=5)
+        assert task.cancelled()
     await driver.aclose()

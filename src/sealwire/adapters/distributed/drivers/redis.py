@@ -86,8 +86,17 @@ class RedisDriver:
         await self._redis.aclose(close_connection_pool=True)
 
     async def _bounded(self, ask: Callable[[], Awaitable[T]]) -> T:
+        task = asyncio.current_task()
+        assert task is not None
+        asked_to_stop = task.cancelling()
         try:
             async with asyncio.timeout(self._bound_s):
-                return await ask()
+                answer = await ask()
         except Exception as error:  # an engine, or what poses as one, can make the client library raise anything
+            if task.cancelling() > asked_to_stop:
+                # While it connects, the library takes a cancellation for a fault; whoever cancelled would wait forever.
+                raise asyncio.CancelledError from error
             raise CacheFault(f"the cache did not answer as it should: {type(error).__name__}") from error
+        if task.cancelling() > asked_to_stop:
+            raise asyncio.CancelledError
+        return answer
