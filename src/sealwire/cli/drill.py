@@ -27,6 +27,8 @@ RETURN_S: Final = 10.0
 BOUND_S: Final = 1.0
 """How long a revocation may take to be in force everywhere."""
 ASK_EVERY_S: Final = 0.02
+FLAP_AWAY_S: Final = 2.5
+FLAP_BACK_S: Final = 0.7
 FAULTS: Final = ("kill", "pause", "refuse", "latency", "half-open", "wrong", "swapped", "flapping")
 _BY_PROXY: Final = {
     "refuse": Fault.REFUSE,
@@ -246,11 +248,13 @@ class RedisDown:
         return f"401 within {took_ms:.0f} ms, its socket closed with 4502"
 
     async def _sockets_stay(self) -> str:
+        if self._fault == "flapping":
+            await asyncio.sleep(FLAP_AWAY_S + FLAP_BACK_S)  # through a whole turn
         if self._sockets[0].closed.is_set():
             raise Failed(f"a socket of a good session was closed with {self._sockets[0].close_code}")
         if self._fault != "flapping" and not await self._degraded():
             raise Failed("degraded_mode is false though the cache is still away")
-        return "no 4001, degraded_mode still true"
+        return "no 4001" if self._fault == "flapping" else "no 4001, degraded_mode still true"
 
     async def _restart(self) -> str:
         before = await self._nothing_401()
@@ -316,9 +320,9 @@ class RedisDown:
     async def _flap(self) -> None:
         while True:
             self._stage.proxy.set(Fault.REFUSE)
-            await asyncio.sleep(2.5)
+            await asyncio.sleep(FLAP_AWAY_S)
             self._stage.proxy.set(Fault.NONE)
-            await asyncio.sleep(0.7)
+            await asyncio.sleep(FLAP_BACK_S)
 
     async def _degraded(self) -> bool:
         status = await self._stage.call("GET", "/api/integration-health/circuit-breaker-status")
