@@ -22,7 +22,7 @@ from sealwire.contracts.api_keys import ApiKeyState
 from sealwire.contracts.auth import ACCESS_TYP, AccessClaims, Jwks, Revocation
 from sealwire.kit.clock import US_PER_S, Clock, parse_rfc3339
 from sealwire.kit.jose import Algorithm, Key, KeySet, KeyState, Reason, Rules, TokenRefused, fingerprint, peek, verify
-from sealwire.kit.permission import Role
+from sealwire.kit.permission import Permission, Role
 from sealwire.kit.problem import Problem, Unauthenticated, Unavailable
 from sealwire.resilience.cache import TtlCache
 
@@ -31,8 +31,10 @@ _LOG = logging.getLogger("sealwire.boundary")
 KEYS_FRESH_S: Final = 300.0
 KEYS_RETRY_S: Final = 2.0
 """A token with an unknown key makes us ask auth for its keys again, at most this often."""
+ENROL_ONLY: Final = (Permission.OWN_PROFILE,)
+"""What a session may do that lacks the second factor its tenant asks for: enrol one, and what else is its own."""
 _LEGACY_TYP: Final = frozenset({"", "jwt"})
-_ENHANCED_ONLY: Final = ("tid", "sid", "client_id", "amr", "auth_time", "epoch")
+_ENHANCED_ONLY: Final = ("tid", "sid", "client_id", "amr", "auth_time", "epoch", "enrol_only")
 _PERSONS: Final = frozenset(Role) - {Role.SERVICE}
 API_KEY_REMEMBERED_S: Final = 300.0
 ApiKeySource = Callable[[str], Awaitable[ApiKeyState]]
@@ -273,6 +275,7 @@ class JwtTokenAdapter:
             expires_at_s=claims.exp,
             auth_time_s=claims.auth_time,
             amr=tuple(claims.amr),
+            scopes=ENROL_ONLY if claims.enrol_only else None,
         )
 
     def _verify_legacy(self, token: str, rule: LegacyRule, keys: KeySet, rules: Rules) -> VerifiedToken:

@@ -25,7 +25,8 @@ from sealwire.contracts.auth import Revocation
 from sealwire.kit.caller import Caller, Principal
 from sealwire.kit.clock import US_PER_S, Clock
 from sealwire.kit.exchange import Scope
-from sealwire.kit.problem import Problem, SessionUnconfirmed, Unauthenticated
+from sealwire.kit.permission import Permission
+from sealwire.kit.problem import Forbidden, Problem, SessionUnconfirmed, Unauthenticated
 
 _LOG = logging.getLogger("sealwire.boundary")
 _BEARER: Final = b"bearer."
@@ -265,6 +266,8 @@ class WebSocketAuthGateway:
         token = await self._adapter.adapt(text)
         validation = await self._normalizer.validate(token)
         principal: Principal = principal_of(validation)
+        if principal.scopes is not None and Permission.READ not in principal.scopes:
+            raise Forbidden("What comes over a socket is not for this credential to read.")
         caller = Caller(
             principal=principal,
             confirmed=validation.status is Status.VALID,

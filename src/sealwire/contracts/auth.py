@@ -327,6 +327,7 @@ class AccessClaims(Output):
     """The claims of an enhanced access token (RFC 9068 and ours).
 
     `role` and `email` are hints; the user record decides. `epoch` is the user's security epoch when it was issued.
+    `enrol_only`, left out when false: the tenant asks for a second factor and the session was opened without one.
     """
 
     iss: str
@@ -343,6 +344,7 @@ class AccessClaims(Output):
     auth_time: int
     amr: list[str]
     epoch: int = 0
+    enrol_only: bool = False
 
 
 class SessionState(Output):

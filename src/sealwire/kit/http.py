@@ -29,6 +29,7 @@ from sealwire.kit.operation import SAFE_VERBS, Degraded, Operation, Policy, Rate
 from sealwire.kit.permission import GRANTS, Permission
 from sealwire.kit.problem import (
     DeadlineExceeded,
+    EnrolmentRequired,
     Forbidden,
     Internal,
     MethodNotAllowed,
@@ -45,7 +46,9 @@ from sealwire.kit.vigil import Vigil
 _LOG = logging.getLogger("sealwire.http")
 
 STEP_UP_WINDOW_S = 15 * 60
-STEP_UP_METHODS = ["password", "totp", "recovery"]
+PASSWORD_METHODS = ["password"]
+FACTOR_METHODS = ["totp", "recovery"]
+"""Who logged in with a second factor has one, and the password alone does not do then."""
 
 Run = Callable[[Exchange, Caller], Awaitable[None]]
 SocketHandler = Callable[[Scope, Receive, Send], Awaitable[None]]
@@ -103,6 +106,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
             self.needs not in GRANTS[principal.role]
             or (principal.scopes is not None and self.needs not in principal.scopes)
         ):
+            if principal.kind == "user" and principal.scopes is not None:
+                raise EnrolmentRequired("Set up an authenticator app, then confirm your identity with it.")
             raise Forbidden(f"Your role does not grant {self.needs.value}.")
         if (
             (not caller.confirmed or principal.legacy)
@@ -115,7 +120,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
         if self.step_up and principal.kind == "api_key":
             raise Forbidden("This needs a person: an API key can't confirm who it is.")
         if self.step_up and principal.kind == "user" and time.time() - principal.auth_time_s > STEP_UP_WINDOW_S:
-            raise StepUpRequired("Confirm your identity with POST /auth/step-up first.", methods=STEP_UP_METHODS)
+            methods = FACTOR_METHODS if "mfa" in principal.amr else PASSWORD_METHODS
+            raise StepUpRequired("Confirm your identity with POST /auth/step-up first.", methods=methods)
 
 
 class Edge:

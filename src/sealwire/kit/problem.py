@@ -75,6 +75,12 @@ class Forbidden(Problem):
     code, title, status = "forbidden", "Not allowed", 403
 
 
+class EnrolmentRequired(Forbidden):
+    """The tenant asks for a second factor, and this session was opened without one."""
+
+    code, title = "mfa_enrolment_required", "Set up a second factor first"
+
+
 class StepUpRequired(Problem):
     """The operation needs a recent proof of identity; `methods` lists the ways."""
 

@@ -18,6 +18,7 @@ from sealwire.contracts.auth import Login, LoginResult, NewUser, Registration, S
 from sealwire.contracts.identity import OPERATIONS, Identity
 from sealwire.kit.caller import ANONYMOUS, Caller, Principal, service_caller
 from sealwire.kit.clock import US_PER_S, Clock, SystemClock
+from sealwire.kit.permission import Permission
 from sealwire.services.auth.config import AuthConfig
 from sealwire.services.auth.ports import AuthStores
 from sealwire.services.auth.routes import routes
@@ -136,6 +137,7 @@ class AuthRoom:
             amr=tuple(claims.amr),
             expires_at_s=claims.exp,
             token_id=claims.jti,
+            scopes=(Permission.OWN_PROFILE,) if claims.enrol_only else None,
         )
         return Caller(principal=principal, ip="192.0.2.7", user_agent="test/1.0")
 

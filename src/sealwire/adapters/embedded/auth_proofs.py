@@ -132,6 +132,9 @@ class SqliteMfaStore:
 
         return await self._db.write(confirm)
 
+    async def has_recovery(self, user_id: str) -> bool:
+        return bool(self._db.read("SELECT 1 FROM recovery_code WHERE user_id = ? LIMIT 1", (user_id,)))
+
     async def use_step(self, user_id: str, step: int) -> bool:
         return await self._changed(
             "UPDATE totp SET last_step = ?2 WHERE user_id = ?1 AND last_step < ?2 AND sealed_secret IS NOT NULL",

@@ -120,6 +120,12 @@ class AuthConfig(msgspec.Struct, frozen=True, kw_only=True):
     ] = "starttls"
     smtp_user: Annotated[str, Meta(description="Name at the mail server; empty: none")] = ""
     smtp_password: Annotated[str, Meta(description="Password at the mail server")] = ""
+    mfa_tenants: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Tenants (id or slug, `*`: all) whose people need a second factor; without one they may only enrol"
+        ),
+    ] = ()
     legacy: Annotated[
         tuple[LegacyIssuer, ...], Meta(description="Issuers of the legacy token format still accepted")
     ] = ()

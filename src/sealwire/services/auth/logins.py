@@ -39,7 +39,6 @@ from sealwire.services.auth.revoker import Revoker
 from sealwire.services.auth.sessions import SessionKeeper
 from sealwire.services.auth.vault import Vault
 
-MFA_METHODS: Final = ["totp", "recovery"]
 _FAILED: Final = "E-mail or password is wrong, or the account is locked for a while."
 _AMR: Final = {"totp": ("otp", "mfa"), "recovery": ("mfa",), "password": ("pwd",)}
 """RFC 8176."""
@@ -111,7 +110,7 @@ class Logins:
             expires_us=self._clock.now_us() + self._config.mfa_ttl_s * US_PER_S,
         )
         await self._stores.mfa.challenge(challenge, [event])
-        return LoginResult(mfa_required=True, mfa_token=token, methods=MFA_METHODS)
+        return LoginResult(mfa_required=True, mfa_token=token, methods=await self._factors.methods(user.user_id))
 
     async def mfa_verify(self, caller: Caller, answer: MfaAnswer) -> LoginResult:
         """Check the second factor. Raises: MfaFailed, TooManyAttempts."""
@@ -143,7 +142,7 @@ class Logins:
     async def step_up(self, caller: Caller, user: UserRecord, proof: StepUp) -> LoginResult:
         """Check a fresh proof. Raises: BadCredentials, MfaFailed, TooManyAttempts, StepUpRequired, Invalid."""
         if proof.method == "password" and user.mfa:
-            raise StepUpRequired("Use your second factor.", methods=MFA_METHODS)
+            raise StepUpRequired("Use your second factor.", methods=await self._factors.methods(user.user_id))
         async with self._lockout.proof(user.user_id) as standing:
             if proof.method == "password":
                 holds = (await self._hasher.check(user.password_hash, _given(proof.password, "password"))).holds

@@ -85,6 +85,12 @@ class SecondFactors:
         )
         await self._store.remove(caller.user_id, [event])
 
+    async def methods(self, user_id: str) -> list[str]:
+        """Return the second factors that the user has: recovery codes run out."""
+        record = await self._store.totp(user_id)
+        found = ["totp"] if record is not None and record.sealed_secret is not None else []
+        return [*found, "recovery"] if await self._store.has_recovery(user_id) else found
+
     async def holds(self, caller: Caller, user: UserRecord, method: Method, code: str) -> bool:
         """Check a code and use it up: the same code never counts twice, however many ask at once."""
         if method == "recovery":

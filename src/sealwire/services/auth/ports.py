@@ -212,6 +212,9 @@ class MfaStore(Protocol):
     ) -> bool:
         """Put the pending secret into use, with fresh recovery codes; False when it is no longer that one. Atomic."""
 
+    async def has_recovery(self, user_id: str) -> bool:
+        """Whether a recovery code is left."""
+
     async def use_step(self, user_id: str, step: int) -> bool:
         """Mark a time step as used: True for exactly one caller per step, and never for an older one. Atomic."""
 

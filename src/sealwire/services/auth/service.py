@@ -62,6 +62,7 @@ from sealwire.services.auth.invitations import Guestbook
 from sealwire.services.auth.lockout import Lockout
 from sealwire.services.auth.logins import Logins
 from sealwire.services.auth.mfa import SecondFactors
+from sealwire.services.auth.mfa_policy import MfaPolicy
 from sealwire.services.auth.password_rules import PasswordRules
 from sealwire.services.auth.passwords import Costs, PasswordHasher
 from sealwire.services.auth.people import People
@@ -99,9 +100,10 @@ class AuthService:
             store=stores.keys, vault=vault, journal=journal, revoker=revoker, clock=clock, config=config
         )
         tokens = AccessTokens(signing=self.signing, clock=clock, config=config)
+        self._policy = MfaPolicy(tenants=stores.tenants, config=config)
         self._sessions = SessionKeeper(
             store=stores.sessions, vault=vault, people=people, tokens=tokens, journal=journal, revoker=revoker,
-            clock=clock, config=config,
+            policy=self._policy, clock=clock, config=config,
         )  # fmt: skip
         self._factors = SecondFactors(
             store=stores.mfa, vault=vault, people=people, lockout=lockout, journal=journal, clock=clock
@@ -259,6 +261,7 @@ class AuthService:
         return await self._factors.confirm(caller, await self._users.get(caller), code)
 
     async def totp_remove(self, caller: Caller) -> None:
+        await self._policy.check_removal(caller.tenant_id)
         await self._factors.remove(caller)
 
     # ---- administration

@@ -23,6 +23,7 @@ from sealwire.kit.problem import Unauthenticated
 from sealwire.ports.events import NewEvent
 from sealwire.services.auth.config import AuthConfig
 from sealwire.services.auth.events import Journal, Kind, Origin
+from sealwire.services.auth.mfa_policy import MfaPolicy
 from sealwire.services.auth.model import Rotation, Verdict, rotate
 from sealwire.services.auth.people import People
 from sealwire.services.auth.ports import SessionStore
@@ -39,8 +40,9 @@ class SessionKeeper:
 
     def __init__(
         self, *, store: SessionStore, vault: Vault, people: People, tokens: AccessTokens, journal: Journal,
-        revoker: Revoker, clock: Clock, config: AuthConfig,
+        revoker: Revoker, policy: MfaPolicy, clock: Clock, config: AuthConfig,
     ) -> None:  # fmt: skip
+        self._policy = policy
         self._store = store
         self._vault = vault
         self._people = people
@@ -257,7 +259,9 @@ class SessionKeeper:
     async def _grant(self, user: UserRecord, session: SessionRecord, refresh: str) -> LoginResult:
         person = await self._people.person(user)
         return LoginResult(
-            access_token=self._tokens.issue(user, session, person.email),
+            access_token=self._tokens.issue(
+                user, session, person.email, needs_mfa=await self._policy.demands(user.tenant_id)
+            ),
             refresh_token=refresh,
             token_type="Bearer",  # noqa: S106 - the scheme's name
             expires_in=self._tokens.ttl_s,

@@ -40,8 +40,8 @@ class AccessTokens:
         """How long a token lives."""
         return self._config.access_ttl_s
 
-    def issue(self, user: UserRecord, session: SessionRecord, email: str) -> str:
-        """Sign a token for a session. It never outlives the session."""
+    def issue(self, user: UserRecord, session: SessionRecord, email: str, *, needs_mfa: bool) -> str:
+        """Sign a token for a session. It never outlives the session; `needs_mfa`: without one it is for enrolling."""
         now_s = self._clock.now_us() // US_PER_S
         claims = AccessClaims(
             iss=self._config.issuer,
@@ -59,7 +59,12 @@ class AccessTokens:
             amr=list(session.amr),
             epoch=user.epoch,
         )
-        return sign(msgspec.to_builtins(claims), self._signing.keys.signing_key(), ACCESS_TYP)
+        said = msgspec.to_builtins(claims)
+        if needs_mfa and "mfa" not in session.amr:
+            said["enrol_only"] = True
+        else:
+            del said["enrol_only"]
+        return sign(said, self._signing.keys.signing_key(), ACCESS_TYP)
 
     def read(self, token: str) -> AccessClaims:
         """Verify a token of ours. Whether its session lives is another question. Raises: TokenRefused."""
