@@ -57,5 +57,6 @@ def as_rfc5322(letter: Letter, *, sender: str) -> bytes:
     message["Date"] = formatdate(letter.at_us / US_PER_S)
     message["Message-ID"] = f"<{letter.letter_id}@{sender.rpartition('@')[2].rstrip('>') or 'sealwire.invalid'}>"
     message["Auto-Submitted"] = "auto-generated"  # RFC 3834: no out-of-office answers
-    message.set_content(letter.text)
+    # A link stays in one piece where it can: quoted-printable would cut it, and people read these files.
+    message.set_content(letter.text, cte="7bit" if letter.text.isascii() else None)
     return message.as_bytes()

@@ -122,9 +122,7 @@ class AuthConfig(msgspec.Struct, frozen=True, kw_only=True):
     smtp_password: Annotated[str, Meta(description="Password at the mail server")] = ""
     mfa_tenants: Annotated[
         tuple[str, ...],
-        Meta(
-            description="Tenants (id or slug, `*`: all) whose people need a second factor; without one they may only enrol"
-        ),
+        Meta(description="Tenants (id or slug, `*`: all) that ask for a second factor; who has none may only enrol"),
     ] = ()
     legacy: Annotated[
         tuple[LegacyIssuer, ...], Meta(description="Issuers of the legacy token format still accepted")
