@@ -72,6 +72,14 @@ async def test_a_token_is_taken_from_each_of_its_places(room: Room) -> None:
     assert (admitted.caller.user_id, admitted.caller.confirmed) == ("anna", True)
 
 
+def test_a_trusted_proxy_tells_the_address_and_nobody_else_does(room: Room) -> None:
+    read = room.boundary.sockets.read
+    told = [(b"x-forwarded-for", b"198.51.100.1, 203.0.113.5, 192.0.2.10")]
+    assert read(opening(told)).ip == "203.0.113.5"
+    assert read({**opening(told), "client": ("198.51.100.7", 1)}).ip == "198.51.100.7"
+    assert read(opening([(b"x-forwarded-for", b"nonsense")])).ip == "192.0.2.9"
+
+
 def test_only_our_subprotocol_is_echoed(room: Room) -> None:
     read = room.boundary.sockets.read
     offered = [(b"sec-websocket-protocol", b"bearer.a.b.c , sealwire.v1")]

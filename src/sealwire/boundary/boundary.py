@@ -77,6 +77,7 @@ class Boundary:
         config: BoundaryConfig | None = None,
         legacy: Iterable[LegacyRule] = (),
         local_networks: Iterable[str] = (),
+        trusted_proxies: Iterable[str] = (),
         services: Authenticate | None = None,
         service: str = "gateway",
     ) -> Self:
@@ -132,6 +133,7 @@ class Boundary:
             clock=clock,
             cookie_name=cookie_name,
             origins=config.origins,
+            trusted_proxies=trusted_proxies,
             url_tokens=config.url_tokens,
             leeway_s=config.leeway_s,
             unconfirmed_s=config.unconfirmed_s,

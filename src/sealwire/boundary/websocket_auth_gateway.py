@@ -25,6 +25,7 @@ from sealwire.contracts.auth import Revocation
 from sealwire.kit.caller import Caller, Principal
 from sealwire.kit.clock import US_PER_S, Clock
 from sealwire.kit.exchange import Scope
+from sealwire.kit.forwarded import forwarded_for
 from sealwire.kit.permission import Permission
 from sealwire.kit.problem import Forbidden, Problem, SessionUnconfirmed, Unauthenticated
 
@@ -94,6 +95,7 @@ class WebSocketAuthGateway:
         clock: Clock,
         cookie_name: str,
         origins: Iterable[str] = (),
+        trusted_proxies: Iterable[str] = (),
         url_tokens: bool = False,
         leeway_s: int = 5,
         unconfirmed_s: int = 900,
@@ -106,6 +108,7 @@ class WebSocketAuthGateway:
         self._monotonic = clock.monotonic
         self._cookie = cookie_name.encode()
         self._origins = frozenset(origin.rstrip("/").lower() for origin in origins)
+        self._proxies = frozenset(trusted_proxies)
         self._url_tokens = url_tokens
         self._leeway_s = leeway_s
         self._unconfirmed_s = unconfirmed_s
@@ -151,7 +154,11 @@ class WebSocketAuthGateway:
         return Handshake(
             token=tokens.pop() if tokens else "",
             subprotocol=SUBPROTOCOL if SUBPROTOCOL.encode() in offered else "",
-            ip=client[0] if client else "",
+            ip=forwarded_for(
+                (value for name, value in headers if name == b"x-forwarded-for"),
+                client[0] if client else "",
+                self._proxies,
+            ),
             user_agent=by_name.get(b"user-agent", b"")[:512].decode("latin-1"),
             trace_id=os.urandom(16).hex(),
         )

@@ -150,6 +150,7 @@ class Assembly:
             config=self._settings.boundary,
             legacy=[_legacy_rule(issuer) for issuer in config.legacy],
             local_networks=self._settings.gateway.metrics_allow,
+            trusted_proxies=self._settings.gateway.trusted_proxies,
             services=ServiceAuthenticator(verifier=self._verifier("gateway"), clock=self._clock),
         )
         self._started.append(("boundary", self.boundary.stop))

@@ -107,6 +107,7 @@ class BoundaryRoom:
             cookie_name=COOKIE_LOOPBACK,
             config=self.config,
             legacy=self._legacy,
+            trusted_proxies=["192.0.2.9", "192.0.2.10"],
         )
         return self.boundary
 

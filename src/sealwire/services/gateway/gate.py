@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import time
 from typing import Protocol
 
@@ -13,6 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from sealwire.contracts.compliance import Actor, AuditEntry
 from sealwire.kit.caller import ANONYMOUS, Caller
 from sealwire.kit.exchange import Exchange
+from sealwire.kit.forwarded import forwarded_for
 from sealwire.kit.ids import new_id
 from sealwire.kit.operation import Policy, RateClass
 from sealwire.kit.problem import Unavailable
@@ -86,7 +86,8 @@ class GatewayGate:
         """Shed, mark CORS, count the address. Raises: Unavailable, RateLimited."""
         self._entered += 1
         if self._proxies and exchange.ip in self._proxies:
-            exchange.scope["client"] = (forwarded_for(exchange, self._proxies), 0)
+            address = forwarded_for(exchange.header_values(b"x-forwarded-for"), exchange.ip, self._proxies)
+            exchange.scope["client"] = (address, 0)
         if self._origins and (origin := exchange.header(b"origin")) is not None:
             self._allow_origin(exchange, origin)
         if self._limiter is not None:
@@ -168,26 +169,6 @@ def record_of(exchange: Exchange, template: str, seconds: float) -> AuditEntry:
         subject_id=principal.subject if known and principal.kind == "user" else "",
         created_at_us=exchange.started_us,
     )
-
-
-def forwarded_for(exchange: Exchange, trusted: frozenset[str]) -> str:
-    """Return the address nearest to us in X-Forwarded-For that is not a trusted proxy's, or the peer's own.
-
-    Read from the right: what stands left of the first address that isn't ours was written by who knows whom.
-    """
-    hops = [
-        hop.strip()
-        for value in exchange.header_values(b"x-forwarded-for")
-        for hop in value.decode("latin-1").split(",")
-    ]
-    for hop in reversed(hops):
-        try:
-            address = str(ipaddress.ip_address(hop))
-        except ValueError:
-            break
-        if address not in trusted:
-            return address
-    return exchange.ip
 
 
 def redacted_url(exchange: Exchange, template: str) -> str:

@@ -1,0 +1,25 @@
+"""Whose address counts behind proxies: read from the right, and no further than those we know."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+
+
+def forwarded_for(values: Iterable[bytes], peer: str, trusted: frozenset[str]) -> str:
+    """Return the address nearest to us in X-Forwarded-For that is not a trusted proxy's, or the peer's own.
+
+    What stands left of the first address that isn't ours was written by who knows whom. A peer that is no trusted
+    proxy is not asked.
+    """
+    if peer not in trusted:
+        return peer
+    hops = [hop.strip() for value in values for hop in value.decode("latin-1").split(",")]
+    for hop in reversed(hops):
+        try:
+            address = str(ipaddress.ip_address(hop))
+        except ValueError:
+            break
+        if address not in trusted:
+            return address
+    return peer
