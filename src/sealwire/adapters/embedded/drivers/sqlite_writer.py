@@ -263,19 +263,24 @@ class GroupWriter:
         stats.commit_s_sum += took_s
         stats.commit_buckets[bisect_left(COMMIT_BUCKETS_S, took_s)] += 1
         self._waiting -= len(group.futures)
-        for call in group.after:
-            call()
-        for call in self._hooks:
-            call()
+        # Awaiters go on in the loop's next turn, before those whom the hooks wake: who waits for an answer is first.
         for future, outcome in zip(group.futures, group.outcomes, strict=True):
             if not future.done():
                 if isinstance(outcome, Exception):
                     future.set_exception(told(outcome))
                 else:
                     future.set_result(outcome)
+        for call in group.after:
+            call()
+        for call in self._hooks:
+            call()
         if self._wal_pages >= self._checkpoint_due and not self._checkpointing:
             self._checkpoint()
-        self._next()
+        if self._slow:  # the worker has the disk busy while the loop answers
+            self._next()
+        else:  # the commit to come holds up the loop: answer first
+            assert self._loop is not None  # something was committed on it
+            self._loop.call_soon(self._next)
 
     def _failed(self, group: _Group, error: BaseException) -> None:
         """Tell the whole group that nothing was confirmed, and make the connection fit for the next one."""
