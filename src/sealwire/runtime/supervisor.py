@@ -156,6 +156,7 @@ def settle_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
+    gc.enable()
 
 
 def run(settings: Settings, *, as_json: bool) -> int:
