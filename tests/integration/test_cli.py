@@ -55,6 +55,17 @@ def test_config_tells_value_meaning_range_and_origin(tmp_path):
     assert all(s["meaning"] and s["allowed"] for s in settings.values())
 
 
+def test_config_shows_no_secret(tmp_path):
+    secrets = {"SEALWIRE_AUTH__SMTP_PASSWORD": "hunter2", "SEALWIRE_AUTH__OWNER_TOKEN": "first-come",
+               "SEALWIRE_CACHE__URL": "redis://me:hunter2@127.0.0.1:6379/0"}  # fmt: skip
+    for args in (("config",), ("config", "--json")):
+        done = sealwire(*args, cwd=tmp_path, **secrets)
+        assert done.returncode == 0
+        assert "hunter2" not in done.stdout
+        assert "first-come" not in done.stdout
+        assert "127.0.0.1:6379" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("env", "told"),
     [

@@ -30,9 +30,7 @@ def listen(host: str, port: int) -> socket.socket:
         sock.listen(BACKLOG)
     except OSError as error:
         sock.close()
-        raise PortTaken(
-            f"{host}:{port} can't be opened ({error.strerror})"
-        ) from None
+        raise PortTaken(f"{host}:{port} can't be opened ({error.strerror})") from None
     sock.setblocking(False)
     return sock
 

@@ -30,6 +30,8 @@ FILE = "sealwire.toml"
 INSTALLATION = "installation.json"
 RUNNING = "running.json"
 MARKER = "sealwire-data"
+SECRETS = frozenset({"auth.owner_token", "auth.smtp_password", "auth.legacy"})
+"""Settings whose values are never shown."""
 
 
 class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -149,7 +151,9 @@ def load(
 
 
 def _without_password(setting: Setting) -> Setting:
-    """Return a setting as it may be shown: an address keeps its host, not who logs in there."""
+    """Return a setting as it may be shown: no secret; an address keeps its host, not who logs in there."""
+    if setting.name in SECRETS and setting.value:
+        return msgspec.structs.replace(setting, value="***")
     before, at, after = str(setting.value).rpartition("@")
     if setting.name != "cache.url" or not at:
         return setting
