@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -13,6 +14,8 @@ from benchmarks.harness.cores import pin
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 MIB = 1024 * 1024
+PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)
 
 
 def tree(pid: int) -> list[int]:
@@ -95,9 +98,15 @@ def spawn(
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,
-            preexec_fn=partial(pin, core),
+            preexec_fn=partial(_begin, core),
             start_new_session=True,
         )
+
+
+def _begin(core: int | None) -> None:
+    """In the new process: take its core, and end with the benchmark, however that ends."""
+    pin(core)
+    _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def stop(process: subprocess.Popen[bytes], *, grace_s: float = 10.0) -> None:
