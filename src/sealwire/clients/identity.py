@@ -7,6 +7,7 @@ may do. Statements are cached: the same caller asking the same operation again c
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping
 from random import Random
 from typing import Annotated, Any, Final
@@ -147,11 +148,19 @@ class ServiceVerifier:
         return Identified(service=verified.sub, operation=operation, until_us=verified.exp * US_PER_S, carried=carried)
 
 
+def _is_local(ip: str) -> bool:
+    try:
+        return ipaddress.ip_address(ip).is_loopback
+    except ValueError:
+        return False
+
+
 class ServiceAuthenticator:
     """Lets services, and nobody else, into a service's own port (an `Authenticate` of kit.http).
 
-    Health, metrics and documentation are no operations and stay open to whoever reaches the port. It also takes the
-    rest of the request's time over from the caller, so that nobody works for an answer no longer waited for.
+    Health and documentation are no operations and stay open to whoever reaches the port, metrics to this machine. It
+    also takes the rest of the request's time over from the caller, so that nobody works for an answer no longer waited
+    for.
     """
 
     def __init__(self, *, verifier: ServiceVerifier, clock: Clock) -> None:
@@ -163,7 +172,9 @@ class ServiceAuthenticator:
         operation: Operation | None = exchange.route.operation
         header = exchange.text_header(b"authorization", 16_384)
         if not header:
-            if operation is None and policy in (Policy.PUBLIC, Policy.LOOPBACK):
+            if operation is None and (
+                policy is Policy.PUBLIC or (policy is Policy.LOOPBACK and _is_local(exchange.ip))
+            ):
                 return Caller(principal=ANONYMOUS, ip=exchange.ip, trace_id=exchange.trace_id)
             raise Unauthenticated("This port is for services.")
         scheme, _, token = header.partition(" ")
