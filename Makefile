@@ -39,9 +39,9 @@ reference: setup-dev ## write docs/reference from the code
 	$(BIN)/python scripts/reference.py
 
 lock: setup-dev ## resolve requirements/*.in into hashed locks
-	$(BIN)/uv pip compile -q --generate-hashes --no-emit-index-url --no-annotate --no-header --python-version 3.11 requirements/runtime.in -o requirements/runtime.txt
-	$(BIN)/uv pip compile -q --generate-hashes --no-emit-index-url --no-annotate --no-header --python-version 3.11 requirements/dev.in -o requirements/dev.txt
-	$(BIN)/uv pip compile -q --no-deps --generate-hashes --no-emit-index-url --no-annotate --no-header --python-version 3.11 requirements/assets.in -o requirements/assets.txt
+	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-annotate --no-header --python-version 3.11 requirements/runtime.in -o requirements/runtime.txt
+	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-annotate --no-header --python-version 3.11 requirements/dev.in -o requirements/dev.txt
+	$(BIN)/uv pip compile -q --universal --no-deps --generate-hashes --no-emit-index-url --no-annotate --no-header --python-version 3.11 requirements/assets.in -o requirements/assets.txt
 
 clean: ## remove what the build made (never the data folder)
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
