@@ -1,0 +1,137 @@
+"""Rooms for the custody suite: a service with data of two people, and the reference that others are compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from sealwire.contracts.compliance import LegalHold
+from sealwire.contracts.custody import (
+    HoldPlacement,
+    SubjectChanges,
+    SubjectErased,
+    SubjectErasure,
+    SubjectFindings,
+    SubjectItem,
+    SubjectItems,
+    SubjectProbe,
+    SubjectQuery,
+    SubjectRectified,
+    SubjectRestriction,
+    require_custodian,
+)
+from sealwire.kit.caller import Caller
+from sealwire.kit.problem import Invalid
+
+TENANT = "tenant-a"
+
+
+class CustodyRoom(msgspec.Struct, kw_only=True):
+    """A service as the suite sees it, with something of `subject_id` and of `other_id` in `tenant_id`.
+
+    `custody` answers the subject operations, and the hold operations where `has_holds`. `words` were stored of the
+    person somewhere in this service (sealed or not). `exports` is false where nothing here is the person's to read.
+    """
+
+    custody: Any
+    subject_id: str
+    other_id: str
+    close: Callable[[], Awaitable[None]]
+    tenant_id: str = TENANT
+    words: tuple[str, ...] = ()
+    has_holds: bool = False
+    exports: bool = True
+
+
+Opener = Callable[[Path], Awaitable[CustodyRoom]]
+
+
+class MemoryCustody:
+    """The contract over dicts: what every service's answer is compared with, and a quick one for tests of jobs."""
+
+    def __init__(self) -> None:
+        self.things: dict[tuple[str, str], list[SubjectItem]] = {}
+        self.holds: dict[tuple[str, str], HoldPlacement] = {}
+        self.stopped: set[tuple[str, str]] = set()
+        self.restricted: set[tuple[str, str]] = set()
+
+    def put(self, tenant_id: str, subject_id: str, kind: str, resource_id: str, **data: Any) -> bool:
+        """Store something of a person; False once the person is erased or while restricted."""
+        if (tenant_id, subject_id) in self.stopped | self.restricted:
+            return False
+        item = SubjectItem(kind=kind, resource_id=resource_id, at="2026-01-01T00:00:00.000000Z", data=data)
+        self.things.setdefault((tenant_id, subject_id), []).append(item)
+        return True
+
+    async def export_subject(self, caller: Caller, subject_id: str, query: SubjectQuery) -> SubjectItems:
+        tenant_id = require_custodian(caller)
+        if query.cursor is not None and not query.cursor.isdigit():
+            raise Invalid("Give a `next_cursor` as it was.", path="$.cursor")
+        start = int(query.cursor or 0)
+        all_items = self.things.get((tenant_id, subject_id), [])
+        end = start + query.limit
+        return SubjectItems(items=all_items[start:end], next_cursor=str(end) if end < len(all_items) else None)
+
+    async def erase_subject(self, caller: Caller, subject_id: str, erasure: SubjectErasure) -> SubjectErased:
+        tenant_id = require_custodian(caller)
+        if any(t == tenant_id and hold.subject_id == subject_id for (t, _), hold in self.holds.items()):
+            raise LegalHold("A legal hold covers this person.")
+        if erasure.check_only:
+            return SubjectErased(done=False)
+        self.stopped.add((tenant_id, subject_id))
+        things = self.things.get((tenant_id, subject_id), [])
+        erased: dict[str, int] = {}
+        for item in things[: erasure.limit]:
+            erased[item.kind] = erased.get(item.kind, 0) + 1
+        del things[: erasure.limit]
+        return SubjectErased(done=not things, erased=erased)
+
+    async def rectify_subject(self, caller: Caller, subject_id: str, changes: SubjectChanges) -> SubjectRectified:
+        things = self.things.get((require_custodian(caller), subject_id), [])
+        changed: dict[str, int] = {}
+        new = {name: value for name, value in msgspec.to_builtins(changes).items() if name != "job_id" and value}
+        for i, item in enumerate(things):
+            data = {name: new.get(name, value) for name, value in item.data.items()}
+            if data != item.data:
+                things[i] = msgspec.structs.replace(item, data=data)
+                changed[item.kind] = changed.get(item.kind, 0) + 1
+        return SubjectRectified(changed=changed)
+
+    async def restrict_subject(self, caller: Caller, subject_id: str, restriction: SubjectRestriction) -> None:
+        person = (require_custodian(caller), subject_id)
+        (self.restricted.add if restriction.restricted else self.restricted.discard)(person)
+
+    async def probe_subject(self, caller: Caller, subject_id: str, probe: SubjectProbe) -> SubjectFindings:
+        tenant_id = require_custodian(caller)
+        text = str(self.things)
+        words = sum(text.count(word) for word in probe.words)
+        return SubjectFindings(places={"words": words, "things": len(self.things.get((tenant_id, subject_id), []))})
+
+    async def put_hold(self, caller: Caller, hold_id: str, placement: HoldPlacement) -> None:
+        self.holds[require_custodian(caller), hold_id] = placement
+
+    async def release_hold(self, caller: Caller, hold_id: str) -> None:
+        self.holds.pop((require_custodian(caller), hold_id), None)
+
+
+async def open_memory(folder: Path) -> CustodyRoom:
+    """Return the reference with two people in it."""
+    custody = MemoryCustody()
+    for person, name in (("person-1", "Agnes Quill"), ("person-2", "Bertil Hemlock")):
+        custody.put(TENANT, person, "profile", person, display_name=name)
+        for number in range(5):
+            custody.put(TENANT, person, "message", f"{person}-{number}", body=f"{name} says marigold")
+
+    async def close() -> None:
+        custody.things.clear()
+
+    return CustodyRoom(
+        custody=custody, subject_id="person-1", other_id="person-2", close=close, words=("Agnes Quill",), has_holds=True
+    )
+
+
+OPENERS: dict[str, Opener] = {"memory": open_memory}
+"""A service joins the suite by its opener here."""
