@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
 
+from sealwire.contracts import custody
 from sealwire.kit.caller import Caller
 from sealwire.kit.codec import Id, Input, Output, Page, ShortText
 from sealwire.kit.operation import Operation, Policy, Repeat, table
@@ -464,6 +465,7 @@ OPERATIONS = table(
     OPEN_DATA_KEY,
     DESTROY_DATA_KEYS,
     SYSTEM_SIGN,
+    *custody.operations(SERVICE, custody.HOLDS),
 )
 
 
@@ -501,6 +503,9 @@ class Crypto(Protocol):
         """Raises: DecryptionFailed; KeyUnusable when the key was destroyed."""
 
     async def destroy_data_keys(self, caller: Caller, which: DataKeyDestruction) -> Destroyed:
-        """Destroy for good: nobody opens what was sealed under them. Raises: Invalid when none is named."""
+        """Destroy for good: nobody opens what was sealed under them.
+
+        Raises: Invalid when none is named; LegalHold, and none destroyed, when a hold covers one of them.
+        """
 
     async def system_sign(self, caller: Caller, message: SystemSignable) -> SystemSignature: ...

@@ -14,9 +14,11 @@ import msgspec
 
 from sealwire.contracts.compliance import SERVICE as COMPLIANCE
 from sealwire.kit.caller import Caller
+from sealwire.kit.clock import Clock
 from sealwire.kit.codec import Id, Input, Output
 from sealwire.kit.operation import Operation, Policy, RateClass, Repeat
 from sealwire.kit.problem import Forbidden
+from sealwire.ports.holds import HoldBook
 
 MessagePolicy = Literal["tombstone", "anonymise"]
 """What becomes of an erased person's messages: bodiless tombstones; or kept for the others, their author unknown."""
@@ -264,6 +266,28 @@ class HoldCustody(Protocol):
 
     async def release_hold(self, caller: Caller, hold_id: str) -> None:
         """Forget the hold; one that isn't there is no error."""
+
+
+class HoldDesk:
+    """`HoldCustody` over a service's own book of holds: what every service answers with."""
+
+    def __init__(self, book: HoldBook, clock: Clock) -> None:
+        self._book = book
+        self._clock = clock
+
+    async def put_hold(self, caller: Caller, hold_id: str, placement: HoldPlacement) -> None:
+        """See `HoldCustody`."""
+        await self._book.put(
+            require_custodian(caller),
+            hold_id,
+            subject_id=placement.subject_id or "",
+            conversation_id=placement.conversation_id or "",
+            at_us=self._clock.now_us(),
+        )
+
+    async def release_hold(self, caller: Caller, hold_id: str) -> None:
+        """See `HoldCustody`. What waited for the release goes on by itself."""
+        await self._book.release(require_custodian(caller), hold_id, at_us=self._clock.now_us())
 
 
 class RetentionCustody(Protocol):

@@ -8,7 +8,9 @@ from typing import Any, Final
 import apsw
 
 from sealwire.adapters.embedded.drivers.sqlite import Database
+from sealwire.adapters.embedded.holds import HOLDS_SCHEMA, SqliteHoldBook, held_sql, is_tenant_held, tenant_held_sql
 from sealwire.adapters.embedded.outbox import OUTBOX_SCHEMA, POSITIONS_SCHEMA, SqliteOutbox
+from sealwire.contracts.compliance import LegalHold
 from sealwire.kit.ids import new_id
 from sealwire.kit.problem import QuotaExceeded
 from sealwire.ports.events import NewEvent
@@ -70,6 +72,7 @@ MIGRATIONS: Final = (
     {OUTBOX_SCHEMA}
     {POSITIONS_SCHEMA}
     """,
+    HOLDS_SCHEMA,
 )
 
 _KEY = "key_id, tenant_id, key_type, purpose, name, state, destroy_at_us, created_at_us"
@@ -78,6 +81,7 @@ _DATA_KEY = (
     "data_key_id, tenant_id, service, scope, subject_id, context_digest, key_id, version, wrapped, reserved_uses,"
     " created_at_us"
 )
+_HELD = held_sql("data_keys.tenant_id", "data_keys.subject_id", "data_keys.scope")
 Row = tuple[Any, ...]
 Rows = Callable[[str, tuple[Any, ...]], list[Row]]
 
@@ -88,6 +92,7 @@ class SqliteKeyStore:
     def __init__(self, db: Database) -> None:
         self._db = db
         self.feed = SqliteOutbox(db)
+        self.holds = SqliteHoldBook(db)
         self._grants = db.batcher(self._grant_many)
 
     async def create(self, key: StoredKey, event: KeyEvent, *, max_keys: int) -> StoredKey:
@@ -141,6 +146,8 @@ class SqliteKeyStore:
 
     async def change_life(self, key_id: str, before: Life, after: Life, event: KeyEvent) -> bool:
         def change(conn: apsw.Connection) -> bool:
+            if after.state in (KeyState.SCHEDULED, KeyState.DESTROYED) and is_tenant_held(conn, event.tenant_id):
+                raise LegalHold("A legal hold is in force, and what it covers may be sealed under this key.")
             conn.execute(
                 "UPDATE keys SET state = ?, destroy_at_us = ? WHERE key_id = ? AND state = ? AND destroy_at_us IS ?",
                 (after.state.value, after.destroy_at_us, key_id, before.state.value, before.destroy_at_us),
@@ -156,7 +163,8 @@ class SqliteKeyStore:
         return await self._db.write(change)
 
     async def due(self, now_us: int, limit: int) -> list[StoredKey]:
-        return _many(self._db.read, "WHERE destroy_at_us <= ? ORDER BY destroy_at_us LIMIT ?", (now_us, limit))
+        where = f"WHERE destroy_at_us <= ? AND NOT {tenant_held_sql('keys.tenant_id')} ORDER BY destroy_at_us LIMIT ?"
+        return _many(self._db.read, where, (now_us, limit))
 
     async def reserve(self, key_id: str, version: int, count: int, *, limit: int) -> int | None:
         def reserve(conn: apsw.Connection) -> int | None:
@@ -231,6 +239,8 @@ class SqliteKeyStore:
             raise ValueError("neither scope nor subject given")
 
         def destroy(conn: apsw.Connection) -> int:
+            if conn.execute(f"SELECT 1 FROM data_keys WHERE {where} AND {_HELD} LIMIT 1", params).get:
+                raise LegalHold("A legal hold covers what is sealed under these keys.")
             ids = conn.execute(f"SELECT data_key_id FROM data_keys WHERE {where}", params).fetchall()
             conn.executemany("UPDATE data_keys SET wrapped = NULL, current = 0 WHERE data_key_id = ?", ids)
             _ledger(conn, [("data_key", str(name), tenant_id, event.at_us) for (name,) in ids])

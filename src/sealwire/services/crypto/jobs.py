@@ -7,6 +7,7 @@ import logging
 from contextlib import suppress
 from typing import Final
 
+from sealwire.contracts.compliance import LegalHold
 from sealwire.kit.caller import service_caller
 from sealwire.kit.clock import Clock
 from sealwire.kit.problem import Unavailable
@@ -86,7 +87,7 @@ class Keeper:
         )
         try:
             await self._chain.change_life(live, lambda life: life.destroy(now_us=now_us), event)
-        except TransitionRefused:  # called off at the last moment
+        except (TransitionRefused, LegalHold):  # called off, or held, at the last moment
             await self._chain.refresh(live)
             return False
         return True

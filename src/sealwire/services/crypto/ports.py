@@ -8,6 +8,7 @@ from typing import Protocol
 import msgspec
 
 from sealwire.contracts.crypto import KeyType
+from sealwire.ports.holds import HoldBook
 from sealwire.services.crypto.events import KeyEvent
 from sealwire.services.crypto.model import Life
 
@@ -72,8 +73,13 @@ class KeyStore(Protocol):
     Embedded: one SQLite file, group commit. MongoDB: documents `keys` (versions embedded), `data_keys`, `outbox`,
     a multi-document transaction with majority write concern per method; the unique conditions below are partial unique
     indexes there too, and a counter is `$inc` with `findOneAndUpdate`. Nothing is read for a decision outside of the
-    transaction that acts on it: conditions (`expected`, `before`) are part of the write.
+    transaction that acts on it: conditions (`expected`, `before`) are part of the write. `holds` is the service's copy
+    of the legal holds, in the same place.
     """
+
+    @property
+    def holds(self) -> HoldBook:
+        """Return the copy of the legal holds that destructions look at."""
 
     async def create(self, key: StoredKey, event: KeyEvent, *, max_keys: int) -> StoredKey:
         """Store a new key, or for a purpose other than `tenant` return the one that is there.
@@ -97,12 +103,13 @@ class KeyStore(Protocol):
     async def change_life(self, key_id: str, before: Life, after: Life, event: KeyEvent) -> bool:
         """Replace the life of a key if it is still `before`; False when it isn't.
 
-        When `after` is destroyed: overwrite all wrapped versions and write the destruction into the ledger that
-        restores replay.
+        Raises: LegalHold, nothing done, towards destruction while any hold of the tenant is in force: what a tenant
+        sealed under its key nobody here can tell. When `after` is destroyed: overwrite all wrapped versions and write
+        the destruction into the ledger that restores replay.
         """
 
     async def due(self, now_us: int, limit: int) -> list[StoredKey]:
-        """Return keys scheduled for destruction at or before `now_us`."""
+        """Return keys scheduled for destruction at or before `now_us`, without those of tenants under a hold."""
 
     async def reserve(self, key_id: str, version: int, count: int, *, limit: int) -> int | None:
         """Add `count` to a version's reserved uses and return the sum; None, and nothing done, if it passed `limit`."""
@@ -130,7 +137,8 @@ class KeyStore(Protocol):
     ) -> int:
         """Overwrite the data keys with this scope and subject (empty: any), and write them into the ledger.
 
-        Returns how many there were. Raises: ValueError when both are empty.
+        Returns how many there were. Raises: LegalHold, nothing done, when a hold covers one of them by its subject or
+        scope; ValueError when both are empty.
         """
 
     async def record(self, events: Sequence[KeyEvent]) -> None:

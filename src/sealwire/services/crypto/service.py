@@ -6,6 +6,7 @@ from binascii import a2b_base64, b2a_base64
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import NoReturn
 
+from sealwire.contracts.compliance import LegalHold
 from sealwire.contracts.crypto import (
     Ciphertext,
     CiphertextBatch,
@@ -39,6 +40,7 @@ from sealwire.contracts.crypto import (
     Verdict,
     WrappedKey,
 )
+from sealwire.contracts.custody import HoldDesk
 from sealwire.kit.caller import Caller
 from sealwire.kit.clock import Clock, rfc3339
 from sealwire.kit.codec import Page
@@ -74,6 +76,8 @@ class CryptoService:
             limit=config.journal_limit,
         )
         self._data_keys = DataKeys(chain=self._chain, store=store, journal=self._journal, clock=clock)
+        desk = HoldDesk(store.holds, clock)
+        self.put_hold, self.release_hold = desk.put_hold, desk.release_hold
         self._started = False
         self._keeper = Keeper(chain=self._chain, store=store, journal=self._journal, clock=clock, config=config)
 
@@ -363,6 +367,9 @@ class CryptoService:
         )
         try:
             return self._describe((await self._chain.change_life(live, change, event)).stored)
+        except LegalHold:
+            self._note(caller, live, action, live.stored.newest.version, outcome="denied")
+            raise
         except TransitionRefused as refused:
             raise KeyUnusable(f"The key is {refused.now.value} and can't become {refused.wanted.value}.") from None
 
