@@ -98,7 +98,7 @@ class Cycle:
         if self.disconnected or self.response_complete:
             return
         if self.response_started:
-            self._connection.transport.close()
+            self._connection.transport.abort()  # nor does a client that doesn't read get what is buffered
         else:
             self.keep_alive = False
             self.answer(500, FAILED, b"Internal Server Error")

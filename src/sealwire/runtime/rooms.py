@@ -150,6 +150,7 @@ async def build_compliance(assembly: Assembly) -> Room:
         stop=stop,
         checks=service.checks,
         routes=lambda edge: compliance_routes(service, edge),
+        drain=service.drain,
     )
 
 

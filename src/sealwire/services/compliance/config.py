@@ -35,3 +35,12 @@ class ComplianceConfig(msgspec.Struct, frozen=True, kw_only=True):
     relay_wait_s: Annotated[
         float, Meta(ge=0.0, le=60.0, description="Longest wait for more before own changes are recorded")
     ] = 0.2
+    stream_heartbeat_s: Annotated[
+        float, Meta(ge=0.05, le=300, description="Longest silence on a live stream of the audit log")
+    ] = 15.0
+    stream_stall_s: Annotated[
+        float, Meta(ge=0.05, le=600, description="A live stream whose reader takes nothing for this long is ended")
+    ] = 30.0
+    streams_per_tenant: Annotated[
+        int, Meta(ge=1, le=1_000, description="Live streams of one tenant's audit log at once; past it 429")
+    ] = 32

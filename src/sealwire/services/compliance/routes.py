@@ -17,6 +17,7 @@ from sealwire.kit.permission import Permission
 from sealwire.kit.problem import Invalid
 from sealwire.services.compliance.chain import line_of
 from sealwire.services.compliance.ports import StoredRecord
+from sealwire.services.compliance.stream_route import LiveSource, stream_route
 
 EXPORT_PATH = "/compliance/audit/export"
 TILE_PATH = "/compliance/audit/tile/*"
@@ -37,7 +38,7 @@ class ExportQuery(Input):
     checkpoint: bool = False
 
 
-class AuditSource(Compliance, Protocol):
+class AuditSource(Compliance, LiveSource, Protocol):
     """The contract, and what the streams read beside it."""
 
     async def tile(self, caller: Caller, path: str) -> bytes: ...
@@ -69,6 +70,7 @@ def routes(compliance: AuditSource, edge: Edge) -> list[Route]:
             needs=Permission.READ_AUDIT,
             summary="The audit log as C2SP tlog-tiles: tile/<level>/<number>[.p/<width>], tile/entries/<number>",
         ),
+        stream_route(compliance, edge),
     ]
 
 

@@ -68,9 +68,17 @@ class Log:
     """One tenant's log. For one event loop."""
 
     def __init__(
-        self, *, tenant_id: str, store: AuditStore, same: Same, group_records: int, waiting_records: int
+        self,
+        *,
+        tenant_id: str,
+        store: AuditStore,
+        same: Same,
+        group_records: int,
+        waiting_records: int,
+        grown: Callable[[str], None],
     ) -> None:
         self.tenant_id = tenant_id
+        self._grown = grown
         self._store = store
         self._same = same
         self._group_records = group_records
@@ -186,6 +194,7 @@ class Log:
                 fresh = await self._unstored(items, fresh, verdicts)
             else:
                 self._tree = grown
+                self._grown(self.tenant_id)
                 return verdicts
         raise Unavailable("The log is being written by somebody else.")
 
@@ -219,9 +228,18 @@ class Logs:
     """The logs of all tenants; those idle longest leave memory when there are more than `in_memory`."""
 
     def __init__(
-        self, *, store: AuditStore, same: Same, group_records: int, waiting_records: int, in_memory: int
+        self,
+        *,
+        store: AuditStore,
+        same: Same,
+        group_records: int,
+        waiting_records: int,
+        in_memory: int,
+        grown: Callable[[str], None] = lambda tenant_id: None,
     ) -> None:
+        """`grown` is told the tenant whose log has new records, durable by then."""
         self._store = store
+        self._grown = grown
         self._same = same
         self._group_records = group_records
         self._waiting_records = waiting_records
@@ -238,6 +256,7 @@ class Logs:
                 same=self._same,
                 group_records=self._group_records,
                 waiting_records=self._waiting_records,
+                grown=self._grown,
             )
             self._evict()
         else:

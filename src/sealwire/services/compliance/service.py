@@ -7,10 +7,12 @@ import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
+from sealwire.contracts.audit import StreamQuery
 from sealwire.contracts.compliance import (
     Accepted,
     AuditBatch,
     AuditQuery,
+    AuditRecord,
     AuditRecords,
     Checkpoint,
     Consent,
@@ -41,7 +43,8 @@ from sealwire.services.compliance.config import ComplianceConfig
 from sealwire.services.compliance.events import audit_entry
 from sealwire.services.compliance.evidence import SERVICE, Evidence, as_answer
 from sealwire.services.compliance.gdpr import Consents
-from sealwire.services.compliance.ports import ComplianceStores, StoredRecord
+from sealwire.services.compliance.live import Follower, LiveLog, Tail
+from sealwire.services.compliance.ports import ComplianceStores, RecordFilter, StoredRecord
 from sealwire.services.compliance.retention import Retention
 from sealwire.services.compliance.sealing import Keys, Sealer
 from sealwire.services.compliance.sequencer import Logs
@@ -67,12 +70,17 @@ class ComplianceService:
         self._config = config
         store = stores.audit
         sealer = Sealer(keys=keys, clock=clock)
+        self._sealer = sealer
+        self._tail = Tail()
+        self._live = LiveLog(store=store, tail=self._tail, per_tenant=config.streams_per_tenant)
+        self.heartbeat_s, self.stall_s = config.stream_heartbeat_s, config.stream_stall_s
         self._logs = Logs(
             store=store,
             same=sealer.same,
             group_records=config.group_records,
             waiting_records=config.waiting_records,
             in_memory=config.logs_in_memory,
+            grown=self._tail.grew,
         )
         self._evidence = Evidence(store=store, logs=self._logs, crypto=crypto, clock=clock, origin=config.origin)
         self._audit = AuditLog(store=store, logs=self._logs, sealer=sealer, clock=clock, grown=self._evidence.grown)
@@ -97,8 +105,13 @@ class ComplianceService:
             self._signing = asyncio.create_task(self._sign_now_and_then(), name="audit-checkpoints")
             self._relay.start()
 
+    async def drain(self) -> None:
+        """End the live streams: their readers come back with the last `seq` they have."""
+        self._live.end()
+
     async def stop(self) -> None:
         """Record what is left, let the log's writes become durable, sign once more."""
+        self._live.end()
         signing, self._signing = self._signing, None
         await self._relay.stop(drain=signing is not None)
         if signing is not None:
@@ -170,6 +183,21 @@ class ComplianceService:
     async def log_size(self, caller: Caller) -> int:
         """Return how many records the caller's log has."""
         return (await self._stores.audit.head(log_of(caller))).size
+
+    async def follow(self, caller: Caller, query: StreamQuery, after_seq: int | None) -> Follower:
+        """See `LiveLog.follow`."""
+        wanted = RecordFilter(
+            actor=query.actor,
+            action=query.action,
+            resource_type=query.resource_type,
+            resource_id=query.resource_id,
+            outcome=query.outcome,
+        )
+        return await self._live.follow(log_of(caller, query.tenant_id), wanted, after_seq)
+
+    async def show(self, stored: StoredRecord) -> AuditRecord:
+        """See `Sealer.show`."""
+        return await self._sealer.show(stored)
 
     # ---- consents, policies, holds
 

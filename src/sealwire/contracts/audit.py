@@ -1,0 +1,40 @@
+"""What is asked of the audit log beside its JSON operations: the live stream, the export."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from sealwire.contracts.compliance import Action, Outcome
+from sealwire.kit.codec import Id, Input
+from sealwire.kit.problem import Problem, RateLimited, Retry
+
+Seq = Annotated[int, msgspec.Meta(ge=1, le=2**62)]
+Format = Literal["record", "sealed", "ocsf"]
+"""How a record is told: as readers see it, as it is hashed (personal data sealed), or as an OCSF event."""
+
+
+class StreamsTaken(RateLimited):
+    """The tenant has as many live streams open as it may have."""
+
+    code, title = "too_many_streams", "Too many live streams are open"
+
+
+class SlowReader(Problem):
+    """The client of a live stream took nothing for too long; it goes on where it stopped with `Last-Event-ID`."""
+
+    code, title, status, retry = "slow_reader", "The stream was not read in time", 408, Retry.NOW
+
+
+class StreamQuery(Input):
+    """Which records, from where on: behind `after_seq`, without it those to come. `Last-Event-ID` overrides it."""
+
+    after_seq: Annotated[int, msgspec.Meta(ge=0, le=2**62)] | None = None
+    format: Format = "record"
+    actor: Annotated[str, msgspec.Meta(max_length=64)] | None = None
+    action: Action | None = None
+    resource_type: Annotated[str, msgspec.Meta(max_length=128)] | None = None
+    resource_id: Annotated[str, msgspec.Meta(max_length=256)] | None = None
+    outcome: Outcome | None = None
+    tenant_id: Id | None = None
