@@ -17,6 +17,7 @@ from sealwire.boundary.ports import SessionJournal
 from sealwire.boundary.self_test import SelfTest
 from sealwire.boundary.service_boundary_coordinator import ServiceBoundaryCoordinator
 from sealwire.boundary.session_validation_normalizer import CACHE_BREAKER, SessionValidationNormalizer
+from sealwire.boundary.turnstile import SocketLimits, Turnstile
 from sealwire.boundary.websocket_auth_gateway import WebSocketAuthGateway
 from sealwire.contracts.api_keys import ApiKeyQuery
 from sealwire.contracts.auth import Auth
@@ -80,12 +81,14 @@ class Boundary:
         trusted_proxies: Iterable[str] = (),
         services: Authenticate | None = None,
         service: str = "gateway",
+        limits: bool = True,
     ) -> Self:
         """Put the components together.
 
         `auth` is the guarded client. `feed`, when given, is asked for revocations in its place: auth itself where it
         lives in this process, so that no breaker stands between a revocation and its effect. `key` seals the journal
-        and what is put into the shared cache: the same in every process that shares the cache.
+        and what is put into the shared cache: the same in every process that shares the cache. Without `limits` sockets
+        are counted and not limited.
         """
         config = config or BoundaryConfig()
         system = service_caller(service, SYSTEM_TENANT)
@@ -132,6 +135,7 @@ class Boundary:
             book=fallback.book,
             clock=clock,
             cookie_name=cookie_name,
+            turnstile=Turnstile(limits=_socket_limits(config) if limits else None, clock=clock),
             origins=config.origins,
             trusted_proxies=trusted_proxies,
             url_tokens=config.url_tokens,
@@ -227,3 +231,12 @@ class Boundary:
         seen: ComponentHealth = self.fallback.health()
         if seen.status is Health.UNHEALTHY:
             raise Unavailable(f"The session journal can't be written: {seen.details['journal_fault']}.")
+
+
+def _socket_limits(config: BoundaryConfig) -> SocketLimits:
+    return SocketLimits(
+        per_user=config.sockets_per_user,
+        per_address=config.sockets_per_ip,
+        waiting_per_address=config.waiting_per_ip,
+        handshakes_per_minute=config.handshakes_per_minute,
+    )

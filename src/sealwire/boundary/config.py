@@ -9,7 +9,7 @@ from msgspec import Meta
 
 
 class BoundaryConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """The `[boundary]` section."""
+    """The `[boundary]` section. Limits of sockets are off with `gateway.rate_limits`."""
 
     leeway_s: Annotated[
         int, Meta(ge=0, le=60, description="Seconds a token is still good past its end, for clocks that differ")
@@ -41,6 +41,18 @@ class BoundaryConfig(msgspec.Struct, frozen=True, kw_only=True):
     url_tokens: Annotated[
         bool, Meta(description="Accept a WebSocket's token in the URL, where proxies and logs see it")
     ] = False
+    sockets_per_user: Annotated[
+        int, Meta(ge=1, le=1_000_000, description="WebSockets of one person; past it a new one is closed with 3504")
+    ] = 100
+    sockets_per_ip: Annotated[
+        int, Meta(ge=1, le=1_000_000, description="WebSockets of one address (IPv6: /64); past it the answer is 429")
+    ] = 5_000
+    waiting_per_ip: Annotated[
+        int, Meta(ge=1, le=1_000_000, description="WebSockets of one address that have not authenticated yet")
+    ] = 500
+    handshakes_per_minute: Annotated[
+        int, Meta(ge=1, le=10_000_000, description="WebSocket handshakes a minute from one address")
+    ] = 3_000
     self_test_every_s: Annotated[
         float, Meta(ge=0, le=86_400, description="Seconds between scheduled self-tests; 0: none")
     ] = 60.0

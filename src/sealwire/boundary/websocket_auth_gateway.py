@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 from urllib.parse import parse_qs
 
+import msgspec
+
 from sealwire.boundary import credentials
 from sealwire.boundary.authenticator import principal_of
 from sealwire.boundary.jwt_token_adapter import JwtTokenAdapter
@@ -20,6 +22,7 @@ from sealwire.boundary.model import ComponentHealth, Health, Status, VerifiedTok
 from sealwire.boundary.revocation_book import RevocationBook
 from sealwire.boundary.service_boundary_coordinator import ServiceBoundaryCoordinator
 from sealwire.boundary.session_validation_normalizer import SessionValidationNormalizer
+from sealwire.boundary.turnstile import Turnstile
 from sealwire.contracts.admission import SUBPROTOCOL, Admission, CredentialExpired, Handshake, SessionRevoked
 from sealwire.contracts.auth import Revocation
 from sealwire.kit.caller import Caller, Principal
@@ -94,6 +97,7 @@ class WebSocketAuthGateway:
         book: RevocationBook,
         clock: Clock,
         cookie_name: str,
+        turnstile: Turnstile,
         origins: Iterable[str] = (),
         trusted_proxies: Iterable[str] = (),
         url_tokens: bool = False,
@@ -107,6 +111,7 @@ class WebSocketAuthGateway:
         self._clock = clock
         self._monotonic = clock.monotonic
         self._cookie = cookie_name.encode()
+        self.turnstile = turnstile
         self._origins = frozenset(origin.rstrip("/").lower() for origin in origins)
         self._proxies = frozenset(trusted_proxies)
         self._url_tokens = url_tokens
@@ -137,6 +142,21 @@ class WebSocketAuthGateway:
 
     def read(self, scope: Scope) -> Handshake:
         """Read an opening request. Raises: Unauthenticated for two credentials or a foreign page's cookie."""
+        return self._read(scope, self._address(scope))
+
+    def enter(self, scope: Scope, instance: str) -> Handshake:
+        """Count an opening request, then read it (see contracts.admission)."""
+        ip = self._address(scope)
+        place = self.turnstile.knock(ip)
+        handshake = self._read(scope, ip)
+        return msgspec.structs.replace(handshake, instance=instance, seat=self.turnstile.enter(place))
+
+    def _address(self, scope: Scope) -> str:
+        client = scope.get("client")
+        values = (value for name, value in scope["headers"] if name == b"x-forwarded-for")
+        return forwarded_for(values, client[0] if client else "", self._proxies)
+
+    def _read(self, scope: Scope, ip: str) -> Handshake:
         headers: list[tuple[bytes, bytes]] = list(scope["headers"])
         offered = [
             offer.strip(b" \t")
@@ -149,17 +169,11 @@ class WebSocketAuthGateway:
         except Problem:
             self.refused += 1
             raise
-        client = scope.get("client")
-        by_name = dict(headers)
         return Handshake(
             token=tokens.pop() if tokens else "",
             subprotocol=SUBPROTOCOL if SUBPROTOCOL.encode() in offered else "",
-            ip=forwarded_for(
-                (value for name, value in headers if name == b"x-forwarded-for"),
-                client[0] if client else "",
-                self._proxies,
-            ),
-            user_agent=by_name.get(b"user-agent", b"")[:512].decode("latin-1"),
+            ip=ip,
+            user_agent=dict(headers).get(b"user-agent", b"")[:512].decode("latin-1"),
             trace_id=os.urandom(16).hex(),
         )
 
@@ -183,10 +197,14 @@ class WebSocketAuthGateway:
             text = _one_of(handshake.token, token)
             socket = AdmittedSocket(gateway=self, ended=ended)
             await self._judge(socket, text, handshake.ip, handshake.user_agent, handshake.trace_id)
+            principal = socket.session_caller.principal
+            if handshake.seat is not None:
+                person = self._by_subject.get((principal.tenant_id, principal.subject), ())
+                self.turnstile.check_person(len(person))
+                handshake.seat.take()
         except Problem:
             self.refused += 1
             raise
-        principal = socket.session_caller.principal
         self._sockets[socket] = None
         self._by_session.setdefault(principal.session_id, set()).add(socket)
         self._by_subject.setdefault((principal.tenant_id, principal.subject), set()).add(socket)
@@ -264,6 +282,7 @@ class WebSocketAuthGateway:
             "refused": self.refused,
             "ended": self.ended_by_us,
             "url_tokens": self._url_tokens,
+            "connections": self.turnstile.details(),
         }
         return ComponentHealth(status=Health.HEALTHY if self._feed.fresh else Health.DEGRADED, details=details)
 

@@ -12,7 +12,7 @@ import msgspec
 
 from sealwire.kit.caller import Caller
 from sealwire.kit.exchange import Scope
-from sealwire.kit.problem import Problem, Unauthenticated
+from sealwire.kit.problem import Problem, RateLimited, Unauthenticated
 
 SUBPROTOCOL = "sealwire.v1"
 """The one WebSocket subprotocol that is echoed when a client offers it."""
@@ -30,14 +30,35 @@ class SessionRevoked(Unauthenticated):
     code, title = "session_revoked", "The session has ended"
 
 
+class ConnectionLimit(RateLimited):
+    """The person, or the address, has as many sockets as it may have: close 3504, or 429 before the socket opens."""
+
+    code, title = "connection_limit", "Too many connections"
+
+
+class Seat(Protocol):
+    """A socket's place among those of its address, from the handshake on."""
+
+    def take(self) -> None:
+        """Count the socket as authenticated."""
+
+    def leave(self) -> None:
+        """Give the place back: the socket is gone. Safe to call twice."""
+
+
 class Handshake(msgspec.Struct, frozen=True, kw_only=True):
-    """What the opening request of a WebSocket told. `token` is its credential, empty when it brought none."""
+    """What the opening request of a WebSocket told. `token` is its credential, empty when it brought none.
+
+    `instance` is the socket instance it came to, `seat` its place there; both are empty for one that was only read.
+    """
 
     token: str
     subprotocol: str
     ip: str
     user_agent: str
     trace_id: str
+    instance: str = ""
+    seat: Seat | None = None
 
 
 class Admission(Protocol):
@@ -64,12 +85,20 @@ class SocketGateway(Protocol):
         Raises: Unauthenticated for two different credentials, or a cookie from a foreign origin.
         """
 
+    def enter(self, scope: Scope, instance: str) -> Handshake:
+        """Read an opening request and give it a seat, which its socket leaves when it is gone.
+
+        Raises: RateLimited, ConnectionLimit for an address over its limits, before anything else is looked at; what
+        `read` raises.
+        """
+
     async def admit(self, handshake: Handshake, token: str, *, ended: Callable[[Problem], None]) -> Admission:
         """Authenticate a socket by its handshake's token or its first frame's `token`.
 
         `ended` is called once, on the loop, when the session ends (SessionRevoked), or can no longer be trusted
         unconfirmed (SessionUnconfirmed: close 4001); then the socket must close. Not called after `release`.
-        Raises: CredentialExpired, SessionRevoked, Unauthenticated (none or two different), Unavailable (close 4001).
+        Raises: CredentialExpired, SessionRevoked, Unauthenticated (none or two different), Unavailable (close 4001),
+        ConnectionLimit (close 3504) for a person with as many sockets as one may have: the open ones stay.
         """
 
     async def renew(self, admission: Admission, token: str) -> None:

@@ -6,6 +6,19 @@ import ipaddress
 from collections.abc import Iterable
 
 
+def network_of(ip: str) -> str:
+    """Return what an address is counted as: itself, or its /64 for IPv6, since one host has a whole one (RFC 6177)."""
+    if ":" not in ip:
+        return ip
+    try:
+        address = ipaddress.IPv6Address(ip.partition("%")[0])
+    except ValueError:
+        return ip
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.IPv6Address(int(address) >> 64 << 64))
+
+
 def forwarded_for(values: Iterable[bytes], peer: str, trusted: frozenset[str]) -> str:
     """Return the address nearest to us in X-Forwarded-For that is not a trusted proxy's, or the peer's own.
 

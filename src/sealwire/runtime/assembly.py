@@ -152,6 +152,7 @@ class Assembly:
             local_networks=self._settings.gateway.metrics_allow,
             trusted_proxies=self._settings.gateway.trusted_proxies,
             services=ServiceAuthenticator(verifier=self._verifier("gateway"), clock=self._clock),
+            limits=self._settings.gateway.rate_limits == "on",
         )
         self._started.append(("boundary", self.boundary.stop))
         await self.boundary.start()
@@ -278,6 +279,10 @@ class Assembly:
     def metrics(self) -> CollectorRegistry:
         """Where metrics are registered."""
         return self._metrics
+
+    def room(self, name: str) -> rooms.Room:
+        """Return a room that was built already."""
+        return self._rooms[name]
 
     def contract(self, name: str) -> Any:
         """Return a service that runs already, behind its guard."""

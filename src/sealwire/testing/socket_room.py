@@ -83,6 +83,9 @@ class Door:
             trace_id="",
         )
 
+    def enter(self, scope: Scope, instance: str) -> Handshake:
+        return self.read(scope)
+
     async def admit(self, handshake: Handshake, token: str, *, ended: Callable[[Problem], None]) -> Pass:
         caller, expires_at_s = self._judge(handshake.token or token)
         self.inside.append(Pass(self, caller, expires_at_s, ended))

@@ -56,6 +56,7 @@ CLOSES = (
     protocol.INSUFFICIENT_STATE,
     protocol.NO_PONG,
     protocol.MALFORMED,
+    protocol.CONNECTION_LIMIT,
     protocol.NO_SUCH_FEATURE,
     protocol.DEGRADED,
     protocol.UNAUTHENTICATED,

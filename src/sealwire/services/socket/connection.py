@@ -85,6 +85,8 @@ class _Nowhere:
 
 
 _NOWHERE = _Nowhere()
+_NO_BACKLOG: deque[Command] = deque(maxlen=0)
+"""Stands for the backlog of who never said anything: an empty deque weighs as much as the rest of a connection."""
 
 
 class Phase(IntEnum):
@@ -158,7 +160,7 @@ class Connection:
         """Who is on it: the desk's business."""
         self.write = write
         self._wire, self._desk, self._limits = wire, desk, limits
-        self._backlog: deque[Command] = deque()
+        self._backlog = _NO_BACKLOG
         self._subscriptions: dict[str, _Subscription] = {}
         self._connect_id = self._in_flight = 0
         self._authenticate_by_s = now_s + limits.authenticate_s
@@ -177,6 +179,8 @@ class Connection:
         except protocol.BadFrame:
             self.close(protocol.MALFORMED)
             return
+        if self._backlog is _NO_BACKLOG:
+            self._backlog = deque()
         self._backlog.extend(commands)
         self._work()
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 
 from msgspec.structs import replace
 
-from sealwire.contracts.admission import Admission, CredentialExpired, SessionRevoked, SocketGateway
+from sealwire.contracts.admission import Admission, ConnectionLimit, CredentialExpired, SessionRevoked, SocketGateway
 from sealwire.contracts.compliance import Actor, AuditEntry, Outcome
 from sealwire.contracts.messaging import (
     ConversationNotFound,
@@ -53,6 +54,8 @@ def close_of(problem: Problem) -> Close:
         return protocol.UNAUTHENTICATED
     if isinstance(problem, Forbidden):
         return protocol.FORBIDDEN
+    if isinstance(problem, ConnectionLimit):
+        return protocol.CONNECTION_LIMIT
     return protocol.DEGRADED
 
 
@@ -123,6 +126,7 @@ class FrontDesk:
     def _open(self, connection: Connection, session: Session, caller: Caller) -> None:
         principal = caller.principal
         session.kind = principal.kind
+        session.jobs = deque()
         session.handshake = replace(session.handshake, token="")  # a secret nobody needs any more
         session.tenant_id, session.user_id, session.session_id = (
             principal.tenant_id,
@@ -200,6 +204,8 @@ class FrontDesk:
         session = connection.session
         if session is not None and session.admission is not None:
             self._gateway.release(session.admission)
+        if session is not None and session.handshake.seat is not None:
+            session.handshake.seat.leave()
         if session is not None and session.user_id:
             for key in tuple(connection.rooms):
                 self._leave(connection, session, key)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from math import ceil
 from random import Random
 from typing import Any
 
@@ -14,10 +15,11 @@ from sealwire.contracts.messaging import Messaging, Passing, Publication
 from sealwire.contracts.socket import CONVERSATION_CHANNEL, InstanceState
 from sealwire.kit.caller import Caller
 from sealwire.kit.clock import Clock
+from sealwire.kit.codec import encode
 from sealwire.kit.exchange import Receive, Scope, Send
 from sealwire.kit.ids import new_id
 from sealwire.kit.lifespan import Probe
-from sealwire.kit.problem import Problem
+from sealwire.kit.problem import Problem, RateLimited, Unavailable
 from sealwire.ports.bus import Bus
 from sealwire.services.socket import protocol
 from sealwire.services.socket.audience import Audience
@@ -163,19 +165,28 @@ class SocketService:
         full = len(self._connections) >= self._config.max_connections or waiting >= self._config.max_unauthenticated
         wire = scope["extensions"].get(EXTENSION)
         if self._draining or full or wire is None:
-            await _refuse(send)
+            await _refuse(send, Unavailable("This instance takes no more connections for the moment."))
             return
         try:
-            handshake = self._gateway.read(scope)
+            handshake = self._gateway.enter(scope, self.instance)
+        except RateLimited as problem:
+            await _refuse(send, problem)
+            return
         except Problem as problem:  # told by a close code: a browser's script can't see an HTTP status
             await send({"type": "websocket.accept"})
             close = close_of(problem)
             await send({"type": "websocket.close", "code": close.code, "reason": close.reason})
             return
-        await send({"type": "websocket.accept", "subprotocol": handshake.subprotocol or None})
-        self._adopt(wire, Session(handshake))
+        attached = False
+        try:
+            await send({"type": "websocket.accept", "subprotocol": handshake.subprotocol or None})
+            attached = self._adopt(wire, Session(handshake))
+        finally:
+            if not attached and handshake.seat is not None:
+                handshake.seat.leave()
 
-    def _adopt(self, wire: SocketProtocol, session: Session) -> None:
+    def _adopt(self, wire: SocketProtocol, session: Session) -> bool:
+        """Give an accepted socket a connection; False when it is gone already."""
         now_s = self._clock.monotonic()
         connection = Connection(
             id_=new_id(),
@@ -186,9 +197,11 @@ class SocketService:
             write=wire.transport.write,
         )
         connection.session = session
-        if wire.attach(connection, self._transport_limits):
-            self._connections[connection] = None
-            self._watch(connection)
+        if not wire.attach(connection, self._transport_limits, held_bytes=len(session.handshake.token)):
+            return False
+        self._connections[connection] = None
+        self._watch(connection)
+        return True
 
     def _watch(self, connection: Connection) -> None:
         self._wheel.add(connection, connection.due_s)
@@ -243,8 +256,13 @@ class SocketService:
         self._streams.pass_by(key, data)
 
 
-async def _refuse(send: Send) -> None:
-    """Answer a handshake with 503: full, or stopping."""
-    headers = [(b"retry-after", b"1"), (b"content-length", b"0")]
-    await send({"type": "websocket.http.response.start", "status": 503, "headers": headers})
-    await send({"type": "websocket.http.response.body", "body": b""})
+async def _refuse(send: Send, problem: Problem) -> None:
+    """Answer a handshake with a problem document: full, stopping, or an address over its limits."""
+    body = encode(problem.document())
+    headers = [
+        (b"content-type", b"application/problem+json"),
+        (b"retry-after", b"%d" % ceil(problem.retry_after_s or 1)),
+        (b"content-length", b"%d" % len(body)),
+    ]
+    await send({"type": "websocket.http.response.start", "status": problem.status, "headers": headers})
+    await send({"type": "websocket.http.response.body", "body": body})

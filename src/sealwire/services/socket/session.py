@@ -29,7 +29,12 @@ class Lane:
 
 
 class Session:
-    """The handshake of a connection and, once it is authenticated, its admission and identity."""
+    """The handshake of a connection and, once it is authenticated, its admission and identity.
+
+    `jobs` is there from then on: what waits for a credential must weigh little.
+    """
+
+    jobs: deque[Job]
 
     __slots__ = (
         "admission",
@@ -50,7 +55,6 @@ class Session:
         self.tenant_id = self.user_id = self.session_id = ""
         self.kind: Literal["user", "api_key", "service", "anonymous"] = "anonymous"
         self.typing_s: dict[str, float] = {}
-        self.jobs: deque[Job] = deque()
         self.lanes: dict[str, Lane] = {}
         self.working = False
 

@@ -23,7 +23,7 @@ _LOG = logging.getLogger("sealwire.socket")
 EXTENSION = "sealwire.socket"
 """Where the ASGI scope's `extensions` hold the SocketProtocol of the request."""
 
-EARLY_LIMIT_BYTES = 16 * 1024
+EARLY_LIMIT_BYTES = 8 * 1024
 """What a client may send before the application took the socket over."""
 
 
@@ -31,10 +31,20 @@ class TransportLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Bounds of one socket (services/socket/config.py says what each means)."""
 
     message_bytes: int = 512 * 1024
-    first_message_bytes: int = 16 * 1024
+    first_message_bytes: int = 8 * 1024
     backlog_bytes: int = 512 * 1024
     slow_grace_s: float = 10.0
     close_timeout_s: float = 2.0
+
+
+class _AlwaysWritable(asyncio.Event):
+    """Stands where uvicorn's protocol waits for the client: nobody waits there once a socket is handed over."""
+
+    def set(self) -> None:
+        """It is."""
+
+    def clear(self) -> None:
+        """It stays."""
 
 
 class Sink(Protocol):
@@ -115,12 +125,16 @@ class SocketProtocol(WebSocketsSansIOProtocol):
 
     # -- handed over: what the sink may do
 
-    def attach(self, sink: Sink, limits: TransportLimits) -> bool:
-        """Take the accepted socket out of ASGI's hands; answer False when the client is gone already."""
+    def attach(self, sink: Sink, limits: TransportLimits, *, held_bytes: int = 0) -> bool:
+        """Take the accepted socket out of ASGI's hands; answer False when the client is gone already.
+
+        `held_bytes` is kept for the client beside it: its first message may be longer by so much less.
+        """
         if self.disconnected or not self.handshake_complete or self.transport.is_closing():
             return False
         self._sink, self._limits = sink, limits
-        self._reader = frames.FrameReader(limits.first_message_bytes)
+        self._reader = frames.FrameReader(max(limits.first_message_bytes - held_bytes, 1_024))
+        self.writable = _ALWAYS_WRITABLE
         self.transport.set_write_buffer_limits(high=limits.backlog_bytes, low=limits.backlog_bytes // 4)
         if self._early:
             self._reader.feed(self._early)
@@ -293,3 +307,4 @@ class SocketProtocol(WebSocketsSansIOProtocol):
 
 
 _DEFAULTS = TransportLimits()
+_ALWAYS_WRITABLE = _AlwaysWritable()
