@@ -1,0 +1,137 @@
+"""Every way into a WebSocket, and what happens to one that is open, through the real boundary and the real server."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from typing import Any
+
+import httpx
+import pytest
+
+from sealwire.contracts.auth import COOKIE_LOOPBACK
+from sealwire.testing.installation import PASSWORD, Person
+from sealwire.testing.wire import Wire
+
+BOUND_S = 1.0
+
+
+def ports(installation) -> list[str]:
+    return [f"http://127.0.0.1:{installation.base + offset}" for offset in (0, 2, 3)]
+
+
+def cookie_of(person: Person) -> str:
+    """Log in as a browser does and return the session's cookie."""
+    who = {"email": person.email, "password": PASSWORD, "cookie": True, **person.tenant}
+    answer = httpx.post(f"{person.http.base_url}auth/login", json=who)
+    return f"{COOKIE_LOOPBACK}={answer.cookies[COOKIE_LOOPBACK]}"
+
+
+async def test_the_cookie_opens_sockets_for_our_own_pages_only(installation, person) -> None:
+    ann = person("ann")
+    cookie = cookie_of(ann)
+    for url in ports(installation):
+        async with Wire(url, additional_headers={"cookie": cookie}, origin=url) as wire:
+            assert "client" in (await wire.ask(connect={}))["connect"]
+    foreign: list[dict[str, Any]] = [
+        {"origin": "https://evil.example"},
+        {"origin": "null"},
+        {"origin": f"http://127.0.0.1:{installation.base}.evil.example"},
+        {"origin": f"http://localhost:{installation.base}"},
+        {},
+    ]
+    for options in foreign:
+        wire = await Wire(installation.url, additional_headers={"cookie": cookie}, **options).__aenter__()
+        assert await wire.closed() == 4501, options
+    both = {"cookie": cookie, "authorization": f"Bearer {ann.token}"}
+    wire = await Wire(installation.url, additional_headers=both, origin=installation.url).__aenter__()
+    assert await wire.closed() == 4501, "two different credentials"
+
+
+async def test_the_token_comes_by_header_subprotocol_or_first_frame_and_never_by_the_url(installation, person) -> None:
+    ann = person("ann")
+    for url in ports(installation):
+        async with Wire(url, additional_headers={"authorization": f"Bearer {ann.token}"}) as wire:
+            assert "client" in (await wire.ask(connect={}))["connect"]
+        async with Wire(url, subprotocols=["sealwire.v1", f"bearer.{ann.token}"]) as wire:
+            assert "client" in (await wire.ask(connect={}))["connect"]
+            assert wire._socket.subprotocol == "sealwire.v1", "the token is not echoed"
+        async with Wire(url) as wire:
+            assert "client" in await wire.connect(ann.token)
+        in_url = Wire(url)
+        in_url._url += f"?token={ann.token}"
+        await in_url.__aenter__()
+        in_url.post(connect={}).add_done_callback(lambda done: done.exception())
+        assert await in_url.closed() == 4501
+
+
+@pytest.mark.parametrize("first", [{"rpc": {"method": "history"}}, {"subscribe": {"channel": "user:x"}}, {"ping": {}}])
+async def test_nothing_is_answered_before_the_first_frame_is_a_good_connect(installation, first) -> None:
+    for url in ports(installation):
+        wire = await Wire(url).__aenter__()
+        waiting = wire.post(**first)
+        assert await wire.closed() == 4501
+        assert isinstance(waiting.exception(), ConnectionError)
+        assert wire.pushes == []
+
+
+async def test_a_live_socket_takes_a_fresh_token_of_its_own_session_only(installation, person) -> None:
+    ann, ben = person("ann"), person("ben")
+    async with Wire(installation.url) as wire:
+        assert "client" in await wire.connect(ann.token)
+        grant = (await asyncio.to_thread(ann.http.post, "/auth/refresh",
+                                         json={"refresh_token": ann.grant["refresh_token"]})).json()  # fmt: skip
+        reply = await wire.ask(refresh={"token": grant["access_token"]})
+        assert reply["refresh"]["expires"]
+        assert (await wire.ask(ping={}))["ping"] == {}
+        other = dict(ann.grant)
+        await asyncio.to_thread(ann.log_in)
+        assert other["session_id"] != ann.grant["session_id"]
+    for foreign in (ben.token, ann.token):
+        async with Wire(installation.url) as wire:
+            assert "client" in await wire.connect(grant["access_token"])
+            wire.post(refresh={"token": foreign}).add_done_callback(lambda done: done.exception())
+            assert await wire.closed() == 4501
+
+
+async def test_a_role_change_reaches_open_sockets_within_a_second(installation, stranger) -> None:
+    owner = stranger("owner")
+    invited = Person(installation.url, "eve", tenant=owner.tenant["tenant"])
+    chat = owner.converse(invited)
+    async with Wire(ports(installation)[1]) as wire:
+        assert "client" in await wire.connect(invited.token)
+        draft = {"conversation_id": chat, "body": "hello"}
+        assert "seq" in await wire.rpc("message.send", **draft, client_message_id=secrets.token_hex(8))
+        user = f"/auth/users/{invited.user_id}"
+        changed = await asyncio.to_thread(owner.http.patch, user, json={"role": "auditor"})
+        assert changed.status_code == 200, changed.text
+        started = time.monotonic()
+        while True:
+            reply = await wire.rpc("message.send", **draft, client_message_id=secrets.token_hex(8))
+            if "error" in reply:
+                break
+            assert time.monotonic() - started < BOUND_S
+        assert reply["error"]["code"] == 403
+        assert "items" in await wire.rpc("history", conversation_id=chat), "the socket is the same one"
+        await asyncio.to_thread(owner.http.patch, user, json={"role": "member"})
+        started = time.monotonic()
+        while "error" in await wire.rpc("message.send", **draft, client_message_id=secrets.token_hex(8)):
+            assert time.monotonic() - started < BOUND_S
+
+
+async def test_a_socket_by_cookie_ends_with_its_session(installation, person) -> None:
+    ann = person("ann")
+    cookie = cookie_of(ann)
+    wires = [
+        await Wire(url, additional_headers={"cookie": cookie}, origin=url).__aenter__() for url in ports(installation)
+    ]
+    for wire in wires:
+        assert "client" in (await wire.ask(connect={}))["connect"]
+    started = time.monotonic()
+    left = await asyncio.to_thread(
+        httpx.post, f"{installation.url}/api/v1/auth/logout", headers={"cookie": cookie, "x-sealwire-csrf": "1"}
+    )
+    assert left.status_code == 204
+    assert [await wire.closed() for wire in wires] == [4502] * 3
+    assert time.monotonic() - started < BOUND_S + 1, "a second, and what a busy machine adds"
