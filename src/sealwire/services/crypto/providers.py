@@ -50,11 +50,14 @@ class KeyProvider(Protocol):
     def kek_id(self) -> str:
         """Which KEK wraps now; stands beside every wrapped key, so that a move to another one can be resumed."""
 
+    def holds(self, wrapped: bytes) -> bool:
+        """Tell by its header whether a key was wrapped under this KEK."""
+
     async def wrap(self, key: bytes | bytearray, context: bytes) -> bytes:
-        """Return `key` wrapped, bound to `context`."""
+        """Return `key` wrapped, bound to `context`. Raises: KekUnusable."""
 
     async def unwrap(self, wrapped: bytes, context: bytes) -> bytearray:
-        """Return the key, in memory that the caller wipes. Raises: WrapRefused."""
+        """Return the key, in memory that the caller wipes. Raises: WrapRefused; KekUnusable when that isn't known."""
 
     async def check(self) -> None:
         """Prove that the KEK works. Raises: KekUnusable."""
@@ -84,6 +87,9 @@ class FileKeyProvider:
         if create and not os.path.lexists(path):
             _create(path)
         return cls(path=path, kek=_read(path))
+
+    def holds(self, wrapped: bytes) -> bool:
+        return wrapped[:_HEADER_BYTES] == _FORMAT + self._fingerprint
 
     async def wrap(self, key: bytes | bytearray, context: bytes) -> bytes:
         header = _FORMAT + self._fingerprint

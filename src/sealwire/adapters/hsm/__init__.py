@@ -1,0 +1,1 @@
+"""Hardware security modules: key providers whose key-encryption key never leaves its token."""

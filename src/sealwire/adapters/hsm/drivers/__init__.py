@@ -1,0 +1,1 @@
+"""The only modules that load a PKCS#11 library."""

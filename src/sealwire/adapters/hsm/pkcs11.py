@@ -1,0 +1,161 @@
+"""The PKCS#11 key provider: a key-encryption key that is made in a token and never leaves it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from sealwire.adapters.hsm.pin import PinSource, PinUnusable, RefusedPin
+from sealwire.adapters.hsm.wire import FORMAT, HEADER_BYTES, Answer, Opening, Request
+from sealwire.adapters.hsm.worker import Worker, WorkerLost
+from sealwire.kit.clock import Clock
+from sealwire.services.crypto.providers import KekUnusable, WrapRefused
+
+_log = logging.getLogger("sealwire.crypto")
+_FIRST_PAUSE_S: Final = 0.25
+_MOST_PAUSE_S: Final = 5.0
+
+
+class TokenPlace(msgspec.Struct, frozen=True, kw_only=True):
+    """Which token: library, labels, and where its PIN is (`file:PATH` or `env:NAME`; never the PIN)."""
+
+    module: str
+    token: str
+    key: str
+    pin: str
+    timeout_s: float = 5.0
+
+
+class TokenOut(KekUnusable):
+    """The token, its library, its key or its session can't be used for the moment."""
+
+
+class Pkcs11KeyProvider:
+    """`KeyProvider` over a token. One worker process owns the session and is replaced when it dies.
+
+    A call whose worker dies under it is asked once more of a fresh one: both calls are safe to repeat. When no worker
+    comes up, calls fail at once until the pause is over (0.25 s, doubling to 5 s), so an outage costs no storm of
+    processes. A refused PIN is tried again only after it was changed.
+    """
+
+    name = "pkcs11"
+
+    def __init__(self, *, place: TokenPlace, refused: RefusedPin, clock: Clock, worker: Worker) -> None:
+        """Use `open`."""
+        self._place = place
+        self._refused = refused
+        self._clock = clock
+        self._worker: Worker | None = worker
+        self._fingerprint = worker.fingerprint
+        self._starting = asyncio.Lock()
+        self._out: KekUnusable | None = None
+        self._pause_s = _FIRST_PAUSE_S
+        self._not_before_s = 0.0
+        self._closed = False
+        self.kek_id = f"pkcs11:{worker.fingerprint.hex()}"
+
+    @classmethod
+    async def open(cls, place: TokenPlace, *, create: bool, refused_pin: Path, clock: Clock) -> Pkcs11KeyProvider:
+        """Log in and find the key; make it in the token when there is none and `create`.
+
+        `refused_pin` is where a refused PIN is remembered (never the PIN itself). Raises: KekUnusable.
+        """
+        refused = RefusedPin(refused_pin)
+        worker = await _start(place, refused, create=create)
+        return cls(place=place, refused=refused, clock=clock, worker=worker)
+
+    @property
+    def worker_pid(self) -> int | None:
+        """The process that holds the session now."""
+        return self._worker.pid if self._worker is not None and self._worker.alive else None
+
+    def holds(self, wrapped: bytes) -> bool:
+        return wrapped[:HEADER_BYTES] == FORMAT + self._fingerprint
+
+    async def wrap(self, key: bytes | bytearray, context: bytes) -> bytes:
+        return (await self._ask(Request(do="wrap", data=bytes(key), context=context))).data
+
+    async def unwrap(self, wrapped: bytes, context: bytes) -> bytearray:
+        if not self.holds(wrapped):
+            raise WrapRefused(f"the key was wrapped under another key-encryption key than {self.kek_id}")
+        answer = await self._ask(Request(do="unwrap", data=wrapped, context=context))
+        if answer.refused:
+            raise WrapRefused("the wrapped key was changed or belongs to another place")
+        return bytearray(answer.data)
+
+    async def check(self) -> None:
+        """Have the token open a probe. Raises: KekUnusable."""
+        await self._ask(Request(do="check"))
+
+    def close(self) -> None:
+        self._closed = True
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.close()
+
+    async def _ask(self, request: Request) -> Answer:
+        """Ask the worker, and a fresh one if that one is lost. Raises: KekUnusable."""
+        try:
+            return await (await self._ready()).ask(request, timeout_s=self._place.timeout_s)
+        except WorkerLost as lost:
+            _log.warning("the token's worker is replaced: %s", lost)
+        try:
+            return await (await self._ready()).ask(request, timeout_s=self._place.timeout_s)
+        except WorkerLost as lost:
+            raise TokenOut(str(lost)) from None
+
+    async def _ready(self) -> Worker:
+        """Return the worker, started anew if it is gone. Raises: KekUnusable."""
+        worker = self._worker
+        if worker is not None and worker.alive:
+            return worker
+        async with self._starting:
+            if self._closed:
+                raise TokenOut("the key provider has been closed")
+            if self._worker is not None and self._worker.alive:
+                return self._worker
+            if self._out is not None and self._clock.monotonic() < self._not_before_s:
+                raise type(self._out)(str(self._out))
+            try:
+                self._worker = await self._replace()
+            except KekUnusable as fault:
+                self._put_off(fault)
+                raise
+            if self._out is not None:
+                _log.warning("the token %r is back", self._place.token)
+            self._out, self._pause_s = None, _FIRST_PAUSE_S
+            return self._worker
+
+    async def _replace(self) -> Worker:
+        worker = await _start(self._place, self._refused, create=False)
+        if worker.fingerprint != self._fingerprint or self._closed:
+            worker.close()
+            raise TokenOut(f"the key {self._place.key!r} in the token is not the one it was, {self.kek_id}")
+        return worker
+
+    def _put_off(self, fault: KekUnusable) -> None:
+        if self._out is None or str(self._out) != str(fault):
+            _log.error("the token %r is out: %s", self._place.token, fault)
+        self._out = fault
+        self._not_before_s = self._clock.monotonic() + self._pause_s
+        self._pause_s = min(self._pause_s * 2, _MOST_PAUSE_S)
+
+
+async def _start(place: TokenPlace, refused: RefusedPin, *, create: bool) -> Worker:
+    """Start a worker and let it log in, with a PIN that wasn't refused before. Raises: KekUnusable."""
+    pin = PinSource(place.pin).read()
+    refused.require_other(pin)
+    opening = Opening(module=place.module, token=place.token, key=place.key, pin=pin.text, create=create)
+    try:
+        worker = await Worker.start(opening, timeout_s=place.timeout_s)
+    except WorkerLost as lost:
+        if lost.fault not in ("pin", "pin_locked"):
+            raise TokenOut(str(lost)) from None
+        refused.note(pin)
+        raise PinUnusable(str(lost)) from None
+    refused.clear()
+    return worker
