@@ -28,6 +28,12 @@ _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 _Word = Annotated[str, msgspec.Meta(min_length=4, max_length=320)]
 
 
+class ProcessingRestricted(Forbidden):
+    """The person's data is kept without being processed (GDPR Art. 18), or about to be erased."""
+
+    code, title = "processing_restricted", "Processing of this person's data is restricted"
+
+
 class SubjectQuery(Input):
     """The next part of a person's data."""
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
 
+from sealwire.contracts import custody
 from sealwire.kit.caller import Caller
 from sealwire.kit.codec import Id, Input, Limit, Output, Page, ShortText
 from sealwire.kit.operation import Degraded, Operation, Policy, RateClass, Repeat, table
@@ -319,6 +320,27 @@ class CurrentQuery(Input):
     message_ids: Annotated[list[Id], msgspec.Meta(max_length=200)]
 
 
+class ForgottenQuery(Input):
+    """Forgotten conversations after a number."""
+
+    after: Annotated[int, msgspec.Meta(ge=0)] = 0
+    limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 200
+
+
+class ForgottenConversation(Output):
+    """A conversation that was removed and whose content is gone for good."""
+
+    number: int
+    tenant_id: str
+    conversation_id: str
+
+
+class Forgotten(Output):
+    """In the order of their numbers."""
+
+    items: list[ForgottenConversation]
+
+
 class CatalogueQuery(Input):
     """Messages after a place."""
 
@@ -578,6 +600,15 @@ CATALOGUE = Operation(
     summary="Every message there is, for indexing anew",
     **_INTERNAL,
 )
+FORGOTTEN = Operation(
+    name="forgotten",
+    verb="GET",
+    path="/messaging/internal/forgotten",
+    takes=ForgottenQuery,
+    gives=Forgotten,
+    summary="Conversations whose content is gone for good",
+    **_INTERNAL,
+)
 
 OPERATIONS = table(
     CREATE,
@@ -602,10 +633,12 @@ OPERATIONS = table(
     READABLE,
     CURRENT,
     CATALOGUE,
+    FORGOTTEN,
+    *custody.operations(SERVICE, custody.SUBJECT, custody.HOLDS, custody.RETENTION),
 )
 
 
-class Messaging(Protocol):
+class Messaging(custody.Custody, Protocol):
     """Messaging, in this process or another. Every call on a conversation may raise `ConversationNotFound`."""
 
     async def create(self, caller: Caller, conversation: NewConversation) -> Conversation:
@@ -644,3 +677,4 @@ class Messaging(Protocol):
     async def readable(self, caller: Caller, query: ReadableQuery) -> Readable: ...
     async def current(self, caller: Caller, query: CurrentQuery) -> Current: ...
     async def catalogue(self, caller: Caller, query: CatalogueQuery) -> Catalogue: ...
+    async def forgotten(self, caller: Caller, query: ForgottenQuery) -> Forgotten: ...

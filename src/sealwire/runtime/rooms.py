@@ -203,6 +203,7 @@ async def build_messaging(assembly: Assembly) -> Room:
         conversations=storage.conversations,
         messages=storage.messages,
         events=storage.events,
+        subjects=storage.subjects,
         keys=_ring(assembly, "messaging"),
         crypto=assembly.contract("crypto"),
         auth=assembly.contract("auth"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,10 @@ from sealwire.contracts.custody import (
     SubjectRestriction,
     require_custodian,
 )
+from sealwire.contracts.messaging import Draft, Edit
 from sealwire.kit.caller import Caller
 from sealwire.kit.problem import Invalid
+from sealwire.testing.messaging_room import MessagingRoom
 
 TENANT = "tenant-a"
 
@@ -133,5 +136,28 @@ async def open_memory(folder: Path) -> CustodyRoom:
     )
 
 
-OPENERS: dict[str, Opener] = {"memory": open_memory}
+async def open_messaging(folder: Path, *, wiring: str = "direct") -> CustodyRoom:
+    """Return messaging where two people wrote, reacted and were mentioned."""
+    room = MessagingRoom(folder, wiring=wiring)
+    await room.open()
+    agnes, bertil = await room.enter("agnes"), await room.enter("bertil")
+    group = await room.group(agnes, bertil, title="Marigolds")
+    for who, word in ((agnes, "quicksilver"), (bertil, "hemlock"), (agnes, "thornapple"), (agnes, "belladonna")):
+        await room.say(who, group, f"{who.user_id[-4:]} says {word}")
+    mention = Draft(body="look", client_message_id="m1", mentions=[agnes.user_id, bertil.user_id])
+    await room.messaging.send(bertil, group.conversation_id, mention)
+    await room.messaging.react(agnes, group.conversation_id, 2, "+1")
+    await room.messaging.react(bertil, group.conversation_id, 2, "+1")
+    await room.messaging.edit(agnes, group.conversation_id, 3, Edit(body="says nightshade"))
+    return CustodyRoom(
+        custody=room.messaging, subject_id=agnes.user_id, other_id=bertil.user_id, tenant_id=agnes.tenant_id,
+        close=room.close, words=("quicksilver", "nightshade"), has_holds=hasattr(room.service, "put_hold"),
+    )  # fmt: skip
+
+
+OPENERS: dict[str, Opener] = {
+    "memory": open_memory,
+    "messaging": open_messaging,
+    "messaging-loopback": partial(open_messaging, wiring="loopback"),
+}
 """A service joins the suite by its opener here."""

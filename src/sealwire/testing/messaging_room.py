@@ -56,6 +56,8 @@ class MessagingRoom:
             conversations=self.stores.conversations,
             messages=self.stores.messages,
             events=self.stores.events,
+            keeping=self.stores.keeping,
+            subjects=self.stores.subjects,
             keys=self.ring,
             crypto=self.people.crypto,
             auth=self.people.auth,

@@ -10,6 +10,7 @@ from sealwire.adapters.embedded.messaging_events import SqliteConversationEvents
 from sealwire.adapters.embedded.messaging_messages import SqliteMessageStore
 from sealwire.adapters.embedded.messaging_requests import RequestIndex
 from sealwire.adapters.embedded.messaging_schema import MIGRATIONS
+from sealwire.adapters.embedded.messaging_subjects import SqliteMessagingSubjects
 from sealwire.adapters.embedded.outbox import SqlitePositions
 
 
@@ -22,6 +23,7 @@ class SqliteMessaging:
         self.events = SqliteConversationEvents(db, self._requests)
         self.conversations = SqliteConversationStore(db, self.events, self._requests)
         self.messages = SqliteMessageStore(db, self.events, self._requests)
+        self.subjects = SqliteMessagingSubjects(db, self.events)
         self.positions = SqlitePositions(db)
 
     @classmethod

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from sealwire.adapters.embedded.holds import HOLDS_SCHEMA
 from sealwire.adapters.embedded.outbox import POSITIONS_SCHEMA
 
 # A message's key is its conversation's number (31 bits) above its `seq` (32 bits): one b-tree, a conversation's
 # messages side by side in order, and no second index. An event's `stream` is made the same way of its offset.
 SEQ_BITS = 32
 LAST = (1 << SEQ_BITS) - 1
+
+# Who is erased for good or kept without being processed.
+SUBJECT_SCHEMA = """
+CREATE TABLE subject_mark (
+    tenant_id TEXT NOT NULL,
+    subject_id TEXT NOT NULL,
+    mark TEXT NOT NULL,
+    PRIMARY KEY (tenant_id, subject_id)
+) WITHOUT ROWID;
+"""
 
 MIGRATIONS = (
     """
@@ -96,6 +107,8 @@ CREATE TABLE event (
 );
 """
     + POSITIONS_SCHEMA,
+    HOLDS_SCHEMA,
+    SUBJECT_SCHEMA,
 )
 
 

@@ -67,19 +67,22 @@ class Bodies:
         One whose key was destroyed is a tombstone. One that doesn't open has no body and is logged: the rest of a page
         must not go with it.
         """
-        seen = []
-        for message in messages:
-            gone = False
-            try:
-                content = await self.open(message)
-                gone = content is None
-            except KeyUnusable:
-                content, gone = None, True
-            except (EnvelopeRefused, DecryptionFailed):
-                _log.error("message %s does not open: it was changed outside of messaging", message.message_id)
-                content = None
-            seen.append(view_of(message, content, gone=gone))
-        return seen
+        return [view_of(message, *await self._look(message)) for message in messages]
+
+    async def content(self, message: StoredMessage) -> Content | None:
+        """Return the content, None for a tombstone and for what doesn't open. Raises: Unavailable."""
+        return (await self._look(message))[0]
+
+    async def _look(self, message: StoredMessage) -> tuple[Content | None, bool]:
+        """Return the content of a message, and whether it is gone for good."""
+        try:
+            content = await self.open(message)
+        except KeyUnusable:
+            return None, True
+        except (EnvelopeRefused, DecryptionFailed):
+            _log.error("message %s does not open: it was changed outside of messaging", message.message_id)
+            return None, False
+        return content, content is None
 
     async def seal_title(self, tenant_id: str, conversation_id: str, title: str | None) -> bytes | None:
         """Seal a title under the tenant's key for titles. Raises: Unavailable."""
@@ -104,7 +107,7 @@ class Bodies:
             return None
 
 
-def view_of(message: StoredMessage, content: Content | None, *, gone: bool) -> Message:
+def view_of(message: StoredMessage, content: Content | None, gone: bool) -> Message:
     """Return a stored message as callers see it."""
     meta = read_meta(message.meta)
     reactions: dict[str, list[str]] = {}

@@ -186,6 +186,11 @@ def read_meta(meta: bytes | None) -> MessageMeta:
     return _EMPTY_META if meta is None else _decode_meta(meta)
 
 
+def write_meta(meta: MessageMeta) -> bytes | None:
+    """Return the encoded meta, None for that of a plain message."""
+    return None if meta == _EMPTY_META else _encode_meta(meta)
+
+
 def check_body(body: str) -> None:
     """Raises: BodyTooLong when `body` takes more than MAX_BODY_BYTES in UTF-8."""
     if len(body) * 4 > MAX_BODY_BYTES and len(body.encode()) > MAX_BODY_BYTES:

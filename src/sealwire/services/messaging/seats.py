@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 
+from sealwire.contracts.custody import ProcessingRestricted
 from sealwire.contracts.messaging import ConversationNotFound
 from sealwire.kit.caller import Caller
 from sealwire.services.messaging.events import MEMBERSHIP_KINDS, Announcement
@@ -21,6 +22,22 @@ class Seats:
         self._most = most
         self._rooms: OrderedDict[str, dict[str, Seat]] = OrderedDict()
         self._changes = 0
+        self._refused: set[tuple[str, str]] = set()
+
+    def refuse(self, tenant_id: str, user_id: str) -> None:
+        """Let a person, erased or restricted, have no seat anywhere."""
+        self._refused.add((tenant_id, user_id))
+        self._changes += 1
+        for room in self._rooms.values():
+            room.pop(user_id, None)
+
+    def admit(self, tenant_id: str, user_id: str) -> None:
+        """Let a person have seats again."""
+        self._refused.discard((tenant_id, user_id))
+
+    def refuses(self, tenant_id: str, user_id: str) -> bool:
+        """Whether this person has no seat anywhere."""
+        return (tenant_id, user_id) in self._refused
 
     def held(self, caller: Caller, conversation_id: str) -> Seat | None:
         """Return the caller's seat when it is in memory."""
@@ -42,6 +59,8 @@ class Seats:
         seat = await self._store.seat(conversation_id, caller.user_id)
         if seat is None or seat.tenant_id != caller.tenant_id:
             raise ConversationNotFound
+        if self._refused and (caller.tenant_id, caller.user_id) in self._refused:
+            raise ProcessingRestricted("The data of this person is kept, and not processed.")
         if changes == self._changes:  # else what was read may be older than a change already announced
             self._keep(seat)
         return seat

@@ -7,6 +7,17 @@ from typing import Any, TypeVar
 
 from sealwire.contracts.auth import Auth
 from sealwire.contracts.crypto import Crypto
+from sealwire.contracts.custody import (
+    SubjectChanges,
+    SubjectErased,
+    SubjectErasure,
+    SubjectFindings,
+    SubjectItems,
+    SubjectProbe,
+    SubjectQuery,
+    SubjectRectified,
+    SubjectRestriction,
+)
 from sealwire.contracts.messaging import (
     SERVICE,
     Catalogue,
@@ -49,6 +60,8 @@ from sealwire.services.messaging.messages import MessageCases
 from sealwire.services.messaging.ports import ConversationEvents, ConversationStore, Keys, MessageStore
 from sealwire.services.messaging.request_marks import RequestMarks
 from sealwire.services.messaging.seats import Seats
+from sealwire.services.messaging.subject_ports import SubjectStore
+from sealwire.services.messaging.subjects import SubjectCases
 from sealwire.services.messaging.tail import Tail
 
 T = TypeVar("T")
@@ -64,6 +77,7 @@ class MessagingService:
         conversations: ConversationStore,
         messages: MessageStore,
         events: ConversationEvents,
+        subjects: SubjectStore,
         keys: Keys,
         crypto: Crypto,
         auth: Auth,
@@ -106,12 +120,14 @@ class MessagingService:
         self._jobs = Jobs(
             conversations=conversations, messages=messages, events=events, keys=keys, clock=clock, config=config
         )
+        self._subjects = SubjectCases(store=subjects, seats=seats, bodies=bodies, keys=keys, clock=clock)
         events.listen(seats.announced)
         events.listen(tail.announced)
 
     async def start(self) -> None:
         """Take up the stream where it stands, and begin the background work."""
         self._tail.begin(await self._events.newest())
+        await self._subjects.start()
         self._jobs.start()
 
     async def stop(self) -> None:
@@ -220,3 +236,25 @@ class MessagingService:
     def catalogue(self, caller: Caller, query: CatalogueQuery) -> Answer[Catalogue]:
         """Return every message there is."""
         return self._feeds.catalogue(caller, query)
+
+    # ---- for compliance: one person's data
+
+    def export_subject(self, caller: Caller, subject_id: str, query: SubjectQuery) -> Answer[SubjectItems]:
+        """Read it."""
+        return self._subjects.export_subject(caller, subject_id, query)
+
+    def erase_subject(self, caller: Caller, subject_id: str, erasure: SubjectErasure) -> Answer[SubjectErased]:
+        """Erase it."""
+        return self._subjects.erase_subject(caller, subject_id, erasure)
+
+    def rectify_subject(self, caller: Caller, subject_id: str, changes: SubjectChanges) -> Answer[SubjectRectified]:
+        """Put it right."""
+        return self._subjects.rectify_subject(caller, subject_id, changes)
+
+    def restrict_subject(self, caller: Caller, subject_id: str, restriction: SubjectRestriction) -> Answer[None]:
+        """Keep it without processing it."""
+        return self._subjects.restrict_subject(caller, subject_id, restriction)
+
+    def probe_subject(self, caller: Caller, subject_id: str, probe: SubjectProbe) -> Answer[SubjectFindings]:
+        """Look for what is left of it."""
+        return self._subjects.probe_subject(caller, subject_id, probe)

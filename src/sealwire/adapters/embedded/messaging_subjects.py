@@ -1,0 +1,310 @@
+"""What messaging's file holds of one person: found in reads of their own, changed in short writes with their events."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, Final
+
+import apsw
+
+from sealwire.adapters.embedded.drivers.sqlite import Database, fetch
+from sealwire.adapters.embedded.holds import held_sql, is_held
+from sealwire.adapters.embedded.messaging_events import Change, SqliteConversationEvents
+from sealwire.adapters.embedded.messaging_rows import OF_MESSAGE, read_message
+from sealwire.adapters.embedded.messaging_schema import LAST, id_text
+from sealwire.contracts.compliance import LegalHold
+from sealwire.kit.files import count_in_files
+from sealwire.services.messaging.events import KIND_NUMBER, Detail
+from sealwire.services.messaging.model import Actor
+from sealwire.services.messaging.subject_ports import Mention, Rewritten, Sat, SubjectReaction, WrittenMessage
+
+RELAY: Final = "messaging-audit"
+ERASED: Final = Detail(reason="person erased")
+_SELF: Final = Actor("service", "compliance")
+_ITS: Final = "JOIN conversation c ON c.num = m.key >> 32 AND c.tenant_id = ?1"
+_HELD: Final = held_sql("c.tenant_id", "NULL", "c.conversation_id")
+_PIN: Final = (
+    "UPDATE event SET actor_id = ?2 WHERE position > ifnull((SELECT position FROM consumer_position WHERE consumer ="
+    f" '{RELAY}'), 0) AND actor_id IS NULL AND kind = {KIND_NUMBER['message.created']} AND EXISTS"
+    " (SELECT 1 FROM message m JOIN conversation c ON c.num = m.key >> 32"
+    " WHERE m.key = (event.stream >> 32 << 32 | event.seq) AND m.sender_id = ?2 AND c.tenant_id = ?1)"
+)
+_IN: Final = "IN (SELECT value FROM json_each(?))"
+_SENT: Final = f"FROM message m {_ITS} WHERE m.sender_id = ?2"
+_COUNTS: Final = {
+    "messages": f"SELECT count(*) {_SENT} AND NOT {_HELD}",
+    "reactions": f"SELECT count(*) FROM reaction m {_ITS} WHERE m.user_id = ?2",
+    "mentions": f"SELECT count(*) FROM message m {_ITS} WHERE instr(m.meta, CAST(?2 AS BLOB)) AND NOT {_HELD}",
+    "memberships": "SELECT count(*) FROM member u JOIN conversation c ON c.num = u.conversation AND c.tenant_id = ?1"
+    " WHERE u.user_id = ?2",
+    "conversations": "SELECT count(*) FROM conversation WHERE tenant_id = ?1 AND (created_by = ?2 OR instr(pair, ?2))",
+}
+
+
+class SqliteMessagingSubjects:
+    """`services.messaging.subject_ports.SubjectStore` over messaging's tables."""
+
+    def __init__(self, db: Database, events: SqliteConversationEvents) -> None:
+        self._db = db
+        self._events = events
+
+    # ---- marks
+
+    async def marks(self) -> Sequence[tuple[str, str, str]]:
+        return [(t, s, m) for t, s, m in self._db.read("SELECT tenant_id, subject_id, mark FROM subject_mark")]
+
+    async def restrict(self, tenant_id: str, subject_id: str, restricted: bool) -> None:
+        def restrict(conn: apsw.Connection) -> None:
+            if restricted:
+                conn.execute("INSERT OR IGNORE INTO subject_mark VALUES (?, ?, 'restricted')", (tenant_id, subject_id))
+            else:
+                conn.execute(
+                    "DELETE FROM subject_mark WHERE tenant_id = ? AND subject_id = ? AND mark = 'restricted'",
+                    (tenant_id, subject_id),
+                )
+            # What is on its way with the old version is refused and looks again.
+            conn.execute(
+                "UPDATE conversation SET seat_version = seat_version + 1 WHERE tenant_id = ?"
+                " AND num IN (SELECT conversation FROM member WHERE user_id = ?)",
+                (tenant_id, subject_id),
+            )
+
+        await self._db.write(restrict)
+
+    async def require_free(self, tenant_id: str, subject_id: str) -> None:
+        await self._db.write(partial(_refuse_held, tenant_id, subject_id))
+
+    async def begin_erasing(self, tenant_id: str, subject_id: str) -> None:
+        def begin(conn: apsw.Connection) -> None:
+            _refuse_held(tenant_id, subject_id, conn)
+            conn.execute("REPLACE INTO subject_mark VALUES (?, ?, 'erased')", (tenant_id, subject_id))
+            # A record that the audit log may have already must come again as it was: with this actor.
+            conn.execute(_PIN, (tenant_id, subject_id))
+
+        await self._db.write(begin)
+
+    # ---- finding
+
+    async def messages(self, tenant_id: str, subject_id: str, after: int, limit: int) -> Sequence[WrittenMessage]:
+        sql = (
+            f"{OF_MESSAGE} ON c.num = m.key >> 32 WHERE c.tenant_id = ?1 AND m.sender_id = ?2 AND m.key > ?3"
+            " ORDER BY m.key LIMIT ?4"
+        )
+        rows = await self._scan(sql, (tenant_id, subject_id, after, limit))
+        held = await self._held(tenant_id, {row[1] for row in rows})
+        return [WrittenMessage(row[2], read_message(row[0], row[1], row[2:], {}), row[1] in held) for row in rows]
+
+    async def seats(self, tenant_id: str, subject_id: str, after: int, limit: int) -> Sequence[Sat]:
+        rows = self._db.read(
+            "SELECT u.num, c.conversation_id, c.kind, c.title, u.role, u.joined_at_us, u.read_seq FROM member u"
+            " JOIN conversation c ON c.num = u.conversation WHERE u.user_id = ? AND c.tenant_id = ? AND u.num > ?"
+            " ORDER BY u.num LIMIT ?",
+            (subject_id, tenant_id, after, limit),
+        )
+        return [Sat(*row) for row in rows]
+
+    async def reactions(
+        self, tenant_id: str, subject_id: str, after: tuple[int, str], limit: int
+    ) -> Sequence[SubjectReaction]:
+        sql = (
+            "SELECT m.key, m.emoji, m.at_us, c.conversation_id FROM reaction m JOIN conversation c"
+            " ON c.num = m.key >> 32 WHERE c.tenant_id = ?1 AND m.user_id = ?2 AND (m.key, m.emoji) > (?3, ?4)"
+            " ORDER BY m.key, m.emoji LIMIT ?5"
+        )
+        rows = await self._scan(sql, (tenant_id, subject_id, *after, limit))
+        return [SubjectReaction(key, emoji, at_us, id_, key & LAST) for key, emoji, at_us, id_ in rows]
+
+    async def mentions(self, tenant_id: str, subject_id: str, after: int, limit: int) -> Sequence[Mention]:
+        sql = (
+            f"SELECT m.key, m.meta FROM message m {_ITS} WHERE instr(m.meta, CAST(?2 AS BLOB)) AND m.key > ?3"
+            f" AND NOT {_HELD} ORDER BY m.key LIMIT ?4"
+        )
+        return [Mention(key, meta) for key, meta in await self._scan(sql, (tenant_id, subject_id, after, limit))]
+
+    async def counts(self, tenant_id: str, subject_id: str) -> Mapping[str, int]:
+        def count(conn: apsw.Connection) -> dict[str, int]:
+            params = (tenant_id, subject_id)
+            return {place: int(conn.execute(sql, params).get or 0) for place, sql in _COUNTS.items()}
+
+        return await self._db.scan(count)
+
+    async def held_messages(self, tenant_id: str, subject_id: str) -> int:
+        rows = await self._scan(f"SELECT count(*) {_SENT} AND {_HELD}", (tenant_id, subject_id))
+        return int(rows[0][0])
+
+    # ---- changing
+
+    async def leave(self, tenant_id: str, subject_id: str, limit: int, at_us: int) -> int:
+        def leave(conn: apsw.Connection) -> int:
+            found = fetch(
+                conn,
+                "SELECT u.num, u.conversation, u.role FROM member u JOIN conversation c ON c.num = u.conversation"
+                " WHERE u.user_id = ? AND c.tenant_id = ? LIMIT ?",
+                (subject_id, tenant_id, limit),
+            )
+            for seat, num, role in found:
+                conn.execute("DELETE FROM member WHERE num = ?", (seat,))
+                conn.execute(
+                    "UPDATE conversation SET member_count = member_count - 1, seat_version = seat_version + 1"
+                    " WHERE num = ?",
+                    (num,),
+                )
+                left = Change("member.left", _SELF, at_us, subject_id=subject_id, detail=ERASED)
+                self._events.record(conn, num, [left, *_successor(conn, num, role, at_us)])
+            return len(found)
+
+        return await self._db.write(leave)
+
+    async def tombstone(self, tenant_id: str, subject_id: str, keys: Sequence[int], pseudonym: str, at_us: int) -> int:
+        def tombstone(conn: apsw.Connection) -> int:
+            _refuse_held(tenant_id, subject_id, conn)
+            rows = _changeable(conn, tenant_id, subject_id, keys)
+            listed = json.dumps([key for key, *_ in rows])
+            conn.execute(
+                "UPDATE message SET sealed = NULL, meta = NULL, client_message_id = '', sender_id = ?,"
+                f" deleted_at_us = ifnull(deleted_at_us, ?) WHERE key {_IN}",
+                (pseudonym, at_us, listed),
+            )
+            conn.execute(f"DELETE FROM message_version WHERE key {_IN}", (listed,))
+            conn.execute(f"DELETE FROM reaction WHERE key {_IN}", (listed,))
+            self._record_each(conn, "message.deleted", [row for row in rows if row[2] is None], at_us)
+            return len(rows)
+
+        return await self._db.write(tombstone)
+
+    async def rewrite(
+        self, tenant_id: str, subject_id: str, messages: Sequence[Rewritten], pseudonym: str, at_us: int
+    ) -> int:
+        def rewrite(conn: apsw.Connection) -> int:
+            _refuse_held(tenant_id, subject_id, conn)
+            new = {message.key: message for message in messages}
+            rows = [
+                row
+                for row in _changeable(conn, tenant_id, subject_id, list(new))
+                if row[2] is None and row[3] == new[row[0]].version
+            ]
+            conn.executemany(
+                "UPDATE message SET sealed = ?, meta = ?, client_message_id = '', sender_id = ?, version = version + 1"
+                " WHERE key = ?",
+                [(new[key].sealed, new[key].meta, pseudonym, key) for key, *_ in rows],
+            )
+            conn.execute(f"DELETE FROM message_version WHERE key {_IN}", (json.dumps([key for key, *_ in rows]),))
+            self._record_each(conn, "message.edited", rows, at_us)
+            return len(rows)
+
+        return await self._db.write(rewrite)
+
+    async def unreact(self, tenant_id: str, subject_id: str, reactions: Sequence[SubjectReaction], at_us: int) -> int:
+        def unreact(conn: apsw.Connection) -> int:
+            actor, gone = Actor("user", subject_id), 0
+            for r in reactions:
+                conn.execute(
+                    "DELETE FROM reaction WHERE key = ? AND emoji = ? AND user_id = ?", (r.key, r.emoji, subject_id)
+                )
+                if not conn.changes():
+                    continue
+                gone += 1
+                rows = fetch(conn, "SELECT key, message_id FROM message WHERE key = ?", (r.key,))
+                detail = Detail(emoji=r.emoji, reason=ERASED.reason)
+                for key, message_id in rows:
+                    change = Change(
+                        "reaction.removed", actor, at_us, seq=key & LAST, message_id=id_text(message_id), detail=detail
+                    )
+                    self._events.record(conn, key >> 32, [change])
+            return gone
+
+        return await self._db.write(unreact)
+
+    async def unmention(self, tenant_id: str, changed: Sequence[tuple[Mention, bytes | None]], at_us: int) -> int:
+        def unmention(conn: apsw.Connection) -> int:
+            rows = []
+            for mention, meta in changed:
+                conn.execute(
+                    "UPDATE message SET meta = ? WHERE key = ? AND meta = ?", (meta, mention.key, mention.meta)
+                )
+                if conn.changes():
+                    rows += fetch(
+                        conn, "SELECT key, message_id, deleted_at_us FROM message WHERE key = ?", (mention.key,)
+                    )
+            self._record_each(conn, "message.edited", [row for row in rows if row[2] is None], at_us)
+            return len(rows)
+
+        return await self._db.write(unmention)
+
+    async def unname(self, tenant_id: str, subject_id: str, pseudonym: str) -> int:
+        sql = "SELECT num FROM conversation WHERE tenant_id = ?1 AND (created_by = ?2 OR instr(pair, ?2))"
+        nums = json.dumps([num for (num,) in await self._scan(sql, (tenant_id, subject_id))])
+
+        def unname(conn: apsw.Connection) -> int:
+            conn.execute(
+                "UPDATE conversation SET pair = NULL, created_by = iif(created_by = ?2, ?3, created_by)"
+                " WHERE num IN (SELECT value FROM json_each(?1))",
+                (nums, subject_id, pseudonym),
+            )
+            return int(conn.changes())
+
+        return await self._db.write(unname)
+
+    async def count_in_files(self, texts: Sequence[bytes]) -> int:
+        path = self._db.path
+        files = [path, path.with_name(path.name + "-wal")]
+        return await asyncio.to_thread(count_in_files, files, texts)
+
+    async def compact(self) -> None:
+        await self._db.compact()
+
+    # ---- parts
+
+    async def _scan(self, sql: str, params: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        """Run a read that may look at every row, in a thread."""
+        return await self._db.scan(lambda conn: fetch(conn, sql, params))
+
+    async def _held(self, tenant_id: str, conversation_ids: set[str]) -> set[str]:
+        sql = f"SELECT c.conversation_id FROM conversation c WHERE c.conversation_id = ? AND {_HELD}"
+        return {id_ for id_ in conversation_ids if self._db.read(sql, (id_,))}
+
+    def _record_each(self, conn: apsw.Connection, kind: str, rows: Sequence[tuple[Any, ...]], at_us: int) -> None:
+        """Store an event per message (key, id, …), conversation by conversation."""
+        by_conversation: dict[int, list[Change]] = {}
+        for key, message_id, *_ in rows:
+            change = Change(kind, _SELF, at_us, seq=key & LAST, message_id=id_text(message_id), detail=ERASED)
+            by_conversation.setdefault(key >> 32, []).append(change)
+        for num, changes in by_conversation.items():
+            self._events.record(conn, num, changes)
+
+
+def _refuse_held(tenant_id: str, subject_id: str, conn: apsw.Connection) -> None:
+    """Raises: LegalHold."""
+    if is_held(conn, tenant_id, subject_id=subject_id):
+        raise LegalHold("A legal hold covers this person.")
+
+
+def _changeable(
+    conn: apsw.Connection, tenant_id: str, subject_id: str, keys: Sequence[int]
+) -> list[tuple[int, bytes, int | None, int]]:
+    """Return (key, id, deleted at, version) of those messages that are the person's still and not held."""
+    return fetch(
+        conn,
+        f"SELECT m.key, m.message_id, m.deleted_at_us, m.version FROM message m {_ITS}"
+        f" WHERE m.key IN (SELECT value FROM json_each(?3)) AND m.sender_id = ?2 AND NOT {_HELD} ORDER BY m.key",
+        (tenant_id, subject_id, json.dumps(list(keys))),
+    )
+
+
+def _successor(conn: apsw.Connection, num: int, former: str, at_us: int) -> list[Change]:
+    """When the last owner went: let the eldest of the highest role be the owner, so that somebody can decide."""
+    if former != "owner":
+        return []
+    order = "CASE role WHEN 'owner' THEN 0 WHEN 'moderator' THEN 1 WHEN 'member' THEN 2 ELSE 3 END, num"
+    heirs = fetch(
+        conn, f"SELECT num, user_id, role FROM member WHERE conversation = ? ORDER BY {order} LIMIT 1", (num,)
+    )
+    if not heirs or heirs[0][2] == "owner":
+        return []
+    seat, user_id, _ = heirs[0]
+    conn.execute("UPDATE member SET role = 'owner' WHERE num = ?", (seat,))
+    detail = Detail(role="owner", reason=ERASED.reason)
+    return [Change("member.changed", _SELF, at_us, subject_id=user_id, detail=detail)]

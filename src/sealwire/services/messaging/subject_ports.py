@@ -1,0 +1,123 @@
+"""What messaging asks of storage about one person: to find, to erase, to keep without processing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from sealwire.services.messaging.model import StoredMessage
+
+
+class WrittenMessage(NamedTuple):
+    """A message of the person, its place, and whether a hold on its conversation keeps it."""
+
+    place: int
+    message: StoredMessage
+    held: bool
+
+
+class Sat(NamedTuple):
+    """A membership of the person; `title` is sealed."""
+
+    place: int
+    conversation_id: str
+    kind: str
+    title: bytes | None
+    role: str
+    joined_at_us: int
+    read_seq: int
+
+
+class SubjectReaction(NamedTuple):
+    """A reaction of the person to the message with this place."""
+
+    key: int
+    emoji: str
+    at_us: int
+    conversation_id: str
+    seq: int
+
+
+class Mention(NamedTuple):
+    """A message (its place) whose encoded meta names the person."""
+
+    key: int
+    meta: bytes
+
+
+class Rewritten(NamedTuple):
+    """A message of the person, of this version, as it is to be kept for the others."""
+
+    key: int
+    version: int
+    sealed: bytes
+    meta: bytes | None
+
+
+class SubjectStore(Protocol):
+    """The data of one person in messaging's store.
+
+    Every change is atomic, durable on return, with its events in the same transaction, and refused inside of it while
+    a hold covers the person (LegalHold); messages of conversations under a hold are left as they are. Finding reads
+    a snapshot that holds everything committed before the call. `place`s rise.
+    MongoDB: as `ConversationStore`; an index on `sender_id` makes finding cheap there, embedded it is one pass over the
+    messages beside the writer, as an index would cost every send more than an erasure a year costs.
+    """
+
+    async def marks(self) -> Sequence[tuple[str, str, str]]:
+        """Return (tenant, person, `restricted` or `erased`) of all who are marked."""
+
+    async def restrict(self, tenant_id: str, subject_id: str, restricted: bool) -> None:
+        """Mark or unmark; sends on their way with an older seat are refused from then on."""
+
+    async def require_free(self, tenant_id: str, subject_id: str) -> None:
+        """Raises: LegalHold while a hold covers the person."""
+
+    async def begin_erasing(self, tenant_id: str, subject_id: str) -> None:
+        """Mark as erased, for good. Raises: LegalHold."""
+
+    async def messages(self, tenant_id: str, subject_id: str, after: int, limit: int) -> Sequence[WrittenMessage]:
+        """Return messages of the person, tombstones too, above a place."""
+
+    async def seats(self, tenant_id: str, subject_id: str, after: int, limit: int) -> Sequence[Sat]:
+        """Return memberships above a place."""
+
+    async def reactions(
+        self, tenant_id: str, subject_id: str, after: tuple[int, str], limit: int
+    ) -> Sequence[SubjectReaction]:
+        """Return reactions above (key, emoji)."""
+
+    async def mentions(self, tenant_id: str, subject_id: str, after: int, limit: int) -> Sequence[Mention]:
+        """Return messages that name the person, above a place, those under a hold left out."""
+
+    async def counts(self, tenant_id: str, subject_id: str) -> Mapping[str, int]:
+        """Return how much of the person is left, by place, what holds keep left out."""
+
+    async def held_messages(self, tenant_id: str, subject_id: str) -> int:
+        """Return how many of the person's messages holds on conversations keep."""
+
+    async def leave(self, tenant_id: str, subject_id: str, limit: int, at_us: int) -> int:
+        """End up to `limit` memberships; a group whose last owner goes gets the eldest of the highest role as one."""
+
+    async def tombstone(self, tenant_id: str, subject_id: str, keys: Sequence[int], pseudonym: str, at_us: int) -> int:
+        """Leave tombstones of a pseudonym: no body, no former bodies, no reactions. Return how many messages."""
+
+    async def rewrite(
+        self, tenant_id: str, subject_id: str, messages: Sequence[Rewritten], pseudonym: str, at_us: int
+    ) -> int:
+        """Replace body, author and version of those that didn't change since; former bodies go. Return how many."""
+
+    async def unreact(self, tenant_id: str, subject_id: str, reactions: Sequence[SubjectReaction], at_us: int) -> int:
+        """Take reactions back. Return how many."""
+
+    async def unmention(self, tenant_id: str, changed: Sequence[tuple[Mention, bytes | None]], at_us: int) -> int:
+        """Replace the meta of messages that didn't change since. Return how many."""
+
+    async def unname(self, tenant_id: str, subject_id: str, pseudonym: str) -> int:
+        """Take the person's id out of conversations (who made them, the pair of a direct one). Return how many."""
+
+    async def count_in_files(self, texts: Sequence[bytes]) -> int:
+        """Return how often these texts stand in the raw bytes of the files, deleted pages and logs included."""
+
+    async def compact(self) -> None:
+        """See to it that nothing overwritten is left in the files. Raises: Unavailable when it can't be done now."""

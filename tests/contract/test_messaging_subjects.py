@@ -1,0 +1,140 @@
+"""Erasing and restricting a person in messaging: what the others see of it, and what stays where a hold says so."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from sealwire.adapters.embedded.holds import SqliteHoldBook
+from sealwire.contracts.custody import ProcessingRestricted, SubjectErasure, SubjectProbe, SubjectRestriction
+from sealwire.contracts.messaging import ConversationNotFound, Draft, Edit, History
+from sealwire.kit.caller import Caller, service_caller
+from sealwire.testing.messaging_room import MessagingRoom
+
+
+@pytest.fixture
+async def room(tmp_path):
+    opened = MessagingRoom(tmp_path)
+    await opened.open()
+    yield opened
+    await opened.close()
+
+
+async def erase(room: MessagingRoom, who: Caller, *, job_id: str = "job-1", messages: str = "tombstone"):
+    compliance = service_caller("compliance", who.tenant_id)
+    erasure = SubjectErasure(job_id=job_id, pseudonym="somebody-1", messages=messages)  # type: ignore[arg-type]  # named by the test
+    erased: dict[str, int] = {}
+    while True:
+        answer = await room.messaging.erase_subject(compliance, who.user_id, erasure)
+        for kind, count in answer.erased.items():
+            erased[kind] = erased.get(kind, 0) + count
+        if answer.done:
+            return erased, answer.kept
+
+
+async def test_kept_messages_are_readable_and_of_somebody(room):
+    agnes, bertil = await room.enter("agnes"), await room.enter("bertil")
+    group = await room.group(agnes, bertil)
+    said = await room.say(agnes, group, "the meeting is at noon")
+    await room.messaging.edit(agnes, group.conversation_id, said.seq, Edit(body="the meeting is at one"))
+    await room.messaging.react(bertil, group.conversation_id, said.seq, "+1")
+    erased, kept = await erase(room, agnes, messages="anonymise")
+    assert erased["message"] == 1
+    assert kept == {}
+    await room.again()
+    (message,) = (await room.messaging.history(bertil, group.conversation_id, History())).items
+    assert message.body == "the meeting is at one"
+    assert message.sender_id == "somebody-1"
+    assert message.client_message_id == ""
+    assert not message.deleted
+    assert [r.user_ids for r in message.reactions] == [[bertil.user_id]]
+
+
+async def test_tombstones_are_what_followers_get_too(room):
+    agnes, bertil = await room.enter("agnes"), await room.enter("bertil")
+    group = await room.group(agnes, bertil)
+    await room.say(agnes, group, "gone soon")
+    await erase(room, agnes)
+    (message,) = (await room.messaging.history(bertil, group.conversation_id, History())).items
+    assert (message.body, message.deleted, message.sender_id) == (None, True, "somebody-1")
+    events = [event.kind for event, _ in await room.stores.events.after(0, 100)]
+    assert events[-3:] == ["member.left", "member.changed", "message.deleted"]
+    me = await room.messaging.get(bertil, group.conversation_id)
+    assert me.role == "owner"
+
+
+async def test_a_record_of_the_log_keeps_its_actor(room):
+    agnes, bertil = await room.enter("agnes"), await room.enter("bertil")
+    group = await room.group(agnes, bertil)
+    await room.say(agnes, group, "on the record")
+    before = [e for e in await room.stores.events.read(0, 100) if e.kind == "message.created"]
+    await erase(room, agnes)
+    assert [e for e in await room.stores.events.read(0, 100) if e.kind == "message.created"] == before
+
+
+async def test_while_the_person_is_sending(room):
+    agnes, bertil = await room.enter("agnes"), await room.enter("bertil")
+    group = await room.group(agnes, bertil)
+    enough = asyncio.Event()
+
+    async def send() -> None:
+        for number in range(1_000_000):
+            await room.say(agnes, group, f"still here {number}")
+            if number == 20:
+                enough.set()
+
+    sending = asyncio.create_task(send())
+    await enough.wait()
+    await erase(room, agnes)
+    with pytest.raises((ProcessingRestricted, ConversationNotFound)):
+        await sending
+    compliance = service_caller("compliance", agnes.tenant_id)
+    found = await room.messaging.probe_subject(compliance, agnes.user_id, SubjectProbe(words=["still here"]))
+    assert set(found.places.values()) == {0}
+    history = (await room.messaging.history(bertil, group.conversation_id, History(limit=200))).items
+    assert all(message.deleted for message in history)
+
+
+async def test_messages_of_a_held_conversation_stay_and_are_told(room):
+    agnes, bertil = await room.enter("agnes"), await room.enter("bertil")
+    held, free = await room.group(agnes, bertil), await room.group(agnes, bertil)
+    await room.say(agnes, held, "evidence")
+    await room.say(agnes, free, "chatter")
+    book = SqliteHoldBook(room.stores.db)
+    await book.put(agnes.tenant_id, "hold-1", subject_id="", conversation_id=held.conversation_id, at_us=1)
+    erased, kept = await erase(room, agnes)
+    assert (erased["message"], kept) == (1, {"message": 1})
+    (message,) = (await room.messaging.history(bertil, held.conversation_id, History())).items
+    assert message.body == "evidence"
+    await book.release(agnes.tenant_id, "hold-1", at_us=2)
+    erased, kept = await erase(room, agnes, job_id="job-2")
+    assert (erased["message"], kept) == (1, {})
+    assert erased["data_key"] >= 1
+
+
+async def test_restriction_stops_the_person_and_keeps_what_was_said(room):
+    agnes, bertil = await room.enter("agnes"), await room.enter("bertil")
+    group = await room.group(agnes, bertil)
+    await room.say(agnes, group, "before")
+    compliance = service_caller("compliance", agnes.tenant_id)
+    await room.messaging.restrict_subject(compliance, agnes.user_id, SubjectRestriction(restricted=True))
+    for _ in range(2):
+        with pytest.raises(ProcessingRestricted):
+            await room.say(agnes, group, "during")
+        await room.again()  # a mark outlives a restart
+        (message,) = (await room.messaging.history(bertil, group.conversation_id, History())).items
+        assert message.body == "before"
+    await room.messaging.restrict_subject(compliance, agnes.user_id, SubjectRestriction(restricted=False))
+    await room.say(agnes, group, "after")
+
+
+async def test_an_erased_mark_is_for_good(room):
+    agnes, bertil = await room.enter("agnes"), await room.enter("bertil")
+    group = await room.group(agnes, bertil)
+    await erase(room, agnes)
+    compliance = service_caller("compliance", agnes.tenant_id)
+    await room.messaging.restrict_subject(compliance, agnes.user_id, SubjectRestriction(restricted=False))
+    draft = Draft(body="back", client_message_id="k1")
+    with pytest.raises((ProcessingRestricted, ConversationNotFound)):
+        await room.messaging.send(agnes, group.conversation_id, draft)
