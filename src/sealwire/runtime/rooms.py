@@ -61,7 +61,7 @@ class Room(msgspec.Struct, frozen=True, kw_only=True):
     """A service as the assembly handles it. `contract` is what others call: `service` behind its guard.
 
     `people_routes` are open on the service's own port to people too. `drain` sends long-lived connections elsewhere
-    before the ports close; `relay` tells compliance of every change.
+    before the ports close; `relay` tells compliance of every change, from the last step of the start until rooms stop.
     """
 
     service: Any
@@ -76,6 +76,16 @@ class Room(msgspec.Struct, frozen=True, kw_only=True):
 
 
 Entries = Callable[[Sequence[Event]], Awaitable[list[AuditEntry]]]
+
+
+def _in_turn(*steps: Later) -> Later:
+    """Return one step that does several. Relays are no part of a room's stop: they end before the first room does."""
+
+    async def run() -> None:
+        for step in steps:
+            await step()
+
+    return run
 
 
 def _ring(assembly: Assembly, service: str) -> KeyRing:
@@ -112,16 +122,11 @@ async def build_crypto(assembly: Assembly) -> Room:
     )
     relay = _relay(assembly, "crypto", store.feed, SqlitePositions(db), _one_by_one(crypto_entry))
 
-    async def stop() -> None:
-        await service.stop()
-        await relay.stop()
-        await db.close()
-
     return Room(
         service=service,
         contract=assembly.guard(service, crypto.OPERATIONS, "crypto"),
         start=service.start,
-        stop=stop,
+        stop=_in_turn(service.stop, db.close),
         checks=service.checks,
         routes=lambda edge: crypto_routes(service, edge),
         relay=relay,
@@ -139,15 +144,11 @@ async def build_compliance(assembly: Assembly) -> Room:
         config=assembly.settings.compliance,
     )
 
-    async def stop() -> None:
-        await service.stop()
-        await storage.close()
-
     return Room(
         service=service,
         contract=assembly.guard(service, compliance.OPERATIONS, "compliance"),
         start=service.start,
-        stop=stop,
+        stop=_in_turn(service.stop, storage.close),
         checks=service.checks,
         routes=lambda edge: compliance_routes(service, edge),
         drain=service.drain,
@@ -180,16 +181,11 @@ async def build_auth(assembly: Assembly) -> Room:
     )
     relay = _relay(assembly, "auth", service.events, service.positions, service.audit_entries)
 
-    async def stop() -> None:
-        await service.stop()
-        await relay.stop()
-        await storage.close()
-
     return Room(
         service=service,
         contract=assembly.guard(service, identity.OPERATIONS, "auth"),
         start=service.start,
-        stop=stop,
+        stop=_in_turn(service.stop, storage.close),
         checks=service.checks,
         routes=lambda edge: auth_routes(service, edge),
         relay=relay,
@@ -212,17 +208,12 @@ async def build_messaging(assembly: Assembly) -> Room:
     )
     relay = _relay(assembly, "messaging", storage.events, storage.positions, _one_by_one(messaging_entry))
 
-    async def stop() -> None:
-        await service.stop()
-        await relay.stop()
-        await storage.close()
-
     guarded = assembly.guard(service, messaging.OPERATIONS, "messaging")
     return Room(
         service=service,
         contract=guarded,
         start=service.start,
-        stop=stop,
+        stop=_in_turn(service.stop, storage.close),
         checks=service.checks,
         routes=lambda edge: messaging_routes(guarded, edge),
         relay=relay,
@@ -245,16 +236,11 @@ async def build_media(assembly: Assembly) -> Room:
     )
     relay = _relay(assembly, "media", store.feed, SqlitePositions(db), _one_by_one(media_entry))
 
-    async def stop() -> None:
-        await service.stop()
-        await relay.stop()
-        await db.close()
-
     return Room(
         service=service,
         contract=assembly.guard(service, media.OPERATIONS, "media"),
         start=service.start,
-        stop=stop,
+        stop=_in_turn(service.stop, db.close),
         checks=service.checks,
         routes=lambda edge: media_routes(service, edge),
         relay=relay,
