@@ -125,7 +125,10 @@ class VerifyQuery(Input):
 
 
 class Verification(Output):
-    """Whether the chain and the tree hold. `job_id` and `progress` for a range over 100,000 records (202)."""
+    """Whether the chain and the tree hold. `job_id` and `progress` for a range over 100,000 records (202).
+
+    `pruned` are the records retention took out, as pairs of `seq`, both included.
+    """
 
     ok: bool
     records: int
@@ -135,6 +138,7 @@ class Verification(Output):
     fault: str | None = None
     job_id: str | None = None
     progress: float = 1.0
+    pruned: list[list[int]] = []
 
 
 class Checkpoint(Output):

@@ -5,6 +5,7 @@
     audit_id    which ids are taken, unique per tenant
     tile        Merkle tiles: full ones of level 0, the newest form of those above
     checkpoint  signed notes
+    leaf        what is kept of records that are gone: see audit_pruning
 
 A piece never crosses a tile's border, so tile n is made of whole pieces. Numbers are joined into one integer key:
 `place` = tenant << 40 | first seq, `tile.place` = tenant << 40 | level << 36 | number.
@@ -13,15 +14,15 @@ A piece never crosses a tile's border, so tile n is made of whole pieces. Number
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import apsw
 
-from sealwire.adapters.embedded import audit_traits
+from sealwire.adapters.embedded import audit_pruning, audit_traits
 from sealwire.adapters.embedded.drivers.sqlite import Database, Row
 from sealwire.services.compliance.chain import read_record
-from sealwire.services.compliance.merkle import TILE_WIDTH
+from sealwire.services.compliance.merkle import HASH_BYTES, TILE_WIDTH, leaf_hash
 from sealwire.services.compliance.ports import (
     AuditIdsTaken,
     Found,
@@ -30,6 +31,7 @@ from sealwire.services.compliance.ports import (
     LogEdge,
     LogHead,
     LogUnreadable,
+    PruneCount,
     RecordFilter,
     StoredCheckpoint,
     StoredRecord,
@@ -173,7 +175,8 @@ class SqliteAuditStore:
         if number is None:
             return LogEdge(head=head)
         tiled = head.size - head.size % TILE_WIDTH
-        bodies = [r.body for r in self._records(number, tiled + 1, head.size - tiled)] if tiled < head.size else []
+        records = self._records(number, tiled + 1, head.size - tiled) if tiled < head.size else []
+        leaves = [r.leaf or leaf_hash(r.body) for r in records]
         tiles: dict[int, tuple[int, bytes]] = {}
         level, nodes = 1, tiled // TILE_WIDTH
         while nodes:
@@ -184,7 +187,7 @@ class SqliteAuditStore:
             else:
                 tiles[level] = (at, b"")
             level, nodes = level + 1, at
-        return LogEdge(head=head, bodies=bodies, tiles=tiles)
+        return LogEdge(head=head, leaves=leaves, tiles=tiles)
 
     async def find(self, tenant_id: str, audit_ids: Iterable[str]) -> dict[str, int]:
         number = self._number(tenant_id)
@@ -202,13 +205,17 @@ class SqliteAuditStore:
     def _records(self, number: int, first_seq: int, limit: int) -> list[StoredRecord]:
         base = number << _SEQ_BITS
         rows = self._read(
-            "SELECT place, count, CAST(hashes AS BLOB), CAST(bodies AS BLOB) FROM piece"
+            "SELECT place, count, CAST(piece.hashes AS BLOB), CAST(bodies AS BLOB), CAST(leaf.hashes AS BLOB)"
+            " FROM piece LEFT JOIN leaf USING (place)"
             " WHERE place > ? AND place < ? AND place + count > ? ORDER BY place LIMIT ?",
             (base | max(0, first_seq - TILE_WIDTH), base | first_seq + limit, base | first_seq, 1 + limit),
         )
         found: list[StoredRecord] = []
-        for place, count, hashes, bodies in rows:
-            found += _unpack(place - base, count, hashes, bodies)
+        for place, count, hashes, bodies, leaves in rows:
+            records = _unpack(place - base, count, hashes, bodies)
+            found += records if leaves is None else _with_leaves(records, leaves)
+        if len(rows) == 1 and len(found) == limit and found[0].seq == first_seq:
+            return found
         return [r for r in found if first_seq <= r.seq < first_seq + limit]
 
     async def search(self, tenant_id: str, wanted: RecordFilter, *, after_seq: int, limit: int) -> Found:
@@ -254,6 +261,63 @@ class SqliteAuditStore:
                 found[level, at] = rows[0][0]
         return found
 
+    async def due(
+        self, tenant_id: str, *, before_us: int, after_seq: int, limit: int
+    ) -> Sequence[tuple[int, int, bool]]:
+        number = self._number(tenant_id)
+        found: list[tuple[int, int, bool]] = []
+        if number is None:
+            return found
+        base, at, older = number << _SEQ_BITS, after_seq, RecordFilter(to_us=before_us)
+        held = audit_pruning.held_in(self._read(audit_pruning.HELD, (tenant_id,)))
+        while True:
+            rows = self._read(
+                "SELECT place, count, traits FROM piece WHERE place > ? AND place < ? AND place + count > ?"
+                " ORDER BY place LIMIT ?",
+                (base | max(0, at + 1 - TILE_WIDTH), base + (1 << _SEQ_BITS), base | at + 1, _PIECES_A_LOOK),
+            )
+            for place, count, traits in rows:
+                first = place - base
+                old = [i for i in audit_traits.matches(count, traits, older) if first + i > after_seq]
+                found += self._due_of(number, first, count, traits, old, held) if old else ()
+                if len(found) >= limit:
+                    return found[:limit]
+            if len(rows) < _PIECES_A_LOOK:
+                return found
+            at = rows[-1][0] - base + rows[-1][1] - 1
+            await asyncio.sleep(0)
+
+    def _due_of(
+        self, number: int, first: int, count: int, traits: bytes, old: Sequence[int], held: frozenset[str]
+    ) -> list[tuple[int, int, bool]]:
+        times = audit_traits.times_of(count, traits)
+        records = self._records(number, first, count)
+        return [(r.seq, times[i], audit_pruning.is_held(r.body, held)) for i in old if (r := records[i]).body]
+
+    async def prunable(self, tenant_id: str, seqs: Collection[int]) -> list[int]:
+        number = self._number(tenant_id)
+        if number is None:
+            return []
+        held = audit_pruning.held_in(self._read(audit_pruning.HELD, (tenant_id,)))
+        found: list[int] = []
+        left = sorted(set(seqs))
+        while left:
+            wanted = {seq for seq in left if seq < left[0] + TILE_WIDTH}
+            records = self._records(number, left[0], TILE_WIDTH)
+            found += [r.seq for r in records if r.seq in wanted and r.body and not audit_pruning.is_held(r.body, held)]
+            left = left[len(wanted) :]
+            await asyncio.sleep(0)
+        return found
+
+    async def prune(self, tenant_id: str, seqs: Collection[int]) -> PruneCount:
+        def run(conn: apsw.Connection) -> PruneCount:
+            number = conn.execute("SELECT number FROM tenant WHERE tenant_id = ?", (tenant_id,)).get
+            if number is None:
+                return PruneCount(pruned=0, held=0, missing=len(set(seqs)))
+            return audit_pruning.prune(conn, number, tenant_id, seqs)
+
+        return await self._db.write(run)
+
     async def last_checkpoint(self, tenant_id: str) -> StoredCheckpoint | None:
         rows = self._read(_CHECKPOINT + " WHERE number = ? ORDER BY size DESC LIMIT 1", (self._number(tenant_id),))
         return _checkpoint(rows[0]) if rows else None
@@ -268,6 +332,13 @@ class SqliteAuditStore:
 
     async def check(self) -> None:
         self._read("SELECT 1 FROM tenant LIMIT 1")
+
+
+def _with_leaves(records: list[StoredRecord], leaves: bytes) -> list[StoredRecord]:
+    """Give the pruned records of a piece their leaf hashes."""
+    return [
+        r if r.body else r._replace(leaf=leaves[i * HASH_BYTES : (i + 1) * HASH_BYTES]) for i, r in enumerate(records)
+    ]
 
 
 def _checkpoint(row: Row) -> StoredCheckpoint:
@@ -302,6 +373,8 @@ def _join_pieces(conn: apsw.Connection, base: int, tile: int) -> None:
     ).fetchall()
     if sum(row[0] for row in rows) != TILE_WIDTH:
         return  # something is missing: leave everything as it is, for the verifier
+    if conn.execute("SELECT 1 FROM leaf WHERE place BETWEEN ? AND ?", bounds).get is not None:
+        return  # records of it are pruned already
     conn.execute("DELETE FROM piece WHERE place BETWEEN ? AND ?", bounds)
     traits = audit_traits.merge([(row[0], row[1]) for row in rows])
     hashes, bodies = b"".join([row[2] for row in rows]), b"".join([row[3] for row in rows])

@@ -69,12 +69,18 @@ def matches(count: int, traits: bytes, wanted: RecordFilter) -> Sequence[int]:
                 return found
     low, high = wanted.from_us, wanted.to_us
     if low is not None or high is not None:
-        times = array("q")
-        times.frombytes(traits[: count * _TIME_BYTES])
-        if _SWAP:
-            times.byteswap()
+        times = times_of(count, traits)
         found = [i for i in found if (low is None or times[i] >= low) and (high is None or times[i] < high)]
     return found
+
+
+def times_of(count: int, traits: bytes) -> Sequence[int]:
+    """Return the times of a piece's records in µs."""
+    times = array("q")
+    times.frombytes(traits[: count * _TIME_BYTES])
+    if _SWAP:
+        times.byteswap()
+    return times
 
 
 def _equal(traits: bytes, count: int, column: int, code: int, among: Sequence[int]) -> list[int]:

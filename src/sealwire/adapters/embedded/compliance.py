@@ -10,6 +10,7 @@ import apsw
 import msgspec
 
 from sealwire.adapters.embedded.audit_log import SCHEMA, SqliteAuditStore
+from sealwire.adapters.embedded.audit_pruning import PRUNING_SCHEMA
 from sealwire.adapters.embedded.drivers.sqlite import Database
 from sealwire.adapters.embedded.outbox import OUTBOX_SCHEMA, POSITIONS_SCHEMA, SqliteOutbox, SqlitePositions
 from sealwire.contracts.compliance import Consent, Hold, RetentionPolicy
@@ -49,7 +50,18 @@ CREATE TABLE hold (
 CREATE INDEX hold_on_subject ON hold (tenant_id, subject_id) WHERE subject_id IS NOT NULL;
 CREATE INDEX hold_on_conversation ON hold (tenant_id, conversation_id) WHERE conversation_id IS NOT NULL;
 """
-MIGRATIONS: Final = (SCHEMA + _BOOKS + OUTBOX_SCHEMA + POSITIONS_SCHEMA,)
+_CHECKPOINT_KEYS: Final = """
+CREATE TABLE checkpoint_key (
+    number INTEGER NOT NULL,
+    ordinal INTEGER NOT NULL,
+    public_key TEXT NOT NULL,
+    size INTEGER NOT NULL,
+    note TEXT NOT NULL,
+    at_us INTEGER NOT NULL,
+    PRIMARY KEY (number, ordinal)
+) WITHOUT ROWID;
+"""
+MIGRATIONS: Final = (SCHEMA + _BOOKS + OUTBOX_SCHEMA + POSITIONS_SCHEMA, PRUNING_SCHEMA + _CHECKPOINT_KEYS)
 _IN_FORCE: Final = (
     "SELECT policy_version, given_at FROM consent"
     " WHERE tenant_id = ? AND subject_id = ? AND purpose = ? AND withdrawn_at IS NULL"

@@ -106,17 +106,25 @@ class Follower:
 
     async def _look(self) -> Seen:
         size = (await self._store.head(self._tenant_id)).size
-        if size <= self._at:
-            return Seen((), self._at, 0)
-        if self._wanted is None:
-            records = await self._store.records(self._tenant_id, self._at + 1, PAGE_RECORDS)
-            reached = min(size, self._at + PAGE_RECORDS)
-            self._at = max(reached, records[-1].seq if records else 0)
-            return Seen(records, self._at, max(0, size - self._at))
-        found = await self._store.search(self._tenant_id, self._wanted, after_seq=self._at, limit=PAGE_RECORDS)
+        while self._at < size:
+            records = await (self._all(size) if self._wanted is None else self._matching(self._wanted, size))
+            if records:
+                return Seen(records, self._at, max(0, size - self._at))
+            await asyncio.sleep(0)
+        return Seen((), self._at, 0)
+
+    async def _all(self, size: int) -> Sequence[StoredRecord]:
+        """Return the next page's records, those pruned left out."""
+        records = await self._store.records(self._tenant_id, self._at + 1, PAGE_RECORDS)
+        reached = min(size, self._at + PAGE_RECORDS)
+        self._at = max(reached, records[-1].seq if records else 0)
+        return [r for r in records if r.body]
+
+    async def _matching(self, wanted: RecordFilter, size: int) -> Sequence[StoredRecord]:
+        found = await self._store.search(self._tenant_id, wanted, after_seq=self._at, limit=PAGE_RECORDS)
         last = found.records[-1].seq if found.records else 0
         self._at = found.looked_up_to if found.looked_up_to is not None else max(size, last)
-        return Seen(found.records, self._at, max(0, size - self._at))
+        return found.records
 
 
 class LiveLog:

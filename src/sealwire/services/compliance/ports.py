@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -32,11 +32,11 @@ class LogHead(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LogEdge(msgspec.Struct, frozen=True, kw_only=True):
-    """What a writer needs to go on: the head, the records of the unfinished tile of level 0 (as canonical bytes), and
-    the unfinished tiles above it by level (number, hashes)."""
+    """What a writer needs to go on: the head, the leaf hashes of the unfinished tile of level 0, and the unfinished
+    tiles above it by level (number, hashes)."""
 
     head: LogHead
-    bodies: Sequence[bytes] = ()
+    leaves: Sequence[bytes] = ()
     tiles: Mapping[int, tuple[int, bytes]] = {}
 
 
@@ -57,11 +57,23 @@ class LogAppend(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StoredRecord(NamedTuple):
-    """A record as stored: its number, the hash stored for it, its canonical bytes."""
+    """A record as stored: its number, the hash stored for it, its canonical bytes.
+
+    Of a pruned record the bytes are empty and `leaf` is its leaf hash.
+    """
 
     seq: int
     hash: str
     body: bytes
+    leaf: bytes = b""
+
+
+class PruneCount(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of records that were to be pruned; `missing` were gone before, or never there."""
+
+    pruned: int
+    held: int
+    missing: int
 
 
 class RecordFilter(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,6 +120,9 @@ class AuditStore(Protocol):
     number (ports/leases), which the conditional update checks too. Kafka is no place for this: it has no condition.
     S3: full tiles and bundles may be copied to a bucket, immutable, under their C2SP paths; the head stays in MongoDB.
     Elasticsearch may index `search`, fed by the log itself in `seq` order.
+
+    Pruning takes a record's bytes and its audit id; its hash and its leaf hash stay where they are, so that the chain,
+    the tree and every proof still verify. MongoDB: the piece is replaced in a transaction that reads the holds.
     """
 
     async def edge(self, tenant_id: str) -> LogEdge:
@@ -136,6 +151,18 @@ class AuditStore(Protocol):
 
     async def tiles(self, tenant_id: str, addresses: Iterable[tuple[int, int]]) -> dict[tuple[int, int], bytes]:
         """Return the stored tiles among these (level, number): full ones of level 0, the newest form of those above."""
+
+    async def due(
+        self, tenant_id: str, *, before_us: int, after_seq: int, limit: int
+    ) -> Sequence[tuple[int, int, bool]]:
+        """Return up to `limit` records above `after_seq` older than a time, in `seq` order, pruned ones left out:
+        number, time in µs, whether a legal hold covers somebody it is about."""
+
+    async def prunable(self, tenant_id: str, seqs: Collection[int]) -> list[int]:
+        """Return those of these records that are there and that no legal hold covers."""
+
+    async def prune(self, tenant_id: str, seqs: Collection[int]) -> PruneCount:
+        """Take the bytes of up to 256 records out; what a hold covers stays. Atomic with that, durable, idempotent."""
 
     async def add_checkpoint(self, tenant_id: str, checkpoint: StoredCheckpoint) -> None:
         """Keep a checkpoint; one of the same size is kept as it was."""

@@ -18,6 +18,7 @@ from sealwire.kit.problem import Invalid
 from sealwire.services.compliance.chain import line_of
 from sealwire.services.compliance.ports import StoredRecord
 from sealwire.services.compliance.stream_route import LiveSource, stream_route
+from sealwire.services.compliance.verify import PrunedLine, PrunedRecord, write_pruned
 
 EXPORT_PATH = "/compliance/audit/export"
 TILE_PATH = "/compliance/audit/tile/*"
@@ -107,11 +108,18 @@ def _export(compliance: AuditSource) -> Run:
         while first <= last:
             records = await compliance.records(caller, first, min(_RECORDS_A_CHUNK, last - first + 1))
             if records:
-                await exchange.write(b"".join([line_of(r.body, r.hash) + b"\n" for r in records]))
+                await exchange.write(b"".join([export_line(r) for r in records]))
             first += _RECORDS_A_CHUNK
         await exchange.finish()
 
     return run
+
+
+def export_line(record: StoredRecord) -> bytes:
+    """Return a record's line in an export: the record with its hash, or what is left of a pruned one."""
+    if record.leaf:
+        return write_pruned(PrunedLine(PrunedRecord(record.hash, record.leaf.hex(), record.seq))) + b"\n"
+    return line_of(record.body, record.hash) + b"\n"
 
 
 def _tile(compliance: AuditSource) -> Run:

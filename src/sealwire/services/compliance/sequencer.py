@@ -283,8 +283,7 @@ class Logs:
 def grow_from(edge: LogEdge) -> Tree:
     """Rebuild what a writer holds in memory from what is stored. Raises: LogBroken."""
     size = edge.head.size
-    leaves = leaf_hashes(edge.bodies)
-    edges = {0: (size // 256, leaves)}
+    edges = {0: (size // 256, list(edge.leaves))}
     edges |= {level: (number, split_hashes(hashes)) for level, (number, hashes) in edge.tiles.items()}
     peaks: list[bytes] = []
     for level in range(max(edges), -1, -1):

@@ -45,6 +45,7 @@ from sealwire.services.compliance.evidence import SERVICE, Evidence, as_answer
 from sealwire.services.compliance.gdpr import Consents
 from sealwire.services.compliance.live import Follower, LiveLog, Tail
 from sealwire.services.compliance.ports import ComplianceStores, RecordFilter, StoredRecord
+from sealwire.services.compliance.pruning import Pruning
 from sealwire.services.compliance.retention import Retention
 from sealwire.services.compliance.sealing import Keys, Sealer
 from sealwire.services.compliance.sequencer import Logs
@@ -84,6 +85,7 @@ class ComplianceService:
         )
         self._evidence = Evidence(store=store, logs=self._logs, crypto=crypto, clock=clock, origin=config.origin)
         self._audit = AuditLog(store=store, logs=self._logs, sealer=sealer, clock=clock, grown=self._evidence.grown)
+        self.pruning = Pruning(store=store, append=self._audit.append, clock=clock)
         self._verifier = Verifier(store=store, evidence=self._evidence, at_once=config.verify_at_once)
         self._consents = Consents(store=stores.consents, clock=clock)
         self._retention = Retention(store=stores.retention, clock=clock)

@@ -19,7 +19,7 @@ from sealwire.services.compliance.notes import NoteInvalid, TreeHead, parse_chec
 from sealwire.services.compliance.ports import AuditStore, LogHead, LogUnreadable, StoredCheckpoint, StoredRecord
 from sealwire.services.compliance.sequencer import LogBroken
 from sealwire.services.compliance.tiles import Tile, Tiling
-from sealwire.services.compliance.verify import Fault, Item, Tampering, Walk
+from sealwire.services.compliance.verify import Fault, Item, Tampering, Walk, pruned_item
 
 _CHECKPOINTS_A_LOOK = 64
 _JOBS_KEPT = 1_000
@@ -49,7 +49,7 @@ class StoredLog:
         if fault is None and last == head.size:
             fault = await self._check_excess(head) or self._check_head(head)
         if fault is None and last == head.size and self.walk.frontier is not None:
-            fault = await self._check_edges()
+            fault = await self._check_edges() or self.walk.unsaid()
         return fault
 
     async def _begin(self, first: int) -> Fault | None:
@@ -58,7 +58,8 @@ class StoredLog:
         before = await self._store.records(self._tenant_id, first - 1, 1)
         if not before:
             return Fault(Tampering.REMOVED, first - 1, "1 record missing")
-        self.walk = Walk(first_seq=first, prev_hash=sha256(before[0].body).hexdigest())
+        prev_hash = sha256(before[0].body).hexdigest() if before[0].body else before[0].hash
+        self.walk = Walk(first_seq=first, prev_hash=prev_hash)
         return None
 
     async def _go(self, last: int) -> Fault | None:
@@ -84,7 +85,7 @@ class StoredLog:
         records = await self._store.records(self._tenant_id, at, stop - at + 1)
         if not records or records[0].seq != at:
             return await self._missing(at, last)
-        items = [(r.body, r.hash) for r in records]
+        items = [(r.body, r.hash) if r.body or not r.leaf else (pruned_item(r.seq, r.leaf), r.hash) for r in records]
         good, leaves = self.walk.feed(items)
         if good < len(items):
             return await self._diagnose(items, good, stop)
@@ -279,6 +280,7 @@ class Verifier:
             root=log.walk.frontier.root().hex() if log.walk.frontier else "",
             checkpoint=note,
             fault=f"{fault.kind}: {fault.detail}" if fault else None,
+            pruned=[list(pair) for pair in log.walk.pruned],
         )
 
     async def _sign_first(self, tenant_id: str) -> str:

@@ -24,16 +24,52 @@ from sealwire.services.compliance.chain import (
     reread,
     split_line,
 )
-from sealwire.services.compliance.merkle import Frontier
+from sealwire.services.compliance.merkle import HASH_BYTES, Frontier
 from sealwire.services.compliance.notes import NoteInvalid, TreeHead, VerifierKey, parse_checkpoint, verify_note
+from sealwire.services.compliance.pruning import PRUNED_START, joined, pruned_by, without
 
 CHUNK_RECORDS = 2048
 _CHECKPOINT_LINE = b'{"checkpoint":'
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError)
+_HASH_DIGITS = 64
+_HEX = frozenset("0123456789abcdef")
 Progress = Callable[[int], None]
 """Told how many records have been checked so far."""
 Item = tuple[bytes, str]
-"""A record's canonical bytes and the hash stated for it."""
+"""A record's canonical bytes and the hash stated for it; of a pruned record `pruned_item` instead of the bytes."""
+_PRUNED = b"\0"
+_PRUNED_BYTES = 1 + 8 + HASH_BYTES
+_PRUNED_LINE = b'{"pruned":'
+
+
+class PrunedRecord(msgspec.Struct, frozen=True):
+    """What is left of a pruned record, members in canonical order; hashes in lowercase hex."""
+
+    hash: str
+    leaf: str
+    seq: int
+
+
+class PrunedLine(msgspec.Struct, frozen=True):
+    """A pruned record's line in an export."""
+
+    pruned: PrunedRecord
+
+
+_read_pruned = msgspec.json.Decoder(PrunedLine).decode
+write_pruned = msgspec.json.Encoder().encode
+
+
+def pruned_item(seq: int, leaf: bytes) -> bytes:
+    """Return what stands for a pruned record's bytes in an `Item`: no record begins like this."""
+    return _PRUNED + seq.to_bytes(8, "big") + leaf
+
+
+def _as_pruned(body: bytes) -> tuple[int, bytes] | None:
+    """Return a pruned record's number and leaf hash."""
+    if len(body) != _PRUNED_BYTES or body[:1] != _PRUNED:
+        return None
+    return int.from_bytes(body[1:9], "big"), body[9:]
 
 
 class Tampering(StrEnum):
@@ -69,6 +105,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     covered: int
     root: str
     fault: Fault | None = None
+    pruned: list[tuple[int, int]] = []
+    """Records that retention took out: ranges of `seq`. The log says of each that it did, where all of it was seen."""
 
     @property
     def first_bad_seq(self) -> int | None:
@@ -79,7 +117,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 class Walk:
     """Goes along a chain record by record and grows its tree; stops at the first record that doesn't fit."""
 
-    __slots__ = ("expected", "frontier", "gained", "prev_hash", "records", "strict", "tenant_id")
+    __slots__ = ("expected", "frontier", "gained", "prev_hash", "pruned", "records", "said", "strict", "tenant_id")
 
     def __init__(self, *, first_seq: int = 1, prev_hash: str | None = FIRST_PREV_HASH, strict: bool = False) -> None:
         """Start at `first_seq`; `prev_hash` None takes the first record's word for it (a part of a log).
@@ -92,15 +130,17 @@ class Walk:
         self.frontier = Frontier() if first_seq == 1 else None
         self.records = 0
         self.strict = strict
+        self.pruned: list[tuple[int, int]] = []
+        """Ranges of pruned records seen."""
+        self.said: list[tuple[int, int]] = []
+        """Ranges that records of pruning name."""
         self.gained: list[list[bytes]] = []
         """The new nodes at heights 0, 8, 16 … that the last `feed` brought."""
 
     def feed(self, items: Sequence[Item]) -> tuple[int, list[bytes]]:
         """Check items in order. Return how many fit, and their leaf hashes; fewer than given means the next is bad."""
-        if self.tenant_id is None and items and (first := _link(items[0][0])) is not None:
-            # The first record's word is taken for what wasn't told: the tenant, the hash before a part of a log.
-            self.tenant_id = first.tenant_id
-            self.prev_hash = first.prev_hash if self.prev_hash is None else self.prev_hash
+        if self.tenant_id is None or self.prev_hash is None:
+            self._believe(items)
         expected, prev, tenant = self.expected, self.prev_hash, self.tenant_id
         leaves: list[bytes] = []
         add, strict = leaves.append, self.strict
@@ -108,11 +148,21 @@ class Walk:
         try:
             for body, stated in items:
                 digest = sha256(body).hexdigest()
+                if body[:1] == _PRUNED:
+                    leaf = self._pruned_leaf(body, stated, expected)
+                    if leaf is None:
+                        break
+                    add(leaf)
+                    prev = stated
+                    expected += 1
+                    continue
                 link = read(body)
                 if digest != stated or link.seq != expected or link.prev_hash != prev or link.tenant_id != tenant:
                     break
                 if strict and not _is_canonical(body, link):  # type: ignore[arg-type]  # strict reads Records
                     break
+                if self.pruned and body.startswith(PRUNED_START):
+                    self.said += pruned_by(body)
                 add(sha256(b"\x00" + body).digest())
                 prev = digest
                 expected += 1
@@ -124,10 +174,41 @@ class Walk:
         self.records += len(leaves)
         return len(leaves), leaves
 
+    def _believe(self, items: Sequence[Item]) -> None:
+        """Take the records' word for what wasn't told: whose log it is, the hash before the first of a part."""
+        for i, (body, _) in enumerate(items):
+            if (link := _link(body)) is not None:
+                self.tenant_id = link.tenant_id if self.tenant_id is None else self.tenant_id
+                if i == 0 and self.prev_hash is None:
+                    self.prev_hash = link.prev_hash
+                return
+
+    def _pruned_leaf(self, body: bytes, stated: str, expected: int) -> bytes | None:
+        """Return the leaf hash of a pruned record in its place, None for one that is not: the tree judges it."""
+        found = _as_pruned(body)
+        if found is None or found[0] != expected or not _is_hash(stated):
+            return None
+        if self.pruned and self.pruned[-1][1] == expected - 1:
+            self.pruned[-1] = (self.pruned[-1][0], expected)
+        else:
+            self.pruned.append((expected, expected))
+        return found[1]
+
+    def unsaid(self) -> Fault | None:
+        """Return the fault of a record that is gone and of which no record of pruning says so."""
+        left = without(self.pruned, joined(self.said))
+        if not left:
+            return None
+        return Fault(Tampering.REMOVED, left[0][0], "the record was taken out, and no record of pruning names it")
+
     def diagnose(self, bad: Item, rest: Iterator[Item]) -> Fault:
         """Say what is wrong with the record that doesn't fit, with a look at those behind it."""
         body, stated = bad
         expected = self.expected
+        if (pruned := _as_pruned(body)) is not None:
+            if pruned[0] > expected:
+                return Fault(Tampering.REMOVED, expected, f"{pruned[0] - expected} records missing")
+            return Fault(Tampering.INSERTED, pruned[0], f"a second record with seq {pruned[0]}")
         link = _link(body)
         if link is None:
             return Fault(Tampering.CHANGED, expected, "the record can't be read")
@@ -150,7 +231,7 @@ class Walk:
         expected = self.expected
         if link.seq < expected and intact:
             return Fault(Tampering.INSERTED, link.seq, f"a second record with seq {link.seq}")
-        seqs = (found.seq for body, _ in rest if (found := _link(body)) is not None)
+        seqs = (seq for body, _ in rest if (seq := _seq_of(body)) is not None)
         if not intact:
             extra = next(seqs, None) == expected
             kind = Tampering.INSERTED if extra else Tampering.CHANGED
@@ -162,6 +243,17 @@ class Walk:
                 return Fault(Tampering.INSERTED, link.seq, f"a second record with seq {seq}")
         missing = link.seq - expected
         return Fault(Tampering.REMOVED, expected, f"{missing} record{'s' * (missing > 1)} missing")
+
+
+def _is_hash(text: str) -> bool:
+    return len(text) == _HASH_DIGITS and not set(text) - _HEX
+
+
+def _seq_of(body: bytes) -> int | None:
+    if (pruned := _as_pruned(body)) is not None:
+        return pruned[0]
+    link = _link(body)
+    return link.seq if link is not None else None
 
 
 def _link(body: bytes) -> Link | None:
@@ -185,6 +277,8 @@ def _is_canonical(body: bytes, record: Record) -> bool:
 def read_item(line: bytes) -> Item:
     """Read an export's line: as we write it, else as JSON in any spelling, else as it stands with no hash."""
     text = line.rstrip(b"\r\n")
+    if text.startswith(_PRUNED_LINE):
+        return _read_pruned_line(text)
     try:
         body, stated = split_line(text)
         if sha256(body).hexdigest() == stated:
@@ -201,8 +295,18 @@ def _reread_or_raw(text: bytes) -> Item:
         return text, ""
 
 
+def _read_pruned_line(text: bytes) -> Item:
+    try:
+        pruned = _read_pruned(text).pruned
+        return pruned_item(pruned.seq, bytes.fromhex(pruned.leaf)), pruned.hash
+    except (*_UNREADABLE, ValueError, OverflowError):
+        return text, ""
+
+
 def _cut_or_raw(line: bytes) -> Item:
     text = line.rstrip(b"\r\n")
+    if text.startswith(_PRUNED_LINE):
+        return _read_pruned_line(text)
     try:
         return split_line(text)
     except NotCanonical:
@@ -264,6 +368,8 @@ def verify_export(
         if fault is None:
             late, fault = _compare_end(walk, notes.late, covered)
             covered = max(covered, late)
+        if fault is None and covered == walk.records:
+            fault = walk.unsaid()  # of a log whose end nobody signed, the record that says so may come later
     except NoteInvalid as error:
         fault = Fault(Tampering.CHECKPOINT, None, str(error))
     return Report(
@@ -274,6 +380,7 @@ def verify_export(
         covered=covered,
         root=walk.frontier.root().hex() if walk.frontier else "",
         fault=fault,
+        pruned=walk.pruned,
     )
 
 

@@ -1,0 +1,86 @@
+"""Pruning in SQLite: records leave, their hashes stay (R4.6).
+
+    leaf     Merkle leaf hashes of a piece that lost records; `place` is the piece's
+
+A record that is gone has no bytes in its piece's bundle, its audit id is free, and its two hashes stay: that of the
+chain in the piece, that of the leaf beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+
+import apsw
+
+from sealwire.adapters.embedded.drivers.sqlite import Row
+from sealwire.services.compliance.chain import read_record
+from sealwire.services.compliance.merkle import HASH_BYTES, TILE_WIDTH, leaf_hash
+from sealwire.services.compliance.ports import PruneCount
+from sealwire.services.compliance.pruning import concerns
+from sealwire.services.compliance.tiles import read_bundle, write_bundle
+
+PRUNING_SCHEMA = """
+CREATE TABLE leaf (
+    place INTEGER PRIMARY KEY,
+    hashes BLOB NOT NULL
+);
+"""
+SEQ_BITS = 40
+HELD = "SELECT subject_id, conversation_id FROM hold WHERE tenant_id = ?"
+
+
+def held_in(rows: Iterable[Row]) -> frozenset[str]:
+    """Return the persons and conversations that legal holds cover, from the rows of `HELD`."""
+    return frozenset(found for row in rows for found in row if found)
+
+
+def is_held(body: bytes, held: frozenset[str]) -> bool:
+    """Whether one of these ids is what a record is about."""
+    return bool(held) and not held.isdisjoint(concerns(read_record(body)))
+
+
+def prune(conn: apsw.Connection, number: int, tenant_id: str, seqs: Collection[int]) -> PruneCount:
+    """Take the bytes of these records out, in the caller's transaction; what a hold covers stays."""
+    held = held_in(conn.execute(HELD, (tenant_id,)))
+    gone = kept = 0
+    left = sorted(set(seqs))
+    base = number << SEQ_BITS
+    while left:
+        row = conn.execute(
+            "SELECT place, count, bodies FROM piece WHERE place > ? AND place <= ? AND place + count > ? LIMIT 1",
+            (base | max(0, left[0] - TILE_WIDTH), base | left[0], base | left[0]),
+        ).fetchone()
+        if row is None:
+            left.pop(0)
+            continue
+        first, end = row[0] - base, row[0] - base + row[1]
+        wanted = [seq for seq in left if seq < end]
+        left = left[len(wanted) :]
+        taken, spared = _prune_piece(conn, row[0], number, read_bundle(row[2]), [s - first for s in wanted], held)
+        gone, kept = gone + taken, kept + spared
+    return PruneCount(pruned=gone, held=kept, missing=len(set(seqs)) - gone - kept)
+
+
+def _prune_piece(
+    conn: apsw.Connection, place: int, number: int, bodies: list[bytes], wanted: Sequence[int], held: frozenset[str]
+) -> tuple[int, int]:
+    """Empty records of one piece by their index; return how many, and how many a hold kept."""
+    known = conn.execute("SELECT hashes FROM leaf WHERE place = ?", (place,)).get
+    leaves = [
+        leaf_hash(body) if body else known[i * HASH_BYTES : (i + 1) * HASH_BYTES] for i, body in enumerate(bodies)
+    ]
+    taken = spared = 0
+    for i in wanted:
+        if not bodies[i]:
+            continue
+        record = read_record(bodies[i])
+        if held and not held.isdisjoint(concerns(record)):
+            spared += 1
+            continue
+        conn.execute("DELETE FROM audit_id WHERE id = ? AND number = ?", (record.audit_id, number))
+        bodies[i] = b""
+        taken += 1
+    if taken:
+        conn.execute("REPLACE INTO leaf VALUES (?, ?)", (place, b"".join(leaves)))
+        conn.execute("UPDATE piece SET bodies = ? WHERE place = ?", (write_bundle(bodies), place))
+    return taken, spared

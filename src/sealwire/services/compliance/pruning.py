@@ -1,0 +1,173 @@
+"""Pruning (R4.6): records past their time leave the log, their hashes stay, so chain, tree and proofs still verify.
+
+Before records leave, the log itself says which: a record `audit.pruned` names all that are gone, ranges of `seq` from
+the first on. So verification tells a pruned record from one that somebody took out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from sealwire.contracts.compliance import Accepted, Actor, AuditBatch, AuditEntry
+from sealwire.kit.caller import Caller, service_caller
+from sealwire.kit.clock import Clock
+from sealwire.kit.ids import new_id
+from sealwire.services.compliance.chain import Record, read_record
+from sealwire.services.compliance.ports import AuditStore, PruneCount, RecordFilter
+
+PRUNED_ACTION = "audit.pruned"
+PRUNED_START = b'{"action":"audit.pruned",'
+"""How the canonical bytes of a record of pruning begin."""
+RECORDS_A_WRITE = 256
+_RANGES_A_RECORD = 2_000
+_read_metadata = msgspec.json.Decoder(dict[str, Any]).decode
+Append = Callable[[Caller, AuditBatch], Awaitable[Accepted]]
+Range = tuple[int, int]
+
+
+def concerns(record: Record) -> set[str]:
+    """Return the ids of persons and conversations that a record is about: what a legal hold can cover."""
+    found = {record.actor.id, record.resource_id}
+    for name, value in _read_metadata(record.metadata).items():
+        if type(value) is dict:
+            found.add(value.get("of", ""))
+        elif type(value) is str and name.endswith("_id"):
+            found.add(value)
+    found.discard("")
+    return found
+
+
+def ranges_of(seqs: Iterable[int]) -> list[Range]:
+    """Return numbers as ranges, both ends included, in order."""
+    ranges: list[Range] = []
+    for seq in sorted(set(seqs)):
+        if ranges and ranges[-1][1] == seq - 1:
+            ranges[-1] = (ranges[-1][0], seq)
+        else:
+            ranges.append((seq, seq))
+    return ranges
+
+
+def joined(ranges: Iterable[Range]) -> list[Range]:
+    """Return ranges in order, joined where they touch or overlap."""
+    found: list[Range] = []
+    for first, last in sorted(ranges):
+        if found and first <= found[-1][1] + 1:
+            found[-1] = (found[-1][0], max(found[-1][1], last))
+        else:
+            found.append((first, last))
+    return found
+
+
+def without(ranges: Sequence[Range], taken: Sequence[Range]) -> list[Range]:
+    """Return what of `ranges` lies outside of `taken`; both in order and joined."""
+    left: list[Range] = []
+    for first, last in ranges:
+        at = first
+        for low, high in taken:
+            if high < at or low > last:
+                continue
+            if low > at:
+                left.append((at, low - 1))
+            at = high + 1
+        if at <= last:
+            left.append((at, last))
+    return left
+
+
+def write_ranges(ranges: Sequence[Range]) -> str:
+    """Write ranges as `1-500,502`."""
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)
+
+
+def read_ranges(text: str) -> list[Range]:
+    """Read what `write_ranges` wrote. Raises: ValueError."""
+    found: list[Range] = []
+    for part in text.split(",") if text else ():
+        first, _, last = part.partition("-")
+        found.append((int(first), int(last or first)))
+    return found
+
+
+def pruned_by(body: bytes) -> list[Range]:
+    """Return which records a record of pruning says are gone; none for any other record."""
+    try:
+        record = read_record(body)
+        if record.action != PRUNED_ACTION or record.actor.type != "service":
+            return []
+        return read_ranges(str(_read_metadata(record.metadata).get("pruned", "")))
+    except (ValueError, msgspec.MsgspecError):
+        return []
+
+
+class DueRecord(msgspec.Struct, frozen=True):
+    """A record past its time; `held` when a legal hold covers somebody it is about."""
+
+    seq: int
+    created_us: int
+    held: bool
+
+
+class Pruning:
+    """What the retention engine asks of the log."""
+
+    def __init__(self, *, store: AuditStore, append: Append, clock: Clock) -> None:
+        """`append` stores records of compliance's own."""
+        self._store = store
+        self._append = append
+        self._clock = clock
+
+    async def due(self, tenant_id: str, *, before_us: int, after_seq: int, limit: int) -> list[DueRecord]:
+        """Return up to `limit` records above `after_seq` that are older than a time, in `seq` order."""
+        found = await self._store.due(tenant_id, before_us=before_us, after_seq=after_seq, limit=limit)
+        return [DueRecord(seq, created_us, held) for seq, created_us, held in found]
+
+    async def prune(self, tenant_id: str, seqs: Collection[int], *, run_id: str) -> PruneCount:
+        """Take these records out of the log; idempotent. What a hold covers stays, and so do all hashes.
+
+        First the log says that they go, then they go: after a crash between the two, call it again.
+        """
+        size = (await self._store.head(tenant_id)).size
+        wanted = {seq for seq in seqs if 1 <= seq <= size}
+        there = await self._store.prunable(tenant_id, wanted)
+        if there:
+            await self._say(tenant_id, there, run_id)
+        pruned = held = 0
+        ordered = sorted(wanted)
+        for start in range(0, len(ordered), RECORDS_A_WRITE):
+            count = await self._store.prune(tenant_id, ordered[start : start + RECORDS_A_WRITE])
+            pruned, held = pruned + count.pruned, held + count.held
+        return PruneCount(pruned=pruned, held=held, missing=len(set(seqs)) - pruned - held)
+
+    async def _say(self, tenant_id: str, seqs: Collection[int], run_id: str) -> None:
+        gone = joined([*await self._said(tenant_id), *ranges_of(seqs)])
+        records = [
+            AuditEntry(
+                audit_id=new_id(),
+                tenant_id=tenant_id,
+                actor=Actor(type="service", id="compliance"),
+                action=PRUNED_ACTION,
+                resource_type="audit_record",
+                resource_id=run_id,
+                metadata={"pruned": write_ranges(gone[start : start + _RANGES_A_RECORD]), "count": len(seqs)},
+                created_at_us=self._clock.now_us(),
+            )
+            for start in range(0, len(gone), _RANGES_A_RECORD)
+        ]
+        await self._append(service_caller("compliance", tenant_id), AuditBatch(records=records))
+
+    async def _said(self, tenant_id: str) -> list[Range]:
+        """Return what the log says is gone: by its own records alone, so that nobody else's pruning is taken over."""
+        said: list[Range] = []
+        after: int | None = 0
+        while after is not None:
+            found = await self._store.search(
+                tenant_id, RecordFilter(action=PRUNED_ACTION), after_seq=after, limit=RECORDS_A_WRITE
+            )
+            for record in found.records:
+                said += pruned_by(record.body)
+            after = found.looked_up_to
+        return said
