@@ -158,8 +158,8 @@ class Assembly:
         await self.boundary.start()
 
     async def _start_relays(self) -> None:
-        for room in self._rooms.values():
         self._started.append(("audit trail", self._stop_relays))
+        for room in self._rooms.values():
             if room.relay is not None:
                 room.relay.start()
         if not self._settings.loopback:
@@ -168,12 +168,12 @@ class Assembly:
                 token = self._settings.auth.owner_token
                 self.notes.append(f'The first owner registers with "owner_token": "{token}"; it works once.')
 
-    async def _open_ports(self) -> None:
     async def _stop_relays(self) -> None:
         """Bring the last records to compliance, while it is still there to take them: crypto's room outlives it."""
         relays = [room.relay for room in self._rooms.values() if room.relay is not None]
         await asyncio.gather(*(relay.stop(drain=True) for relay in relays))
 
+    async def _open_ports(self) -> None:
         server = self._settings.server
         gateway = self._settings.gateway
         admission = Admission(
