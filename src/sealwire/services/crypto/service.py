@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from binascii import a2b_base64, b2a_base64
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import NoReturn
+from collections.abc import Awaitable, Callable, Mapping
 
 from sealwire.contracts.compliance import LegalHold
 from sealwire.contracts.crypto import (
@@ -44,13 +42,12 @@ from sealwire.contracts.custody import HoldDesk
 from sealwire.kit.caller import Caller
 from sealwire.kit.clock import Clock, rfc3339
 from sealwire.kit.codec import Page
-from sealwire.kit.envelopes import TAG_BYTES, EnvelopeRefused, canonical_context, gcm_decrypt
-from sealwire.kit.envelopes import Sealed as GcmSealed
 from sealwire.kit.permission import Permission
-from sealwire.kit.problem import Forbidden, Invalid
+from sealwire.kit.problem import Forbidden
+from sealwire.services.crypto.ciphers import Ciphers, to_bytes, to_text
 from sealwire.services.crypto.config import CryptoConfig
 from sealwire.services.crypto.data_keys import DataKeys, system_purpose
-from sealwire.services.crypto.events import Outcome, key_event
+from sealwire.services.crypto.events import key_event
 from sealwire.services.crypto.jobs import Keeper
 from sealwire.services.crypto.journal import UseJournal
 from sealwire.services.crypto.keys import KeyChain, LiveKey
@@ -75,6 +72,7 @@ class CryptoService:
             individually=config.journal_individually,
             limit=config.journal_limit,
         )
+        self._ciphers = Ciphers(chain=self._chain, journal=self._journal, clock=clock)
         self._data_keys = DataKeys(chain=self._chain, store=store, journal=self._journal, clock=clock)
         desk = HoldDesk(store.holds, clock)
         self.put_hold, self.release_hold = desk.put_hold, desk.release_hold
@@ -161,34 +159,34 @@ class CryptoService:
     async def encrypt(self, caller: Caller, key_id: str, plaintext: Plaintext) -> Sealed:
         _require(caller, Permission.USE_KEYS)
         live = await self._usable(caller, key_id, "aes-256-gcm")
-        return (await self._encrypt(caller, live, (plaintext,), "crypto.encrypt"))[0]
+        return (await self._ciphers.encrypt(caller, live, (plaintext,), "crypto.encrypt"))[0]
 
     async def decrypt(self, caller: Caller, key_id: str, ciphertext: Ciphertext) -> Opened:
         _require(caller, Permission.USE_KEYS)
         live = await self._usable(caller, key_id, "aes-256-gcm")
-        return (await self._decrypt(caller, live, (ciphertext,), "crypto.decrypt"))[0]
+        return (await self._ciphers.decrypt(caller, live, (ciphertext,), "crypto.decrypt"))[0]
 
     async def encrypt_batch(self, caller: Caller, key_id: str, batch: PlaintextBatch) -> SealedBatch:
         _require(caller, Permission.USE_KEYS)
         live = await self._usable(caller, key_id, "aes-256-gcm")
-        return SealedBatch(items=await self._encrypt(caller, live, batch.items, "crypto.encrypt"))
+        return SealedBatch(items=await self._ciphers.encrypt(caller, live, batch.items, "crypto.encrypt"))
 
     async def decrypt_batch(self, caller: Caller, key_id: str, batch: CiphertextBatch) -> OpenedBatch:
         _require(caller, Permission.USE_KEYS)
         live = await self._usable(caller, key_id, "aes-256-gcm")
-        return OpenedBatch(items=await self._decrypt(caller, live, batch.items, "crypto.decrypt"))
+        return OpenedBatch(items=await self._ciphers.decrypt(caller, live, batch.items, "crypto.decrypt"))
 
     async def rewrap(self, caller: Caller, key_id: str, ciphertext: Ciphertext) -> Sealed:
         _require(caller, Permission.USE_KEYS)
         live = await self._usable(caller, key_id, "aes-256-gcm")
-        opened = (await self._decrypt(caller, live, (ciphertext,), "crypto.rewrap"))[0]
+        opened = (await self._ciphers.decrypt(caller, live, (ciphertext,), "crypto.rewrap"))[0]
         again = Plaintext(plaintext=opened.plaintext, context=ciphertext.context)
-        return (await self._encrypt(caller, live, (again,), "crypto.rewrap"))[0]
+        return (await self._ciphers.encrypt(caller, live, (again,), "crypto.rewrap"))[0]
 
     async def encrypt_with_master_key(self, caller: Caller, plaintext: Plaintext) -> Sealed:
         _require(caller, Permission.USE_KEYS)
         live = await self._chain.master(caller.tenant_id)
-        return (await self._encrypt(caller, live, (plaintext,), "crypto.encrypt"))[0]
+        return (await self._ciphers.encrypt(caller, live, (plaintext,), "crypto.encrypt"))[0]
 
     async def decrypt_with_master_key(self, caller: Caller, ciphertext: Ciphertext) -> Opened:
         _require(caller, Permission.USE_KEYS)
@@ -197,26 +195,26 @@ class CryptoService:
         except KeyNotFound:
             raise DecryptionFailed from None
         if ciphertext.key_id not in (None, live.stored.key_id):
-            self._refuse(caller, live, "crypto.decrypt", ciphertext.version)
-        return (await self._decrypt(caller, live, (ciphertext,), "crypto.decrypt"))[0]
+            self._ciphers.refuse(caller, live, "crypto.decrypt", ciphertext.version)
+        return (await self._ciphers.decrypt(caller, live, (ciphertext,), "crypto.decrypt"))[0]
 
     # ---- sign and authenticate
 
     async def sign(self, caller: Caller, key_id: str, message: Signable) -> Signature:
         _require(caller, Permission.USE_KEYS)
         live = await self._usable(caller, key_id, "ed25519")
-        return await self._authenticate(caller, live, message, "crypto.sign", Material.sign)
+        return await self._ciphers.authenticate(caller, live, message, "crypto.sign", Material.sign)
 
     async def hmac(self, caller: Caller, key_id: str, message: Signable) -> Signature:
         _require(caller, Permission.USE_KEYS)
         live = await self._usable(caller, key_id, "hmac-sha256")
-        return await self._authenticate(caller, live, message, "crypto.hmac", Material.tag)
+        return await self._ciphers.authenticate(caller, live, message, "crypto.hmac", Material.tag)
 
     async def verify(self, caller: Caller, key_id: str, message: SignedMessage) -> Verdict:
         _require(caller, Permission.USE_KEYS)
         live = await self._usable(caller, key_id, "ed25519", "hmac-sha256")
         live.require(KeyUse.PROCESS)
-        text, signature = _bytes(message.message, "$.message"), _bytes(message.signature, "$.signature")
+        text, signature = to_bytes(message.message, "$.message"), to_bytes(message.signature, "$.signature")
         version = next((v for v in live.stored.versions if v.version == message.version), None)
         if version is None:
             valid = False
@@ -224,7 +222,7 @@ class CryptoService:
             valid = verify_signature(version.public_key, text, signature)
         else:
             valid = (await self._chain.material(live, version.version)).verify_tag(text, signature)
-        self._note(caller, live, "crypto.verify", message.version, outcome="success" if valid else "failure")
+        self._ciphers.note(caller, live, "crypto.verify", message.version, outcome="success" if valid else "failure")
         return Verdict(valid=valid)
 
     # ---- data keys
@@ -235,7 +233,7 @@ class CryptoService:
             raise Forbidden("A data key in the clear is given to services only.")
         live = await self._usable(caller, key_id, "aes-256-gcm")
         made = await self._data_keys.wrap_new(caller, live, request.context, plain=request.plain)
-        self._note(caller, live, "crypto.data_key.created", made.version)
+        self._ciphers.note(caller, live, "crypto.data_key.created", made.version)
         return made
 
     async def system_data_key(self, caller: Caller, request: SystemDataKeyRequest) -> DataKey:
@@ -256,7 +254,7 @@ class CryptoService:
     async def system_sign(self, caller: Caller, message: SystemSignable) -> SystemSignature:
         _require_service(caller)
         live = await self._chain.named(caller, system_purpose(caller.service), f"sign:{message.name}", "ed25519")
-        text = _bytes(message.message, "$.message")
+        text = to_bytes(message.message, "$.message")
         material = await self._chain.protecting(live)
         self._journal.tally(
             key_event(
@@ -270,8 +268,8 @@ class CryptoService:
         )
         public_key = next(v.public_key for v in live.stored.versions if v.version == material.version)
         return SystemSignature(
-            signature=_text(material.sign(text)),
-            public_key=_text(public_key or b""),
+            signature=to_text(material.sign(text)),
+            public_key=to_text(public_key or b""),
             key_id=live.stored.key_id,
             version=material.version,
         )
@@ -289,65 +287,6 @@ class CryptoService:
         if stored.key_type not in types:
             raise KeyUnusable(f"The key is of type {stored.key_type}; this needs {' or '.join(types)}.")
         return live
-
-    async def _encrypt(self, caller: Caller, live: LiveKey, items: Sequence[Plaintext], action: str) -> list[Sealed]:
-        try:
-            plain = [(a2b_base64(item.plaintext, strict_mode=True), canonical_context(item.context)) for item in items]
-        except ValueError:
-            raise Invalid("Expected base64 with its padding.", path="$.plaintext") from None
-        material = await self._protecting(caller, live, len(plain), action)
-        encrypt, version, key_id = material.cipher.encrypt, material.version, live.stored.key_id
-        sealed = []
-        for (iv, iv_text), (text, aad) in zip(material.nonces(len(plain)), plain, strict=True):
-            both = encrypt(iv, text, aad)
-            sealed.append(
-                Sealed(
-                    ciphertext=b2a_base64(both[:-TAG_BYTES], newline=False).decode(),
-                    iv=iv_text,
-                    auth_tag=b2a_base64(both[-TAG_BYTES:], newline=False).decode(),
-                    key_id=key_id,
-                    version=version,
-                )
-            )
-        self._note(caller, live, action, version, count=len(sealed))
-        return sealed
-
-    async def _decrypt(self, caller: Caller, live: LiveKey, items: Sequence[Ciphertext], action: str) -> list[Opened]:
-        try:
-            live.require(KeyUse.PROCESS)
-        except KeyUnusable:
-            self._note(caller, live, action, items[0].version, outcome="denied", count=len(items))
-            raise
-        opened = []
-        for item in items:
-            sealed = GcmSealed(
-                _bytes(item.ciphertext, "$.ciphertext"), _bytes(item.iv, "$.iv"), _bytes(item.auth_tag, "$.auth_tag")
-            )
-            try:
-                material = await self._chain.material(live, item.version)
-                opened.append(
-                    Opened(plaintext=_text(gcm_decrypt(material.cipher, sealed, canonical_context(item.context))))
-                )
-            except (EnvelopeRefused, KeyNotFound):
-                self._refuse(caller, live, action, item.version)
-        self._note(caller, live, action, items[0].version, count=len(opened))
-        return opened
-
-    async def _authenticate(
-        self, caller: Caller, live: LiveKey, message: Signable, action: str, sign: Callable[[Material, bytes], bytes]
-    ) -> Signature:
-        text = _bytes(message.message, "$.message")
-        material = await self._protecting(caller, live, 1, action)
-        signature = sign(material, text)
-        self._note(caller, live, action, material.version)
-        return Signature(signature=_text(signature), key_id=live.stored.key_id, version=material.version)
-
-    async def _protecting(self, caller: Caller, live: LiveKey, count: int, action: str) -> Material:
-        try:
-            return await self._chain.protecting(live, count)
-        except KeyUnusable:
-            self._note(caller, live, action, 0, outcome="denied", count=count)
-            raise
 
     async def _live(
         self, caller: Caller, key_id: str, action: str, wanted: KeyState, change: Callable[[Life], Life]
@@ -368,30 +307,10 @@ class CryptoService:
         try:
             return self._describe((await self._chain.change_life(live, change, event)).stored)
         except LegalHold:
-            self._note(caller, live, action, live.stored.newest.version, outcome="denied")
+            self._ciphers.note(caller, live, action, live.stored.newest.version, outcome="denied")
             raise
         except TransitionRefused as refused:
             raise KeyUnusable(f"The key is {refused.now.value} and can't become {refused.wanted.value}.") from None
-
-    def _refuse(self, caller: Caller, live: LiveKey, action: str, version: int) -> NoReturn:
-        self._note(caller, live, action, version, outcome="failure")
-        raise DecryptionFailed
-
-    def _note(
-        self, caller: Caller, live: LiveKey, action: str, version: int, *, outcome: Outcome = "success", count: int = 1
-    ) -> None:
-        self._journal.note(
-            key_event(
-                caller,
-                action,
-                key_id=live.stored.key_id,
-                at_us=self._clock.now_us(),
-                version=version,
-                outcome=outcome,
-                count=count,
-                purpose=live.stored.purpose,
-            )
-        )
 
     def _describe(self, stored: StoredKey) -> Key:
         destroy_at_us = stored.life.destroy_at_us
@@ -406,7 +325,7 @@ class CryptoService:
             purpose="tenant" if master else stored.purpose,
             created_at=rfc3339(stored.created_at_us),
             destroy_at=rfc3339(destroy_at_us) if destroy_at_us is not None else None,
-            public_key=_text(public_key) if public_key is not None else None,
+            public_key=to_text(public_key) if public_key is not None else None,
             versions=[
                 KeyVersion(
                     version=v.version, created_at=rfc3339(v.created_at_us), uses=self._chain.used(stored.key_id, v)
@@ -425,15 +344,3 @@ def _require(caller: Caller, permission: Permission) -> None:
 def _require_service(caller: Caller) -> None:
     if not caller.is_service or not caller.service:
         raise Forbidden("This is for services, on their own behalf.")
-
-
-def _bytes(text: str, path: str) -> bytes:
-    """Read strict base64. Raises: Invalid."""
-    try:
-        return a2b_base64(text, strict_mode=True)
-    except ValueError:
-        raise Invalid("Expected base64 with its padding.", path=path) from None
-
-
-def _text(data: bytes) -> str:
-    return b2a_base64(data, newline=False).decode("ascii")
