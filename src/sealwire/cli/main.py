@@ -6,9 +6,12 @@ import asyncio
 import gc
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated
 
 import typer
+
+from sealwire.cli.tenants import operator, tenant
+from sealwire.cli.terminal import DEFAULT_DATA, EXIT_FAILED, EXIT_USAGE, Data, Json, fail, say_json
 
 app = typer.Typer(
     name="sealwire",
@@ -26,26 +29,8 @@ drill = typer.Typer(
 )
 app.add_typer(drill, name="drill")
 
-EXIT_FAILED = 1
-EXIT_USAGE = 2
-
-Data = Annotated[Path, typer.Option("--data", help="The data folder.", envvar="SEALWIRE_SERVER__DATA")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, one document a line.")]
-DEFAULT_DATA = Path("data")
-
-
-def fail(text: str, code: int = EXIT_FAILED) -> NoReturn:
-    """Say what is wrong on stderr and leave."""
-    typer.secho(f"sealwire: {text}", fg=typer.colors.RED, err=True)
-    raise typer.Exit(code)
-
-
-def say_json(value: Any) -> None:
-    """Print one JSON document on a line of its own."""
-    from sealwire.kit.codec import encode
-
-    sys.stdout.write(encode(value).decode() + "\n")
-    sys.stdout.flush()
+app.add_typer(tenant, name="tenant")
+app.add_typer(operator, name="operator")
 
 
 @app.command()

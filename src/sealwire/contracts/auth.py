@@ -196,7 +196,7 @@ class RefreshRequest(Input):
 
 
 class StepUp(Input):
-    """A fresh proof of identity."""
+    """A fresh proof of identity; `code` as for the second factor."""
 
     method: Literal["password", "totp", "recovery"]
     password: Password | None = None
@@ -219,6 +219,7 @@ class Introspection(Output, omit_defaults=True):
     tid: str = ""
     sid: str = ""
     role: str = ""
+    scope: str = ""
     token_type: str = ""
     iss: str = ""
     aud: str = ""
@@ -306,10 +307,11 @@ class UserChange(Input):
 
 
 class NewTenant(Input):
-    """A tenant an operator makes."""
+    """A tenant an operator makes. `owner_email`: who is invited to own it; nobody becomes its owner by coming first."""
 
     slug: Slug
     name: ShortText
+    owner_email: Email | None = None
 
 
 class Tenant(Output):

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
-from sealwire.contracts import api_keys, auth, credentials
+from sealwire.contracts import api_keys, auth, credentials, tenancy
 from sealwire.kit.operation import table
 
-OPERATIONS: Final = table(*auth.OPERATIONS.values(), *credentials.OPERATIONS.values(), *api_keys.OPERATIONS.values())
+OPERATIONS: Final = table(
+    *auth.OPERATIONS.values(),
+    *credentials.OPERATIONS.values(),
+    *api_keys.OPERATIONS.values(),
+    *tenancy.OPERATIONS.values(),
+)
 
 
-class Identity(auth.Auth, credentials.Credentials, api_keys.ApiKeyring, Protocol):
+class Identity(auth.Auth, credentials.Credentials, api_keys.ApiKeyring, tenancy.Tenancy, Protocol):
     """Auth with everything, in this process or another."""

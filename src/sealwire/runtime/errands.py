@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
@@ -18,30 +18,42 @@ import msgspec
 
 from sealwire.kit.files import write_whole
 from sealwire.kit.ids import new_id
+from sealwire.kit.problem import Problem
 
 _LOG: Final = logging.getLogger("sealwire.errands")
 FOLDER: Final = "errands"
+_CALLED: Final = "call-"
 LOOK_EVERY_S: Final = 0.5
 ASK_EVERY_S: Final = 0.05
+
+
+class Call(msgspec.Struct, frozen=True, kw_only=True):
+    """An operation of auth, its path's parameters and its body or query."""
+
+    operation: str
+    params: tuple[str, ...] = ()
+    takes: msgspec.Raw = msgspec.Raw(b"")
 
 
 class Errand(msgspec.Struct, frozen=True, kw_only=True):
     """What is asked for."""
 
     errand_id: str
-    kind: Literal["rotate-signing"]
+    kind: Literal["rotate-signing", "call"]
     compromised: bool = False
+    calls: tuple[Call, ...] = ()
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of it: `error` is empty when it was done."""
+    """What came of it: `error` is empty when it was done. `given`: what the calls answered, in order."""
 
     errand_id: str
     error: str = ""
     key_ids: list[str] = []
+    given: list[msgspec.Raw] = []
 
 
-Run = Callable[[Errand], Awaitable[list[str]]]
+Run = Callable[[Errand], Awaitable[Report]]
 
 
 def ask(data: Path, kind: Literal["rotate-signing"], *, compromised: bool) -> Errand:
@@ -56,9 +68,29 @@ def ask(data: Path, kind: Literal["rotate-signing"], *, compromised: bool) -> Er
     return errand
 
 
+def call(data: Path, calls: Sequence[Call], *, timeout_s: float) -> Report | None:
+    """Have operations of auth carried out by the installation that runs; None when nobody saw to it in time.
+
+    Neither errand nor report stays behind: an answer may hold a token that works once. Raises: OSError.
+    """
+    folder = data / FOLDER
+    folder.mkdir(mode=0o700, exist_ok=True)
+    errand = Errand(errand_id=new_id(), kind="call", calls=tuple(calls))
+    path = folder / f"{_CALLED}{errand.errand_id}.json"
+    write_whole(path, msgspec.json.encode(errand))
+    try:
+        return _report(path.with_suffix(".done"), errand, timeout_s)
+    finally:
+        path.unlink(missing_ok=True)
+        path.with_suffix(".done").unlink(missing_ok=True)
+
+
 def wait(data: Path, errand: Errand, *, timeout_s: float) -> Report | None:
     """Wait for the report of an errand; None when nobody saw to it in time."""
-    path = data / FOLDER / f"{errand.kind}.done"
+    return _report(data / FOLDER / f"{errand.kind}.done", errand, timeout_s)
+
+
+def _report(path: Path, errand: Errand, timeout_s: float) -> Report | None:
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         with contextlib.suppress(OSError, msgspec.DecodeError):
@@ -70,7 +102,7 @@ def wait(data: Path, errand: Errand, *, timeout_s: float) -> Report | None:
 
 
 class Errands:
-    """Sees to the errands in a data folder; looks twice a second, one `stat` each."""
+    """Sees to the errands in a data folder; looks twice a second."""
 
     def __init__(self, *, data: Path, run: Run) -> None:
         self._folder = data / FOLDER
@@ -91,8 +123,13 @@ class Errands:
                 await task
 
     async def look(self) -> None:
-        """See to the errand that waits, if one does. It is taken away after it was done, so a crash repeats it."""
-        path = self._folder / "rotate-signing.json"
+        """See to the errands that wait. Each is taken away after it was done, so a crash repeats it."""
+        await self._see_to("rotate-signing.json")
+        for name in sorted(path.name for path in self._folder.glob(f"{_CALLED}*.json")):
+            await self._see_to(name)
+
+    async def _see_to(self, name: str) -> None:
+        path = self._folder / name
         try:
             errand = msgspec.json.decode(path.read_bytes(), type=Errand)
         except FileNotFoundError:
@@ -102,11 +139,13 @@ class Errands:
             path.unlink(missing_ok=True)
             return
         try:
-            report = Report(errand_id=errand.errand_id, key_ids=await self._run(errand))
+            report = await self._run(errand)
+        except Problem as problem:
+            report = Report(errand_id=errand.errand_id, error=problem.detail or problem.title)
         except Exception as error:
             _LOG.exception("an errand failed")
             report = Report(errand_id=errand.errand_id, error=str(error) or type(error).__name__)
-        write_whole(self._folder / f"{errand.kind}.done", msgspec.json.encode(report))
+        write_whole(path.with_suffix(".done"), msgspec.json.encode(report))
         path.unlink(missing_ok=True)
 
     async def _go_on(self) -> None:

@@ -233,6 +233,21 @@ def own_data(data: Path) -> int:
     return handle
 
 
+def is_in_use(data: Path) -> bool:
+    """Whether a process owns the data folder now."""
+    try:
+        handle = os.open(data / MARKER, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
 def remove_data(data: Path) -> None:
     """Remove a data folder. Raises: SettingError for a folder that is not one of ours, or in use."""
     if not (data / MARKER).exists() and any(data.iterdir()):

@@ -14,11 +14,10 @@ from typing import Protocol
 
 import msgspec
 
-from sealwire.contracts.auth import SigningRotation
-from sealwire.kit.caller import SYSTEM_TENANT, service_caller
 from sealwire.kit.codec import encode
 from sealwire.runtime.assembly import Assembly
-from sealwire.runtime.errands import Errand, Errands
+from sealwire.runtime.errands import Errand, Errands, Report
+from sealwire.runtime.offline import see_to
 from sealwire.runtime.settings import Settings
 
 _LOG = logging.getLogger("sealwire.supervisor")
@@ -137,13 +136,8 @@ class Supervisor:
         self._reporter.up(self._assembly.url, self._assembly.notes)
         return True
 
-    async def _see_to(self, errand: Errand) -> list[str]:
-        """Rotate the signing key; returns the ids of the published ones."""
-        auth = self._assembly.contract("auth")
-        jwks = await auth.rotate_signing(
-            service_caller("gateway", SYSTEM_TENANT), SigningRotation(compromised=errand.compromised)
-        )
-        return [key["kid"] for key in jwks.keys]
+    async def _see_to(self, errand: Errand) -> Report:
+        return await see_to(self._assembly.contract("auth"), errand)
 
     def _on_signal(self) -> None:
         if self._asked_to_stop.is_set():

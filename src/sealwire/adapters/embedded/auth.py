@@ -13,7 +13,7 @@ from sealwire.adapters.embedded.auth_letters import SqliteInvitationStore, Sqlit
 from sealwire.adapters.embedded.auth_proofs import SqliteAttemptStore, SqliteMfaStore
 from sealwire.adapters.embedded.auth_schema import MIGRATIONS
 from sealwire.adapters.embedded.auth_sessions import SqliteSessionStore
-from sealwire.adapters.embedded.auth_users import SqliteTenantStore, SqliteUserStore, delete_removed
+from sealwire.adapters.embedded.auth_users import SqliteTenantStore, SqliteUserStore, cut_suspended, delete_removed
 from sealwire.adapters.embedded.drivers.sqlite import Database, Row
 from sealwire.adapters.embedded.outbox import SqliteOutbox, SqlitePositions
 from sealwire.kit.clock import US_PER_S
@@ -165,7 +165,7 @@ class SqliteUpkeep:
             ):
                 conn.execute(sql, (bound, SWEEP_ROWS))
                 deleted += conn.changes()
-            return deleted + delete_removed(conn)
+            return deleted + delete_removed(conn) + cut_suspended(conn)
 
         return await self._db.write(sweep)
 

@@ -183,4 +183,14 @@ CREATE INDEX api_key_expiry ON api_key (expires_us);
 CREATE INDEX api_key_ended ON api_key (ended_us) WHERE ended_us > 0;
 """
 
-MIGRATIONS: Final = (_FIRST + OUTBOX_SCHEMA + POSITIONS_SCHEMA, _LETTERS, _API_KEYS)
+_TENANCY: Final = """
+ALTER TABLE tenant ADD COLUMN quotas TEXT NOT NULL DEFAULT '';
+
+CREATE TABLE suspended_tenant (
+    tenant_id TEXT PRIMARY KEY,
+    at_us INTEGER NOT NULL,
+    after TEXT NOT NULL
+) WITHOUT ROWID;
+"""
+
+MIGRATIONS: Final = (_FIRST + OUTBOX_SCHEMA + POSITIONS_SCHEMA, _LETTERS, _API_KEYS, _TENANCY)

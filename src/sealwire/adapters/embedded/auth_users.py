@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import apsw
@@ -14,23 +14,27 @@ from sealwire.adapters.embedded.auth_letters import spend_invitation, spend_rese
 from sealwire.adapters.embedded.drivers.sqlite import Database, Row
 from sealwire.adapters.embedded.outbox import SqliteOutbox
 from sealwire.contracts.auth import EmailTaken, LastOwner, RegistrationClosed
+from sealwire.contracts.tenancy import Quotas
 from sealwire.kit.permission import Role
 from sealwire.kit.problem import QuotaExceeded
 from sealwire.ports.events import NewEvent
 from sealwire.services.auth.ports import EventsOf
 from sealwire.services.auth.records import Cut, NewRevocation, TenantRecord, UserRecord
 
-TENANT: Final = "tenant_id, slug, name, created_us, status, owner_claimed"
+TENANT: Final = "tenant_id, slug, name, created_us, status, owner_claimed, users, quotas"
 USER: Final = "user_id, tenant_id, email_index, sealed, role, password_hash, created_us, status, epoch, mfa, service"
 USERS_A_STEP: Final = 200
+_read_quotas = msgspec.json.Decoder(Quotas).decode
+_NO_QUOTAS: Final = Quotas()
 
 
 def tenant_of(row: Row) -> TenantRecord:
     """Read the columns `TENANT`."""
-    tenant_id, slug, name, created_us, status, claimed = row
+    tenant_id, slug, name, created_us, status, claimed, users, quotas = row
     return TenantRecord(
-        tenant_id=tenant_id, slug=slug, name=name, created_us=created_us, status=status, owner_claimed=bool(claimed)
-    )
+        tenant_id=tenant_id, slug=slug, name=name, created_us=created_us, status=status, owner_claimed=bool(claimed),
+        users=users, quotas=_read_quotas(quotas) if quotas else _NO_QUOTAS,
+    )  # fmt: skip
 
 
 def user_of(row: Row) -> UserRecord:
@@ -89,6 +93,61 @@ class SqliteTenantStore:
         )
         return [tenant_of(row) for row in rows]
 
+    async def page(self, after: str, limit: int) -> Sequence[TenantRecord]:
+        rows = self._db.read(
+            f"SELECT {TENANT} FROM tenant WHERE tenant_id > ? ORDER BY tenant_id LIMIT ?", (after, limit)
+        )
+        return [tenant_of(row) for row in rows]
+
+    async def change(
+        self, tenant_id: str, *, name: str | None, quotas: Callable[[Quotas], Quotas], events: Sequence[NewEvent]
+    ) -> TenantRecord | None:
+        def change(conn: apsw.Connection) -> TenantRecord | None:
+            tenant = _tenant(conn, tenant_id)
+            if tenant is None:
+                return None
+            now = quotas(tenant.quotas)
+            conn.execute(
+                "UPDATE tenant SET name = ?, quotas = ? WHERE tenant_id = ?",
+                (name or tenant.name, "" if now == _NO_QUOTAS else msgspec.json.encode(now).decode(), tenant_id),
+            )
+            self._outbox.append(conn, events)
+            return _tenant(conn, tenant_id)
+
+        return await self._db.write(change)
+
+    async def suspend(
+        self, tenant_id: str, revocation: NewRevocation, events: Sequence[NewEvent]
+    ) -> TenantRecord | None:
+        def suspend(conn: apsw.Connection) -> TenantRecord | None:
+            conn.execute(
+                "UPDATE tenant SET status = 'suspended' WHERE tenant_id = ? AND status = 'active'", (tenant_id,)
+            )
+            if conn.changes():
+                conn.execute("INSERT OR REPLACE INTO suspended_tenant VALUES (?, ?, '')", (tenant_id, revocation.at_us))
+                self._feed.add(conn, revocation)
+                self._outbox.append(conn, events)
+            return _tenant(conn, tenant_id)
+
+        suspended = await self._db.write(suspend)
+        while await self._db.write(cut_suspended):
+            pass
+        return suspended
+
+    async def resume(self, tenant_id: str, events: Sequence[NewEvent]) -> TenantRecord | None:
+        while await self._db.write(cut_suspended):  # what a crash left over: nothing of before may live again
+            pass
+
+        def resume(conn: apsw.Connection) -> TenantRecord | None:
+            conn.execute(
+                "UPDATE tenant SET status = 'active' WHERE tenant_id = ? AND status = 'suspended'", (tenant_id,)
+            )
+            if conn.changes():
+                self._outbox.append(conn, events)
+            return _tenant(conn, tenant_id)
+
+        return await self._db.write(resume)
+
     async def remove(self, tenant_id: str, revocation: NewRevocation, events: Sequence[NewEvent]) -> bool:
         def remove(conn: apsw.Connection) -> bool:
             conn.execute("DELETE FROM tenant WHERE tenant_id = ?", (tenant_id,))
@@ -121,6 +180,37 @@ def delete_removed(conn: apsw.Connection) -> int:
     return deleted + 1
 
 
+def cut_suspended(conn: apsw.Connection) -> int:
+    """Raise the epoch of some users of suspended tenants, end their sessions and keys; return how many rows it took.
+
+    Nothing of such a tenant can be used from the moment it is suspended; this is so that nothing comes back with it.
+    """
+    rows: list[Row] = conn.execute("SELECT tenant_id, at_us, after FROM suspended_tenant LIMIT 1").fetchall()
+    if not rows:
+        return 0
+    tenant_id, at_us, after = rows[0]
+    found: list[Row] = conn.execute(
+        "SELECT user_id FROM user WHERE tenant_id = ? AND user_id > ? ORDER BY user_id LIMIT ?",
+        (tenant_id, after, USERS_A_STEP),
+    ).fetchall()
+    for (user_id,) in found:
+        conn.execute("UPDATE user SET epoch = epoch + 1 WHERE user_id = ?", (user_id,))
+        conn.execute("UPDATE session SET ended_us = ? WHERE user_id = ? AND ended_us = 0", (at_us, user_id))
+        conn.execute("DELETE FROM challenge WHERE user_id = ?", (user_id,))
+        conn.execute("DELETE FROM reset WHERE user_id = ?", (user_id,))
+        end_keys_of(conn, user_id, at_us)
+    if found:
+        conn.execute("UPDATE suspended_tenant SET after = ? WHERE tenant_id = ?", (found[-1][0], tenant_id))
+    else:
+        conn.execute("DELETE FROM suspended_tenant WHERE tenant_id = ?", (tenant_id,))
+    return len(found) + 1
+
+
+def _tenant(conn: apsw.Connection, tenant_id: str) -> TenantRecord | None:
+    rows = conn.execute(f"SELECT {TENANT} FROM tenant WHERE tenant_id = ?", (tenant_id,)).fetchall()
+    return tenant_of(rows[0]) if rows else None
+
+
 class SqliteUserStore:
     """The table `user`."""
 
@@ -140,6 +230,7 @@ class SqliteUserStore:
             if not found:
                 raise RegistrationClosed("The tenant is gone.")
             claimed, users = found[0]
+            claimed = claimed or _has_owner(conn, user.tenant_id)
             if needs_claim and claimed:
                 raise RegistrationClosed("This tenant has its owner; ask for an invitation.")
             if users >= most:
@@ -151,7 +242,7 @@ class SqliteUserStore:
             _insert(conn, added)
             conn.execute(
                 "UPDATE tenant SET users = users + 1, owner_claimed = owner_claimed OR ? WHERE tenant_id = ?",
-                (first, user.tenant_id),
+                (first or user.role is Role.OWNER, user.tenant_id),
             )
             self._outbox.append(conn, events_of(added))
             return added
@@ -247,6 +338,14 @@ def _insert(conn: apsw.Connection, user: UserRecord) -> None:
 def _get(conn: apsw.Connection, user_id: str) -> UserRecord | None:
     rows = conn.execute(f"SELECT {USER} FROM user WHERE user_id = ?", (user_id,)).fetchall()
     return user_of(rows[0]) if rows else None
+
+
+def _has_owner(conn: apsw.Connection, tenant_id: str) -> bool:
+    return bool(
+        conn.execute(
+            "SELECT 1 FROM user WHERE tenant_id = ? AND role = 'owner' AND status = 'active' LIMIT 1", (tenant_id,)
+        ).fetchall()
+    )
 
 
 def _with_role(user: UserRecord, role: Role) -> UserRecord:

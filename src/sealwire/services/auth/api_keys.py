@@ -130,7 +130,8 @@ class KeyCabinet:
         if record is None or not hmac.compare_digest(record.secret_hash, token_hash(query.key)):
             raise ApiKeyRefused
         owner = await self._stores.users.get(record.owner_id)
-        if owner is None or owner.status != "active":
+        tenant = await self._stores.tenants.find(record.tenant_id)
+        if owner is None or owner.status != "active" or tenant is None or tenant.status != "active":
             raise ApiKeyRefused
         return ApiKeyState(
             api_key_id=record.key_id,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from sealwire.contracts.auth import EmailTaken
 from sealwire.contracts.credentials import (
     Invitation,
@@ -10,7 +12,8 @@ from sealwire.contracts.credentials import (
     Invitations,
     NewInvitation,
 )
-from sealwire.kit.caller import Caller
+from sealwire.contracts.tenancy import Invited
+from sealwire.kit.caller import SYSTEM_TENANT, Caller
 from sealwire.kit.clock import US_PER_S, Clock, rfc3339
 from sealwire.kit.codec import Page
 from sealwire.kit.ids import new_id
@@ -46,31 +49,43 @@ class Guestbook:
         """Invite a person. Raises: Forbidden, EmailTaken, QuotaExceeded."""
         role, tenant_id = Role(new.role), caller.tenant_id
         check_role_given(by=caller.principal.role, role=role, tenant_id=tenant_id)
-        index = self._vault.email_index(tenant_id, new.email)
+        life_s = min(new.expires_in_s or self._config.invitation_ttl_s, self._config.invitation_ttl_s)
+        return (await self._invite(caller, tenant_id, new.email, role, life_s, by=caller.user_id)).invitation
+
+    async def add_by_operator(self, caller: Caller, tenant_id: str, email: str, role: Role) -> Invited:
+        """Invite a tenant's first owner or another operator. The token is told to who holds the data folder anyway.
+
+        Raises: EmailTaken, QuotaExceeded.
+        """
+        by = SYSTEM_TENANT if caller.is_service else caller.user_id
+        invited = await self._invite(caller, tenant_id, email, role, self._config.invitation_ttl_s, by=by)
+        return invited if caller.is_service else Invited(invitation=invited.invitation)
+
+    async def _invite(self, caller: Caller, tenant_id: str, email: str, role: Role, life_s: int, *, by: str) -> Invited:
+        index = self._vault.email_index(tenant_id, email)
         if await self._stores.users.by_email(tenant_id, index) is not None:
             raise EmailTaken("That person is a user already.")
         token, invitation_id, now_us = new_token("swi1"), new_id(), self._clock.now_us()
-        life_s = min(new.expires_in_s or self._config.invitation_ttl_s, self._config.invitation_ttl_s)
         record = InvitationRecord(
             invitation_id=invitation_id,
             token_hash=token_hash(token),
             tenant_id=tenant_id,
             email_index=index,
-            sealed=await self._vault.seal(tenant_id, "invitation:" + invitation_id, new.email.encode()),
+            sealed=await self._vault.seal(tenant_id, "invitation:" + invitation_id, email.encode()),
             role=role,
-            invited_by=caller.user_id,
+            invited_by=by,
             created_us=now_us,
             expires_us=now_us + life_s * US_PER_S,
         )
         text = invitation_text(site=self._config.issuer, token=token, role=role.value, days=max(1, life_s // _DAY_S))
-        letter = await self._postman.seal(tenant_id, to=new.email, subject=INVITATION_SUBJECT, text=text)
+        letter = await self._postman.seal(tenant_id, to=email, subject=INVITATION_SUBJECT, text=text)
         event = self._journal.event(
-            Kind.INVITED, await self._journal.origin(caller, email=new.email), resource_type="invitation",
+            Kind.INVITED, await self._journal.origin(caller, email=email), resource_type="invitation",
             resource_id=invitation_id, role=role.value,
         )  # fmt: skip
         await self._stores.invitations.add(record, letter, most=self._config.invitations_per_tenant, events=[event])
         self._postman.wake()
-        return _shown(record, new.email)
+        return Invited(invitation=_shown(record, email), token=token)
 
     async def page(self, caller: Caller, page: Page) -> Invitations:
         """List the open invitations of the caller's tenant."""
@@ -99,8 +114,14 @@ class Guestbook:
         record = await self._stores.invitations.find(token_hash(token), self._clock.now_us())
         if record is None or self._vault.email_index(record.tenant_id, email) != record.email_index:
             raise InvitationInvalid
+        if record.invited_by == SYSTEM_TENANT:  # by a command on the machine
+            return msgspec.structs.replace(record, by_operator=True)
         host = await self._stores.users.get(record.invited_by)
-        if host is None or host.status != "active" or Permission.INVITE not in GRANTS[host.role]:
+        if host is None or host.status != "active":
+            raise InvitationInvalid
+        if host.role is Role.OPERATOR and record.role in (Role.OWNER, Role.OPERATOR):
+            return msgspec.structs.replace(record, by_operator=True)
+        if Permission.INVITE not in GRANTS[host.role] or host.tenant_id != record.tenant_id:
             raise InvitationInvalid
         try:
             check_role_given(by=host.role, role=record.role, tenant_id=record.tenant_id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sealwire.contracts.auth import Profile, User
 from sealwire.kit.clock import rfc3339
-from sealwire.services.auth.records import UserRecord
+from sealwire.services.auth.records import TenantRecord, UserRecord
 from sealwire.services.auth.vault import Person, Vault
 
 
@@ -22,8 +22,8 @@ class People:
         """Return a user as others in the tenant may see them."""
         return self.shown(user, await self.person(user))
 
-    async def profile(self, user: UserRecord) -> Profile:
-        """Return what other services may know of a user."""
+    async def profile(self, user: UserRecord, tenant: TenantRecord) -> Profile:
+        """Return what other services may know of a user. Nobody in a suspended tenant is active."""
         person = await self.person(user)
         return Profile(
             user_id=user.user_id,
@@ -31,7 +31,7 @@ class People:
             display_name=person.display_name,
             email=person.email,
             role=user.role,
-            active=user.status == "active",
+            active=user.status == "active" and tenant.status == "active",
             epoch=user.epoch,
         )
 

@@ -16,6 +16,7 @@ from typing import Protocol
 import msgspec
 
 from sealwire.contracts.auth import Revocation
+from sealwire.contracts.tenancy import Quotas
 from sealwire.ports.events import EventFeed, NewEvent, Positions
 from sealwire.services.auth.model import Failures, LockoutRules, Rotation
 from sealwire.services.auth.records import (
@@ -60,6 +61,26 @@ class TenantStore(Protocol):
 
     async def made_before(self, slug_prefix: str, before_us: int, limit: int) -> Sequence[TenantRecord]:
         """Return tenants with such a slug that are older."""
+
+    async def page(self, after: str, limit: int) -> Sequence[TenantRecord]:
+        """Return tenants in the order of their ids, from above `after`."""
+
+    async def change(
+        self, tenant_id: str, *, name: str | None, quotas: Callable[[Quotas], Quotas], events: Sequence[NewEvent]
+    ) -> TenantRecord | None:
+        """Rename a tenant, let `quotas` make its quotas of those it has. Atomic. None when there is no such tenant."""
+
+    async def suspend(
+        self, tenant_id: str, revocation: NewRevocation, events: Sequence[NewEvent]
+    ) -> TenantRecord | None:
+        """Suspend a tenant and put `revocation` into the feed; one that is suspended stays so, without another entry.
+
+        Status and revocation are one transaction: from then on nothing of the tenant can be used. Epochs are raised,
+        sessions and keys ended in chunks before it returns; after a crash `sweep` or `resume` does what is left over.
+        """
+
+    async def resume(self, tenant_id: str, events: Sequence[NewEvent]) -> TenantRecord | None:
+        """Let people of a suspended tenant log in again. What they had before stays ended."""
 
     async def remove(self, tenant_id: str, revocation: NewRevocation, events: Sequence[NewEvent]) -> bool:
         """Delete the tenant with its users, credentials and sessions, and put `revocation` into the feed. Atomic.
@@ -197,6 +218,9 @@ class MfaStore(Protocol):
 
     async def attempt(self, token_hash: bytes, *, now_us: int, most: int) -> Challenge | None:
         """Count an attempt on a challenge and return it; None when unknown, expired or out of attempts. Atomic."""
+
+    async def waiting(self, token_hash: bytes, *, now_us: int, most: int) -> Challenge | None:
+        """Return a challenge that can still be answered, without counting an attempt."""
 
     async def spend(self, token_hash: bytes) -> bool:
         """Delete the challenge; True for exactly one caller (it is what makes a challenge single-use)."""

@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 
+from sealwire.contracts.tenancy import Quotas
 from sealwire.kit.codec import FrozenMeta
 from sealwire.kit.permission import Role
 
@@ -16,7 +17,7 @@ class Record(msgspec.Struct, metaclass=FrozenMeta):
 
 
 class TenantRecord(Record):
-    """A tenant. `owner_claimed`: its first user registered; set once and never taken back."""
+    """A tenant. `owner_claimed`: it had an owner; set once and never taken back. `users`: how many it has."""
 
     tenant_id: str
     slug: str
@@ -24,6 +25,8 @@ class TenantRecord(Record):
     created_us: int
     status: Literal["active", "suspended"] = "active"
     owner_claimed: bool = False
+    users: int = 0
+    quotas: Quotas = Quotas()
 
 
 class UserRecord(Record):
@@ -112,7 +115,10 @@ class ResetRecord(Record):
 
 
 class InvitationRecord(Record):
-    """An open invitation. `sealed` holds the address, `email_index` is its keyed hash as for users."""
+    """An open invitation. `sealed` holds the address, `email_index` is its keyed hash as for users.
+
+    `by_operator` is not stored: it follows from who `invited_by` is now (`system`: a command on the machine).
+    """
 
     invitation_id: str
     token_hash: bytes
@@ -123,6 +129,7 @@ class InvitationRecord(Record):
     invited_by: str
     created_us: int
     expires_us: int
+    by_operator: bool = False
 
 
 class ApiKeyRecord(Record):
@@ -180,6 +187,7 @@ class Reason(StrEnum):
     TOKEN = "token_revoked"  # noqa: S105 - the name of a reason
     API_KEY = "api_key_ended"
     TENANT = "tenant_removed"
+    SUSPENDED = "tenant_suspended"
     KEY = "signing_key_compromised"
 
 

@@ -91,7 +91,8 @@ class Resets:
         spent = token_hash(confirmation.token)
         reset = await self._stores.resets.find(spent, self._clock.now_us())
         user = await self._stores.users.get(reset.user_id) if reset is not None else None
-        if user is None or user.status != "active":
+        tenant = await self._stores.tenants.find(user.tenant_id) if user is not None else None
+        if user is None or user.status != "active" or tenant is None or tenant.status != "active":
             raise ResetInvalid
         person = await self._people.person(user)
         weakness = self._rules.weakness(confirmation.new_password, about=(person.email, person.display_name))

@@ -12,7 +12,6 @@ from sealwire.contracts.auth import (
     Login,
     LoginResult,
     MfaAnswer,
-    NewTenant,
     NewUser,
     PasswordChange,
     ProfileChange,
@@ -29,7 +28,6 @@ from sealwire.contracts.auth import (
     SessionState,
     SigningRotation,
     StepUp,
-    Tenant,
     TokenQuery,
     TotpCode,
     TotpEnrollment,
@@ -63,6 +61,7 @@ from sealwire.services.auth.lockout import Lockout
 from sealwire.services.auth.logins import Logins
 from sealwire.services.auth.mfa import SecondFactors
 from sealwire.services.auth.mfa_policy import MfaPolicy
+from sealwire.services.auth.operators import Stewards
 from sealwire.services.auth.password_rules import PasswordRules
 from sealwire.services.auth.passwords import Costs, PasswordHasher
 from sealwire.services.auth.people import People
@@ -73,6 +72,7 @@ from sealwire.services.auth.resets import Resets
 from sealwire.services.auth.revoker import Revoker
 from sealwire.services.auth.sessions import SessionKeeper
 from sealwire.services.auth.signing import SigningKeys
+from sealwire.services.auth.tenancy import TenancyService
 from sealwire.services.auth.tenants import Tenants
 from sealwire.services.auth.token_queries import TokenQueries
 from sealwire.services.auth.tokens import AccessTokens
@@ -81,7 +81,7 @@ from sealwire.services.auth.users import Roster
 from sealwire.services.auth.vault import Vault
 
 
-class AuthService:
+class AuthService(TenancyService):
     """Tenants, users, credentials, tokens, sessions and what ended (implements `contracts.identity.Identity`).
 
     `events` and `positions` are for the audit relay, which turns events into entries by `audit_entries`.
@@ -112,7 +112,7 @@ class AuthService:
             stores=stores, vault=vault, hasher=self.hasher, rules=rules, lockout=lockout, factors=self._factors,
             sessions=self._sessions, people=people, journal=journal, revoker=revoker, clock=clock, config=config,
         )  # fmt: skip
-        self._tenants = Tenants(store=stores.tenants, vault=vault, journal=journal, revoker=revoker, clock=clock)
+        tenants = Tenants(store=stores.tenants, vault=vault, journal=journal, revoker=revoker, clock=clock)
         self.postman = Postman(store=stores.letters, mailer=mailer, vault=vault, journal=journal, clock=clock)
         self._guestbook = Guestbook(
             stores=stores, vault=vault, postman=self.postman, journal=journal, clock=clock, config=config
@@ -122,9 +122,10 @@ class AuthService:
             postman=self.postman, journal=journal, revoker=revoker, clock=clock, config=config,
         )  # fmt: skip
         self._users = Roster(
-            store=stores.users, tenants=self._tenants, vault=vault, hasher=self.hasher, rules=rules, people=people,
+            store=stores.users, tenants=tenants, vault=vault, hasher=self.hasher, rules=rules, people=people,
             guestbook=self._guestbook, journal=journal, revoker=revoker, clock=clock, config=config,
         )  # fmt: skip
+        super().__init__(tenants=tenants, stewards=Stewards(users=self._users, guestbook=self._guestbook))
         self._api_keys = KeyCabinet(
             stores=stores,
             users=self._users,
@@ -138,7 +139,7 @@ class AuthService:
             stores=stores, tokens=tokens, sessions=self._sessions, journal=journal, revoker=revoker
         )
         self.upkeep = Upkeep(
-            stores=stores, signing=self.signing, tenants=self._tenants, journal=journal, clock=clock, config=config
+            stores=stores, signing=self.signing, tenants=tenants, journal=journal, clock=clock, config=config
         )
         self._stores = stores
         self._vault = vault
@@ -305,16 +306,6 @@ class AuthService:
     async def end_api_key(self, caller: Caller, api_key_id: str) -> None:
         _require(caller, Permission.MANAGE_USERS)
         await self._api_keys.end(caller, api_key_id)
-
-    async def add_tenant(self, caller: Caller, tenant: NewTenant) -> Tenant:
-        _require(caller, Permission.MANAGE_TENANTS)
-        return await self._tenants.add(caller, tenant)
-
-    async def remove_tenant(self, caller: Caller, tenant_id: str) -> None:
-        role, own = caller.principal.role, caller.tenant_id == tenant_id
-        if not caller.is_service and role is not Role.OPERATOR and not (role is Role.OWNER and own):
-            raise Forbidden("Only its owner or an operator removes a throwaway tenant.")
-        await self._tenants.remove(caller, tenant_id)
 
     async def rotate_signing(self, caller: Caller, rotation: SigningRotation) -> Jwks:
         _require(caller, Permission.MANAGE_TENANTS)

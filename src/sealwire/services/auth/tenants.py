@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Any, Final
 
+import msgspec
+
+from sealwire.contracts import tenancy
 from sealwire.contracts.auth import NewTenant, Tenant
+from sealwire.contracts.tenancy import QuotaChange, Quotas, TenantChange, TenantDetails, TenantNotFound, TenantReserved
 from sealwire.kit.caller import ANONYMOUS_TENANT, SYSTEM_TENANT, Caller, service_caller
 from sealwire.kit.clock import US_PER_S, Clock, rfc3339
+from sealwire.kit.codec import Page
 from sealwire.kit.ids import new_id
-from sealwire.kit.problem import Conflict, Forbidden, NotFound
-from sealwire.services.auth.events import Journal, Kind
+from sealwire.kit.problem import Conflict, Forbidden
+from sealwire.ports.events import NewEvent
+from sealwire.services.auth.events import Fact, Journal, Kind, Origin
 from sealwire.services.auth.model import DEFAULT_TENANT, SELFTEST_LIFE_S, SELFTEST_PREFIX
 from sealwire.services.auth.ports import TenantStore
 from sealwire.services.auth.records import Reason, TenantRecord
@@ -20,12 +26,6 @@ from sealwire.services.auth.vault import Vault
 _RESERVED: Final = frozenset({DEFAULT_TENANT, SYSTEM_TENANT, ANONYMOUS_TENANT})
 _SELFTEST: Final = re.compile(SELFTEST_PREFIX + r"[a-z0-9-]{1,48}")
 _SWEPT_AT_ONCE: Final = 20
-
-
-class TenantNotFound(NotFound):
-    """No such tenant."""
-
-    code, title = "tenant_not_found", "No such tenant"
 
 
 class Tenants:
@@ -57,8 +57,12 @@ class Tenants:
             raise TenantNotFound("There is no such tenant.")
         return tenant
 
+    async def find(self, tenant_id: str) -> TenantRecord | None:
+        """Return a tenant by id or slug, if there is one."""
+        return await self._store.find(tenant_id)
+
     async def get(self, tenant_id: str) -> TenantRecord:
-        """Return a tenant. Raises: TenantNotFound."""
+        """Return a tenant by id or slug. Raises: TenantNotFound."""
         tenant = await self._store.find(tenant_id)
         if tenant is None:
             raise TenantNotFound("There is no such tenant.")
@@ -79,6 +83,40 @@ class Tenants:
             created_at=rfc3339(made.created_us),
             status=made.status,
         )
+
+    async def page(self, page: Page) -> tenancy.Tenants:
+        """List all tenants."""
+        records = await self._store.page(page.cursor or "", page.limit + 1)
+        shown = records[: page.limit]
+        return tenancy.Tenants(
+            items=[details(record) for record in shown],
+            next_cursor=shown[-1].tenant_id if len(records) > page.limit else None,
+        )
+
+    async def change(self, caller: Caller, id_or_slug: str, change: TenantChange) -> TenantDetails:
+        """Rename, set quotas, suspend or resume. Raises: TenantNotFound, TenantReserved."""
+        tenant = await self.get(id_or_slug)
+        if tenant.tenant_id == SYSTEM_TENANT:
+            raise TenantReserved("`system` is for those who run the installation.")
+        origin = await self._journal.origin(caller, SYSTEM_TENANT)
+        changed: TenantRecord | None = tenant
+        if change.name is not msgspec.UNSET or change.quotas is not msgspec.UNSET:
+            name = None if change.name is msgspec.UNSET else change.name
+            wanted = QuotaChange() if change.quotas is msgspec.UNSET else change.quotas
+            event = self._told(Kind.TENANT_CHANGED, origin, tenant, **_said(wanted))
+            changed = await self._store.change(
+                tenant.tenant_id, name=name, quotas=lambda now: _merged(now, wanted), events=[event]
+            )
+        if change.status == "suspended":
+            event = self._told(Kind.TENANT_SUSPENDED, origin, tenant)
+            revocation = self._revoker.tenant(tenant.tenant_id, Reason.SUSPENDED)
+            changed = await self._store.suspend(tenant.tenant_id, revocation, [event])
+        elif change.status == "active":
+            event = self._told(Kind.TENANT_RESUMED, origin, tenant)
+            changed = await self._store.resume(tenant.tenant_id, [event])
+        if changed is None:
+            raise TenantNotFound("There is no such tenant.")
+        return details(changed)
 
     async def remove(self, caller: Caller, tenant_id: str) -> None:
         """Remove a throwaway tenant for good. Raises: Forbidden for any other."""
@@ -101,6 +139,9 @@ class Tenants:
         event = self._journal.event(Kind.TENANT_ADDED, origin, resource_type="tenant", resource_id=tenant_id, slug=slug)
         return await self._store.add(record, [event])
 
+    def _told(self, kind: Kind, origin: Origin, tenant: TenantRecord, **facts: Fact) -> NewEvent:
+        return self._journal.event(kind, origin, resource_type="tenant", resource_id=tenant.tenant_id, **facts)
+
     async def _remove(self, caller: Caller, tenant: TenantRecord) -> None:
         origin = await self._journal.origin(caller, SYSTEM_TENANT)
         event = self._journal.event(
@@ -108,3 +149,30 @@ class Tenants:
         )
         await self._store.remove(tenant.tenant_id, self._revoker.tenant(tenant.tenant_id, Reason.TENANT), [event])
         await self._vault.forget_tenant(tenant.tenant_id)
+
+
+def is_throwaway(tenant: TenantRecord) -> bool:
+    """Whether it is one of the self-test's."""
+    return tenant.slug.startswith(SELFTEST_PREFIX)
+
+
+def details(tenant: TenantRecord) -> TenantDetails:
+    """Return a tenant as operators see it."""
+    return TenantDetails(
+        tenant_id=tenant.tenant_id,
+        slug=tenant.slug,
+        name=tenant.name,
+        created_at=rfc3339(tenant.created_us),
+        status=tenant.status,
+        users=tenant.users,
+        owned=tenant.owner_claimed,
+        quotas=tenant.quotas,
+    )
+
+
+def _merged(now: Quotas, change: QuotaChange) -> Quotas:
+    return msgspec.structs.replace(now, **_said(change))
+
+
+def _said(change: QuotaChange) -> dict[str, Any]:
+    return {name: value for name, value in msgspec.structs.asdict(change).items() if value is not msgspec.UNSET}

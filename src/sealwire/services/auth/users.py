@@ -43,7 +43,7 @@ from sealwire.services.auth.people import People
 from sealwire.services.auth.ports import EventsOf, UserStore
 from sealwire.services.auth.records import Cut, Reason, TenantRecord, UserRecord
 from sealwire.services.auth.revoker import Revoker
-from sealwire.services.auth.tenants import Tenants
+from sealwire.services.auth.tenants import Tenants, is_throwaway
 from sealwire.services.auth.vault import Person, Vault
 
 _AT_ONCE: Final = 500
@@ -88,10 +88,11 @@ class Roster:
         is_default = tenant.tenant_id == DEFAULT_TENANT
         if not is_open and not is_default:
             raise RegistrationClosed("The token is for the first owner of `default`.")
-        claim_owner = token_holds or not self._config.owner_token if is_default else is_open
+        # A tenant that an operator made belongs to whom they invite, not to who comes first.
+        claim_owner = token_holds or not self._config.owner_token if is_default else is_throwaway(tenant)
         user = await self._store.add(
             await self._new(tenant, registration.email, registration.display_name, registration.password, Role.MEMBER),
-            most=self._config.users_per_tenant,
+            most=self._most(tenant),
             claim_owner=claim_owner,
             needs_claim=not is_open,
             events_of=self._added_by(
@@ -101,20 +102,26 @@ class Roster:
         return Registered(user=await self._people.show(user))
 
     async def _register_invited(self, caller: Caller, registration: Registration, token: str) -> Registered:
-        if self._config.registration == "closed":
-            raise RegistrationClosed("Registration is closed, with an invitation too.")
         invitation = await self._guestbook.shown_by(token, registration.email)
         tenant = await self._tenants.get(invitation.tenant_id)
+        if self._config.registration == "closed" and not invitation.by_operator:
+            raise RegistrationClosed("Registration is closed, with an invitation too.")
+        # Whom an operator invites owns a tenant only while it has no owner; later its own people decide.
+        first_owner = invitation.role is Role.OWNER and invitation.by_operator
         if tenant.status != "active" or registration.tenant not in (None, tenant.tenant_id, tenant.slug):
             raise InvitationInvalid
         origin = await self._journal.origin(caller, tenant.tenant_id)
         user = await self._store.add(
             await self._new(
-                tenant, registration.email, registration.display_name, registration.password, invitation.role
+                tenant,
+                registration.email,
+                registration.display_name,
+                registration.password,
+                Role.MEMBER if first_owner else invitation.role,
             ),
-            most=self._config.users_per_tenant,
-            claim_owner=False,
-            needs_claim=False,
+            most=self._most(tenant),
+            claim_owner=first_owner,
+            needs_claim=first_owner,
             events_of=self._added_by(
                 Kind.USER_REGISTERED, origin, as_subject=True, invitation=invitation.invitation_id
             ),
@@ -129,7 +136,7 @@ class Roster:
         tenant = await self._tenants.get(caller.tenant_id)
         user = await self._store.add(
             await self._new(tenant, new.email, new.display_name, new.password, role),
-            most=self._config.users_per_tenant,
+            most=self._most(tenant),
             claim_owner=False,
             needs_claim=False,
             events_of=self._added_by(Kind.USER_ADDED, await self._journal.origin(caller), as_subject=False),
@@ -140,6 +147,7 @@ class Roster:
         """Make a member that is no person; its password is chance. Raises: Forbidden, QuotaExceeded."""
         role = Role(new.role)
         check_role_given(by=caller.principal.role, role=role, tenant_id=caller.tenant_id)
+        tenant = await self._tenants.get(caller.tenant_id)
         user_id = new_id()
         email = f"{user_id}@service.invalid"
         record = UserRecord(
@@ -154,7 +162,7 @@ class Roster:
         )
         return await self._store.add(
             record,
-            most=self._config.users_per_tenant,
+            most=self._most(tenant),
             claim_owner=False,
             needs_claim=False,
             events_of=self._added_by(Kind.USER_ADDED, await self._journal.origin(caller), as_subject=False),
@@ -174,6 +182,10 @@ class Roster:
             password_hash=await self._hasher.hash(password),
             created_us=self._clock.now_us(),
         )
+
+    def _most(self, tenant: TenantRecord) -> int:
+        own = tenant.quotas.users
+        return self._config.users_per_tenant if own is None else min(own, self._config.users_per_tenant)
 
     def _added_by(self, kind: Kind, origin: Origin, *, as_subject: bool, invitation: str | None = None) -> EventsOf:
         def events_of(user: UserRecord) -> Sequence[NewEvent]:
@@ -214,9 +226,12 @@ class Roster:
         """Return users of the caller's tenant by id."""
         wanted = list(dict.fromkeys(query.user_ids))
         items: list[Profile] = []
+        tenant = await self._tenants.find(caller.tenant_id)
+        if tenant is None:
+            return Profiles(items=items)
         for at in range(0, len(wanted), _AT_ONCE):
             records = await self._store.many(caller.tenant_id, wanted[at : at + _AT_ONCE])
-            items += [await self._people.profile(record) for record in records]
+            items += [await self._people.profile(record, tenant) for record in records]
         return Profiles(items=items)
 
     # ---- changing

@@ -1,0 +1,186 @@
+"""`sealwire tenant` and `sealwire operator`: for who holds the data folder, whether the installation runs or not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sealwire.cli.terminal import DEFAULT_DATA, EXIT_USAGE, Data, Json, fail, say_json
+
+tenant = typer.Typer(help="Tenants of the installation.", no_args_is_help=True)
+operator = typer.Typer(help="Those who run the installation.", no_args_is_help=True)
+
+Tenant = Annotated[str, typer.Argument(help="The tenant's id or slug.")]
+Email = Annotated[str, typer.Argument(help="The e-mail address.")]
+PAGE = 200
+
+
+def ask(data: Path, *calls: tuple[str, tuple[str, ...], dict[str, Any] | None]) -> list[Any]:
+    """Have auth carry calls out (operation, path parameters, body or query) and return what it answered."""
+    import msgspec
+
+    from sealwire.kit.config import SettingError
+    from sealwire.runtime import offline
+    from sealwire.runtime import settings as runtime_settings
+    from sealwire.runtime.errands import Call
+
+    asked = [
+        Call(operation=name, params=params, takes=msgspec.Raw(msgspec.json.encode(takes or {})))
+        for name, params, takes in calls
+    ]
+    try:
+        settings, _ = runtime_settings.load(flags={"server": {"data": str(data)}})
+        report = offline.ask(settings, asked)
+    except (SettingError, OSError, RuntimeError, msgspec.MsgspecError) as error:
+        fail(str(error))
+    if report.error:
+        fail(report.error)
+    return [msgspec.json.decode(given) for given in report.given]
+
+
+def page(data: Path, operation: str) -> list[dict[str, Any]]:
+    """Read a list to its end."""
+    items: list[dict[str, Any]] = []
+    cursor = None
+    while True:
+        (answer,) = ask(data, (operation, (), {"limit": PAGE, **({"cursor": cursor} if cursor else {})}))
+        items += answer["items"]
+        cursor = answer["next_cursor"]
+        if cursor is None:
+            return items
+
+
+def show(found: dict[str, Any], *, json: bool) -> None:
+    """Print a tenant."""
+    if json:
+        say_json(found)
+        return
+    quotas = ", ".join(f"{name} {most}" for name, most in found["quotas"].items() if most is not None) or "none"
+    owner = "owned" if found["owned"] else "no owner yet"
+    typer.echo(f"{found['slug']:<24} {found['status']:<10} {found['users']:>7} users   {owner:<13} quotas: {quotas}")
+    typer.echo(f"  {found['tenant_id']}  {found['name']}")
+
+
+def told(invited: dict[str, Any], role: str, *, json: bool) -> None:
+    """Print how an invited person comes in."""
+    if json:
+        say_json(invited)
+        return
+    invitation = invited["invitation"]
+    typer.echo(f"{invitation['email']} is invited as {role}, until {invitation['expires_at']}. A letter is on its way;")
+    typer.echo(f'or register with "invitation": "{invited["token"]}" (it works once, for this address).')
+
+
+@tenant.command("create")
+def tenant_create(
+    slug: Annotated[str, typer.Argument(help="Short name: a-z, 0-9 and hyphens. People give it when they log in.")],
+    name: Annotated[str, typer.Option("--name", help="What it is called (default: the slug).")] = "",
+    owner_email: Annotated[str, typer.Option("--owner-email", help="Who is invited to own it.")] = "",
+    data: Data = DEFAULT_DATA,
+    json: Json = False,
+) -> None:
+    """Make a tenant."""
+    ask(data, ("add_tenant", (), {"slug": slug, "name": name or slug}))
+    (made,) = ask(data, ("tenant", (slug,), None))
+    show(made, json=json)
+    if owner_email:
+        (invited,) = ask(data, ("invite_owner", (slug,), {"email": owner_email}))
+        told(invited, "its owner", json=json)
+
+
+@tenant.command("invite-owner")
+def tenant_invite_owner(tenant_id: Tenant, email: Email, data: Data = DEFAULT_DATA, json: Json = False) -> None:
+    """Invite the first owner of a tenant that has none."""
+    (invited,) = ask(data, ("invite_owner", (tenant_id,), {"email": email}))
+    told(invited, "its owner", json=json)
+
+
+@tenant.command("list")
+def tenant_list(data: Data = DEFAULT_DATA, json: Json = False) -> None:
+    """List all tenants."""
+    for found in page(data, "tenants"):
+        show(found, json=json)
+
+
+@tenant.command("show")
+def tenant_show(tenant_id: Tenant, data: Data = DEFAULT_DATA, json: Json = False) -> None:
+    """Show a tenant: status, users, quotas."""
+    (found,) = ask(data, ("tenant", (tenant_id,), None))
+    show(found, json=json)
+
+
+@tenant.command("suspend")
+def tenant_suspend(
+    tenant_id: Tenant,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    data: Data = DEFAULT_DATA,
+    json: Json = False,
+) -> None:
+    """End every session and API key of a tenant, and let nobody in it log in."""
+    if not yes and not typer.confirm(f"Cut everybody in {tenant_id} off, now?"):
+        fail("nothing was changed", EXIT_USAGE)
+    (found,) = ask(data, ("change_tenant", (tenant_id,), {"status": "suspended"}))
+    show(found, json=json)
+
+
+@tenant.command("resume")
+def tenant_resume(tenant_id: Tenant, data: Data = DEFAULT_DATA, json: Json = False) -> None:
+    """Let people of a suspended tenant log in again. API keys have to be made anew."""
+    (found,) = ask(data, ("change_tenant", (tenant_id,), {"status": "active"}))
+    show(found, json=json)
+
+
+@tenant.command("quota")
+def tenant_quota(
+    tenant_id: Tenant,
+    users: Annotated[str, typer.Option("--users", help="Most users; `none`: what the settings allow.")] = "",
+    messages: Annotated[str, typer.Option("--messages", help="Most messages ever sent.")] = "",
+    media_bytes: Annotated[str, typer.Option("--media-bytes", help="Most bytes of files.")] = "",
+    keys: Annotated[str, typer.Option("--keys", help="Most keys that are not destroyed.")] = "",
+    data: Data = DEFAULT_DATA,
+    json: Json = False,
+) -> None:
+    """Set quotas of a tenant; what is not named stays."""
+    given = {"users": users, "messages": messages, "media_bytes": media_bytes, "keys": keys}
+    quotas: dict[str, int | None] = {}
+    for name, text in given.items():
+        if text and text != "none" and not text.isdecimal():
+            fail(f"--{name.replace('_', '-')} {text}: a number, or none", EXIT_USAGE)
+        if text:
+            quotas[name] = None if text == "none" else int(text)
+    (found,) = ask(data, ("change_tenant", (tenant_id,), {"quotas": quotas}))
+    show(found, json=json)
+
+
+@operator.command("create")
+def operator_create(email: Email, data: Data = DEFAULT_DATA, json: Json = False) -> None:
+    """Invite a person to run the installation; they choose their password when they register, in tenant `system`."""
+    (invited,) = ask(data, ("add_operator", (), {"email": email}))
+    told(invited, "operator", json=json)
+
+
+@operator.command("list")
+def operator_list(data: Data = DEFAULT_DATA, json: Json = False) -> None:
+    """List those who run the installation."""
+    for found in page(data, "operators"):
+        if json:
+            say_json(found)
+        else:
+            factor = "second factor" if found["mfa"] else "password only"
+            typer.echo(f"{found['user_id']}  {found['status']:<9} {factor:<14} {found['email']}")
+
+
+@operator.command("disable")
+def operator_disable(
+    user_id: Annotated[str, typer.Argument(help="The operator's id (see list).")],
+    data: Data = DEFAULT_DATA,
+    json: Json = False,
+) -> None:
+    """End an operator's sessions and let them in no more."""
+    (found,) = ask(data, ("change_operator", (user_id,), {"status": "disabled"}))
+    if json:
+        say_json(found)
+    else:
+        typer.echo(f"{found['email']} is disabled")

@@ -1,0 +1,30 @@
+"""What commands share: how they are given a data folder, and how they speak."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+
+Data = Annotated[Path, typer.Option("--data", help="The data folder.", envvar="SEALWIRE_SERVER__DATA")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, one document a line.")]
+DEFAULT_DATA = Path("data")
+
+
+def fail(text: str, code: int = EXIT_FAILED) -> NoReturn:
+    """Say what is wrong on stderr and leave."""
+    typer.secho(f"sealwire: {text}", fg=typer.colors.RED, err=True)
+    raise typer.Exit(code)
+
+
+def say_json(value: Any) -> None:
+    """Print one JSON document on a line of its own."""
+    from sealwire.kit.codec import encode
+
+    sys.stdout.write(encode(value).decode() + "\n")
+    sys.stdout.flush()
