@@ -130,9 +130,13 @@ class HoldPlacement(Input):
 
 
 class DueQuery(Input):
-    """What is older than `before` (RFC 3339). A cursor goes on from the last answer."""
+    """What is older than `before` (RFC 3339), as `action` finds something to do. A cursor goes on from the last answer.
+
+    `delete` leaves nothing; `tombstone` leaves a record without content where the type knows one.
+    """
 
     before: Annotated[str, msgspec.Meta(min_length=20, max_length=40)]
+    action: Literal["delete", "tombstone"] = "delete"
     limit: _Chunk = 1000
     cursor: _Cursor = None
 
@@ -145,7 +149,7 @@ class DueItem(Output):
 
 
 class Due(Output):
-    """Oldest first, in an order that stays."""
+    """In an order that stays."""
 
     items: list[DueItem]
     next_cursor: str | None = None

@@ -32,6 +32,17 @@ class MessageDeleted(Output):
     type: Literal["message.deleted"] = "message.deleted"
 
 
+class MessagesPurged(Output):
+    """The content of these messages is gone: retention disposed of them. They are bodiless tombstones, or gone too."""
+
+    conversation_id: str
+    offset: int
+    message_ids: list[str]
+    by: str
+    at: str
+    type: Literal["messages.purged"] = "messages.purged"
+
+
 class ReactionPublished(Output):
     """`user_id` put or took back a reaction."""
 

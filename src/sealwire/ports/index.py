@@ -73,12 +73,13 @@ class Put(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Remove(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Remove every entry whose field has this value."""
+    """Remove every entry whose field has this value, or one of `more`."""
 
     tenant_id: str
     position: int
     field: Field
     value: str
+    more: tuple[str, ...] = ()
 
 
 class Sought(msgspec.Struct, frozen=True, kw_only=True):

@@ -200,6 +200,7 @@ async def build_messaging(assembly: Assembly) -> Room:
         messages=storage.messages,
         events=storage.events,
         subjects=storage.subjects,
+        keeping=storage.keeping,
         keys=_ring(assembly, "messaging"),
         crypto=assembly.contract("crypto"),
         auth=assembly.contract("auth"),

@@ -119,7 +119,8 @@ class Shard:
         for start in range(0, len(batch), _SLICE):
             for change in batch[start : start + _SLICE]:
                 if isinstance(change, Remove):
-                    engine.remove(change.field, change.value)
+                    for value in (change.value, *change.more):
+                        engine.remove(change.field, value)
                     continue
                 if not change.fresh:
                     engine.remove("message_id", change.message_id)

@@ -7,6 +7,7 @@ from pathlib import Path
 from sealwire.adapters.embedded.drivers.sqlite import Database
 from sealwire.adapters.embedded.messaging_conversations import SqliteConversationStore
 from sealwire.adapters.embedded.messaging_events import SqliteConversationEvents
+from sealwire.adapters.embedded.messaging_keeping import SqliteKeeping
 from sealwire.adapters.embedded.messaging_messages import SqliteMessageStore
 from sealwire.adapters.embedded.messaging_requests import RequestIndex
 from sealwire.adapters.embedded.messaging_schema import MIGRATIONS
@@ -24,6 +25,7 @@ class SqliteMessaging:
         self.conversations = SqliteConversationStore(db, self.events, self._requests)
         self.messages = SqliteMessageStore(db, self.events, self._requests)
         self.subjects = SqliteMessagingSubjects(db, self.events)
+        self.keeping = SqliteKeeping(db, self.events, self._requests)
         self.positions = SqlitePositions(db)
 
     @classmethod

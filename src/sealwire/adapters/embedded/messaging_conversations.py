@@ -8,9 +8,11 @@ from typing import Any
 import apsw
 
 from sealwire.adapters.embedded.drivers.sqlite import Database, fetch, fetch_value
+from sealwire.adapters.embedded.holds import held_sql
 from sealwire.adapters.embedded.messaging_events import Change, SqliteConversationEvents
 from sealwire.adapters.embedded.messaging_requests import RequestIndex
 from sealwire.adapters.embedded.messaging_schema import LAST, key_of
+from sealwire.contracts.compliance import LegalHold
 from sealwire.contracts.messaging import ConversationNotFound, MemberRole, OwnerNeeded
 from sealwire.kit.problem import Conflict
 from sealwire.services.messaging.events import Detail
@@ -27,6 +29,12 @@ _VIEW = (
     "SELECT c.conversation_id, c.tenant_id, c.kind, c.title, c.created_by, c.created_at_us, c.first_seq, c.last_seq,"
     f" c.last_offset, c.member_count, u.role, u.read_seq, {UNREAD}, c.last_position"
     " FROM member u JOIN conversation c ON c.num = u.conversation"
+)
+# A hold on it, or on somebody who was in it to the end. What others wrote is kept by their keys: crypto keeps those.
+_HELD = (
+    f"({held_sql('c.tenant_id', conversation='c.conversation_id')}"
+    " OR EXISTS (SELECT 1 FROM legal_hold h JOIN member u ON u.conversation = c.num AND u.user_id = h.subject_id"
+    " WHERE h.tenant_id = c.tenant_id AND h.released_us IS NULL))"
 )
 _MEMBER = (
     "SELECT c.conversation_id, u.user_id, u.role, u.joined_at_us, u.read_seq, u.num"
@@ -193,18 +201,25 @@ class SqliteConversationStore:
 
     # ---- forgetting
 
-    async def forgettable(self, before_us: int, limit: int) -> Sequence[tuple[str, str]]:
+    async def forgettable(self, before_us: int, limit: int, skip: int = 0) -> Sequence[tuple[str, str]]:
         return self._db.read(
             "SELECT c.tenant_id, c.conversation_id FROM conversation c WHERE c.removed_at_us < ? AND c.forgotten = 0"
             # Not before every consumer saw its last event: the audit record of a message names the message.
             " AND ifnull((SELECT position FROM event e WHERE e.stream = (c.num << 32 | c.last_offset)), 0)"
-            " <= (SELECT ifnull(min(position), 0) FROM consumer_position) ORDER BY c.removed_at_us LIMIT ?",
-            (before_us, limit),
+            " <= (SELECT ifnull(min(position), 0) FROM consumer_position)"
+            f" AND NOT {_HELD} ORDER BY c.removed_at_us LIMIT ? OFFSET ?",
+            (before_us, limit, skip),
         )
 
     async def forget(self, conversation_id: str, limit: int) -> bool:
         def forget(conn: apsw.Connection) -> bool:
-            num = fetch_value(conn, "SELECT num FROM conversation WHERE conversation_id = ?", (conversation_id,))
+            num, tenant_id, held = fetch(
+                conn,
+                f"SELECT c.num, c.tenant_id, {_HELD} FROM conversation c WHERE c.conversation_id = ?",
+                (conversation_id,),
+            )[0]
+            if held:
+                raise LegalHold
             low, high = key_of(num, 0), key_of(num, LAST)
             for table, column in (("message_version", "num"), ("reaction", "key")):
                 conn.execute(
@@ -227,6 +242,11 @@ class SqliteConversationStore:
             if conn.changes() == limit:
                 return True
             conn.execute("UPDATE conversation SET forgotten = 1, title = NULL, member_count = 0 WHERE num = ?", (num,))
+            conn.execute(
+                "INSERT INTO forgotten (tenant_id, conversation_id, at_us)"
+                " SELECT ?, ?, removed_at_us FROM conversation WHERE num = ?",
+                (tenant_id, conversation_id, num),
+            )
             return False
 
         return await self._db.write(forget)

@@ -8,9 +8,11 @@ from typing import Any
 import apsw
 
 from sealwire.adapters.embedded.drivers.sqlite import Database, fetch, fetch_value
+from sealwire.adapters.embedded.holds import is_held
 from sealwire.adapters.embedded.messaging_appends import STREAM, Appends
 from sealwire.adapters.embedded.messaging_conversations import UNREAD
 from sealwire.adapters.embedded.messaging_events import Change, SqliteConversationEvents
+from sealwire.adapters.embedded.messaging_keeping import HELD, strip
 from sealwire.adapters.embedded.messaging_requests import RequestIndex
 from sealwire.adapters.embedded.messaging_rows import MESSAGE_COLUMNS, OF_MESSAGE, reactions_of, read_message
 from sealwire.adapters.embedded.messaging_schema import LAST, id_bytes, key_of
@@ -118,9 +120,10 @@ class SqliteMessageStore:
             if there.deleted_at_us is not None:
                 return False
             key = key_of(num, seq)
-            conn.execute("UPDATE message SET sealed = NULL, meta = NULL, deleted_at_us = ? WHERE key = ?", (at_us, key))
-            conn.execute("DELETE FROM message_version WHERE key = ?", (key,))
-            conn.execute("DELETE FROM reaction WHERE key = ?", (key,))
+            if is_held(conn, there.tenant_id, subject_id=there.sender_id, conversation_id=conversation_id):
+                conn.execute("UPDATE message SET deleted_at_us = ?, kept = ? WHERE key = ?", (at_us, HELD, key))
+            else:
+                strip(conn, [key], at_us)
             self._record(conn, num, "message.deleted", there, actor, at_us, Detail(reason=reason))
             return True
 

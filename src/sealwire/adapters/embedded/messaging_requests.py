@@ -66,9 +66,16 @@ class RequestIndex:
 
     def forget(self, conn: apsw.Connection, messages: Sequence[tuple[bytes, int]]) -> None:
         """Take requests and their messages' keys out of the index. Inside a write."""
+        gone = [key for key, message in messages if self._recent.get(key) == message]
+        if gone:
+            self._db.after_commit(partial(self._drop, gone))
         conn.executemany(
             "DELETE FROM request WHERE mark = ? AND key = ?", [(mark_of(key), message) for key, message in messages]
         )
+
+    def _drop(self, request_keys: Sequence[bytes]) -> None:
+        for key in request_keys:
+            self._recent.pop(key, None)
 
     async def carry(self) -> None:
         """Carry what is in memory into the index now."""

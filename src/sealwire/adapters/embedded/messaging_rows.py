@@ -46,12 +46,13 @@ def read_message(tenant_id: str, conversation_id: str, row: tuple[Any, ...], rea
         sender_id=sender,
         client_message_id=client_id,
         request_hash=request_hash,
-        sealed=sealed,
+        # What a hold keeps of a deleted message is nobody's to read here.
+        sealed=sealed if deleted is None else None,
         version=version,
         created_at_us=created,
         edited_at_us=edited,
         expires_at_us=expires,
         deleted_at_us=deleted,
-        meta=meta,
-        reactions=reactions.get(key, []),
+        meta=meta if deleted is None else None,
+        reactions=reactions.get(key, []) if deleted is None else [],
     )

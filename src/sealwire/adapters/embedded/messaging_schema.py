@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sealwire.adapters.embedded.disposals import DISPOSALS_SCHEMA
 from sealwire.adapters.embedded.holds import HOLDS_SCHEMA
 from sealwire.adapters.embedded.outbox import POSITIONS_SCHEMA
 
@@ -19,7 +20,19 @@ CREATE TABLE subject_mark (
     PRIMARY KEY (tenant_id, subject_id)
 ) WITHOUT ROWID;
 """
-
+# What a tombstone still is (`kept`: see messaging_keeping.py), and which conversations' content is gone, for those who
+# keep more of them elsewhere.
+KEEPING_SCHEMA = """
+ALTER TABLE message ADD COLUMN kept INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX message_kept ON message (kept, key) WHERE kept > 0;
+CREATE INDEX conversation_tenant ON conversation (tenant_id, num);
+CREATE TABLE forgotten (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    tenant_id TEXT NOT NULL,
+    conversation_id TEXT NOT NULL,
+    at_us INTEGER NOT NULL
+);
+"""
 MIGRATIONS = (
     """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -109,6 +122,7 @@ CREATE TABLE event (
     + POSITIONS_SCHEMA,
     HOLDS_SCHEMA,
     SUBJECT_SCHEMA,
+    DISPOSALS_SCHEMA + KEEPING_SCHEMA,
 )
 
 

@@ -24,17 +24,19 @@ KINDS = (
     "message.deleted",
     "reaction.added",
     "reaction.removed",
+    "messages.purged",
 )
 KIND_NUMBER = {kind: number for number, kind in enumerate(KINDS)}
 MEMBERSHIP_KINDS = frozenset({"member.joined", "member.left", "member.changed", "conversation.removed"})
 
 
 class Detail(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What an event says beyond ids: never a body, never a title."""
+    """What an event says beyond ids: never a body, never a title. `message_ids` are those of several messages."""
 
     emoji: str = ""
     role: str = ""
     reason: str = ""
+    message_ids: tuple[str, ...] = ()
 
 
 class ConversationEvent(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,6 +122,8 @@ def audit_entry(event: Event) -> AuditEntry:
         metadata["role"] = facts.detail.role
     if facts.detail.reason:
         metadata["reason"] = facts.detail.reason
+    if facts.detail.message_ids:
+        metadata["count"] = len(facts.detail.message_ids)
     of_message = bool(facts.message_id)
     return AuditEntry(
         audit_id=event.event_id,

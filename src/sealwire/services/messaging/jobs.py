@@ -7,14 +7,18 @@ import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
+from sealwire.contracts.compliance import LegalHold
 from sealwire.kit.clock import US_PER_S, Clock
 from sealwire.services.messaging.config import MessagingConfig
+from sealwire.services.messaging.keeping_ports import Keeping
 from sealwire.services.messaging.model import Actor
 from sealwire.services.messaging.ports import ConversationEvents, ConversationStore, Keys, MessageStore
 
 SELF = Actor("service", "messaging")
 CHUNK = 200
 _DAY_US = 86_400 * US_PER_S
+_HUSKS_KEPT_US = 90 * _DAY_US
+"""How long a forgotten conversation is told of, and its bare row kept."""
 _log = logging.getLogger("sealwire.messaging")
 
 
@@ -27,11 +31,16 @@ class Jobs:
         conversations: ConversationStore,
         messages: MessageStore,
         events: ConversationEvents,
+        keeping: Keeping,
+        released: Callable[[], Awaitable[None]],
         keys: Keys,
         clock: Clock,
         config: MessagingConfig,
     ) -> None:
+        """`released` purges what holds kept that are released."""
         self._conversations = conversations
+        self._keeping = keeping
+        self._released = released
         self._messages = messages
         self._events = events
         self._keys = keys
@@ -57,8 +66,9 @@ class Jobs:
                 await task
 
     async def purge(self) -> int:
-        """Turn messages whose time is over into tombstones. Return how many."""
+        """Turn messages whose time is over into tombstones, and purge what a released hold kept. Return how many."""
         purged = 0
+        await self._released()
         while due := await self._messages.expired(self._clock.now_us(), CHUNK):
             now_us = self._clock.now_us()
             for conversation_id, seq in due:
@@ -69,15 +79,28 @@ class Jobs:
         """Forget removed conversations past their time, trim old events, wipe keys past theirs."""
         now_us = self._clock.now_us()
         before_us = now_us - self._config.removed_keep_days * _DAY_US
-        while due := await self._conversations.forgettable(before_us, CHUNK):
+        held = 0
+        while due := await self._conversations.forgettable(before_us, CHUNK, held):
             for tenant_id, conversation_id in due:
-                # The keys first: from then on nobody reads it, whatever copy of the file there is.
-                await self._keys.destroy(tenant_id, scope=conversation_id)
-                while await self._conversations.forget(conversation_id, CHUNK):
-                    pass
+                try:
+                    await self._forget(tenant_id, conversation_id)
+                except LegalHold:
+                    held += 1
+        place = 0
+        while place := await self._keeping.sweep_purged(place, CHUNK):
+            pass
+        while await self._keeping.drop_husks(now_us - _HUSKS_KEPT_US, CHUNK) == CHUNK:
+            pass
         while await self._events.trim(now_us - self._config.stream_keep_days * _DAY_US, CHUNK) == CHUNK:
             pass
         self._keys.sweep()
+
+    async def _forget(self, tenant_id: str, conversation_id: str) -> None:
+        """Raises: LegalHold; what a hold covers stays."""
+        # The keys first: from then on nobody reads it, whatever copy of the file there is.
+        await self._keys.destroy(tenant_id, scope=conversation_id)
+        while await self._conversations.forget(conversation_id, CHUNK):
+            pass
 
     async def _every(self, seconds: float, job: Callable[[], Awaitable[object]]) -> None:
         while True:

@@ -100,11 +100,17 @@ class ConversationStore(Protocol):
     ) -> MemberRecord | None:
         """Give a member another role. Raises: OwnerNeeded as `remove_member`."""
 
-    async def forgettable(self, before_us: int, limit: int) -> Sequence[tuple[str, str]]:
-        """Return (tenant id, conversation id) of those removed before `before_us`."""
+    async def forgettable(self, before_us: int, limit: int, skip: int = 0) -> Sequence[tuple[str, str]]:
+        """Return (tenant id, conversation id) of those removed before `before_us`, but for those under a hold.
+
+        The first `skip` are left out: who can't forget them yet says so.
+        """
 
     async def forget(self, conversation_id: str, limit: int) -> bool:
-        """Delete up to `limit` rows of a removed conversation's content; False when nothing is left of it."""
+        """Delete up to `limit` rows of a removed conversation's content; False when nothing is left of it.
+
+        Raises: LegalHold, nothing done, while a hold covers it or a member.
+        """
 
 
 class MessageStore(Protocol):
@@ -136,7 +142,10 @@ class MessageStore(Protocol):
         """Replace the body of `message` and keep the former one. Raises: MessageMoved when it changed since read."""
 
     async def delete(self, conversation_id: str, seq: int, actor: Actor, at_us: int, reason: str = "") -> bool:
-        """Leave a tombstone: no body, no former bodies, no reactions. False when there was nothing to delete."""
+        """Leave a tombstone: no body, no former bodies, no reactions. False when there was nothing to delete.
+
+        While a hold covers the message they are kept, for nobody to read, until `Keeping.purge_released`.
+        """
 
     async def react(
         self, conversation_id: str, seq: int, emoji: str, user_id: str, actor: Actor, at_us: int, *, most: int

@@ -13,6 +13,7 @@ from sealwire.contracts.publications import (
     MemberPublished,
     MessageDeleted,
     MessagePublished,
+    MessagesPurged,
     ReactionPublished,
 )
 from sealwire.kit.clock import rfc3339
@@ -70,6 +71,8 @@ def _data(event: ConversationEvent, message: Message | None) -> Any:
     place["at"] = rfc3339(e.at_us)
     if e.kind == "message.deleted":
         return MessageDeleted(message_id=e.message_id, seq=e.seq, by=e.actor_id, **place)
+    if e.kind == "messages.purged":
+        return MessagesPurged(message_ids=list(e.detail.message_ids), by=e.actor_id, **place)
     if e.kind.startswith("reaction."):
         return ReactionPublished(message_id=e.message_id, seq=e.seq, emoji=e.detail.emoji, user_id=e.actor_id, **place)
     if e.kind.startswith("member."):

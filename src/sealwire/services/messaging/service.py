@@ -56,6 +56,8 @@ from sealwire.services.messaging.config import MessagingConfig
 from sealwire.services.messaging.conversations import ConversationCases
 from sealwire.services.messaging.feeds import FeedCases
 from sealwire.services.messaging.jobs import Jobs
+from sealwire.services.messaging.keeping import KeepingCases
+from sealwire.services.messaging.keeping_ports import Keeping
 from sealwire.services.messaging.messages import MessageCases
 from sealwire.services.messaging.ports import ConversationEvents, ConversationStore, Keys, MessageStore
 from sealwire.services.messaging.request_marks import RequestMarks
@@ -78,6 +80,7 @@ class MessagingService:
         messages: MessageStore,
         events: ConversationEvents,
         subjects: SubjectStore,
+        keeping: Keeping,
         keys: Keys,
         crypto: Crypto,
         auth: Auth,
@@ -117,8 +120,18 @@ class MessagingService:
             bodies=bodies,
             tail=tail,
         )
+        cases = KeepingCases(store=keeping, clock=clock)
+        self.put_hold, self.release_hold = cases.put_hold, cases.release_hold
+        self.due, self.dispose, self.reclaim, self.forgotten = cases.due, cases.dispose, cases.reclaim, cases.forgotten
         self._jobs = Jobs(
-            conversations=conversations, messages=messages, events=events, keys=keys, clock=clock, config=config
+            conversations=conversations,
+            messages=messages,
+            events=events,
+            keeping=keeping,
+            released=cases.purge_released,
+            keys=keys,
+            clock=clock,
+            config=config,
         )
         self._subjects = SubjectCases(store=subjects, seats=seats, bodies=bodies, keys=keys, clock=clock)
         events.listen(seats.announced)

@@ -191,6 +191,8 @@ class Tail:
                 self._outdate(event.message_id)
             elif event.kind == "conversation.removed":
                 self._outdate_conversation(event.conversation_id)
+            for message_id in event.detail.message_ids:
+                self._outdate(message_id)
             publication = render(event, None)
             entry = Entry(event, publication)
         self._entries.append(entry)

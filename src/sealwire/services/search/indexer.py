@@ -12,7 +12,7 @@ import msgspec
 
 from sealwire.contracts.media import InfoQuery, Media
 from sealwire.contracts.messaging import CatalogueQuery, Message, Messaging, Publication, PublicationQuery
-from sealwire.contracts.publications import MessageDeleted, MessagePublished
+from sealwire.contracts.publications import MessageDeleted, MessagePublished, MessagesPurged
 from sealwire.contracts.search import SERVICE
 from sealwire.kit.caller import SYSTEM_TENANT, service_caller
 from sealwire.kit.clock import Clock
@@ -30,6 +30,7 @@ BACKOFF_CAP_S = 5.0
 _log = logging.getLogger("sealwire.search")
 _message = msgspec.json.Decoder(MessagePublished)
 _deleted = msgspec.json.Decoder(MessageDeleted)
+_purged = msgspec.json.Decoder(MessagesPurged)
 
 
 class Indexer:
@@ -159,6 +160,9 @@ class Indexer:
         if kind == "message.deleted":
             message_id = _deleted.decode(item.data).message_id
             return Remove(tenant_id=tenant_id, position=position, field="message_id", value=message_id)
+        if kind == "messages.purged":
+            first, *more = _purged.decode(item.data).message_ids
+            return Remove(tenant_id=tenant_id, position=position, field="message_id", value=first, more=tuple(more))
         if kind == "conversation.removed":
             return Remove(tenant_id=tenant_id, position=position, field="conversation_id", value=item.conversation_id)
         return None

@@ -36,6 +36,7 @@ COMMANDS: dict[str, tuple[type[Any], str]] = {
 IN_CONVERSATION: dict[str, type[Any]] = {
     "message.created, message.edited": publications.MessagePublished,
     "message.deleted": publications.MessageDeleted,
+    "messages.purged": publications.MessagesPurged,
     "reaction.added, reaction.removed": publications.ReactionPublished,
     "member.joined, member.left, member.changed": publications.MemberPublished,
     "conversation.created, conversation.changed, conversation.removed": publications.ConversationPublished,

@@ -33,6 +33,10 @@ CONNECTION_PRAGMAS = (
     "temp_store=MEMORY",
     "wal_autocheckpoint=0",  # the writer sees to it, off the loop, past CHECKPOINT_PAGES
 )
+PAGE_BYTES = 4096
+RECLAIM_PAGES = 128
+LOG_KEPT_BYTES = 1 << 20
+"""A log this small is not worth a checkpoint of its own to be emptied."""
 SCAN_THREADS = 2
 MAX_WAITING = 20_000
 
@@ -181,6 +185,35 @@ class Database:
                 conn.set_busy_timeout(BUSY_TIMEOUT_MS)
 
         await self._writer.exclusively(compact)
+
+    async def reclaim(self, pages: int = RECLAIM_PAGES) -> int:
+        """Give up to `pages` free pages back to the file system; return how many bytes, 0 when none is left.
+
+        A step of some milliseconds: writes wait no longer than that. The last step empties the log too, unless a long
+        read holds it; then the next one does.
+        """
+
+        def reclaim(conn: apsw.Connection) -> int:
+            free = int(conn.execute("PRAGMA freelist_count").get)
+            if free:
+                conn.execute(f"PRAGMA incremental_vacuum({pages:d})").fetchall()
+                return (free - int(conn.execute("PRAGMA freelist_count").get)) * PAGE_BYTES
+            log = self._path.with_name(self._path.name + "-wal")
+            size = log.stat().st_size if log.exists() else 0
+            if size > LOG_KEPT_BYTES:
+                conn.set_busy_timeout(0)
+                try:
+                    conn.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+                except apsw.BusyError:
+                    return 0
+                finally:
+                    conn.set_busy_timeout(BUSY_TIMEOUT_MS)
+                return size
+            return 0
+
+        freed = await self._writer.exclusively(reclaim)
+        self._writer.checkpoint_soon()
+        return freed
 
     async def close(self) -> None:
         """Let the waiting writes become durable, close the file and give up its ownership."""

@@ -300,6 +300,11 @@ class GroupWriter:
 
     # ---- the write-ahead log
 
+    def checkpoint_soon(self) -> None:
+        """Begin a checkpoint if one is due: after work that made no group, such as giving pages back."""
+        if self._wal_pages >= self._checkpoint_due and not self._checkpointing and not self._closed:
+            self._checkpoint()
+
     def _open(self) -> apsw.Connection:
         conn = self._connect()
         conn.set_wal_hook(self._grown)

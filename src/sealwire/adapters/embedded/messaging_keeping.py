@@ -1,0 +1,224 @@
+"""What messaging keeps under legal holds and lets go by retention, in SQLite.
+
+`message.kept` says what a tombstone still is: 0 nothing; `HELD` deleted for its readers, its content kept by a hold;
+`PURGED` disposed of with its row, which goes once no event names it any more and all before it went.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import apsw
+
+from sealwire.adapters.embedded.disposals import once
+from sealwire.adapters.embedded.drivers.sqlite import Database, Row, fetch, fetch_value
+from sealwire.adapters.embedded.holds import SqliteHoldBook, held_sql
+from sealwire.adapters.embedded.messaging_events import Change, SqliteConversationEvents
+from sealwire.adapters.embedded.messaging_requests import RequestIndex
+from sealwire.adapters.embedded.messaging_schema import LAST, SEQ_BITS, id_bytes, id_text, key_of
+from sealwire.contracts.custody import Disposed, Due, DueItem
+from sealwire.kit.clock import US_PER_S
+from sealwire.services.messaging.events import Detail
+from sealwire.services.messaging.model import Actor
+
+HELD, PURGED = 1, 2
+CLOCK_SLACK_US = 3_600 * US_PER_S
+"""How far the clock may have stepped back between two messages of a conversation for retention to look past it."""
+_CONVERSATIONS_A_PAGE = 500
+_HELD = held_sql("c.tenant_id", "m.sender_id", "c.conversation_id")
+_FOUND = (
+    f"SELECT m.key, m.message_id, m.sealed IS NOT NULL, m.kept, {_HELD} FROM json_each(?1) j"
+    " JOIN message m ON m.message_id = unhex(j.value) JOIN conversation c ON c.num = m.key >> 32 AND c.tenant_id = ?2"
+)
+
+
+def strip(conn: apsw.Connection, keys: Sequence[int], at_us: int, kept: int = 0) -> None:
+    """From inside a write: leave bodiless tombstones: no content, no former content, no reactions."""
+    wanted = str(list(keys))
+    conn.execute(
+        "UPDATE message SET sealed = NULL, meta = NULL, kept = ?, deleted_at_us = ifnull(deleted_at_us, ?)"
+        " WHERE key IN (SELECT value FROM json_each(?))",
+        (kept, at_us, wanted),
+    )
+    conn.execute("DELETE FROM message_version WHERE key IN (SELECT value FROM json_each(?))", (wanted,))
+    conn.execute("DELETE FROM reaction WHERE key IN (SELECT value FROM json_each(?))", (wanted,))
+
+
+class SqliteKeeping:
+    """`Keeping` over messaging's file."""
+
+    def __init__(self, db: Database, events: SqliteConversationEvents, requests: RequestIndex) -> None:
+        self._db = db
+        self._events = events
+        self._requests = requests
+        self.holds = SqliteHoldBook(db)
+
+    async def purge_released(self, after: int, limit: int) -> int:
+        rows = self._db.read(
+            f"SELECT m.key, {_HELD} FROM message m JOIN conversation c ON c.num = m.key >> 32"
+            f" WHERE m.kept = {HELD} AND m.key > ? ORDER BY m.key LIMIT ?",
+            (after, limit),
+        )
+        free = [key for key, held in rows if not held]
+
+        def purge(conn: apsw.Connection) -> None:
+            still = fetch(
+                conn,
+                "SELECT m.key FROM json_each(?) j JOIN message m ON m.key = j.value"
+                f" JOIN conversation c ON c.num = m.key >> 32 WHERE m.kept = {HELD} AND NOT {_HELD}",
+                (str(free),),
+            )
+            strip(conn, [key for (key,) in still], 0)
+
+        if free:
+            await self._db.write(purge)
+        return int(rows[-1][0]) if rows else 0
+
+    # ---- retention
+
+    async def due(self, tenant_id: str, before_us: int, *, rows: bool, cursor: int, limit: int) -> Due:
+        return await self._db.scan(lambda conn: _due(conn, tenant_id, before_us, rows, cursor, limit))
+
+    async def dispose(
+        self, tenant_id: str, run_id: str, message_ids: Sequence[str], *, rows: bool, actor: Actor, at_us: int
+    ) -> Disposed:
+        return await self._db.write(
+            lambda conn: once(
+                conn, run_id, message_ids, at_us,
+                lambda: self._dispose(conn, tenant_id, message_ids, rows, Detail(reason="retention"), actor, at_us),
+            )
+        )  # fmt: skip
+
+    def _dispose(
+        self,
+        conn: apsw.Connection,
+        tenant_id: str,
+        ids: Sequence[str],
+        rows: bool,
+        why: Detail,
+        actor: Actor,
+        at_us: int,
+    ) -> Disposed:
+        wanted = '["' + '","'.join([i.replace("-", "") for i in ids if _is_id(i)]) + '"]'
+        found = fetch(conn, _FOUND, (wanted, tenant_id))
+        held = sum(1 for *_, is_held in found if is_held)
+        going = [row for row in found if not row[4] and row[3] != PURGED and (row[2] or rows)]
+        strip(conn, [row[0] for row in going], at_us, PURGED if rows else 0)
+        of: dict[int, list[str]] = {}
+        for key, message_id, *_ in going:
+            of.setdefault(key >> SEQ_BITS, []).append(id_text(message_id))
+        for num, message_ids in of.items():
+            detail = Detail(reason=why.reason, message_ids=tuple(message_ids))
+            self._events.record(conn, num, [Change("messages.purged", actor, at_us, detail=detail)])
+        return Disposed(disposed=len(going), held=held, missing=len(ids) - held - len(going))
+
+    async def sweep_purged(self, after: int, limit: int) -> int:
+        """See `Keeping`. One conversation a call."""
+        rows = self._db.read(
+            f"SELECT key >> {SEQ_BITS} FROM message WHERE kept = {PURGED} AND key > ? ORDER BY key LIMIT 1", (after,)
+        )
+        if not rows:
+            return 0
+        num = rows[0][0]
+        if await self._db.write(lambda conn: self._sweep(conn, num, limit)):
+            return int(key_of(num, 0))
+        return int(key_of(num, LAST))
+
+    def _sweep(self, conn: apsw.Connection, num: int, limit: int) -> bool:
+        """Delete the rows that lead a conversation and are purged; say whether there may be more."""
+        oldest = fetch_value(conn, "SELECT at_us FROM event ORDER BY position LIMIT 1")
+        first = fetch_value(conn, "SELECT first_seq FROM conversation WHERE num = ?", (num,))
+        going: list[Row] = []
+        for row in fetch(
+            conn,
+            "SELECT key, request_key, kept, created_at_us FROM message WHERE key BETWEEN ? AND ? ORDER BY key LIMIT ?",
+            (key_of(num, first), key_of(num, LAST), limit),
+        ):
+            # While an event of it is left, the event needs the row: it says who sent the message.
+            if row[2] != PURGED or oldest is None or row[3] + CLOCK_SLACK_US >= oldest:
+                break
+            going.append(row)
+        if not going:
+            return False
+        self._requests.forget(conn, [(row[1], row[0]) for row in going])
+        last = going[-1][0]
+        conn.execute("DELETE FROM message WHERE key BETWEEN ? AND ?", (going[0][0], last))
+        conn.execute("UPDATE conversation SET first_seq = ? WHERE num = ?", ((last & LAST) + 1, num))
+        return len(going) == limit
+
+    async def reclaim(self) -> int:
+        return await self._db.reclaim()
+
+    # ---- conversations
+
+    async def forgotten(self, after: int, limit: int) -> Sequence[tuple[int, str, str]]:
+        return self._db.read(
+            "SELECT number, tenant_id, conversation_id FROM forgotten WHERE number > ? ORDER BY number LIMIT ?",
+            (after, limit),
+        )
+
+    async def drop_husks(self, before_us: int, limit: int) -> int:
+        def drop(conn: apsw.Connection) -> int:
+            conn.execute("DELETE FROM forgotten WHERE at_us < ?", (before_us,))
+            nums = fetch(
+                conn,
+                "SELECT num FROM conversation c WHERE removed_at_us < ? AND forgotten = 1 AND NOT EXISTS"
+                f" (SELECT 1 FROM event WHERE stream BETWEEN c.num << 32 AND (c.num << 32 | {LAST})) LIMIT ?",
+                (before_us, limit),
+            )
+            conn.executemany("DELETE FROM conversation WHERE num = ?", nums)
+            return len(nums)
+
+        return await self._db.write(drop)
+
+
+def _is_id(text: str) -> bool:
+    try:
+        id_bytes(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _due(conn: apsw.Connection, tenant_id: str, before_us: int, rows: bool, cursor: int, limit: int) -> Due:
+    items: list[DueItem] = []
+    content = "" if rows else " AND m.sealed IS NOT NULL"
+    conversations = fetch(
+        conn,
+        "SELECT c.num, c.first_seq, c.last_seq FROM conversation c WHERE c.tenant_id = ? AND c.num >= ?"
+        " AND c.removed_at_us IS NULL ORDER BY c.num LIMIT ?",
+        (tenant_id, cursor >> SEQ_BITS, _CONVERSATIONS_A_PAGE),
+    )
+    for num, first, last in conversations:
+        low = max(cursor, key_of(num, first) - 1)
+        bound = _younger(conn, low, key_of(num, last) + 1, before_us + CLOCK_SLACK_US)
+        found: list[tuple[Any, ...]] = fetch(
+            conn,
+            f"SELECT m.key, m.message_id, {_HELD} FROM message m JOIN conversation c ON c.num = ?1 WHERE m.key > ?2"
+            f" AND m.key < ?3 AND m.created_at_us < ?4 AND m.kept <> {PURGED}{content} ORDER BY m.key LIMIT ?5",
+            (num, low, bound, before_us, limit - len(items)),
+        )
+        items += [DueItem(id=id_text(message_id), held=bool(held)) for _, message_id, held in found]
+        if len(items) == limit:
+            return Due(items=items, next_cursor=str(found[-1][0]))
+    more = len(conversations) == _CONVERSATIONS_A_PAGE
+    return Due(items=items, next_cursor=str(key_of(conversations[-1][0], LAST)) if more else None)
+
+
+def _younger(conn: apsw.Connection, low: int, high: int, at_us: int) -> int:
+    """Return a key at or above the first message not older than `at_us`, between `low` and `high`: by halving.
+
+    Messages of a conversation are nearly in the order of their times; what a clock set back put out of order by less
+    than the slack is between.
+    """
+    while high - low > 64:
+        middle = (low + high) // 2
+        made = fetch_value(
+            conn, "SELECT created_at_us FROM message WHERE key >= ? AND key < ? ORDER BY key LIMIT 1", (middle, high)
+        )
+        if made is not None and made < at_us:
+            low = middle
+        else:
+            high = middle
+    return high
