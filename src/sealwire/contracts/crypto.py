@@ -90,6 +90,19 @@ class KeyChange(Input):
     state: Literal["enabled", "decrypt_only", "disabled"]
 
 
+class RewrapStep(Input):
+    """Up to how many keys to move in this call."""
+
+    limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 200
+
+
+class Rewrapped(Output):
+    """How many wrapped keys moved now, and how many are still under an older version."""
+
+    moved: int
+    remaining: int
+
+
 class Destruction(Input):
     """After how many days the key is destroyed for good."""
 
@@ -236,10 +249,14 @@ class Verdict(Output):
 
 
 class SystemSignable(Input):
-    """Sign under the calling service's own Ed25519 key named `name` in the caller's tenant (made on first use)."""
+    """Sign under the calling service's own Ed25519 key named `name` in the caller's tenant (made on first use).
+
+    `version` asks for an older version, so that it can vouch for its successor; without it the newest signs.
+    """
 
     name: ShortText
     message: Base64
+    version: VersionNumber | None = None
 
 
 class SystemSignature(Output):
@@ -405,6 +422,16 @@ MASTER_DECRYPT = Operation(
     summary="Decrypt under the tenant's master key",
     **_USE,
 )
+REWRAP_KEYS = Operation(
+    name="rewrap_keys",
+    verb="POST",
+    path="/crypto/master/rewrap",
+    takes=RewrapStep,
+    gives=Rewrapped,
+    repeat=Repeat.IDEMPOTENT,
+    summary="Move the tenant's stored keys to the newest versions of what wraps them",
+    **_MANAGE,
+)
 SYSTEM_DATA_KEY = Operation(
     name="system_data_key",
     verb="POST",
@@ -461,6 +488,7 @@ OPERATIONS = table(
     HMAC,
     MASTER_ENCRYPT,
     MASTER_DECRYPT,
+    REWRAP_KEYS,
     SYSTEM_DATA_KEY,
     OPEN_DATA_KEY,
     DESTROY_DATA_KEYS,
@@ -492,6 +520,9 @@ class Crypto(Protocol):
     async def hmac(self, caller: Caller, key_id: str, message: Signable) -> Signature: ...
     async def encrypt_with_master_key(self, caller: Caller, plaintext: Plaintext) -> Sealed: ...
     async def decrypt_with_master_key(self, caller: Caller, ciphertext: Ciphertext) -> Opened: ...
+    async def rewrap_keys(self, caller: Caller, step: RewrapStep) -> Rewrapped:
+        """Move a part of the tenant's keys and data keys; ask again until nothing remains. Safe to repeat."""
+
     async def system_data_key(self, caller: Caller, request: SystemDataKeyRequest) -> DataKey:
         """Return the data key, in the clear too, and how to name it later (`wrapped`). Audited.
 

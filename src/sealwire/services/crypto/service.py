@@ -27,6 +27,8 @@ from sealwire.contracts.crypto import (
     PlainKey,
     Plaintext,
     PlaintextBatch,
+    Rewrapped,
+    RewrapStep,
     Sealed,
     SealedBatch,
     Signable,
@@ -54,7 +56,9 @@ from sealwire.services.crypto.keys import KeyChain, LiveKey
 from sealwire.services.crypto.material import Material, verify_signature
 from sealwire.services.crypto.model import KeyState, KeyUse, Life, TransitionRefused
 from sealwire.services.crypto.ports import MASTER, KeyStore, StoredKey
+from sealwire.services.crypto.provider_set import ProviderSet
 from sealwire.services.crypto.providers import KekUnusable, KeyProvider
+from sealwire.services.crypto.rewrapping import Rewrapping, Tell
 
 
 class CryptoService:
@@ -62,10 +66,10 @@ class CryptoService:
 
     def __init__(self, *, store: KeyStore, provider: KeyProvider, clock: Clock, config: CryptoConfig) -> None:
         self._store = store
-        self._provider = provider
+        self._providers = ProviderSet.of(provider)
         self._clock = clock
         self._config = config
-        self._chain = KeyChain(store=store, provider=provider, clock=clock, config=config)
+        self._chain = KeyChain(store=store, provider=self._providers, clock=clock, config=config)
         self._journal = UseJournal(
             store=store,
             window_s=config.journal_window_ms / 1000,
@@ -76,6 +80,7 @@ class CryptoService:
         self._data_keys = DataKeys(chain=self._chain, store=store, journal=self._journal, clock=clock)
         desk = HoldDesk(store.holds, clock)
         self.put_hold, self.release_hold = desk.put_hold, desk.release_hold
+        self._rewrapping = Rewrapping(chain=self._chain, store=store, providers=self._providers, clock=clock)
         self._started = False
         self._keeper = Keeper(chain=self._chain, store=store, journal=self._journal, clock=clock, config=config)
 
@@ -83,12 +88,12 @@ class CryptoService:
 
     async def start(self) -> None:
         """Prove the key-encryption key and begin to look after the keys. Raises: KekUnusable."""
-        await self._provider.check()
-        kek_ids = await self._store.kek_ids()
-        if kek_ids and self._provider.kek_id not in kek_ids:
+        await self._providers.check()
+        absent = await self._store.kek_ids() - self._providers.kek_ids
+        if absent:
             raise KekUnusable(
-                f"the stored keys are wrapped under {', '.join(sorted(kek_ids))}, the provider holds "
-                f"{self._provider.kek_id}; put the right key-encryption key in place"
+                f"stored keys are wrapped under {', '.join(sorted(absent))}, the provider holds "
+                f"{self._providers.kek_id}; put the right key-encryption key in place"
             )
         self._keeper.start()
         self._started = True
@@ -101,15 +106,37 @@ class CryptoService:
         await self._keeper.stop()
         await self._journal.stop()
         await self._chain.stop()
-        self._provider.close()
+        self._providers.close()
 
     def checks(self) -> Mapping[str, Callable[[], Awaitable[None]]]:
         """Return what this needs to work, each with its probe."""
-        return {"store": self._store.check, "key_provider": self._provider.check}
+        return {"store": self._store.check, "key_provider": self._providers.check}
 
     async def destroy_due(self) -> int:
         """Destroy the keys whose time has come; return how many. The keeper does it by itself now and then."""
         return await self._keeper.destroy_due()
+
+    # ---- moving
+
+    async def move_to(self, provider: KeyProvider, tell: Tell) -> int:
+        """Move every master key under another provider's key-encryption key. Raises: KekUnusable, Unavailable."""
+        moved = await self._rewrapping.to_provider(provider, tell)
+        self._keeper.shred_soon()
+        return moved
+
+    async def rewrap_all(self, caller: Caller, tell: Tell) -> int:
+        """Move all keys of all tenants to the newest versions of what wraps them; returns how many moved."""
+        _require_service(caller)
+        moved = await self._rewrapping.all_tenants(caller, tell)
+        self._keeper.shred_soon()
+        return moved
+
+    async def rewrap_keys(self, caller: Caller, step: RewrapStep) -> Rewrapped:
+        _require(caller, Permission.MANAGE_KEYS)
+        answer = await self._rewrapping.step(caller, step.limit)
+        if answer.moved:
+            self._keeper.shred_soon()
+        return answer
 
     # ---- keys
 
@@ -255,7 +282,11 @@ class CryptoService:
         _require_service(caller)
         live = await self._chain.named(caller, system_purpose(caller.service), f"sign:{message.name}", "ed25519")
         text = to_bytes(message.message, "$.message")
-        material = await self._chain.protecting(live)
+        if message.version is None or message.version == live.stored.newest.version:
+            material = await self._chain.protecting(live)
+        else:  # an older version vouches for its successor
+            live.require(KeyUse.PROTECT)
+            material = await self._chain.material(live, message.version)
         self._journal.tally(
             key_event(
                 caller,
