@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import apsw
 
+from sealwire.adapters.embedded.crypto_rewraps import REWRAPS_SCHEMA, SqliteRewraps
 from sealwire.adapters.embedded.drivers.sqlite import Database
 from sealwire.adapters.embedded.holds import HOLDS_SCHEMA, SqliteHoldBook, held_sql, is_tenant_held, tenant_held_sql
 from sealwire.adapters.embedded.outbox import OUTBOX_SCHEMA, POSITIONS_SCHEMA, SqliteOutbox
@@ -73,6 +74,7 @@ MIGRATIONS: Final = (
     {POSITIONS_SCHEMA}
     """,
     HOLDS_SCHEMA,
+    REWRAPS_SCHEMA,
 )
 
 _KEY = "key_id, tenant_id, key_type, purpose, name, state, destroy_at_us, created_at_us"
@@ -93,6 +95,7 @@ class SqliteKeyStore:
         self._db = db
         self.feed = SqliteOutbox(db)
         self.holds = SqliteHoldBook(db)
+        self.rewraps = SqliteRewraps(db, self.feed)
         self._grants = db.batcher(self._grant_many)
 
     async def create(self, key: StoredKey, event: KeyEvent, *, max_keys: int) -> StoredKey:

@@ -154,7 +154,7 @@ class DataKeys:
             context_digest=digest,
             key_id=live.stored.key_id,
             version=material.version,
-            wrapped=material.wrap(plain, _system_context(caller.tenant_id, caller.service, data_key_id, digest)),
+            wrapped=material.wrap(plain, system_context(caller.tenant_id, caller.service, data_key_id, digest)),
             reserved_uses=DATA_KEY_USES,
             created_at_us=self._clock.now_us(),
         )
@@ -167,7 +167,7 @@ class DataKeys:
     async def _unwrap(self, live: LiveKey, key: StoredDataKey) -> bytearray:
         assert key.wrapped is not None
         material = await self._chain.material(live, key.version)
-        context = _system_context(key.tenant_id, key.service, key.data_key_id, key.context_digest)
+        context = system_context(key.tenant_id, key.service, key.data_key_id, key.context_digest)
         try:
             return material.unwrap(key.wrapped, context)
         except EnvelopeRefused:
@@ -190,7 +190,8 @@ def _data_key(key: StoredDataKey, plain: bytearray) -> DataKey:
     return DataKey(wrapped=key.data_key_id, key_id=key.key_id, version=key.version, plaintext=b64encode(plain).decode())
 
 
-def _system_context(tenant_id: str, service: str, data_key_id: str, digest: bytes) -> bytes:
+def system_context(tenant_id: str, service: str, data_key_id: str, digest: bytes) -> bytes:
+    """Say which data key this is, so that its wrapped form opens in its place only."""
     return bind("data-key", tenant_id, service, data_key_id) + digest
 
 

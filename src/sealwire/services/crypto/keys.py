@@ -27,11 +27,13 @@ from sealwire.services.crypto.model import (
     allows,
 )
 from sealwire.services.crypto.ports import MASTER, KeyStore, StoredKey, StoredVersion
-from sealwire.services.crypto.providers import KekUnusable, KeyProvider, WrapRefused
+from sealwire.services.crypto.provider_set import ProviderSet
+from sealwire.services.crypto.providers import KekUnusable, WrapRefused
 
 _log = logging.getLogger("sealwire.crypto")
 _UNLIMITED: Final = 1 << 62
 """Signatures and tags need no nonce; their uses are counted all the same."""
+_QUIET_S: Final = 1.0
 
 
 class LiveKey:
@@ -59,7 +61,7 @@ class LiveKey:
 class KeyChain:
     """All keys of this installation, unwrapped when they are needed."""
 
-    def __init__(self, *, store: KeyStore, provider: KeyProvider, clock: Clock, config: CryptoConfig) -> None:
+    def __init__(self, *, store: KeyStore, provider: ProviderSet, clock: Clock, config: CryptoConfig) -> None:
         self._store = store
         self._provider = provider
         self._clock = clock
@@ -69,6 +71,7 @@ class KeyChain:
         self._ids: dict[tuple[str, str, str], str] = {}
         self._budgets: dict[tuple[str, int], UseBudget] = {}
         self._flights = Flights()
+        self._quiet_until_s = 0.0
 
     # ---- finding and making
 
@@ -108,6 +111,10 @@ class KeyChain:
         return self._hold(await self._create(caller, "tenant", name, key_type))
 
     async def _create(self, caller: Caller, purpose: str, name: str | None, key_type: KeyType) -> StoredKey:
+        async with self._provider.making():
+            return await self._create_in(caller, purpose, name, key_type)
+
+    async def _create_in(self, caller: Caller, purpose: str, name: str | None, key_type: KeyType) -> StoredKey:
         now_us = self._clock.now_us()
         tenant_id, key_id = caller.tenant_id, new_id()
         version = await self._new_version(tenant_id, key_id, key_type, purpose, 1, now_us)
@@ -129,6 +136,10 @@ class KeyChain:
 
     async def rotate(self, caller: Caller, live: LiveKey, *, expected: int = 0) -> LiveKey:
         """Add a version; with `expected` only if that is the newest still. Raises: KeyUnusable."""
+        async with self._provider.making():
+            return await self._rotate_in(caller, live, expected)
+
+    async def _rotate_in(self, caller: Caller, live: LiveKey, expected: int) -> LiveKey:
         live.require(KeyUse.PROTECT)
         stored = live.stored
         if expected and stored.newest.version != expected:
@@ -173,6 +184,11 @@ class KeyChain:
         live.stored = stored
         return live
 
+    async def renew(self, tenant_id: str, key_id: str) -> None:
+        """Read again what is stored of a key if it is at hand: it was wrapped anew."""
+        if (live := self._keys.get((tenant_id, key_id))) is not None:
+            await self.refresh(live)
+
     # ---- using
 
     async def protecting(self, live: LiveKey, count: int = 1) -> Material:
@@ -208,15 +224,17 @@ class KeyChain:
             await self._flights.join(("unwrap", live.stored.key_id, version), partial(self._unwrap, live, stored))
 
     async def _unwrap(self, live: LiveKey, version: StoredVersion) -> None:
-        key = live.stored
-        if version.wrapped is None:
+        key, wrapped = live.stored, version.wrapped
+        if wrapped is None:
             raise KeyUnusable("The key is destroyed.")
-        context = _context(key.purpose, key.tenant_id, key.key_id, version.version, key.key_type)
+        context = version_context(key.purpose, key.tenant_id, key.key_id, version.version, key.key_type)
         if key.purpose == MASTER:
-            root = await self._unwrap_by_provider(version.wrapped, context)
+            if not self._provider.holds(wrapped):  # moved to another provider since it was read
+                wrapped = (await self.refresh(live)).stored.versions[version.version - 1].wrapped or wrapped
+            root = await self.unwrap_master(wrapped, context)
         else:
             above = await self.material(await self.master(key.tenant_id), version.master_version)
-            root = above.unwrap(version.wrapped, context)
+            root = above.unwrap(wrapped, context)
         budget = self._budgets.get((key.key_id, version.version))
         if budget is None:
             budget = self._budget(key.key_type, version.reserved_uses, 0)
@@ -232,27 +250,34 @@ class KeyChain:
             old.wipe()
         live.materials[version.version] = material
 
-    async def _unwrap_by_provider(self, wrapped: bytes, context: bytes) -> bytearray:
+    async def unwrap_master(self, wrapped: bytes, context: bytes) -> bytearray:
+        """Have the provider unwrap a version of a master key. Raises: Unavailable."""
         try:
             return await self._provider.unwrap(wrapped, context)
         except (KekUnusable, WrapRefused) as fault:
+            raise self._out(fault, "The key provider can't unwrap the tenant's master key.") from None
+
+    def _out(self, fault: Exception, detail: str) -> Unavailable:
+        """Log what the provider's fault is, once a second at most, and return what callers are told."""
+        now_s = self._monotonic()
+        if now_s >= self._quiet_until_s:
+            self._quiet_until_s = now_s + _QUIET_S
             _log.error("the key provider is out: %s", fault)
-            raise Unavailable("The key provider can't unwrap the tenant's master key.") from None
+        return Unavailable(detail)
 
     async def _new_version(
         self, tenant_id: str, key_id: str, key_type: KeyType, purpose: str, number: int, now_us: int
     ) -> StoredVersion:
         """Draw material for a version and wrap it; using it means unwrapping it, so that the way back is proven."""
         root, public_key = new_material(key_type)
-        context = _context(purpose, tenant_id, key_id, number, key_type)
+        context = version_context(purpose, tenant_id, key_id, number, key_type)
         kek_id, master_version = "", 0
         if purpose == MASTER:
             kek_id = self._provider.kek_id
             try:
                 wrapped = await self._provider.wrap(root, context)
             except KekUnusable as fault:
-                _log.error("the key provider is out: %s", fault)
-                raise Unavailable("The key provider does not answer.") from None
+                raise self._out(fault, "The key provider does not answer.") from None
         else:
             master = await self.master(tenant_id)
             above = await self.material(master, master.stored.newest.version)
@@ -337,6 +362,6 @@ class KeyChain:
         return live
 
 
-def _context(purpose: str, tenant_id: str, key_id: str, version: int, key_type: str) -> bytes:
+def version_context(purpose: str, tenant_id: str, key_id: str, version: int, key_type: str) -> bytes:
     """Say what a wrapped version is, so that it opens in its place only."""
     return bind("key", purpose, tenant_id, key_id, str(version), key_type)

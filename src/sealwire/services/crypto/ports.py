@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -66,6 +66,60 @@ class StoredDataKey(msgspec.Struct, frozen=True, kw_only=True):
     created_at_us: int
 
 
+class WrappedItem(msgspec.Struct, frozen=True, kw_only=True):
+    """Something wrapped: a version of a master key, of another key, or a data key.
+
+    `under` is what wraps it: a KEK's id, the number of the master key's version, or the id of the key above a data key
+    (whose version is `version` then). `purpose` is a data key's service.
+    """
+
+    kind: Literal["master", "key", "data_key"]
+    id: str
+    version: int
+    tenant_id: str
+    wrapped: bytes
+    under: str
+    key_type: KeyType = "aes-256-gcm"
+    purpose: str = MASTER
+    context_digest: bytes = b""
+
+
+class Rewrap(msgspec.Struct, frozen=True, kw_only=True):
+    """An item's new wrapped form. `under`: the KEK's id, or the number of the version above it."""
+
+    item: WrappedItem
+    wrapped: bytes
+    under: str
+
+
+class RewrapStore(Protocol):
+    """Finds what is wrapped under something old and replaces it. MongoDB: conditional updates on `wrapped`, in bulk."""
+
+    async def tenants(self, *, after: str, limit: int) -> list[str]:
+        """Return tenants that have a master key, in order, above `after`."""
+
+    async def masters(self, *, not_under: str, after: tuple[str, int], limit: int) -> list[WrappedItem]:
+        """Return versions of master keys that aren't destroyed nor under the KEK `not_under` (empty: all of them).
+
+        In the order of key id and version, above `after`.
+        """
+
+    async def count_masters(self, *, not_under: str) -> int:
+        """Return how many there are."""
+
+    async def stale(self, tenant_id: str, *, limit: int) -> list[WrappedItem]:
+        """Return what of a tenant is wrapped under another version than the newest of what wraps it."""
+
+    async def count_stale(self, tenant_id: str) -> int:
+        """Return how many there are."""
+
+    async def replace(self, rewraps: Sequence[Rewrap], events: Sequence[KeyEvent]) -> int:
+        """Replace each wrapped form that is still what it was read as; return how many.
+
+        One transaction with its events. What was destroyed or moved meanwhile stays as it is.
+        """
+
+
 class KeyStore(Protocol):
     """Keys, data keys and the outbox of crypto.
 
@@ -80,6 +134,10 @@ class KeyStore(Protocol):
     @property
     def holds(self) -> HoldBook:
         """Return the copy of the legal holds that destructions look at."""
+
+    @property
+    def rewraps(self) -> RewrapStore:
+        """Return the part that moves wrapped keys, over the same data."""
 
     async def create(self, key: StoredKey, event: KeyEvent, *, max_keys: int) -> StoredKey:
         """Store a new key, or for a purpose other than `tenant` return the one that is there.

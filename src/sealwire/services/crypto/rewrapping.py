@@ -1,0 +1,192 @@
+"""Moving wrapped keys: to the newest version of what wraps them, or under another provider's key-encryption key.
+
+Both are sweeps in parts: find some, unwrap, wrap anew, prove the way back, replace what is still unchanged in one
+transaction with its audit event. Nothing else is remembered, so a sweep that was killed begins where there is still
+something to do, and doing it twice changes nothing. Everything stays readable all the while.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from hmac import compare_digest
+from typing import Final
+
+import msgspec
+
+from sealwire.contracts.crypto import KeyNotFound, Rewrapped
+from sealwire.kit.caller import SYSTEM_TENANT, Caller, service_caller
+from sealwire.kit.clock import Clock
+from sealwire.kit.envelopes import wipe
+from sealwire.services.crypto.data_keys import system_context
+from sealwire.services.crypto.events import key_event
+from sealwire.services.crypto.keys import KeyChain, LiveKey, version_context
+from sealwire.services.crypto.material import Material
+from sealwire.services.crypto.ports import MASTER, KeyStore, Rewrap, WrappedItem
+from sealwire.services.crypto.provider_set import ProviderSet
+from sealwire.services.crypto.providers import KekUnusable, KeyProvider
+
+AT_ONCE: Final = 100
+_FROM_THE_START: Final = ("", 0)
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a sweep is. `total` may grow while it runs."""
+
+    step: str
+    done: int
+    total: int
+
+
+Tell = Callable[[Progress], None]
+
+
+class Rewrapping:
+    """The sweeps over all wrapped keys."""
+
+    def __init__(self, *, chain: KeyChain, store: KeyStore, providers: ProviderSet, clock: Clock) -> None:
+        self._chain = chain
+        self._store = store
+        self._rewraps = store.rewraps
+        self._providers = providers
+        self._clock = clock
+
+    # ---- to the newest version
+
+    async def step(self, caller: Caller, limit: int) -> Rewrapped:
+        """Move up to `limit` wrapped keys of the caller's tenant to the newest version of what wraps them."""
+        moved = await self._step(caller, limit)
+        return Rewrapped(moved=moved, remaining=await self._rewraps.count_stale(caller.tenant_id))
+
+    async def all_tenants(self, caller: Caller, tell: Tell) -> int:
+        """Move everything of every tenant; returns how many keys moved."""
+        tenants: list[str] = []
+        while some := await self._rewraps.tenants(after=tenants[-1] if tenants else "", limit=1000):
+            tenants += some
+        moved = 0
+        for number, tenant_id in enumerate(tenants, 1):
+            on_behalf = service_caller(caller.service or "crypto", tenant_id)
+            while count := await self._step(on_behalf, AT_ONCE):
+                moved += count
+            tell(Progress(step="tenants", done=number, total=len(tenants)))
+        return moved
+
+    async def _step(self, caller: Caller, limit: int) -> int:
+        try:
+            master = await self._chain.master(caller.tenant_id, make=False)
+        except KeyNotFound:
+            return 0
+        items = await self._rewraps.stale(caller.tenant_id, limit=limit)
+        rewraps = [await self._rewrap(master, item) for item in items]
+        event = key_event(
+            caller,
+            "crypto.keys.rewrapped",
+            key_id=master.stored.key_id,
+            at_us=self._clock.now_us(),
+            version=master.stored.newest.version,
+            count=len(rewraps),
+        )
+        moved = await self._rewraps.replace(rewraps, [event]) if rewraps else 0
+        for key_id in {item.id for item in items if item.kind == "key"}:
+            await self._chain.renew(caller.tenant_id, key_id)
+        return moved
+
+    async def _rewrap(self, master: LiveKey, item: WrappedItem) -> Rewrap:
+        """Wrap an item under the newest version of what wraps it."""
+        if item.kind == "data_key":
+            above = await self._chain.find(item.tenant_id, item.under)
+            old_version = item.version
+            context = system_context(item.tenant_id, item.purpose, item.id, item.context_digest)
+        else:
+            above, old_version = master, int(item.under)
+            context = version_context(item.purpose, item.tenant_id, item.id, item.version, item.key_type)
+        plain = (await self._chain.material(above, old_version)).unwrap(item.wrapped, context)
+        material = await self._chain.material(above, above.stored.newest.version)
+        wrapped = material.wrap(plain, context)
+        _prove(material, wrapped, context, plain)
+        return Rewrap(item=item, wrapped=wrapped, under=str(material.version))
+
+    # ---- under another provider's key
+
+    async def to_provider(self, provider: KeyProvider, tell: Tell) -> int:
+        """Move every master key under `provider`, which wraps from now on; returns how many versions moved.
+
+        Afterwards no other key-encryption key is needed for what is stored here, proven by opening all of it. The other
+        providers stay until the caller lets them go. Raises: KekUnusable, Unavailable; then it is to be asked again.
+        """
+        await provider.check()
+        self._providers.prefer(provider)
+        kek_id = self._providers.kek_id
+        await self._providers.settled()
+        total = await self._rewraps.count_masters(not_under=kek_id)
+        moved = 0
+        while items := await self._rewraps.masters(not_under=kek_id, after=_FROM_THE_START, limit=AT_ONCE):
+            moved += await self._move(items, kek_id)
+            tell(Progress(step="moved", done=moved, total=max(total, moved)))
+        count = await self._prove_all(provider, tell)
+        event = key_event(
+            service_caller("crypto", SYSTEM_TENANT),
+            "crypto.provider.moved",
+            key_id=kek_id,
+            at_us=self._clock.now_us(),
+            count=max(1, count),
+            purpose=MASTER,
+            detail=kek_id,
+        )
+        await self._store.record([event])
+        return moved
+
+    async def _move(self, items: Sequence[WrappedItem], kek_id: str) -> int:
+        rewraps = []
+        events = []
+        for item in items:
+            context = _master_context(item)
+            plain = await self._chain.unwrap_master(item.wrapped, context)
+            wrapped = await self._providers.wrap(plain, context)
+            again = await self._providers.unwrap(wrapped, context)
+            same = compare_digest(plain, again)
+            wipe(plain)
+            wipe(again)
+            if not same:
+                raise KekUnusable(f"{kek_id} does not give back what it wrapped")
+            rewraps.append(Rewrap(item=item, wrapped=wrapped, under=kek_id))
+            events.append(
+                key_event(
+                    service_caller("crypto", item.tenant_id),
+                    "crypto.key.rewrapped",
+                    key_id=item.id,
+                    at_us=self._clock.now_us(),
+                    version=item.version,
+                    purpose=MASTER,
+                    detail=f"{item.under} to {kek_id}",
+                )
+            )
+        moved = await self._rewraps.replace(rewraps, events)
+        for item in items:
+            await self._chain.renew(item.tenant_id, item.id)
+        return moved
+
+    async def _prove_all(self, provider: KeyProvider, tell: Tell) -> int:
+        """Open every version by the new provider alone. Raises: WrapRefused, KekUnusable."""
+        total = await self._rewraps.count_masters(not_under="")
+        after, count = _FROM_THE_START, 0
+        while items := await self._rewraps.masters(not_under="", after=after, limit=AT_ONCE):
+            for item in items:
+                wipe(await provider.unwrap(item.wrapped, _master_context(item)))
+            after = (items[-1].id, items[-1].version)
+            count += len(items)
+            tell(Progress(step="verified", done=count, total=max(total, count)))
+        return count
+
+
+def _master_context(item: WrappedItem) -> bytes:
+    return version_context(MASTER, item.tenant_id, item.id, item.version, "aes-256-gcm")
+
+
+def _prove(material: Material, wrapped: bytes, context: bytes, plain: bytearray) -> None:
+    """See that what was wrapped comes back, and forget it. Raises: RuntimeError."""
+    again = material.unwrap(wrapped, context)
+    same = compare_digest(again, plain)
+    wipe(plain)
+    wipe(again)
+    if not same:
+        raise RuntimeError("a key does not come back from its new wrapping")

@@ -1,0 +1,358 @@
+"""Wrapped keys move to newer versions and to other providers while they are in use; a kill leaves nothing half done."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from base64 import b64encode
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from sealwire.adapters.embedded.crypto import MIGRATIONS, SqliteKeyStore
+from sealwire.adapters.embedded.drivers.sqlite import Database
+from sealwire.adapters.hsm.pkcs11 import Pkcs11KeyProvider
+from sealwire.clients.key_ring import KeyRing
+from sealwire.contracts.crypto import (
+    OPERATIONS,
+    Ciphertext,
+    Crypto,
+    DataKeyRequest,
+    NewKey,
+    Plaintext,
+    RewrapStep,
+    Sealed,
+    Signable,
+    SignedMessage,
+    WrappedKey,
+)
+from sealwire.kit.caller import Caller, Principal, service_caller
+from sealwire.kit.clock import SystemClock
+from sealwire.kit.permission import Role
+from sealwire.kit.problem import Forbidden
+from sealwire.services.crypto.config import CryptoConfig
+from sealwire.services.crypto.provider_set import ProviderSet
+from sealwire.services.crypto.providers import FileKeyProvider, KekUnusable, KeyProvider
+from sealwire.services.crypto.rewrapping import Progress
+from sealwire.services.crypto.routes import routes
+from sealwire.services.crypto.service import CryptoService
+from sealwire.testing.clock import ManualClock
+from sealwire.testing.softhsm import SoftHsm, library
+from sealwire.testing.wirings import WIRINGS, open_wiring
+
+SECRET = b64encode(b"attack at dawn").decode()
+CONTEXT = {"record": "7"}
+
+
+def person(tenant_id: str, role: Role = Role.ADMIN) -> Caller:
+    return Caller(
+        principal=Principal(
+            kind="user", tenant_id=tenant_id, subject=f"anna-{tenant_id}", role=role, auth_time_s=4_000_000_000
+        )
+    )
+
+
+class Room:
+    """A crypto service on a folder, under the providers it is opened with."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.clock = ManualClock()
+
+    def file(self, name: str = "kek") -> FileKeyProvider:
+        return FileKeyProvider.open(self.folder / name)
+
+    async def open(self, *providers: KeyProvider) -> CryptoService:
+        self.db = Database.open(self.folder / "crypto.db", MIGRATIONS)
+        self.store = SqliteKeyStore(self.db)
+        self.providers = ProviderSet(*(providers or (self.file(),)))
+        config = CryptoConfig(reserve_uses=16, journal_window_ms=1)
+        self.service = CryptoService(store=self.store, provider=self.providers, clock=self.clock, config=config)
+        await self.service.start()
+        return self.service
+
+    async def close(self) -> None:
+        await self.service.stop()
+        await self.db.close()
+
+    async def events(self) -> list[str]:
+        await self.service._journal.flush()
+        return [event.kind for event in await self.store.feed.read(0, 10_000)]
+
+
+@pytest.fixture
+async def room(tmp_path: Path) -> AsyncIterator[Room]:
+    room = Room(tmp_path)
+    await room.open()
+    yield room
+    await room.close()
+
+
+class Sample:
+    """Something made by every kind of key of a tenant; `read` opens all of it again."""
+
+    def __init__(self, tenant_id: str) -> None:
+        self.caller = person(tenant_id)
+        self.tenant_id = tenant_id
+
+    async def make(self, crypto: CryptoService) -> Sample:
+        plain = Plaintext(plaintext=SECRET, context=CONTEXT)
+        self.aes = await crypto.generate_key(self.caller, NewKey())
+        self.signer = await crypto.generate_key(self.caller, NewKey(key_type="ed25519"))
+        self.mac = await crypto.generate_key(self.caller, NewKey(key_type="hmac-sha256"))
+        self.sealed = [await crypto.encrypt(self.caller, self.aes.key_id, plain)]
+        self.master = await crypto.encrypt_with_master_key(self.caller, plain)
+        self.signature = await crypto.sign(self.caller, self.signer.key_id, Signable(message=SECRET))
+        self.tag = await crypto.hmac(self.caller, self.mac.key_id, Signable(message=SECRET))
+        self.data_key = await crypto.data_key(self.caller, self.aes.key_id, DataKeyRequest(context=CONTEXT))
+        ring = self.ring(crypto)
+        self.envelopes = [await ring.seal(self.tenant_id, f"c{n}", "u1", b"a body", b"aad") for n in range(5)]
+        return self
+
+    def ring(self, crypto: Crypto) -> KeyRing:
+        return KeyRing(crypto=crypto, service="messaging", clock=SystemClock())
+
+    async def read(self, crypto: CryptoService) -> None:
+        for sealed in self.sealed:
+            assert (await crypto.decrypt(self.caller, self.aes.key_id, back(sealed))).plaintext == SECRET
+        assert (await crypto.decrypt_with_master_key(self.caller, back(self.master))).plaintext == SECRET
+        signed = SignedMessage(message=SECRET, signature=self.signature.signature, version=1)
+        assert (await crypto.verify(self.caller, self.signer.key_id, signed)).valid
+        tagged = SignedMessage(message=SECRET, signature=self.tag.signature, version=1)
+        assert (await crypto.verify(self.caller, self.mac.key_id, tagged)).valid
+        wrapped = WrappedKey(wrapped=self.data_key.wrapped, context=CONTEXT)
+        await crypto.open_data_key(service_caller("messaging", self.tenant_id), wrapped)
+        ring = self.ring(crypto)
+        for n, envelope in enumerate(self.envelopes):
+            assert await ring.open(self.tenant_id, f"c{n}", "u1", envelope, b"aad") == b"a body"
+
+
+def back(sealed: Sealed) -> Ciphertext:
+    return Ciphertext(
+        ciphertext=sealed.ciphertext, iv=sealed.iv, auth_tag=sealed.auth_tag, version=sealed.version, context=CONTEXT
+    )
+
+
+async def rotate_all(crypto: CryptoService, store: SqliteKeyStore, sample: Sample) -> None:
+    """Rotate the master key and every other one, system keys too."""
+    for stored in await store.keys(sample.tenant_id, after="", limit=100):
+        await crypto.rotate(sample.caller, stored.key_id)
+
+
+async def stale_rows(room: Room, tenant_id: str) -> int:
+    """Count by reading every row, not by the store's own query."""
+    keys = await room.store.keys(tenant_id, after="", limit=1000)
+    newest = {key.key_id: key.newest.version for key in keys}
+    master = next(key for key in keys if key.purpose == "master")
+    stale = sum(
+        v.master_version != master.newest.version for key in keys if key.purpose != "master" for v in key.versions
+    )
+    rows = room.db.read("SELECT key_id, version FROM data_keys WHERE tenant_id = ?", (tenant_id,))
+    return stale + sum(version != newest[key_id] for key_id, version in rows)
+
+
+# ---- to the newest version
+
+
+async def test_after_a_rotation_everything_moves_to_the_newest_version(room: Room) -> None:
+    sample, other = await Sample("t1").make(room.service), await Sample("t2").make(room.service)
+    assert await room.service.rewrap_keys(sample.caller, RewrapStep()) == moved(0, 0)
+    await rotate_all(room.service, room.store, sample)
+    await rotate_all(room.service, room.store, other)
+    there = await stale_rows(room, "t1")
+    assert there >= 9
+    found, remaining = 0, there
+    while remaining:
+        answer = await room.service.rewrap_keys(sample.caller, RewrapStep(limit=3))
+        assert 1 <= answer.moved <= 3
+        found += answer.moved
+        assert answer.remaining == remaining - answer.moved, "progress that can be counted on"
+        remaining = answer.remaining
+    assert (found, await stale_rows(room, "t1")) == (there, 0)
+    assert await stale_rows(room, "t2") >= 9, "another tenant's keys are that tenant's business"
+    assert await room.service.rewrap_keys(sample.caller, RewrapStep()) == moved(0, 0)
+    await sample.read(room.service)
+    await room.close()
+    await room.open()
+    await sample.read(room.service)
+    await other.read(room.service)
+    assert (await room.events()).count("crypto.keys.rewrapped") == -(-there // 3)
+
+
+def moved(now: int, left: int) -> object:
+    from sealwire.contracts.crypto import Rewrapped
+
+    return Rewrapped(moved=now, remaining=left)
+
+
+async def test_all_tenants_move_with_progress_while_keys_are_used(room: Room) -> None:
+    samples = [await Sample(f"t{n}").make(room.service) for n in range(4)]
+    for sample in samples:
+        await rotate_all(room.service, room.store, sample)
+    told: list[Progress] = []
+    stop = asyncio.Event()
+
+    async def use() -> int:
+        rounds = 0
+        while not stop.is_set() or not rounds:
+            for sample in samples:
+                await sample.read(room.service)
+            rounds += 1
+        return rounds
+
+    user = asyncio.create_task(use())
+    count = await room.service.rewrap_all(service_caller("crypto", "system"), told.append)
+    stop.set()
+    assert await user >= 1
+    assert count >= 36
+    assert [(p.done, p.total) for p in told] == [(n, 4) for n in range(1, 5)]
+    assert [await stale_rows(room, f"t{n}") for n in range(4)] == [0] * 4
+    assert await room.service.rewrap_all(service_caller("crypto", "system"), told.append) == 0
+    with pytest.raises(Forbidden):
+        await room.service.rewrap_all(samples[0].caller, told.append)
+
+
+async def test_what_was_destroyed_meanwhile_stays_destroyed(room: Room) -> None:
+    sample = await Sample("t1").make(room.service)
+    await rotate_all(room.service, room.store, sample)
+    stale = await room.store.rewraps.stale("t1", limit=1000)
+    await sample.ring(room.service).destroy("t1", scope="c1")
+    from sealwire.services.crypto.ports import Rewrap
+
+    late = [Rewrap(item=item, wrapped=b"late", under="9") for item in stale if item.kind == "data_key"]
+    assert await room.store.rewraps.replace(late, []) == 4, "the fifth was destroyed after it was read"
+    assert room.db.read("SELECT count(*) FROM data_keys WHERE wrapped IS NULL") == [(1,)]
+
+
+@pytest.mark.parametrize("wiring", WIRINGS)
+async def test_the_operation_is_for_those_who_manage_keys(room: Room, wiring: str) -> None:
+    crypto = open_wiring(wiring, room.service, OPERATIONS, routes, clock=room.clock)
+    sample = await Sample("t1").make(room.service)
+    await rotate_all(room.service, room.store, sample)
+    with pytest.raises(Forbidden):
+        await crypto.rewrap_keys(person("t1", Role.MEMBER), RewrapStep())
+    answer = await crypto.rewrap_keys(sample.caller, RewrapStep(limit=1000))
+    assert (answer.moved >= 9, answer.remaining) == (True, 0)
+    assert (await crypto.rewrap_keys(person("nobody-here"), RewrapStep())).moved == 0
+
+
+# ---- to another provider
+
+
+async def targets(room: Room, kind: str, monkeypatch: pytest.MonkeyPatch) -> KeyProvider:
+    if kind == "file":
+        return room.file("another")
+    monkeypatch.setenv("SOFTHSM2_CONF", "")
+    hsm = SoftHsm(room.folder / "hsm")
+    return await Pkcs11KeyProvider.open(
+        hsm.place(), create=True, refused_pin=room.folder / "pin-refused", clock=SystemClock()
+    )
+
+
+KINDS = ["file", pytest.param("pkcs11", marks=pytest.mark.skipif(library() is None, reason="needs SoftHSM2"))]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_everything_moves_to_another_provider_while_it_is_used(
+    room: Room, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = [await Sample(f"t{n}").make(room.service) for n in range(6)]
+    await room.service.rotate(samples[0].caller, samples[0].master.key_id)
+    old = room.providers.kek_id
+    new = await targets(room, kind, monkeypatch)
+    told: list[Progress] = []
+    stop = asyncio.Event()
+
+    async def use() -> list[Sample]:
+        made = []
+        while not stop.is_set() or not made:
+            made.append(await Sample(f"new{len(made)}").make(room.service))
+            room.clock.advance(1000)  # all material is wiped: the next use asks the provider
+            for sample in samples:
+                await sample.read(room.service)
+        return made
+
+    user = asyncio.create_task(use())
+    await asyncio.sleep(0)
+    assert await room.service.move_to(new, told.append) >= 7
+    stop.set()
+    samples += await user
+    assert await room.store.kek_ids() == {new.kek_id}
+    assert room.providers.kek_ids == {old, new.kek_id}, "both are readable until the caller lets the old one go"
+    steps = [(p.step, p.done) for p in told]
+    assert steps == sorted(steps), "moved, then verified, and never backwards"
+    assert told[-1].step == "verified"
+    assert told[-1].done == told[-1].total >= 7
+    room.providers.keep_only(new.kek_id)
+    (room.folder / "kek").unlink()
+    room.clock.advance(1000)
+    for sample in samples:
+        await sample.read(room.service)
+    events = await room.events()
+    assert events.count("crypto.key.rewrapped") >= 7
+    assert events.count("crypto.provider.moved") == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_the_way_back_works_too(room: Room, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sample = await Sample("t1").make(room.service)
+    new = await targets(room, kind, monkeypatch)
+    await room.service.move_to(new, lambda progress: None)
+    room.providers.keep_only(new.kek_id)
+    third = room.file("third")
+    assert await room.service.move_to(third, lambda progress: None) == 1
+    room.providers.keep_only(third.kek_id)
+    room.clock.advance(1000)
+    await sample.read(room.service)
+    with pytest.raises(ValueError, match="no provider"):
+        room.providers.keep_only("file:of-nobody")
+
+
+class Stop(BaseException):
+    """Ends a sweep wherever it is, as a kill would."""
+
+
+@pytest.mark.parametrize("after", [1, 2, 3, 4])
+async def test_a_move_that_was_cut_off_goes_on_where_it_was(
+    room: Room, after: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sealwire.services.crypto import rewrapping
+
+    monkeypatch.setattr(rewrapping, "AT_ONCE", 2)
+    samples = [await Sample(f"t{n}").make(room.service) for n in range(5)]
+    calls = 0
+
+    def tell(progress: Progress) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == after:
+            raise Stop
+
+    with pytest.raises(Stop):
+        await room.service.move_to(room.file("another"), tell)
+    await room.close()
+    with pytest.raises(KekUnusable, match="stored keys are wrapped under"):
+        await room.open(room.file("another") if after < 3 else room.file("a-third"))
+    await room.db.close()
+    await room.open(room.file("another"), room.file())  # both, as the record beside the keys says
+    for sample in samples:
+        await sample.read(room.service)
+    left = await room.store.rewraps.count_masters(not_under=room.providers.kek_id)
+    assert left == max(0, 5 - 2 * after)
+    assert await room.service.move_to(room.file("another"), lambda progress: None) == left
+    room.providers.keep_only(room.providers.kek_id)
+    for sample in samples:
+        await sample.read(room.service)
+
+
+async def test_a_provider_that_is_out_is_no_destination(room: Room) -> None:
+    sample = await Sample("t1").make(room.service)
+    gone = room.file("another")
+    gone.close()
+    with pytest.raises(KekUnusable):
+        await room.service.move_to(gone, lambda progress: None)
+    assert room.providers.kek_ids == {room.providers.kek_id}
+    room.clock.advance(1000)
+    await sample.read(room.service)
+    assert os.listdir(room.folder)
