@@ -24,6 +24,8 @@ OPEN_CALLS = {
     ("POST", "/api/v1/auth/refresh"),
     ("POST", "/api/v1/auth/password/reset"),
     ("POST", "/api/v1/auth/password/reset/confirm"),
+    ("POST", "/api/v1/auth/passkeys/login/options"),
+    ("POST", "/api/v1/auth/passkeys/login"),
 }
 
 

@@ -87,6 +87,16 @@ ENDS: dict[str, frozenset[str]] = {
     "add_api_key": NOTHING,
     "end_api_key": SESSION,
     "api_key": NOTHING,
+    # contracts/passkeys.py
+    "passkey_register_options": NOTHING,
+    "passkey_register": NOTHING,  # adds a factor, as totp_confirm does
+    "passkey_login_options": NOTHING,
+    "passkey_login": SESSION,  # as login
+    "passkey_step_up_options": NOTHING,
+    "passkeys": NOTHING,
+    "rename_passkey": NOTHING,
+    "remove_passkey": NOTHING,
+    "factors": NOTHING,
     # contracts/tenancy.py
     "tenants": NOTHING,
     "tenant": NOTHING,

@@ -15,6 +15,7 @@ from sealwire.kit.permission import Role
 from sealwire.kit.problem import QuotaExceeded
 from sealwire.ports.events import NewEvent
 from sealwire.services.auth.model import LockoutRules, Rotation, Verdict
+from sealwire.services.auth.passkey_store import Removal
 from sealwire.services.auth.ports import AuthStores
 from sealwire.services.auth.records import (
     Challenge,
@@ -440,8 +441,11 @@ async def test_a_challenge_counts_attempts_and_is_spent_once(stores: AuthStores)
     await stores.mfa.challenge(challenge, [event("wanted")])
     attempts = await asyncio.gather(*(stores.mfa.attempt(b"h", now_us=T0, most=3) for _ in range(6)))
     assert sorted(a.attempts for a in attempts if a) == [1, 2, 3]
+    assert await stores.mfa.waiting(b"h", now_us=T0, most=3) is None, "out of attempts"
     assert [await stores.mfa.spend(b"h"), await stores.mfa.spend(b"h")] == [True, False]
     await stores.mfa.challenge(challenge, [])
+    assert [await stores.mfa.waiting(b"h", now_us=T0, most=1) for _ in range(2)] == [challenge] * 2, "looking is free"
+    assert await stores.mfa.waiting(b"h", now_us=T0 + 10, most=3) is None, "expired"
     assert await stores.mfa.attempt(b"h", now_us=T0 + 10, most=3) is None, "expired"
 
 
@@ -474,8 +478,13 @@ async def test_recovery_codes_work_once_each(stores: AuthStores) -> None:
     assert answers.count(True) == 1
     assert (await kinds(stores)).count("used") == 1
     assert not await stores.mfa.use_recovery("somebody", b"c2", [])
-    assert await stores.mfa.remove(anna.user_id, [event("removed")])
-    assert not await stores.mfa.remove(anna.user_id, [event("removed")])
+    kept = await stores.mfa.remove(anna.user_id, keeps_a_factor=True, events=[event("removed")])
+    assert kept is Removal.LAST_FACTOR
+    assert await stores.mfa.has_recovery(anna.user_id)
+    assert (await kinds(stores)).count("removed") == 0
+    for answer in (Removal.REMOVED, Removal.ABSENT):
+        assert await stores.mfa.remove(anna.user_id, keeps_a_factor=False, events=[event("removed")]) is answer
+    assert (await kinds(stores)).count("removed") == 1
     assert not await stores.mfa.use_recovery(anna.user_id, b"c2", [])
     found = await stores.users.get(anna.user_id)
     assert found is not None

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
 
+from sealwire.contracts.webauthn import Assertion, Proof, check_proof
 from sealwire.kit.caller import Caller
 from sealwire.kit.codec import Id, Input, Output, Page, ShortText
 from sealwire.kit.operation import Degraded, Operation, Policy, RateClass, Repeat, table
@@ -181,12 +182,15 @@ class LoginResult(Output, omit_defaults=True):
 
 
 class MfaAnswer(Input):
-    """The second factor."""
+    """The second factor. `code` of a passkey is the assertion, as JSON or as the same JSON in a text."""
 
     mfa_token: Token
-    method: Literal["totp", "recovery"]
-    code: Code
+    method: Literal["totp", "recovery", "passkey"]
+    code: Proof | Assertion
     cookie: bool = False
+
+    def __post_init__(self) -> None:
+        check_proof(self.method, self.code)
 
 
 class RefreshRequest(Input):
@@ -198,9 +202,13 @@ class RefreshRequest(Input):
 class StepUp(Input):
     """A fresh proof of identity; `code` as for the second factor."""
 
-    method: Literal["password", "totp", "recovery"]
+    method: Literal["password", "totp", "recovery", "passkey"]
     password: Password | None = None
-    code: Code | None = None
+    code: Proof | Assertion | None = None
+
+    def __post_init__(self) -> None:
+        if self.code is not None:
+            check_proof(self.method, self.code)
 
 
 class TokenQuery(Input):

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
-from sealwire.contracts import api_keys, auth, credentials, tenancy
+from sealwire.contracts import api_keys, auth, credentials, passkeys, tenancy
 from sealwire.kit.operation import table
 
 OPERATIONS: Final = table(
     *auth.OPERATIONS.values(),
     *credentials.OPERATIONS.values(),
     *api_keys.OPERATIONS.values(),
+    *passkeys.OPERATIONS.values(),
     *tenancy.OPERATIONS.values(),
 )
 
 
-class Identity(auth.Auth, credentials.Credentials, api_keys.ApiKeyring, tenancy.Tenancy, Protocol):
+class Identity(
+    auth.Auth, credentials.Credentials, api_keys.ApiKeyring, passkeys.PasskeyRing, tenancy.Tenancy, Protocol
+):
     """Auth with everything, in this process or another."""

@@ -61,6 +61,10 @@ class Authenticate(Protocol):
     def __call__(self, exchange: Exchange, policy: Policy) -> Caller | Awaitable[Caller]: ...
 
 
+Proofs = Callable[[Caller], Awaitable[list[str]]]
+"""Tells how a caller can prove again who they are. Asked only when a request is refused for the want of it."""
+
+
 class Gate(Protocol):
     """What stands before and after every request of an app: limits, shedding, records, metrics."""
 
@@ -95,6 +99,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     needs: Permission | None = None
     degraded: Degraded = Degraded.DENY
     step_up: bool = False
+    proofs: Proofs | None = None
     rate: RateClass = RateClass.DEFAULT
     summary: str = ""
     audited: bool = True
@@ -125,10 +130,14 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Edge:
-    """Binds operations and raw handlers into routes that share one way to authenticate."""
+    """Binds operations and raw handlers into routes that share one way to authenticate.
 
-    def __init__(self, *, authenticate: Authenticate) -> None:
+    `proofs` makes the `methods` of a step-up that is wanted exact; without it they go by how the caller logged in.
+    """
+
+    def __init__(self, *, authenticate: Authenticate, proofs: Proofs | None = None) -> None:
         self._authenticate = authenticate
+        self._proofs = proofs
 
     def bind(
         self, operation: Operation, call: Callable[..., Awaitable[Any]], *, decorate: Decorate | None = None
@@ -144,6 +153,7 @@ class Edge:
             needs=operation.needs,
             degraded=operation.degraded,
             step_up=operation.step_up,
+            proofs=self._proofs if operation.step_up else None,
             rate=operation.rate,
             summary=operation.summary,
         )
@@ -321,7 +331,12 @@ class App:
             found = route.authenticate(exchange, route.policy)  # type: ignore[misc]  # a route of HTTP has both
             exchange.caller = caller = found if isinstance(found, Caller) else await found
             self._gate.admit(exchange, caller)
-            route.check(caller)
+            try:
+                route.check(caller)
+            except StepUpRequired as wanted:
+                if route.proofs is not None:
+                    wanted.extra["methods"] = await route.proofs(caller)
+                raise
             await route.run(exchange, caller)  # type: ignore[misc]  # a route in this table has one
         except Problem as problem:
             await self._fail(exchange, problem)

@@ -26,6 +26,7 @@ from sealwire.boundary.jwt_token_adapter import LegacyRule
 from sealwire.clients.compliance import send_records
 from sealwire.clients.guarded import guarded
 from sealwire.clients.identity import ServiceAuthenticator, ServiceVerifier
+from sealwire.clients.step_up import proofs_by
 from sealwire.contracts.auth import COOKIE, COOKIE_LOOPBACK
 from sealwire.contracts.compliance import AuditEntry
 from sealwire.kit.caller import SYSTEM_TENANT, service_caller
@@ -306,7 +307,7 @@ class Assembly:
     # ---- apps
 
     async def _gateway_app(self) -> App:
-        edge = Edge(authenticate=self.boundary.authenticator)
+        edge = Edge(authenticate=self.boundary.authenticator, proofs=proofs_by(self.contract("auth")))
         routes: list[Route] = []
         for name, room in self._rooms.items():
             if not name.startswith("socket"):
@@ -336,7 +337,8 @@ class Assembly:
         """Return the app of a service's own port: for services with an identity only; sockets for people too."""
         room = self._rooms[name]
         verifier = self._verifier(name.rstrip("12"))
-        edge = Edge(authenticate=ServiceAuthenticator(verifier=verifier, clock=self._clock))
+        authenticate = ServiceAuthenticator(verifier=verifier, clock=self._clock)
+        edge = Edge(authenticate=authenticate, proofs=proofs_by(self.contract("auth")))
         pages = self._pages(edge, name, lambda: room.checks())
         routes = [*room.routes(edge), *pages.routes()]
         if room.people_routes is not None:

@@ -178,6 +178,7 @@ async def build_auth(assembly: Assembly) -> Room:
         mailer=_mailer(assembly),
         clock=assembly.clock,
         config=assembly.settings.auth,
+        public_url=assembly.url,
     )
     relay = _relay(assembly, "auth", service.events, service.positions, service.audit_entries)
 

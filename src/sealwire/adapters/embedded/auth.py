@@ -10,6 +10,7 @@ import apsw
 from sealwire.adapters.embedded.auth_api_keys import SqliteApiKeyStore
 from sealwire.adapters.embedded.auth_feed import SqliteRevocationStore
 from sealwire.adapters.embedded.auth_letters import SqliteInvitationStore, SqliteLetterStore, SqliteResetStore
+from sealwire.adapters.embedded.auth_passkeys import EXPIRED_CHALLENGES, SqlitePasskeyStore
 from sealwire.adapters.embedded.auth_proofs import SqliteAttemptStore, SqliteMfaStore
 from sealwire.adapters.embedded.auth_schema import MIGRATIONS
 from sealwire.adapters.embedded.auth_sessions import SqliteSessionStore
@@ -59,6 +60,7 @@ class SqliteAuth:
             revocations=feed,
             attempts=SqliteAttemptStore(db, self._outbox),
             mfa=SqliteMfaStore(db, self._outbox),
+            passkeys=SqlitePasskeyStore(db, self._outbox),
             resets=SqliteResetStore(db, self._outbox),
             invitations=SqliteInvitationStore(db, self._outbox),
             letters=SqliteLetterStore(db, self._outbox),
@@ -158,6 +160,7 @@ class SqliteUpkeep:
                 (_ENDED, over_before_us),
                 (_API_KEYS, over_before_us),
                 (_CHALLENGES, now_us),
+                (EXPIRED_CHALLENGES, now_us),
                 (_RESETS, now_us),
                 (_INVITATIONS, now_us),
                 (_ATTEMPTS, attempts_before_us),

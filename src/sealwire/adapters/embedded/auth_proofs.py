@@ -6,10 +6,12 @@ from collections.abc import Sequence
 
 import apsw
 
+from sealwire.adapters.embedded.auth_passkeys import LastFactor, settle_factors
 from sealwire.adapters.embedded.drivers.sqlite import Database, Row
 from sealwire.adapters.embedded.outbox import SqliteOutbox
 from sealwire.ports.events import NewEvent
 from sealwire.services.auth.model import Failures, LockoutRules, one_more
+from sealwire.services.auth.passkey_store import Removal
 from sealwire.services.auth.records import Challenge, TotpRecord
 
 
@@ -84,6 +86,19 @@ class SqliteMfaStore:
 
         return await self._db.write(attempt)
 
+    async def waiting(self, token_hash: bytes, *, now_us: int, most: int) -> Challenge | None:
+        rows = self._db.read(
+            "SELECT tenant_id, user_id, expires_us, attempts FROM challenge"
+            " WHERE token_hash = ? AND expires_us > ? AND attempts < ?",
+            (token_hash, now_us, most),
+        )
+        if not rows:
+            return None
+        tenant_id, user_id, expires_us, attempts = rows[0]
+        return Challenge(
+            token_hash=token_hash, tenant_id=tenant_id, user_id=user_id, expires_us=expires_us, attempts=attempts
+        )
+
     async def spend(self, token_hash: bytes) -> bool:
         return await self._changed("DELETE FROM challenge WHERE token_hash = ?", (token_hash,))
 
@@ -151,17 +166,19 @@ class SqliteMfaStore:
 
         return await self._db.write(use)
 
-    async def remove(self, user_id: str, events: Sequence[NewEvent]) -> bool:
-        def remove(conn: apsw.Connection) -> bool:
+    async def remove(self, user_id: str, *, keeps_a_factor: bool, events: Sequence[NewEvent]) -> Removal:
+        def remove(conn: apsw.Connection) -> Removal:
             conn.execute("DELETE FROM totp WHERE user_id = ?", (user_id,))
             if not conn.changes():
-                return False
-            conn.execute("DELETE FROM recovery_code WHERE user_id = ?", (user_id,))
-            conn.execute("UPDATE user SET mfa = 0 WHERE user_id = ?", (user_id,))
+                return Removal.ABSENT
+            settle_factors(conn, user_id, keeps_a_factor=keeps_a_factor)
             self._outbox.append(conn, events)
-            return True
+            return Removal.REMOVED
 
-        return await self._db.write(remove)
+        try:
+            return await self._db.write(remove)
+        except LastFactor:
+            return Removal.LAST_FACTOR
 
     async def _changed(self, sql: str, params: tuple[str | int | bytes, ...]) -> bool:
         def change(conn: apsw.Connection) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from sealwire.adapters.embedded.auth_passkeys import PASSKEYS_SCHEMA
 from sealwire.adapters.embedded.outbox import OUTBOX_SCHEMA, POSITIONS_SCHEMA
 
 _FIRST: Final = """
@@ -193,4 +194,4 @@ CREATE TABLE suspended_tenant (
 ) WITHOUT ROWID;
 """
 
-MIGRATIONS: Final = (_FIRST + OUTBOX_SCHEMA + POSITIONS_SCHEMA, _LETTERS, _API_KEYS, _TENANCY)
+MIGRATIONS: Final = (_FIRST + OUTBOX_SCHEMA + POSITIONS_SCHEMA, _LETTERS, _API_KEYS, _TENANCY, PASSKEYS_SCHEMA)

@@ -110,6 +110,23 @@ class AuthConfig(msgspec.Struct, frozen=True, kw_only=True):
     )
     api_keys_per_tenant: Annotated[int, Meta(description="Most live API keys of a tenant", ge=1)] = 1_000
 
+    passkey_rp_id: Annotated[
+        str,
+        Meta(
+            description="Domain that passkeys are made for; empty: the host of the first origin. Changing it ends them",
+            pattern=r"^$|^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$",
+        ),
+    ] = ""
+    passkey_origins: Annotated[
+        tuple[str, ...],
+        Meta(description="Origins of pages that may use passkeys; empty: the public address (this machine: localhost)"),
+    ] = ()
+    passkey_name: Annotated[
+        str, Meta(description="What authenticators show as the name of this place", min_length=1, max_length=64)
+    ] = "Sealwire"
+    passkeys_per_user: Annotated[int, Meta(description="Most passkeys of one user", ge=1, le=100)] = 10
+    passkey_ttl_s: Annotated[int, Meta(description="Time to answer with a passkey, in seconds", ge=10, le=3_600)] = 300
+
     mail_from: Annotated[
         str, Meta(description="Sender of letters", min_length=3, pattern=r"^[^\r\n\x00]+@[^\r\n\x00]+$")
     ] = "sealwire@localhost"

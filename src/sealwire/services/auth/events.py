@@ -40,6 +40,10 @@ class Kind(StrEnum):
     TOTP_CONFIRMED = "auth.totp.confirmed"
     TOTP_REMOVED = "auth.totp.removed"
     RECOVERY_USED = "auth.recovery.used"
+    PASSKEY_ADDED = "auth.passkey.added"
+    PASSKEY_RENAMED = "auth.passkey.renamed"
+    PASSKEY_REMOVED = "auth.passkey.removed"
+    PASSKEY_SUSPENDED = "auth.passkey.suspended"
     RESET_ASKED = "auth.password-reset.asked"
     PASSWORD_RESET = "auth.password-reset.done"  # noqa: S105 - the name of an event
     INVITED = "auth.invitation.added"

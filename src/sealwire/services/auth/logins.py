@@ -11,6 +11,8 @@ import hashlib
 import os
 from typing import Final
 
+import msgspec
+
 from sealwire.contracts.auth import (
     BadCredentials,
     Login,
@@ -21,6 +23,7 @@ from sealwire.contracts.auth import (
     StepUp,
     WeakPassword,
 )
+from sealwire.contracts.webauthn import Assertion
 from sealwire.kit.caller import ANONYMOUS_TENANT, Caller
 from sealwire.kit.clock import US_PER_S, Clock
 from sealwire.kit.problem import Invalid, StepUpRequired
@@ -30,6 +33,8 @@ from sealwire.services.auth.events import Journal, Kind
 from sealwire.services.auth.lockout import Lockout
 from sealwire.services.auth.mfa import SecondFactors
 from sealwire.services.auth.model import DEFAULT_TENANT
+from sealwire.services.auth.passkey_proofs import PasskeyProofs
+from sealwire.services.auth.passkey_store import Purpose
 from sealwire.services.auth.password_rules import PasswordRules
 from sealwire.services.auth.passwords import PasswordHasher
 from sealwire.services.auth.people import People
@@ -49,8 +54,8 @@ class Logins:
 
     def __init__(
         self, *, stores: AuthStores, vault: Vault, hasher: PasswordHasher, rules: PasswordRules, lockout: Lockout,
-        factors: SecondFactors, sessions: SessionKeeper, people: People, journal: Journal, revoker: Revoker,
-        clock: Clock, config: AuthConfig,
+        factors: SecondFactors, passkeys: PasskeyProofs, sessions: SessionKeeper, people: People, journal: Journal,
+        revoker: Revoker, clock: Clock, config: AuthConfig,
     ) -> None:  # fmt: skip
         self._stores = stores
         self._vault = vault
@@ -58,6 +63,7 @@ class Logins:
         self._rules = rules
         self._lockout = lockout
         self._factors = factors
+        self._passkeys = passkeys
         self._sessions = sessions
         self._people = people
         self._journal = journal
@@ -122,7 +128,8 @@ class Logins:
         if user is None:
             raise MfaFailed("The code is not valid, or the login took too long; begin again.")
         async with self._lockout.proof(user.user_id) as standing:
-            if not await self._factors.holds(caller, user, answer.method, answer.code):
+            proved = await self._proved(caller, user, answer.method, answer.code, Purpose.MFA, token_hash.hex())
+            if proved is None:
                 origin = await self._journal.origin(caller, user.tenant_id)
                 event = self._journal.event(
                     Kind.MFA_FAILED, origin, subject_id=user.user_id, outcome="failure", method=answer.method
@@ -131,7 +138,7 @@ class Logins:
                 raise MfaFailed
         if not await self._stores.mfa.spend(token_hash):
             raise MfaFailed
-        amr = (*_AMR["password"], *_AMR[answer.method])
+        amr = (*_AMR["password"], *proved)
         granted = await self._sessions.open(caller, user, amr=amr, forgive=standing.forgivable)
         if granted is None:
             raise MfaFailed
@@ -144,17 +151,34 @@ class Logins:
         if proof.method == "password" and user.mfa:
             raise StepUpRequired("Use your second factor.", methods=await self._factors.methods(user.user_id))
         async with self._lockout.proof(user.user_id) as standing:
+            proved: tuple[str, ...] | None
             if proof.method == "password":
-                holds = (await self._hasher.check(user.password_hash, _given(proof.password, "password"))).holds
+                if proof.password is None:
+                    raise _missing("password")
+                holds = (await self._hasher.check(user.password_hash, proof.password)).holds
+                proved = _AMR["password"] if holds else None
             else:
-                holds = await self._factors.holds(caller, user, proof.method, _given(proof.code, "code"))
-            if not holds:
+                if proof.code is None:
+                    raise _missing("code")
+                session_id = caller.principal.session_id
+                proved = await self._proved(caller, user, proof.method, proof.code, Purpose.STEP_UP, session_id)
+            if proved is None:
                 await self._lockout.fail(standing, [await self._proof_failed(caller, user, proof.method)])
                 if proof.method == "password":
                     raise BadCredentials("The password is wrong.")
                 raise MfaFailed
-        amr = tuple(dict.fromkeys((*caller.principal.amr, *_AMR[proof.method])))
+        amr = tuple(dict.fromkeys((*caller.principal.amr, *proved)))
         return await self._sessions.prove(caller, user, amr=amr, forgive=standing.forgivable)
+
+    async def _proved(
+        self, caller: Caller, user: UserRecord, method: str, code: str | Assertion, purpose: Purpose, bound_to: str
+    ) -> tuple[str, ...] | None:
+        """Return what a second factor amounts to (RFC 8176); None when it does not hold."""
+        if method == "passkey":
+            assertion = _assertion(code)
+            return await self._passkeys.holds(caller, user, assertion, purpose, bound_to) if assertion else None
+        assert isinstance(code, str)  # the struct that brought it has checked that
+        return _AMR[method] if await self._factors.holds(caller, user, method, code) else None
 
     async def change_password(self, caller: Caller, user: UserRecord, change: PasswordChange) -> None:
         """Change the password; the caller's session stays, all others end. Raises: BadCredentials, WeakPassword."""
@@ -193,10 +217,18 @@ class Logins:
         return self._journal.event(Kind.PROOF_FAILED, origin, subject_id=user.user_id, outcome="failure", method=method)
 
 
-def _given(value: str | None, name: str) -> str:
-    if value is None:
-        raise Invalid(f"This method needs `{name}`.", path=f"$.{name}")
-    return value
+def _assertion(code: str | Assertion) -> Assertion | None:
+    """Read an assertion that came as JSON in a text; None when it is none."""
+    if isinstance(code, Assertion):
+        return code
+    try:
+        return msgspec.json.decode(code, type=Assertion)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return None
+
+
+def _missing(name: str) -> Invalid:
+    return Invalid(f"This method needs `{name}`.", path=f"$.{name}")
 
 
 def _hash(token: str) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hmac
 import os
-from typing import Final, Literal
+from typing import Final
 
 import pyotp
 
@@ -14,12 +14,13 @@ from sealwire.kit.caller import Caller
 from sealwire.kit.clock import US_PER_S, Clock
 from sealwire.services.auth.events import Journal, Kind
 from sealwire.services.auth.lockout import Lockout
+from sealwire.services.auth.mfa_policy import MfaKept, MfaPolicy
+from sealwire.services.auth.passkey_store import PasskeyStore, Removal
 from sealwire.services.auth.people import People
 from sealwire.services.auth.ports import MfaStore
 from sealwire.services.auth.records import TotpRecord, UserRecord
 from sealwire.services.auth.vault import Vault
 
-Method = Literal["totp", "recovery"]
 STEP_S: Final = 30
 """RFC 6238 section 5.2. A code of the step before or after is accepted: clocks differ and people type slowly."""
 PENDING_US: Final = 15 * 60 * US_PER_S
@@ -33,9 +34,12 @@ class SecondFactors:
     """Enrols, checks and removes second factors."""
 
     def __init__(
-        self, *, store: MfaStore, vault: Vault, people: People, lockout: Lockout, journal: Journal, clock: Clock
-    ) -> None:
+        self, *, store: MfaStore, passkeys: PasskeyStore, vault: Vault, people: People, lockout: Lockout,
+        policy: MfaPolicy, journal: Journal, clock: Clock,
+    ) -> None:  # fmt: skip
         self._store = store
+        self._passkeys = passkeys
+        self._policy = policy
         self._vault = vault
         self._people = people
         self._lockout = lockout
@@ -67,11 +71,10 @@ class SecondFactors:
                 )  # fmt: skip
                 await self._lockout.fail(standing, [failed])
                 raise MfaFailed
-            codes = [_new_recovery_code() for _ in range(RECOVERY_CODES)]
+            codes, hashes = new_recovery_codes(self._vault, user.user_id)
             event = self._journal.event(
                 Kind.TOTP_CONFIRMED, await self._journal.origin(caller), subject_id=user.user_id, resource_type="totp"
             )
-            hashes = [self._vault.code_hash(user.user_id, _plain(text)) for text in codes]
             if not await self._store.confirm(
                 user.user_id, pending_sealed=pending, step=step, recovery=hashes, events=[event]
             ):
@@ -79,19 +82,29 @@ class SecondFactors:
         return RecoveryCodes(recovery_codes=codes)
 
     async def remove(self, caller: Caller) -> None:
-        """Remove the authenticator app and the recovery codes; nothing happens when there are none."""
+        """Remove the authenticator app; nothing happens when there is none. Raises: MfaKept."""
         event = self._journal.event(
             Kind.TOTP_REMOVED, await self._journal.origin(caller), subject_id=caller.user_id, resource_type="totp"
         )
-        await self._store.remove(caller.user_id, [event])
+        keeps = await self._policy.demands(caller.tenant_id)
+        if await self._store.remove(caller.user_id, keeps_a_factor=keeps, events=[event]) is Removal.LAST_FACTOR:
+            raise MfaKept("Enrol another authenticator app instead, it replaces this one; or add a passkey first.")
 
     async def methods(self, user_id: str) -> list[str]:
-        """Return the second factors that the user has: recovery codes run out."""
+        """Return the second factors that the user can use now: recovery codes run out, passkeys are suspended."""
         record = await self._store.totp(user_id)
-        found = ["totp"] if record is not None and record.sealed_secret is not None else []
-        return [*found, "recovery"] if await self._store.has_recovery(user_id) else found
+        found = {
+            "passkey": await self._passkeys.is_usable(user_id),
+            "totp": record is not None and record.sealed_secret is not None,
+            "recovery": await self._store.has_recovery(user_id),
+        }
+        return [method for method, usable in found.items() if usable]
 
-    async def holds(self, caller: Caller, user: UserRecord, method: Method, code: str) -> bool:
+    async def proofs(self, user: UserRecord) -> list[str]:
+        """Return what a step-up takes of this person: a second factor of those who have one, else the password."""
+        return await self.methods(user.user_id) if user.mfa else ["password"]
+
+    async def holds(self, caller: Caller, user: UserRecord, method: str, code: str) -> bool:
         """Check a code and use it up: the same code never counts twice, however many ask at once."""
         if method == "recovery":
             code_hash = self._vault.code_hash(user.user_id, _plain(code))
@@ -125,6 +138,12 @@ class SecondFactors:
 
 def _record(user_id: str) -> str:
     return "totp:" + user_id
+
+
+def new_recovery_codes(vault: Vault, user_id: str) -> tuple[list[str], list[bytes]]:
+    """Return fresh recovery codes of a user, and the hashes they are stored as."""
+    codes = [_new_recovery_code() for _ in range(RECOVERY_CODES)]
+    return codes, [vault.code_hash(user_id, _plain(code)) for code in codes]
 
 
 def _new_recovery_code() -> str:

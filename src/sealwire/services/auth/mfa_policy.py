@@ -8,7 +8,7 @@ from sealwire.services.auth.ports import TenantStore
 
 
 class MfaKept(Forbidden):
-    """The tenant asks for a second factor: it can be replaced and not removed."""
+    """The tenant asks for a second factor: the last one can be replaced and not removed."""
 
     code, title = "mfa_kept", "Your organisation asks for a second factor"
 
@@ -28,8 +28,3 @@ class MfaPolicy:
             return True
         tenant = await self._tenants.find(tenant_id)
         return tenant is not None and tenant.slug in self._named
-
-    async def check_removal(self, tenant_id: str) -> None:
-        """Raises: MfaKept where a second factor is asked for."""
-        if await self.demands(tenant_id):
-            raise MfaKept("Enrol another authenticator app instead; it replaces this one.")

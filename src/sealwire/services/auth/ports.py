@@ -19,6 +19,7 @@ from sealwire.contracts.auth import Revocation
 from sealwire.contracts.tenancy import Quotas
 from sealwire.ports.events import EventFeed, NewEvent, Positions
 from sealwire.services.auth.model import Failures, LockoutRules, Rotation
+from sealwire.services.auth.passkey_store import PasskeyStore, Removal
 from sealwire.services.auth.records import (
     ApiKeyRecord,
     Challenge,
@@ -245,8 +246,11 @@ class MfaStore(Protocol):
     async def use_recovery(self, user_id: str, code_hash: bytes, events: Sequence[NewEvent]) -> bool:
         """Use up a recovery code: True for exactly one caller (and only then `events` are stored). Atomic."""
 
-    async def remove(self, user_id: str, events: Sequence[NewEvent]) -> bool:
-        """Delete the second factor and its recovery codes; False when there was none."""
+    async def remove(self, user_id: str, *, keeps_a_factor: bool, events: Sequence[NewEvent]) -> Removal:
+        """Delete the authenticator app; with the last second factor the recovery codes go too. Atomic.
+
+        `keeps_a_factor`: not when no usable passkey would be left.
+        """
 
 
 class ResetStore(Protocol):
@@ -361,6 +365,7 @@ class AuthStores(msgspec.Struct, frozen=True, kw_only=True):
     revocations: RevocationStore
     attempts: AttemptStore
     mfa: MfaStore
+    passkeys: PasskeyStore
     resets: ResetStore
     invitations: InvitationStore
     letters: LetterStore

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from sealwire.contracts import auth as contract
+from sealwire.contracts import passkeys
 from sealwire.contracts.api_keys import ADD_API_KEY
 from sealwire.contracts.auth import Login, LoginResult, MfaAnswer
 from sealwire.contracts.identity import OPERATIONS, Identity
+from sealwire.contracts.passkeys import PasskeyLogin
 from sealwire.kit.exchange import Exchange, Headers
 from sealwire.kit.http import Edge, Route
 from sealwire.services.auth.cookies import clear_cookie, has_cookie, session_cookie
@@ -25,6 +27,11 @@ def routes(auth: Identity, edge: Edge) -> list[Route]:
         contract.TOTP_CONFIRM: _not_stored,
         contract.INTROSPECT: _not_stored,
         ADD_API_KEY: _not_stored,
+        passkeys.PASSKEY_REGISTER_OPTIONS: _not_stored,
+        passkeys.PASSKEY_REGISTER: _not_stored,
+        passkeys.PASSKEY_LOGIN_OPTIONS: _not_stored,
+        passkeys.PASSKEY_LOGIN: _granted,
+        passkeys.PASSKEY_STEP_UP_OPTIONS: _not_stored,
         contract.LOGOUT: _left,
         contract.LOGOUT_ALL: _left,
         contract.JWKS: _public_keys,
@@ -38,7 +45,7 @@ def routes(auth: Identity, edge: Edge) -> list[Route]:
 def _granted(exchange: Exchange, taken: object, given: object) -> Headers:
     """Tokens are never cached (RFC 6749 section 5.1); the cookie goes to who asked for it, or came with one."""
     assert isinstance(given, LoginResult)
-    wanted = taken.cookie if isinstance(taken, Login | MfaAnswer) else has_cookie(exchange)
+    wanted = taken.cookie if isinstance(taken, Login | MfaAnswer | PasskeyLogin) else has_cookie(exchange)
     if wanted and given.access_token:
         return [_NO_STORE, session_cookie(exchange, given.access_token, given.expires_in)]
     return [_NO_STORE]

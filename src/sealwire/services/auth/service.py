@@ -62,12 +62,16 @@ from sealwire.services.auth.logins import Logins
 from sealwire.services.auth.mfa import SecondFactors
 from sealwire.services.auth.mfa_policy import MfaPolicy
 from sealwire.services.auth.operators import Stewards
+from sealwire.services.auth.passkey_proofs import PasskeyProofs
+from sealwire.services.auth.passkey_service import PasskeyService
+from sealwire.services.auth.passkeys import PasskeyCase
 from sealwire.services.auth.password_rules import PasswordRules
 from sealwire.services.auth.passwords import Costs, PasswordHasher
 from sealwire.services.auth.people import People
 from sealwire.services.auth.ports import AuthStores, Sealer
 from sealwire.services.auth.postman import Postman
 from sealwire.services.auth.records import Reason
+from sealwire.services.auth.relying_party import party_of
 from sealwire.services.auth.resets import Resets
 from sealwire.services.auth.revoker import Revoker
 from sealwire.services.auth.sessions import SessionKeeper
@@ -81,13 +85,21 @@ from sealwire.services.auth.users import Roster
 from sealwire.services.auth.vault import Vault
 
 
-class AuthService(TenancyService):
+class AuthService(TenancyService, PasskeyService):
     """Tenants, users, credentials, tokens, sessions and what ended (implements `contracts.identity.Identity`).
 
     `events` and `positions` are for the audit relay, which turns events into entries by `audit_entries`.
     """
 
-    def __init__(self, *, stores: AuthStores, sealer: Sealer, mailer: Mailer, clock: Clock, config: AuthConfig) -> None:
+    def __init__(
+        self, *, stores: AuthStores, sealer: Sealer, mailer: Mailer, clock: Clock, config: AuthConfig,
+        public_url: str = "",
+    ) -> None:  # fmt: skip
+        """`public_url`: where people reach this installation, which decides whose passkeys work; without: the issuer.
+
+        Raises: ValueError for settings of passkeys that contradict each other.
+        """
+        party = party_of(config, public_url or config.issuer)
         vault = Vault(sealer=sealer, keys=stores.keys)
         people = People(vault=vault)
         journal = Journal(vault=vault, clock=clock)
@@ -100,17 +112,30 @@ class AuthService(TenancyService):
             store=stores.keys, vault=vault, journal=journal, revoker=revoker, clock=clock, config=config
         )
         tokens = AccessTokens(signing=self.signing, clock=clock, config=config)
-        self._policy = MfaPolicy(tenants=stores.tenants, config=config)
+        policy = MfaPolicy(tenants=stores.tenants, config=config)
         self._sessions = SessionKeeper(
             store=stores.sessions, vault=vault, people=people, tokens=tokens, journal=journal, revoker=revoker,
-            policy=self._policy, clock=clock, config=config,
+            policy=policy, clock=clock, config=config,
         )  # fmt: skip
         self._factors = SecondFactors(
-            store=stores.mfa, vault=vault, people=people, lockout=lockout, journal=journal, clock=clock
+            store=stores.mfa, passkeys=stores.passkeys, vault=vault, people=people, lockout=lockout,
+            policy=policy, journal=journal, clock=clock,
+        )  # fmt: skip
+        case = PasskeyCase(
+            store=stores.passkeys, vault=vault, people=people, policy=policy, journal=journal, party=party,
+            clock=clock, config=config,
+        )  # fmt: skip
+        proofs = PasskeyProofs(
+            stores=stores, case=case, factors=self._factors, sessions=self._sessions, vault=vault, journal=journal,
+            party=party, clock=clock, config=config,
+        )  # fmt: skip
+        PasskeyService.__init__(
+            self, case=case, proofs=proofs, second_factors=self._factors, people=stores.users
         )
         self._logins = Logins(
             stores=stores, vault=vault, hasher=self.hasher, rules=rules, lockout=lockout, factors=self._factors,
-            sessions=self._sessions, people=people, journal=journal, revoker=revoker, clock=clock, config=config,
+            passkeys=proofs, sessions=self._sessions, people=people, journal=journal, revoker=revoker, clock=clock,
+            config=config,
         )  # fmt: skip
         tenants = Tenants(store=stores.tenants, vault=vault, journal=journal, revoker=revoker, clock=clock)
         self.postman = Postman(store=stores.letters, mailer=mailer, vault=vault, journal=journal, clock=clock)
@@ -125,7 +150,7 @@ class AuthService(TenancyService):
             store=stores.users, tenants=tenants, vault=vault, hasher=self.hasher, rules=rules, people=people,
             guestbook=self._guestbook, journal=journal, revoker=revoker, clock=clock, config=config,
         )  # fmt: skip
-        super().__init__(tenants=tenants, stewards=Stewards(users=self._users, guestbook=self._guestbook))
+        TenancyService.__init__(self, tenants=tenants, stewards=Stewards(users=self._users, guestbook=self._guestbook))
         self._api_keys = KeyCabinet(
             stores=stores,
             users=self._users,
@@ -262,7 +287,6 @@ class AuthService(TenancyService):
         return await self._factors.confirm(caller, await self._users.get(caller), code)
 
     async def totp_remove(self, caller: Caller) -> None:
-        await self._policy.check_removal(caller.tenant_id)
         await self._factors.remove(caller)
 
     # ---- administration

@@ -109,5 +109,9 @@ class Vault:
         """Return the keyed hash of a recovery code (120 bits of chance, so a fast hash is enough: ASVS 5.0, 6.5.2)."""
         return self._hash("recovery", user_id, code)
 
+    def credential_index(self, credential_id: bytes) -> bytes:
+        """Return the keyed hash by which a passkey is found."""
+        return self._hash("credential", credential_id.hex())
+
     def _hash(self, *parts: str) -> bytes:
         return hmac.digest(self._index_key, bind(*parts), "sha256")

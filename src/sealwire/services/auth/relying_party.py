@@ -1,0 +1,65 @@
+"""The relying party: the name that passkeys are made for, and the pages that may use them."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Final
+from urllib.parse import urlsplit
+
+import msgspec
+
+from sealwire.services.auth.config import AuthConfig
+
+_LOCAL: Final = "localhost"
+_PORTS: Final = {"http": 80, "https": 443}
+
+
+class Party(msgspec.Struct, frozen=True):
+    """The id is a domain; an origin is scheme, host and port as browsers write them."""
+
+    rp_id: str
+    origins: tuple[str, ...]
+
+
+def party_of(config: AuthConfig, public_url: str) -> Party:
+    """Return who we are: as the settings say, or else by the address that people reach us at.
+
+    An address of this machine becomes `localhost`: browsers make no passkeys for a number, and take http there only.
+    Raises: ValueError naming the setting, when an origin can't use the id (WebAuthn Level 3, section 5.1.3 step 8).
+    """
+    origins = tuple(_origin(text) for text in config.passkey_origins) or (_origin(_named(public_url)),)
+    rp_id = config.passkey_rp_id or urlsplit(origins[0]).hostname or ""
+    for origin in origins:
+        parts = urlsplit(origin)
+        host = parts.hostname or ""
+        if host != rp_id and not host.endswith("." + rp_id):
+            raise ValueError(f"auth.passkey_origins: {origin} is not of the domain {rp_id} (auth.passkey_rp_id)")
+        local = host == _LOCAL or host.endswith("." + _LOCAL)
+        # Browsers make no passkeys there. An address that merely follows from others does not stop the start.
+        if parts.scheme != "https" and not local and config.passkey_origins:
+            raise ValueError(f"auth.passkey_origins: {origin} has to be https")
+    return Party(rp_id, origins)
+
+
+def _named(url: str) -> str:
+    """Return the URL with `localhost` for an address of this machine."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    try:
+        local = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        local = False
+    if not local:
+        return url
+    port = f":{parts.port}" if parts.port is not None else ""
+    return f"{parts.scheme}://{_LOCAL}{port}"
+
+
+def _origin(url: str) -> str:
+    """Return the origin of a URL as browsers write it (RFC 6454 section 6.2). Raises: ValueError for no web address."""
+    parts = urlsplit(url)
+    if parts.scheme not in _PORTS or not parts.hostname:
+        raise ValueError(f"auth.passkey_origins: {url!r} is no web address such as https://chat.example.org")
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname.encode("idna").decode("ascii")
+    port = "" if parts.port in (None, _PORTS[parts.scheme]) else f":{parts.port}"
+    return f"{parts.scheme}://{host}{port}"
