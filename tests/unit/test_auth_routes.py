@@ -131,12 +131,17 @@ async def test_published_keys_may_be_cached_for_a_while(site: Site) -> None:
     [
         ("POST", "/auth/users", {"email": "m@example.org", "password": PASSWORD, "display_name": "M", "role": "admin"}),
         ("PATCH", "/auth/users/somebody", {"role": "admin"}),
+        ("POST", "/auth/invitations", {"email": "m@example.org", "role": "auditor"}),
+        ("POST", "/auth/api-keys", {}),
+        ("POST", "/auth/passkeys/register/options", None),
+        ("DELETE", "/auth/passkeys/one", None),
+        ("DELETE", "/auth/mfa/totp", None),
     ],
 )
 async def test_giving_a_role_needs_a_recent_proof_whichever_way_it_is_given(
     site: Site, verb: str, path: str, body: Any
 ) -> None:
-    """Who makes an administrator knows the password, and so could step up as them."""
+    """Who makes an administrator, a key or a passkey can be somebody from then on without this session."""
     caller = site.room.caller(await site.room.log_in("anna"))
     long_ago = msgspec.structs.replace(caller.principal, auth_time_s=int(time.time()) - 3_600)
     site.caller = msgspec.structs.replace(caller, principal=long_ago)

@@ -691,6 +691,7 @@ ADD_TENANT = Operation(
     status=201,
     service=SERVICE,
     needs=Permission.MANAGE_TENANTS,
+    step_up=True,
     summary="Make a tenant (operators)",
 )
 REMOVE_TENANT = Operation(
@@ -701,6 +702,7 @@ REMOVE_TENANT = Operation(
     repeat=Repeat.IDEMPOTENT,
     service=SERVICE,
     needs=Permission.OWN_PROFILE,
+    step_up=True,
     summary="Remove a throwaway tenant of the self-test (its owner, or an operator)",
 )
 JWKS = Operation(

@@ -369,6 +369,7 @@ SET_POLICY = Operation(
     path="/compliance/retention/policies/{resource_type}",
     takes=NewRetentionPolicy,
     gives=RetentionPolicy,
+    step_up=True,
     repeat=Repeat.IDEMPOTENT,
     summary="Set a retention policy",
     **_RETAIN,
@@ -379,6 +380,7 @@ REMOVE_POLICY = Operation(
     path="/compliance/retention/policies/{resource_type}",
     status=204,
     repeat=Repeat.IDEMPOTENT,
+    step_up=True,
     summary="Remove a retention policy",
     **_RETAIN,
 )
@@ -408,6 +410,7 @@ RELEASE = Operation(
     path="/compliance/holds/{hold_id}",
     status=204,
     repeat=Repeat.IDEMPOTENT,
+    step_up=True,
     summary="Release a legal hold",
     **_RETAIN,
 )

@@ -302,6 +302,7 @@ CHANGE_KEY = Operation(
     takes=KeyChange,
     gives=Key,
     repeat=Repeat.IDEMPOTENT,
+    step_up=True,
     summary="Enable or disable a key",
     **_MANAGE,
 )

@@ -10,6 +10,8 @@ from sealwire.kit.permission import GRANTS, Permission, Role
 
 ANONYMOUS_TENANT = "anonymous"
 SYSTEM_TENANT = "system"
+STEP_UP_WINDOW_S = 15 * 60
+"""How long a proof of identity is recent enough for what is sensitive."""
 
 
 class Principal(msgspec.Struct, frozen=True, kw_only=True):

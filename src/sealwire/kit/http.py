@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from sealwire.kit.caller import Caller
+from sealwire.kit.caller import STEP_UP_WINDOW_S, Caller
 from sealwire.kit.codec import convert_query, decode_body, encode
 from sealwire.kit.exchange import (
     JSON,
@@ -45,7 +45,6 @@ from sealwire.kit.vigil import Vigil
 
 _LOG = logging.getLogger("sealwire.http")
 
-STEP_UP_WINDOW_S = 15 * 60
 PASSWORD_METHODS = ["password"]
 FACTOR_METHODS = ["totp", "recovery"]
 """Who logged in with a second factor has one, and the password alone does not do then."""
@@ -112,7 +111,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
             or (principal.scopes is not None and self.needs not in principal.scopes)
         ):
             if principal.kind == "user" and principal.scopes is not None:
-                raise EnrolmentRequired("Set up an authenticator app, then confirm your identity with it.")
+                raise EnrolmentRequired("Set up a passkey or an authenticator app, then confirm your identity with it.")
             raise Forbidden(f"Your role does not grant {self.needs.value}.")
         if (
             (not caller.confirmed or principal.legacy)

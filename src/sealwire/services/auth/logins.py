@@ -24,7 +24,7 @@ from sealwire.contracts.auth import (
     WeakPassword,
 )
 from sealwire.contracts.webauthn import Assertion
-from sealwire.kit.caller import ANONYMOUS_TENANT, Caller
+from sealwire.kit.caller import ANONYMOUS_TENANT, STEP_UP_WINDOW_S, Caller
 from sealwire.kit.clock import US_PER_S, Clock
 from sealwire.kit.problem import Invalid, StepUpRequired
 from sealwire.ports.events import NewEvent
@@ -149,7 +149,7 @@ class Logins:
     async def step_up(self, caller: Caller, user: UserRecord, proof: StepUp) -> LoginResult:
         """Check a fresh proof. Raises: BadCredentials, MfaFailed, TooManyAttempts, StepUpRequired, Invalid."""
         if proof.method == "password" and user.mfa:
-            raise StepUpRequired("Use your second factor.", methods=await self._factors.methods(user.user_id))
+            raise StepUpRequired("Use your second factor.", methods=await self._factors.proofs(user))
         async with self._lockout.proof(user.user_id) as standing:
             proved: tuple[str, ...] | None
             if proof.method == "password":
@@ -179,6 +179,16 @@ class Logins:
             return await self._passkeys.holds(caller, user, assertion, purpose, bound_to) if assertion else None
         assert isinstance(code, str)  # the struct that brought it has checked that
         return _AMR[method] if await self._factors.holds(caller, user, method, code) else None
+
+    async def require_recent(self, caller: Caller, user: UserRecord) -> None:
+        """Refuse who has not proved for a while who they are, where the edge can't tell that it matters.
+
+        Raises: StepUpRequired.
+        """
+        age_s = self._clock.now_us() / US_PER_S - caller.principal.auth_time_s
+        if caller.principal.kind == "user" and age_s > STEP_UP_WINDOW_S:
+            methods = await self._factors.proofs(user)
+            raise StepUpRequired("Confirm your identity with POST /auth/step-up first.", methods=methods)
 
     async def change_password(self, caller: Caller, user: UserRecord, change: PasswordChange) -> None:
         """Change the password; the caller's session stays, all others end. Raises: BadCredentials, WeakPassword."""

@@ -309,6 +309,8 @@ class AuthService(TenancyService, PasskeyService):
     async def invite(self, caller: Caller, invitation: NewInvitation) -> Invitation:
         _require(caller, Permission.INVITE)
         _check_given_by_key(caller, invitation.role)
+        if invitation.role not in (Role.MEMBER, Role.GUEST) and not caller.is_service:
+            await self._logins.require_recent(caller, await self._users.get(caller))
         return await self._guestbook.add(caller, invitation)
 
     async def invitations(self, caller: Caller, page: Page) -> Invitations:
