@@ -18,11 +18,11 @@ from websockets.exceptions import InvalidStatus
 
 from sealwire.contracts.messaging import Conversation, Draft, MemberChange, NewMember, Read
 from sealwire.kit.caller import Caller
-from sealwire.kit.clock import SystemClock
-from sealwire.kit.operation import RateClass
 from sealwire.kit.problem import SessionUnconfirmed, Unavailable
+from sealwire.services.gateway.limiter import CallMeter
+from sealwire.services.gateway.minute_counts import MinuteCounts
 from sealwire.services.socket.config import SocketConfig
-from sealwire.services.socket.meter import MinuteMeter
+from sealwire.testing.clock import ManualClock
 from sealwire.testing.socket_room import SocketRoom, socket_room
 from sealwire.testing.wire import Wire
 
@@ -552,7 +552,8 @@ async def test_an_instance_that_is_full_or_stopping_says_so(tmp_path: Path) -> N
 
 
 async def test_calls_are_counted(tmp_path: Path) -> None:
-    meter = MinuteMeter(clock=SystemClock(), per_minute={RateClass.WRITE: 3})
+    counts = MinuteCounts(clock=ManualClock())
+    meter = CallMeter(counts=counts, writes_per_minute=3, others_per_minute=1_000)
     async with socket_room(tmp_path, meter=meter, instances=1) as room:
         pair = await Pair(room).open()
         wire = await on(room, pair.ann_token)

@@ -16,6 +16,9 @@ from sealwire.kit.operation import Operation, Policy
 from sealwire.kit.permission import Permission, Role
 from sealwire.services.gateway.config import GatewayConfig
 from sealwire.services.gateway.gate import GatewayGate, Lag
+from sealwire.services.gateway.limiter import Limiter
+from sealwire.services.gateway.minute_counts import MinuteCounts
+from sealwire.testing.clock import ManualClock
 
 PERSON = Principal(kind="user", tenant_id="acme", subject="u-1", role=Role.MEMBER)
 GET = Operation(name="get", service="notes", verb="GET", path="/api/v1/notes/{note_id}", needs=Permission.READ,
@@ -46,8 +49,10 @@ async def nothing(caller: Caller, *rest: object) -> None: ...
 class Gated:
     def __init__(self, **config: object) -> None:
         self.records, self.lag = Records(), Lag()
+        settings = GatewayConfig(**config)
+        limiter = Limiter(config=settings, counts=MinuteCounts(clock=ManualClock()))
         gate = GatewayGate(
-            config=GatewayConfig(**config), records=self.records, registry=CollectorRegistry(), lag=self.lag
+            config=settings, limiter=limiter, records=self.records, registry=CollectorRegistry(), lag=self.lag
         )
         edge = Edge(authenticate=authenticate)
         self.waiting, self.both_wait, self.go_on = 0, asyncio.Event(), asyncio.Event()

@@ -26,7 +26,6 @@ from sealwire.contracts.compliance import AuditEntry
 from sealwire.kit.caller import SYSTEM_TENANT, service_caller
 from sealwire.kit.http import Edge, Route
 from sealwire.kit.lifespan import Probe
-from sealwire.kit.operation import RateClass
 from sealwire.ports.events import Consumer, Event, EventFeed, Positions
 from sealwire.ports.mail import Mailer
 from sealwire.services.auth.routes import routes as auth_routes
@@ -36,6 +35,7 @@ from sealwire.services.compliance.service import ComplianceService
 from sealwire.services.crypto.events import audit_entry as crypto_entry
 from sealwire.services.crypto.routes import routes as crypto_routes
 from sealwire.services.crypto.service import CryptoService
+from sealwire.services.gateway.limiter import CallMeter
 from sealwire.services.media.events import audit_entry as media_entry
 from sealwire.services.media.routes import routes as media_routes
 from sealwire.services.media.scanning import SignatureScanner
@@ -46,7 +46,6 @@ from sealwire.services.messaging.service import MessagingService
 from sealwire.services.search.keys import SnapshotDataKeys
 from sealwire.services.search.routes import routes as search_routes
 from sealwire.services.search.service import SearchService
-from sealwire.services.socket.meter import MinuteMeter
 from sealwire.services.socket.routes import routes as socket_routes
 from sealwire.services.socket.routes import socket_routes as websocket_routes
 from sealwire.services.socket.service import SocketService
@@ -282,15 +281,15 @@ async def build_search(assembly: Assembly) -> Room:
     )
 
 
-def _socket_meter(assembly: Assembly) -> MinuteMeter | None:
-    """Calls over sockets count against the gateway's limits, on each instance."""
-    if assembly.settings.gateway.rate_limits == "off":
+def _socket_meter(assembly: Assembly) -> CallMeter | None:
+    """Calls over sockets count against the gateway's limits, all instances together."""
+    if assembly.limiter is None:
         return None
-    per_minute = {
-        RateClass.DEFAULT: assembly.settings.socket.commands_per_minute,
-        RateClass.WRITE: assembly.settings.gateway.write_per_minute,
-    }
-    return MinuteMeter(clock=assembly.clock, per_minute=per_minute)
+    return CallMeter(
+        counts=assembly.limiter.counts,
+        writes_per_minute=assembly.settings.gateway.write_per_minute,
+        others_per_minute=assembly.settings.socket.commands_per_minute,
+    )
 
 
 def _socket_builder(instance: str) -> Callable[[Assembly], Awaitable[Room]]:

@@ -12,6 +12,7 @@ from sealwire.kit.clock import Clock
 from sealwire.ports.bus import Bus
 from sealwire.ports.cache import SharedCache
 from sealwire.runtime.settings import CacheConfig
+from sealwire.services.gateway.ports import CountBoard
 from sealwire.services.socket.ports import PresenceBoard
 
 
@@ -30,12 +31,15 @@ class SharedState:
         cache: SharedCache,
         bus: Bus,
         presence: PresenceBoard,
+        board: CountBoard | None = None,
         parts: tuple[_Part, ...] = (),
         drivers: tuple[Any, ...] = (),
     ) -> None:
         self.cache = cache
         self.bus = bus
         self.presence = presence
+        self.board = board
+        """Where gateways count together; None: there is nobody to count with."""
         self._parts = parts
         self._drivers = drivers
 
@@ -47,6 +51,7 @@ class SharedState:
         from sealwire.adapters.distributed.bus import WAIT_MS, RedisBus
         from sealwire.adapters.distributed.cache import RedisCache
         from sealwire.adapters.distributed.drivers.redis import RedisDriver
+        from sealwire.adapters.distributed.limits import RedisCountBoard
         from sealwire.adapters.distributed.socket import RedisPresence
 
         timeout_s = config.timeout_ms / 1000
@@ -60,6 +65,7 @@ class SharedState:
             cache=RedisCache(driver=driver),
             bus=bus,
             presence=presence,
+            board=RedisCountBoard(driver=driver),
             parts=(bus, presence),
             drivers=(driver, reader),
         )

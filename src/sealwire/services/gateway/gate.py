@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from sealwire.contracts.compliance import Actor, AuditEntry
 from sealwire.kit.caller import ANONYMOUS, Caller
 from sealwire.kit.exchange import Exchange
-from sealwire.kit.forwarded import forwarded_for
+from sealwire.kit.forwarded import forwarded_for, network_of
 from sealwire.kit.ids import new_id
 from sealwire.kit.operation import Policy, RateClass
 from sealwire.kit.problem import Unavailable
@@ -68,12 +68,21 @@ class Lag:
 class GatewayGate:
     """The gateway's gate (kit.http.Gate)."""
 
-    def __init__(self, *, config: GatewayConfig, records: RecordSink, registry: CollectorRegistry, lag: Lag) -> None:
+    def __init__(
+        self,
+        *,
+        config: GatewayConfig,
+        limiter: Limiter | None,
+        records: RecordSink,
+        registry: CollectorRegistry,
+        lag: Lag,
+    ) -> None:
+        """Without a `limiter` nobody is limited."""
         self._records = records
         self._lag = lag
         self._max_in_flight = config.max_in_flight
         self._max_lag_s = config.shed_above_lag_ms / 1000
-        self._limiter = Limiter(config=config) if config.rate_limits == "on" else None
+        self._limiter = limiter
         self._origins = frozenset(origin.rstrip("/").encode() for origin in config.cors_origins)
         self._proxies = frozenset(config.trusted_proxies)
         self._entered = 0
@@ -120,7 +129,7 @@ class GatewayGate:
         if rate is RateClass.NONE:
             return
         by_address = caller.is_anonymous or exchange.route.policy is Policy.PUBLIC
-        self._limiter.count_caller(exchange, rate, caller.ip if by_address else caller.user_id)
+        self._limiter.count_caller(exchange, rate, network_of(caller.ip) if by_address else caller.user_id)
 
     def leave(self, exchange: Exchange) -> None:
         """Count, time and record the request. `response_time_ms` ends here; nothing waits for the disk."""
