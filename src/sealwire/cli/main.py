@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from sealwire.cli.keys import migrate_provider, rewrap
 from sealwire.cli.tenants import operator, tenant
 from sealwire.cli.terminal import DEFAULT_DATA, EXIT_FAILED, EXIT_USAGE, Data, Json, fail, say_json
 
@@ -24,6 +25,8 @@ audit = typer.Typer(help="The audit log.", no_args_is_help=True)
 keys = typer.Typer(help="Keys of the installation.", no_args_is_help=True)
 app.add_typer(audit, name="audit")
 app.add_typer(keys, name="keys")
+keys.command("migrate-provider")(migrate_provider)
+keys.command("rewrap")(rewrap)
 drill = typer.Typer(
     help="Take a part away from an installation made for it, and prove what holds.", no_args_is_help=True
 )
@@ -171,17 +174,21 @@ def drill_redis_down(
 
 @keys.command("init")
 def keys_init(
-    kek: Annotated[Path, typer.Option("--kek", help="Where the key-encryption key is to be kept.")],
+    kek: Annotated[Path | None, typer.Option("--kek", help="Where the key-encryption key is to be kept.")] = None,
+    pkcs11: Annotated[bool, typer.Option("--pkcs11", help="It is kept in the token that the settings name.")] = False,
     data: Data = DEFAULT_DATA,
 ) -> None:
     """Keep the key-encryption key outside of the data folder: marks the installation as production."""
     from sealwire.runtime import settings as runtime_settings
 
+    if (kek is None) is not pkcs11:
+        fail("either --kek PATH or --pkcs11", EXIT_USAGE)
     try:
         runtime_settings.mark_production(data, kek)
     except ValueError as error:
         fail(str(error), EXIT_USAGE)
-    typer.echo(f"key-encryption key: {kek.resolve()} (back it up apart from the data); the installation is production")
+    where = f"{kek.resolve()} (back it up apart from the data)" if kek else "made in the token at the first start"
+    typer.echo(f"key-encryption key: {where}; the installation is production")
 
 
 @keys.command("rotate-signing")

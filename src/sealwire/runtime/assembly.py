@@ -41,13 +41,13 @@ from sealwire.resilience.registry import Registry
 from sealwire.runtime import rooms
 from sealwire.runtime.catalog import CATALOG
 from sealwire.runtime.http_protocol import BoundedHttp, bounded
+from sealwire.runtime.key_provider import open_providers
 from sealwire.runtime.local_keys import LocalKeys
 from sealwire.runtime.server import Server, listen
-from sealwire.runtime.settings import RUNNING, Settings, kek_path, own_data, prepare_data
+from sealwire.runtime.settings import RUNNING, Settings, own_data, prepare_data
 from sealwire.runtime.shared_state import SharedState
 from sealwire.services.auth.config import LegacyIssuer
 from sealwire.services.auth.model import DEFAULT_TENANT
-from sealwire.services.crypto.providers import FileKeyProvider
 from sealwire.services.gateway.admission import Admission
 from sealwire.services.gateway.gate import GatewayGate, Lag
 from sealwire.services.gateway.limit_exchange import LimitExchange
@@ -120,7 +120,7 @@ class Assembly:
         self._started.append(("data folder", lambda: _close(owned)))
 
     async def _open_keys(self) -> None:
-        self.provider = FileKeyProvider.open(kek_path(self._settings.data))
+        self.provider = await open_providers(self._settings, self._clock)
         self.local_keys = LocalKeys(folder=self.data / "keys" / "local", provider=self.provider)
         self._service_keys = ServiceKeys(self.data / "keys" / "services")
         for entry in CATALOG:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from sealwire.kit.envelopes import SealingKey
 from sealwire.kit.files import write_whole
-from sealwire.services.crypto.providers import KeyProvider
+from sealwire.services.crypto.provider_set import ProviderSet
+from sealwire.services.crypto.providers import KeyProvider, WrapRefused
 
 KEY_BYTES = 32
 ID_BYTES = 16
@@ -18,7 +19,7 @@ class LocalKeys:
 
     def __init__(self, *, folder: Path, provider: KeyProvider) -> None:
         self._folder = folder
-        self._provider = provider
+        self._provider = ProviderSet.of(provider)
 
     async def sealing_key(self, name: str) -> SealingKey:
         """Return the key of this name, made on first use. Raises: WrapRefused for a file of another installation."""
@@ -35,4 +36,21 @@ class LocalKeys:
             write_whole(path, key_id + await self._provider.wrap(key, context + key_id))
         content = path.read_bytes()
         key_id, wrapped = content[:ID_BYTES], content[ID_BYTES:]
-        return key_id, await self._provider.unwrap(wrapped, context + key_id)
+        return key_id, bytes(await self._provider.unwrap(wrapped, context + key_id))
+
+    async def move(self) -> int:
+        """Wrap every key anew under the provider that wraps now; returns how many moved. Raises: WrapRefused."""
+        moved = 0
+        for path in sorted(self._folder.glob("[!.]*")):
+            content = path.read_bytes()
+            key_id, wrapped = content[:ID_BYTES], content[ID_BYTES:]
+            if self._provider.is_newest(wrapped):
+                continue
+            context = b"local:" + path.name.encode() + key_id
+            key = await self._provider.unwrap(wrapped, context)
+            again = await self._provider.wrap(key, context)
+            if await self._provider.unwrap(again, context) != key:
+                raise WrapRefused(f"{path} does not come back from its new wrapping")
+            write_whole(path, key_id + again)
+            moved += 1
+        return moved

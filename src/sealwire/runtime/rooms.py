@@ -28,6 +28,7 @@ from sealwire.kit.http import Edge, Route
 from sealwire.kit.lifespan import Probe
 from sealwire.ports.events import Consumer, Event, EventFeed, Positions
 from sealwire.ports.mail import Mailer
+from sealwire.runtime.key_jobs import KeyJobs
 from sealwire.services.auth.routes import routes as auth_routes
 from sealwire.services.auth.service import AuthService
 from sealwire.services.compliance.routes import routes as compliance_routes
@@ -120,12 +121,19 @@ async def build_crypto(assembly: Assembly) -> Room:
         store=store, provider=assembly.provider, clock=assembly.clock, config=assembly.settings.crypto
     )
     relay = _relay(assembly, "crypto", store.feed, SqlitePositions(db), _one_by_one(crypto_entry))
+    jobs = KeyJobs(
+        settings=assembly.settings,
+        providers=assembly.provider,
+        crypto=service,
+        local_keys=assembly.local_keys,
+        clock=assembly.clock,
+    )
 
     return Room(
         service=service,
         contract=assembly.guard(service, crypto.OPERATIONS, "crypto"),
-        start=service.start,
-        stop=_in_turn(service.stop, db.close),
+        start=_in_turn(service.start, jobs.start),
+        stop=_in_turn(jobs.stop, service.stop, db.close),
         checks=service.checks,
         routes=lambda edge: crypto_routes(service, edge),
         relay=relay,

@@ -117,7 +117,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
 
 
 class Installation(msgspec.Struct, frozen=True, kw_only=True):
-    """What `sealwire keys init` wrote down about the installation."""
+    """What `sealwire keys init` wrote down about the installation. `kek` is empty when it is in a token."""
 
     kek: str
     production: bool = True
@@ -186,19 +186,23 @@ def kek_path(data: Path) -> Path:
     return Path(found.kek) if found is not None else data / "keys" / "kek"
 
 
-def mark_production(data: Path, kek: Path) -> None:
-    """Make the key-encryption key outside of the data folder and note where. Raises: ValueError."""
-    kek, data = kek.resolve(), data.resolve()
-    if kek.is_relative_to(data):
+def mark_production(data: Path, kek: Path | None) -> None:
+    """Make the key-encryption key outside of the data folder and note where; None: it is in a token.
+
+    Raises: ValueError.
+    """
+    kek, data = kek and kek.resolve(), data.resolve()
+    if kek is not None and kek.is_relative_to(data):
         raise ValueError(f"{kek} lies in the data folder; whoever copies the data would have the key as well")
     if installation(data) is not None:
         raise ValueError(f"{data} is production already")
     if (data / "keys" / "kek").exists():
         raise ValueError(f"{data} has a key of its own already; start production with an empty data folder")
     prepare_data(data)
-    kek.parent.mkdir(parents=True, exist_ok=True)
-    FileKeyProvider.open(kek).close()
-    (data / INSTALLATION).write_bytes(msgspec.json.encode(Installation(kek=str(kek))))
+    if kek is not None:
+        kek.parent.mkdir(parents=True, exist_ok=True)
+        FileKeyProvider.open(kek).close()
+    (data / INSTALLATION).write_bytes(msgspec.json.encode(Installation(kek=str(kek or ""))))
 
 
 def prepare_data(data: Path) -> None:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from sealwire.services.crypto.providers import KeyProvider
-
-_log = logging.getLogger("sealwire.crypto")
 
 
 class ProviderSet:
@@ -39,8 +36,16 @@ class ProviderSet:
         """All KEKs at hand."""
         return frozenset(provider.kek_id for provider in self._providers)
 
+    def find(self, kek_id: str) -> KeyProvider | None:
+        """Return the provider of a KEK, if it is here."""
+        return next((provider for provider in self._providers if provider.kek_id == kek_id), None)
+
     def holds(self, wrapped: bytes) -> bool:
         return any(provider.holds(wrapped) for provider in self._providers)
+
+    def is_newest(self, wrapped: bytes) -> bool:
+        """Tell whether a key was wrapped by the one that wraps now."""
+        return self._providers[0].holds(wrapped)
 
     async def wrap(self, key: bytes | bytearray, context: bytes) -> bytes:
         return await self._providers[0].wrap(key, context)

@@ -7,6 +7,7 @@ something to do, and doing it twice changes nothing. Everything stays readable a
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from hmac import compare_digest
 from typing import Final
@@ -76,7 +77,10 @@ class Rewrapping:
         except KeyNotFound:
             return 0
         items = await self._rewraps.stale(caller.tenant_id, limit=limit)
-        rewraps = [await self._rewrap(master, item) for item in items]
+        rewraps = []
+        for item in items:
+            await asyncio.sleep(0)  # others go on between two keys
+            rewraps.append(await self._rewrap(master, item))
         event = key_event(
             caller,
             "crypto.keys.rewrapped",
@@ -139,6 +143,7 @@ class Rewrapping:
         rewraps = []
         events = []
         for item in items:
+            await asyncio.sleep(0)  # others go on between two keys
             context = _master_context(item)
             plain = await self._chain.unwrap_master(item.wrapped, context)
             wrapped = await self._providers.wrap(plain, context)
@@ -171,6 +176,7 @@ class Rewrapping:
         after, count = _FROM_THE_START, 0
         while items := await self._rewraps.masters(not_under="", after=after, limit=AT_ONCE):
             for item in items:
+                await asyncio.sleep(0)
                 wipe(await provider.unwrap(item.wrapped, _master_context(item)))
             after = (items[-1].id, items[-1].version)
             count += len(items)
