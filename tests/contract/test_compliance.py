@@ -23,6 +23,7 @@ from sealwire.contracts.compliance import (
     Compliance,
     ConsistencyQuery,
     InclusionQuery,
+    LogQuery,
     NewConsent,
     NewHold,
     NewRetentionPolicy,
@@ -302,7 +303,7 @@ async def test_erasing_a_person_leaves_chain_and_proofs(compliance: Compliance, 
             entry(personal={"ip_address": "192.0.2.99"}, subject_id="ben"),
         ),
     )
-    before, lines = await compliance.checkpoint(AUDITOR), await room.lines()
+    before, lines = await compliance.checkpoint(AUDITOR, LogQuery()), await room.lines()
     await room.inner.keys.destroy("acme", subject_id="anna")
     resent = entry(audit_id=(await own_records(compliance))[0].audit_id, metadata={"i": 0}, subject_id="anna")
     await compliance.append(GATEWAY, batch(msgspec.structs.replace(resent, personal={"ip_address": "192.0.2.0"})))
@@ -379,13 +380,13 @@ async def test_members_don_t_read_the_log(room: Room, compliance: Compliance) ->
 
 async def test_a_checkpoint_covers_the_log_and_is_signed(compliance: Compliance, room: Room) -> None:
     await compliance.append(GATEWAY, batch(*(entry() for _ in range(300))))
-    checkpoint = await compliance.checkpoint(AUDITOR)
+    checkpoint = await compliance.checkpoint(AUDITOR, LogQuery())
     key = parse_key(checkpoint.public_key)
     head = parse_checkpoint(verify_note(checkpoint.checkpoint, [key]).text)
     assert (head.origin, head.size, head.root.hex()) == (key.name, checkpoint.tree_size, checkpoint.root)
     assert head.origin == "sealwire.local/audit/acme"
     assert head.size >= 300
-    assert await compliance.checkpoint(AUDITOR) == checkpoint, "nothing came since"
+    assert await compliance.checkpoint(AUDITOR, LogQuery()) == checkpoint, "nothing came since"
     report = verify_export(await room.lines(), checkpoints=[checkpoint.checkpoint], keys=[key])
     assert (report.ok, report.covered) == (True, head.size)
 
@@ -394,7 +395,7 @@ async def test_proofs(compliance: Compliance, room: Room) -> None:
     roots = {}
     for count in (1, 255, 1, 300):
         await compliance.append(GATEWAY, batch(*(entry() for _ in range(count))))
-        checkpoint = await compliance.checkpoint(AUDITOR)
+        checkpoint = await compliance.checkpoint(AUDITOR, LogQuery())
         roots[checkpoint.tree_size] = bytes.fromhex(checkpoint.root)
     bodies = [r.body for first in (1, 257, 513) for r in await room.inner.stores.audit.records("acme", first, 256)]
     for size, root in roots.items():

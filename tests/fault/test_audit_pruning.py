@@ -23,6 +23,7 @@ from sealwire.contracts.compliance import (
 from sealwire.kit.caller import Caller, Principal, service_caller
 from sealwire.kit.permission import Role
 from sealwire.services.compliance.config import ComplianceConfig
+from sealwire.services.compliance.export_route import export_line
 from sealwire.services.compliance.merkle import leaf_hash, verify_consistency, verify_inclusion
 from sealwire.services.compliance.notes import parse_key
 from sealwire.services.compliance.ports import StoredRecord
@@ -33,8 +34,8 @@ from sealwire.services.compliance.pruning import (
     without,
     write_ranges,
 )
-from sealwire.services.compliance.routes import export_line
-from sealwire.services.compliance.verify import Tampering, verify_export
+from sealwire.services.compliance.verify import verify_export
+from sealwire.services.compliance.walk import Tampering
 from sealwire.testing.compliance import ComplianceRoom, open_compliance
 
 CALLER = service_caller("gateway", "acme")

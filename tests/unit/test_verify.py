@@ -22,7 +22,8 @@ from sealwire.services.compliance.notes import (
     checkpoint_text,
     write_note,
 )
-from sealwire.services.compliance.verify import Report, Tampering, verify_export
+from sealwire.services.compliance.verify import Report, verify_export
+from sealwire.services.compliance.walk import Tampering
 
 PRIVATE = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 ORIGIN = "sealwire.example/audit/acme"

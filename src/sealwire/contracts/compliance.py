@@ -122,6 +122,13 @@ class VerifyQuery(Input):
 
     from_seq: Annotated[int, msgspec.Meta(ge=1)] | None = None
     to_seq: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    tenant_id: Id | None = None
+
+
+class LogQuery(Input):
+    """Whose log: the own tenant's without it; an operator reads that of `anonymous` too."""
+
+    tenant_id: Id | None = None
 
 
 class Verification(Output):
@@ -142,12 +149,17 @@ class Verification(Output):
 
 
 class Checkpoint(Output):
-    """A signed note (C2SP) over the tree head, and the public key line that verifies it."""
+    """A signed note (C2SP) over the tree head, and the public key line that verifies it.
+
+    `first_key` is the first key this log ever had, `rotations` the signed notes by which each key vouches for the next.
+    """
 
     checkpoint: str
     tree_size: int
     root: str
     public_key: str
+    first_key: str = ""
+    rotations: list[str] = []
 
 
 class InclusionQuery(Input):
@@ -155,6 +167,7 @@ class InclusionQuery(Input):
 
     seq: Annotated[int, msgspec.Meta(ge=1)]
     tree_size: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    tenant_id: Id | None = None
 
 
 class ConsistencyQuery(Input):
@@ -162,6 +175,7 @@ class ConsistencyQuery(Input):
 
     from_: Annotated[int, msgspec.Meta(ge=1)] = msgspec.field(name="from")
     to: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    tenant_id: Id | None = None
 
 
 class Proof(Output):
@@ -293,6 +307,7 @@ CHECKPOINT = Operation(
     name="checkpoint",
     verb="GET",
     path="/compliance/audit/checkpoint",
+    takes=LogQuery,
     gives=Checkpoint,
     summary="The newest signed checkpoint",
     **_AUDIT,
@@ -449,7 +464,7 @@ class Compliance(Protocol):
     async def query(self, caller: Caller, query: AuditQuery) -> AuditRecords: ...
     async def verify(self, caller: Caller, query: VerifyQuery) -> Verification: ...
     async def verify_job(self, caller: Caller, job_id: str) -> Verification: ...
-    async def checkpoint(self, caller: Caller) -> Checkpoint: ...
+    async def checkpoint(self, caller: Caller, query: LogQuery = ...) -> Checkpoint: ...
     async def inclusion(self, caller: Caller, query: InclusionQuery) -> Proof:
         """Raises: AuditRangeEmpty."""
 

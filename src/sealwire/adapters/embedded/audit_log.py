@@ -34,6 +34,7 @@ from sealwire.services.compliance.ports import (
     PruneCount,
     RecordFilter,
     StoredCheckpoint,
+    StoredKey,
     StoredRecord,
 )
 from sealwire.services.compliance.tiles import read_bundle, write_bundle
@@ -145,6 +146,16 @@ class SqliteAuditStore:
             conn.execute(
                 "INSERT OR IGNORE INTO checkpoint VALUES (?, ?, ?, ?, ?, ?)",
                 (number, c.size, c.root, c.note, c.public_key, c.at_us),
+            )
+
+        await self._db.write(add)
+
+    async def add_checkpoint_key(self, tenant_id: str, key: StoredKey) -> None:
+        def add(conn: apsw.Connection) -> None:
+            number = self._number_to_write(conn, tenant_id)
+            conn.execute(
+                "INSERT OR IGNORE INTO checkpoint_key VALUES (?, ?, ?, ?, ?, ?)",
+                (number, key.version, key.public_key, key.size, key.rotation, key.at_us),
             )
 
         await self._db.write(add)
@@ -326,6 +337,13 @@ class SqliteAuditStore:
         number = self._number(tenant_id)
         rows = self._read(_CHECKPOINT + " WHERE number = ? AND size > ? ORDER BY size LIMIT ?", (number, above, limit))
         return [_checkpoint(row) for row in rows]
+
+    async def checkpoint_keys(self, tenant_id: str) -> Sequence[StoredKey]:
+        rows = self._read(
+            "SELECT ordinal, public_key, size, note, at_us FROM checkpoint_key WHERE number = ? ORDER BY ordinal",
+            (self._number(tenant_id),),
+        )
+        return [StoredKey(version=v, public_key=k, size=s, rotation=note, at_us=at) for v, k, s, note, at in rows]
 
     async def tenants(self) -> Sequence[str]:
         return [row[0] for row in self._read("SELECT tenant_id FROM tenant ORDER BY number")]

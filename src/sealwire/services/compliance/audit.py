@@ -108,8 +108,8 @@ class AuditLog:
             resource_type=query.resource_type,
             resource_id=query.resource_id,
             outcome=query.outcome,
-            from_us=_time(query.from_, "from"),
-            to_us=_time(query.to, "to"),
+            from_us=read_time(query.from_, "from"),
+            to_us=read_time(query.to, "to"),
         )
         after = number_of(query.cursor)
         found = await self._store.search(tenant_id, wanted, after_seq=after, limit=query.limit)
@@ -131,13 +131,22 @@ def log_of(caller: Caller, tenant_id: str | None = None) -> str:
     raise Forbidden("You may read your own tenant's log only.")
 
 
+def may_read(caller: Caller, tenant_id: str) -> bool:
+    """Whether the caller may read this log."""
+    try:
+        return log_of(caller, tenant_id) == tenant_id
+    except Forbidden:
+        return False
+
+
 def _alarm_id(tenant_id: str, audit_id: str) -> str:
     """Return the id of the one alarm about an audit id: a UUIDv8 (RFC 9562 section 5.8) over both."""
     h = sha256(f"{CONFLICT_ACTION}\0{tenant_id}\0{audit_id}".encode()).hexdigest()
     return f"{h[:8]}-{h[8:12]}-8{h[13:16]}-8{h[17:20]}-{h[20:32]}"
 
 
-def _time(text: str | None, name: str) -> int | None:
+def read_time(text: str | None, name: str) -> int | None:
+    """Return a time of a query in µs. Raises: Invalid, naming the parameter."""
     if text is None:
         return None
     try:

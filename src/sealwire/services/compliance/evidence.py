@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from base64 import b64decode, b64encode
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
@@ -15,22 +14,23 @@ from sealwire.contracts.compliance import (
     InclusionQuery,
     Proof,
 )
-from sealwire.contracts.crypto import Crypto, SystemSignable
-from sealwire.kit.caller import service_caller
+from sealwire.contracts.crypto import Crypto
 from sealwire.kit.clock import Clock
 from sealwire.kit.problem import Invalid
 from sealwire.services.compliance import merkle
+from sealwire.services.compliance.key_chain import KeyChain
 from sealwire.services.compliance.notes import (
-    ED25519,
-    NoteSignature,
+    NoteInvalid,
     TreeHead,
     VerifierKey,
     checkpoint_text,
+    parse_key,
     verify_note,
     write_note,
 )
 from sealwire.services.compliance.ports import AuditStore, StoredCheckpoint
 from sealwire.services.compliance.sequencer import LogBroken, Logs, Tree
+from sealwire.services.compliance.signers import SERVICE, Signers
 from sealwire.services.compliance.tiles import (
     BundleAddress,
     TileAddress,
@@ -42,8 +42,6 @@ from sealwire.services.compliance.tiles import (
     write_bundle,
 )
 
-SERVICE = "compliance"
-KEY_NAME = "audit-checkpoint"
 _log = logging.getLogger("sealwire.compliance")
 
 
@@ -53,9 +51,9 @@ class Evidence:
     def __init__(self, *, store: AuditStore, logs: Logs, crypto: Crypto, clock: Clock, origin: str) -> None:
         self._store = store
         self._logs = logs
-        self._crypto = crypto
         self._clock = clock
         self._origin = origin
+        self._signers = Signers(store=store, crypto=crypto, clock=clock, origin=self.origin)
         self._locks: dict[str, asyncio.Lock] = {}
         self._checked: dict[str, int] = {}
         self._keys: dict[str, VerifierKey] = {}
@@ -100,11 +98,8 @@ class Evidence:
         return checkpoint
 
     async def _sign_text(self, tenant_id: str, text: str) -> tuple[VerifierKey, str]:
-        origin = self.origin(tenant_id)
-        message = SystemSignable(name=KEY_NAME, message=b64encode(text.encode()).decode())
-        signed = await self._crypto.system_sign(service_caller(SERVICE, tenant_id), message)
-        key = VerifierKey(name=origin, type=ED25519, public_key=b64decode(signed.public_key))
-        note = write_note(text, [NoteSignature(origin, key.key_id, b64decode(signed.signature))])
+        key, signature = await self._signers.sign(tenant_id, text)
+        note = write_note(text, [signature])
         verify_note(note, [key])
         self._keys[tenant_id] = key
         return key, note
@@ -116,6 +111,43 @@ class Evidence:
             empty = TreeHead(origin=self.origin(tenant_id), size=0, root=merkle.EMPTY_ROOT)
             key, _ = await self._sign_text(tenant_id, checkpoint_text(empty))
         return key
+
+    async def rotate_key(self, tenant_id: str) -> VerifierKey:
+        """Have checkpoints signed by a new key from now on, for which the one before vouches. Return it."""
+        await self._signers.rotate(tenant_id)
+        self._keys.pop(tenant_id, None)
+        return await self.key(tenant_id)
+
+    async def succession(self, tenant_id: str) -> tuple[VerifierKey, list[str]]:
+        """Return the first key of the tenant's log and the rotations that lead to the one that signs now."""
+        current = await self.key(tenant_id)
+        stored = await self._store.checkpoint_keys(tenant_id)
+        first = parse_key(stored[0].public_key) if stored else current
+        return first, [key.rotation for key in stored if key.rotation]
+
+    async def chain(self, tenant_id: str) -> KeyChain:
+        """Return the keys that count for the tenant's log.
+
+        Raises: NoteInvalid when what is stored of them does not lead to the key that crypto signs with.
+        """
+        first, rotations = await self.succession(tenant_id)
+        chain = KeyChain.of([first], rotations)
+        if chain.keys[-1] != await self.key(tenant_id):
+            raise NoteInvalid("the keys of the checkpoints don't lead to the key that signs now")
+        return chain
+
+    async def answer(self, tenant_id: str) -> Checkpoint:
+        """Return the checkpoint over the log as it is now, as the contract gives it, with its keys."""
+        checkpoint = await self.checkpoint(tenant_id)
+        first, rotations = await self.succession(tenant_id)
+        return Checkpoint(
+            checkpoint=checkpoint.note,
+            tree_size=checkpoint.size,
+            root=checkpoint.root.hex(),
+            public_key=checkpoint.public_key,
+            first_key=first.text,
+            rotations=rotations,
+        )
 
     async def _check_grown(self, tenant_id: str, tree: Tree, last: StoredCheckpoint) -> None:
         """Make sure that the tree continues the last checkpoint, once for each log in memory: it only grows there."""
@@ -217,16 +249,6 @@ class Evidence:
             if len(split_hashes(hashes)) == address.width:
                 return hashes
         raise LogBroken("The tile is missing; run the log's verification.")
-
-
-def as_answer(checkpoint: StoredCheckpoint) -> Checkpoint:
-    """Return the checkpoint as the contract gives it."""
-    return Checkpoint(
-        checkpoint=checkpoint.note,
-        tree_size=checkpoint.size,
-        root=checkpoint.root.hex(),
-        public_key=checkpoint.public_key,
-    )
 
 
 def _proof(leaf_index: int, tree_size: int, hashes: Sequence[bytes]) -> Proof:

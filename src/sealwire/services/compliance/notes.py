@@ -166,6 +166,24 @@ def _verify_signature(text: str, signature: NoteSignature, key: VerifierKey) -> 
         raise NoteInvalid(f"the signature of {key.name} is wrong") from None
 
 
+def verify_cosignatures(note: str, witnesses: Sequence[VerifierKey]) -> dict[str, int]:
+    """Check that every witness cosigned the note; return by name when each saw it, in seconds since the epoch.
+
+    Raises: NoteInvalid naming a witness that did not, or whose line is wrong.
+    """
+    parsed = parse_note(note)
+    seen: dict[str, int] = {}
+    for witness in witnesses:
+        for signature in parsed.signatures:
+            if (signature.name, signature.key_id) == (witness.name, witness.key_id):
+                _verify_signature(parsed.text, signature, witness)
+                at_s = int.from_bytes(signature.signature[:8], "big") if witness.type == COSIGNATURE_V1 else 0
+                seen[witness.name] = max(at_s, seen.get(witness.name, 0))
+        if witness.name not in seen:
+            raise NoteInvalid(f"{witness.name} did not cosign the checkpoint")
+    return seen
+
+
 def cosigned_message(text: str, at_s: int) -> bytes:
     """Return what a witness signs: the checkpoint's text with the time it was seen, in seconds since the epoch."""
     return f"cosignature/v1\ntime {at_s}\n{text}".encode()

@@ -106,6 +106,19 @@ class StoredCheckpoint(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AuditStore(Protocol):
+class StoredKey(msgspec.Struct, frozen=True, kw_only=True):
+    """A key that signs, or signed, a log's checkpoints, by its version in the crypto service.
+
+    `rotation` is the note by which the key before vouches for it from `size` records on; empty for the first.
+    """
+
+    version: int
+    public_key: str
+    size: int
+    rotation: str
+    at_us: int
+
+
     """The logs of all tenants, each append-only. Every method that reads may raise LogUnreadable.
 
     One process writes a tenant's log at a time (the sequencer); `append` proves it by `before`, inside the transaction,
@@ -168,6 +181,12 @@ class AuditStore(Protocol):
         """Keep a checkpoint; one of the same size is kept as it was."""
 
     async def last_checkpoint(self, tenant_id: str) -> StoredCheckpoint | None:
+    async def add_checkpoint_key(self, tenant_id: str, key: StoredKey) -> None:
+        """Keep a key; one of the same version is kept as it was."""
+
+    async def checkpoint_keys(self, tenant_id: str) -> Sequence[StoredKey]:
+        """Return the keys of a log's checkpoints, oldest first."""
+
         """Return the newest checkpoint."""
 
     async def checkpoints(self, tenant_id: str, *, above: int, limit: int) -> Sequence[StoredCheckpoint]:

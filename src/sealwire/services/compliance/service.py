@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 
-from sealwire.contracts.audit import StreamQuery
+from sealwire.contracts.audit import EvidenceQuery, ExportQuery, StreamQuery
 from sealwire.contracts.compliance import (
     Accepted,
     AuditBatch,
@@ -21,6 +21,7 @@ from sealwire.contracts.compliance import (
     Hold,
     Holds,
     InclusionQuery,
+    LogQuery,
     NewConsent,
     NewHold,
     NewRetentionPolicy,
@@ -38,23 +39,31 @@ from sealwire.kit.lifespan import Probe
 from sealwire.kit.pages import DegradedOnly
 from sealwire.kit.problem import Forbidden
 from sealwire.ports.events import Consumer, Event
-from sealwire.services.compliance.audit import AuditLog, log_of
+from sealwire.services.compliance.audit import AuditLog, log_of, may_read
+from sealwire.services.compliance.bundle import BundleHead, Exhibit
+from sealwire.services.compliance.bundles import Bundles
 from sealwire.services.compliance.config import ComplianceConfig
 from sealwire.services.compliance.events import audit_entry
-from sealwire.services.compliance.evidence import SERVICE, Evidence, as_answer
+from sealwire.services.compliance.evidence import Evidence
 from sealwire.services.compliance.gdpr import Consents
 from sealwire.services.compliance.live import Follower, LiveLog, Tail
+from sealwire.services.compliance.manifest import Manifest
+from sealwire.services.compliance.own_custody import OwnCustody
 from sealwire.services.compliance.ports import ComplianceStores, RecordFilter, StoredRecord
 from sealwire.services.compliance.pruning import Pruning
 from sealwire.services.compliance.retention import Retention
-from sealwire.services.compliance.sealing import Keys, Sealer
+from sealwire.services.compliance.rights import Rights, ServiceKeys, Surroundings
+from sealwire.services.compliance.rights_answers import RightsAnswers
+from sealwire.services.compliance.sealing import Sealer
 from sealwire.services.compliance.sequencer import Logs
+from sealwire.services.compliance.signers import SERVICE
 from sealwire.services.compliance.verification import Verifier
 
 _log = logging.getLogger("sealwire.compliance")
+_OWN_LOG = LogQuery()
 
 
-class ComplianceService:
+class ComplianceService(RightsAnswers):
     """`contracts.compliance.Compliance` in this process."""
 
     def __init__(
@@ -62,7 +71,8 @@ class ComplianceService:
         *,
         stores: ComplianceStores,
         crypto: Crypto,
-        keys: Keys,
+        keys: ServiceKeys,
+        around: Surroundings,
         clock: Clock,
         config: ComplianceConfig,
     ) -> None:
@@ -85,10 +95,19 @@ class ComplianceService:
         )
         self._evidence = Evidence(store=store, logs=self._logs, crypto=crypto, clock=clock, origin=config.origin)
         self._audit = AuditLog(store=store, logs=self._logs, sealer=sealer, clock=clock, grown=self._evidence.grown)
+        self._bundles = Bundles(store=store, evidence=self._evidence, clock=clock)
         self.pruning = Pruning(store=store, append=self._audit.append, clock=clock)
         self._verifier = Verifier(store=store, evidence=self._evidence, at_once=config.verify_at_once)
         self._consents = Consents(store=stores.consents, clock=clock)
         self._retention = Retention(store=stores.retention, clock=clock)
+        self.rights = Rights(
+            store=stores.rights, holds=stores.retention, crypto=crypto, keys=keys, around=around,
+            forget_person=sealer.forget, clock=clock, config=config,
+        )  # fmt: skip
+        self.own = OwnCustody(
+            store=stores.rights, consents=stores.consents, audit=store, sealer=sealer,
+            drop_archive=self.rights.exports.drop,
+        )  # fmt: skip
         self._relay = Consumer(
             name="compliance-audit",
             feed=stores.events,
@@ -103,9 +122,11 @@ class ComplianceService:
     async def start(self) -> None:
         """Begin to sign checkpoints and to record own changes."""
         if self._signing is None:
+            await self.rights.prepare()
             await self._evidence.start()
             self._signing = asyncio.create_task(self._sign_now_and_then(), name="audit-checkpoints")
             self._relay.start()
+            await self.rights.start()
 
     async def drain(self) -> None:
         """End the live streams: their readers come back with the last `seq` they have."""
@@ -114,6 +135,7 @@ class ComplianceService:
     async def stop(self) -> None:
         """Record what is left, let the log's writes become durable, sign once more."""
         self._live.end()
+        await self.rights.stop()
         signing, self._signing = self._signing, None
         await self._relay.stop(drain=signing is not None)
         if signing is not None:
@@ -156,35 +178,50 @@ class ComplianceService:
 
     async def verify(self, caller: Caller, query: VerifyQuery) -> Verification:
         """See `Verifier.verify`."""
-        return await self._verifier.verify(log_of(caller), query)
+        return await self._verifier.verify(log_of(caller, query.tenant_id), query)
 
     async def verify_job(self, caller: Caller, job_id: str) -> Verification:
         """See `Verifier.job`."""
-        return await self._verifier.job(log_of(caller), job_id)
+        return await self._verifier.job(job_id, lambda tenant_id: may_read(caller, tenant_id))
 
-    async def checkpoint(self, caller: Caller) -> Checkpoint:
+    async def checkpoint(self, caller: Caller, query: LogQuery = _OWN_LOG) -> Checkpoint:
         """Return a signed checkpoint over the log as it is now."""
-        return as_answer(await self._evidence.checkpoint(log_of(caller)))
+        return await self._evidence.answer(log_of(caller, query.tenant_id))
 
     async def inclusion(self, caller: Caller, query: InclusionQuery) -> Proof:
         """See `Evidence.inclusion`."""
-        return await self._evidence.inclusion(log_of(caller), query)
+        return await self._evidence.inclusion(log_of(caller, query.tenant_id), query)
 
     async def consistency(self, caller: Caller, query: ConsistencyQuery) -> Proof:
         """See `Evidence.consistency`."""
-        return await self._evidence.consistency(log_of(caller), query)
+        return await self._evidence.consistency(log_of(caller, query.tenant_id), query)
 
-    async def tile(self, caller: Caller, path: str) -> bytes:
+    async def tile(self, caller: Caller, path: str, tenant_id: str | None = None) -> bytes:
         """See `Evidence.tile`."""
-        return await self._evidence.tile(log_of(caller), path)
+        return await self._evidence.tile(log_of(caller, tenant_id), path)
 
-    async def records(self, caller: Caller, first_seq: int, limit: int) -> Sequence[StoredRecord]:
-        """Return stored records of the caller's log as they are hashed, sealed fields sealed; at most 256."""
-        return await self._stores.audit.records(log_of(caller), first_seq, limit)
+    async def records(
+        self, caller: Caller, first_seq: int, limit: int, tenant_id: str | None = None
+    ) -> Sequence[StoredRecord]:
+        """Return stored records of a log as they are hashed, sealed fields sealed; at most 256."""
+        return await self._stores.audit.records(log_of(caller, tenant_id), first_seq, limit)
 
-    async def log_size(self, caller: Caller) -> int:
-        """Return how many records the caller's log has."""
-        return (await self._stores.audit.head(log_of(caller))).size
+    async def log_size(self, caller: Caller, tenant_id: str | None = None) -> int:
+        """Return how many records a log has."""
+        return (await self._stores.audit.head(log_of(caller, tenant_id))).size
+
+    async def manifest(self, caller: Caller, query: ExportQuery) -> Manifest:
+        """See `Bundles.manifest`."""
+        return await self._bundles.manifest(log_of(caller, query.tenant_id), query.from_seq, query.to_seq)
+
+    async def evidence(self, caller: Caller, query: EvidenceQuery) -> tuple[BundleHead, AsyncIterator[Exhibit]]:
+        """See `Bundles.collect`."""
+        return await self._bundles.collect(log_of(caller, query.tenant_id), query)
+
+    async def rotate_checkpoint_keys(self) -> list[str]:
+        """Have every log's checkpoints signed by a new key, for which the old one vouches. Return the key lines."""
+        keys = [await self._evidence.rotate_key(tenant_id) for tenant_id in await self._stores.audit.tenants()]
+        return [key.text for key in keys]
 
     async def follow(self, caller: Caller, query: StreamQuery, after_seq: int | None) -> Follower:
         """See `LiveLog.follow`."""

@@ -14,12 +14,14 @@ from sealwire.kit.ids import new_id
 from sealwire.kit.problem import Invalid, NotFound
 from sealwire.resilience import deadline
 from sealwire.services.compliance.evidence import Evidence
+from sealwire.services.compliance.key_chain import KeyChain
 from sealwire.services.compliance.merkle import HASH_BYTES, TILE_WIDTH
-from sealwire.services.compliance.notes import NoteInvalid, TreeHead, parse_checkpoint, parse_key, verify_note
+from sealwire.services.compliance.notes import NoteInvalid, TreeHead, parse_key, verify_note
 from sealwire.services.compliance.ports import AuditStore, LogHead, LogUnreadable, StoredCheckpoint, StoredRecord
+from sealwire.services.compliance.remains import pruned_item
 from sealwire.services.compliance.sequencer import LogBroken
 from sealwire.services.compliance.tiles import Tile, Tiling
-from sealwire.services.compliance.verify import Fault, Item, Tampering, Walk, pruned_item
+from sealwire.services.compliance.walk import Fault, Item, Tampering, Walk
 
 _CHECKPOINTS_A_LOOK = 64
 _JOBS_KEPT = 1_000
@@ -39,10 +41,15 @@ class StoredLog:
         self._tiling = Tiling()
         self._waiting: list[StoredCheckpoint] = []
         self._seen_size = -1
+        self._chain = KeyChain(())
         self.walk = Walk()
 
     async def verify(self, first: int, last: int, head: LogHead) -> Fault | None:
         """Check records `first` to `last` of a log with this head; from 1 on with its tree and checkpoints."""
+        try:
+            self._chain = await self._evidence.chain(self._tenant_id)
+        except NoteInvalid as error:
+            return Fault(Tampering.CHECKPOINT, None, str(error))
         fault = await self._begin(first)
         if fault is None:
             fault = await self._go(last)
@@ -165,7 +172,8 @@ class StoredLog:
         assert frontier is not None  # only walked with a tree
         root = frontier.root()
         try:
-            head = parse_checkpoint(verify_note(checkpoint.note, [parse_key(checkpoint.public_key)]).text)
+            verify_note(checkpoint.note, [parse_key(checkpoint.public_key)])
+            head = self._chain.checkpoint(checkpoint.note)
         except NoteInvalid as error:
             return Fault(Tampering.CHECKPOINT, None, f"the checkpoint of size {checkpoint.size}: {error}")
         stated = TreeHead(origin=self._evidence.origin(self._tenant_id), size=checkpoint.size, root=checkpoint.root)
@@ -220,10 +228,10 @@ class Verifier:
                 return job.result
         return self._begin(tenant_id, query, first, last, head)
 
-    async def job(self, tenant_id: str, job_id: str) -> Verification:
-        """Return how far a job is, or its result. Raises: NotFound."""
+    async def job(self, job_id: str, may_read: Callable[[str], bool]) -> Verification:
+        """Return how far a job is, or its result, if its log may be read. Raises: NotFound."""
         job = self._jobs.get(job_id)
-        if job is None or job.tenant_id != tenant_id:
+        if job is None or not may_read(job.tenant_id):
             raise NotFound("There is no such verification.")
         return job.result
 
@@ -270,7 +278,7 @@ class Verifier:
         note = await self._sign_first(tenant_id)
         log = StoredLog(store=self._store, evidence=self._evidence, tenant_id=tenant_id, progress=progress)
         try:
-            fault = await log.verify(first, last, head) or await self._check_signer(tenant_id)
+            fault = await log.verify(first, last, head) or await self._check_last(tenant_id)
         except LogUnreadable as error:
             fault = Fault(Tampering.CHANGED, log.walk.expected, f"what is stored here can't be read: {error}")
         return Verification(
@@ -291,10 +299,13 @@ class Verifier:
             last = await self._store.last_checkpoint(tenant_id)
             return last.note if last else ""
 
-    async def _check_signer(self, tenant_id: str) -> Fault | None:
+    async def _check_last(self, tenant_id: str) -> Fault | None:
         last = await self._store.last_checkpoint(tenant_id)
-        if last is not None and last.public_key != (await self._evidence.key(tenant_id)).text:
-            return Fault(Tampering.CHECKPOINT, None, "the last checkpoint is signed by another key than the log's")
+        try:
+            if last is not None:
+                (await self._evidence.chain(tenant_id)).checkpoint(last.note)
+        except NoteInvalid as error:
+            return Fault(Tampering.CHECKPOINT, None, f"the last checkpoint: {error}")
         return None
 
 

@@ -1,0 +1,124 @@
+"""Makes bundles of evidence and export manifests out of a log."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+import msgspec
+
+from sealwire.contracts.audit import EvidenceQuery, EvidenceTooLarge
+from sealwire.contracts.compliance import Checkpoint, InclusionQuery
+from sealwire.kit.clock import Clock, rfc3339
+from sealwire.kit.problem import Invalid
+from sealwire.services.compliance.audit import read_time
+from sealwire.services.compliance.bundle import FORMAT, BundleHead, Exhibit, Question
+from sealwire.services.compliance.chain import line_of
+from sealwire.services.compliance.evidence import Evidence
+from sealwire.services.compliance.manifest import FORMAT as EXPORT_FORMAT
+from sealwire.services.compliance.manifest import Manifest
+from sealwire.services.compliance.ports import AuditStore, RecordFilter, StoredRecord
+from sealwire.services.compliance.remains import PrunedRecord
+
+MAX_RECORDS = 10_000
+MAX_BYTES = 64 * 1024 * 1024
+_PAGE = 256
+
+
+class Bundles:
+    """Collects evidence."""
+
+    def __init__(self, *, store: AuditStore, evidence: Evidence, clock: Clock) -> None:
+        self._store = store
+        self._evidence = evidence
+        self._clock = clock
+
+    async def manifest(self, tenant_id: str, from_seq: int | None, to_seq: int | None) -> Manifest:
+        """Return the manifest of an export over a range of the log as it is now."""
+        c = await self._evidence.answer(tenant_id)
+        return Manifest(
+            format=EXPORT_FORMAT,
+            origin=self._evidence.origin(tenant_id),
+            tenant_id=tenant_id,
+            from_seq=from_seq or 1,
+            to_seq=min(to_seq or c.tree_size, c.tree_size),
+            tree_size=c.tree_size,
+            made_at=rfc3339(self._clock.now_us()),
+            checkpoint=c.checkpoint,
+            public_key=c.public_key,
+            first_key=c.first_key,
+            rotations=c.rotations,
+        )
+
+    async def collect(self, tenant_id: str, query: EvidenceQuery) -> tuple[BundleHead, AsyncIterator[Exhibit]]:
+        """Return a bundle's head, and its exhibits one by one.
+
+        Raises: EvidenceTooLarge past 10,000 records or 64 MiB; Invalid.
+        """
+        if query.to_seq is not None and query.to_seq < (query.from_seq or 1):
+            raise Invalid("`to_seq` is not below `from_seq`.", path="$.to_seq")
+        checkpoint = await self._evidence.answer(tenant_id)
+        last = min(query.to_seq or checkpoint.tree_size, checkpoint.tree_size)
+        records = await self._find(tenant_id, query, last)
+        return self._head(tenant_id, query, checkpoint, last), self._exhibits(tenant_id, checkpoint.tree_size, records)
+
+    def _head(self, tenant_id: str, query: EvidenceQuery, c: Checkpoint, last: int) -> BundleHead:
+        asked = msgspec.to_builtins(query)
+        asked = {name: asked[name] for name in asked if name not in {"from_seq", "to_seq", "tenant_id"}}
+        filters = {name: str(value) for name, value in asked.items() if value is not None}
+        return BundleHead(
+            format=FORMAT,
+            origin=self._evidence.origin(tenant_id),
+            tenant_id=tenant_id,
+            made_at=rfc3339(self._clock.now_us()),
+            question=Question(from_seq=query.from_seq or 1, to_seq=last, filters=filters),
+            checkpoint=c.checkpoint,
+            public_key=c.public_key,
+            first_key=c.first_key,
+            rotations=c.rotations,
+        )
+
+    async def _find(self, tenant_id: str, query: EvidenceQuery, last: int) -> list[StoredRecord]:
+        found: list[StoredRecord] = []
+        size_bytes = 0
+        at = (query.from_seq or 1) - 1
+        while at < last:
+            page, at = await self._page(tenant_id, query, at, last)
+            found += [r for r in page if r.seq <= last]
+            size_bytes += sum(len(r.body) for r in page)
+            if len(found) > MAX_RECORDS or size_bytes > MAX_BYTES:
+                raise EvidenceTooLarge(f"A bundle holds {MAX_RECORDS} records and {MAX_BYTES} bytes; ask for less.")
+            await asyncio.sleep(0)
+        return found
+
+    async def _page(
+        self, tenant_id: str, query: EvidenceQuery, at: int, last: int
+    ) -> tuple[Sequence[StoredRecord], int]:
+        """Return records above `at`, and up to where was looked."""
+        if query.is_range:
+            count = min(_PAGE, last - at)
+            return await self._store.records(tenant_id, at + 1, count), at + count
+        wanted = RecordFilter(
+            actor=query.actor,
+            action=query.action,
+            resource_type=query.resource_type,
+            resource_id=query.resource_id,
+            outcome=query.outcome,
+            from_us=read_time(query.from_, "from"),
+            to_us=read_time(query.to, "to"),
+        )
+        found = await self._store.search(tenant_id, wanted, after_seq=at, limit=_PAGE)
+        return found.records, last if found.looked_up_to is None else found.looked_up_to
+
+    async def _exhibits(
+        self, tenant_id: str, tree_size: int, records: Sequence[StoredRecord]
+    ) -> AsyncIterator[Exhibit]:
+        for record in records:
+            question = InclusionQuery(seq=record.seq, tree_size=tree_size)
+            proof = (await self._evidence.inclusion(tenant_id, question)).hashes
+            if record.leaf:
+                pruned = PrunedRecord(record.hash, record.leaf.hex(), record.seq)
+                yield Exhibit(pruned=pruned, proof=proof)
+            else:
+                yield Exhibit(record=msgspec.Raw(line_of(record.body, record.hash)), proof=proof)
+            await asyncio.sleep(0)

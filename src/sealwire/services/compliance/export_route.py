@@ -1,0 +1,138 @@
+"""The export and the bundle of evidence at the HTTP edge: files that are verified without the server."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from hashlib import sha256
+from typing import Protocol
+
+from sealwire.contracts.audit import EvidenceQuery, ExportQuery
+from sealwire.contracts.compliance import AuditRecord, Checkpoint, LogQuery
+from sealwire.kit.caller import Caller
+from sealwire.kit.codec import convert_query, encode
+from sealwire.kit.exchange import Exchange
+from sealwire.kit.http import Edge, Route, Run
+from sealwire.kit.operation import Policy
+from sealwire.kit.permission import Permission
+from sealwire.kit.problem import Invalid
+from sealwire.services.compliance.bundle import BUNDLE_END, BundleHead, Exhibit, write_exhibit, write_head
+from sealwire.services.compliance.chain import line_of
+from sealwire.services.compliance.manifest import CheckpointLine, End, EndLine, Manifest, ManifestLine, write_line
+from sealwire.services.compliance.ocsf import ocsf_event
+from sealwire.services.compliance.ports import StoredRecord
+from sealwire.services.compliance.remains import PrunedLine, PrunedRecord, write_pruned
+
+EXPORT_PATH = "/compliance/audit/export"
+EVIDENCE_PATH = "/compliance/audit/evidence"
+_RECORDS_A_CHUNK = 256
+_NDJSON = (b"content-type", b"application/x-ndjson")
+_JSON = (b"content-type", b"application/json")
+_NO_STORE = (b"cache-control", b"no-store")
+
+
+class ExportSource(Protocol):
+    """What exports ask of the service."""
+
+    async def checkpoint(self, caller: Caller, query: LogQuery = ...) -> Checkpoint: ...
+    async def manifest(self, caller: Caller, query: ExportQuery) -> Manifest: ...
+    async def evidence(self, caller: Caller, query: EvidenceQuery) -> tuple[BundleHead, AsyncIterator[Exhibit]]: ...
+    async def records(
+        self, caller: Caller, first_seq: int, limit: int, tenant_id: str | None = None
+    ) -> Sequence[StoredRecord]: ...
+    async def log_size(self, caller: Caller, tenant_id: str | None = None) -> int: ...
+    async def show(self, stored: StoredRecord) -> AuditRecord: ...
+
+
+def export_routes(source: ExportSource, edge: Edge) -> list[Route]:
+    """Return the routes of export and evidence."""
+    return [
+        edge.stream(
+            "GET",
+            EXPORT_PATH,
+            _export(source),
+            policy=Policy.CALLER,
+            needs=Permission.READ_AUDIT,
+            summary="The audit log as NDJSON: one canonical record a line, in seq order, sealed fields sealed",
+        ),
+        edge.stream(
+            "GET",
+            EVIDENCE_PATH,
+            _evidence(source),
+            policy=Policy.CALLER,
+            needs=Permission.READ_AUDIT,
+            summary="Evidence in one file: records with inclusion proofs, the signed checkpoint, the public keys",
+        ),
+    ]
+
+
+def export_line(record: StoredRecord) -> bytes:
+    """Return a record's line in an export: the record with its hash, or what is left of a pruned one."""
+    if record.leaf:
+        return write_pruned(PrunedLine(PrunedRecord(record.hash, record.leaf.hex(), record.seq))) + b"\n"
+    return line_of(record.body, record.hash) + b"\n"
+
+
+def _export(source: ExportSource) -> Run:
+    async def run(exchange: Exchange, caller: Caller) -> None:
+        query = convert_query(exchange.query, ExportQuery)
+        if query.to_seq is not None and query.to_seq < (query.from_seq or 1):
+            raise Invalid("`to_seq` is not below `from_seq`.", path="$.to_seq")
+        head, size = await _head(source, caller, query)
+        first, last = query.from_seq or 1, min(query.to_seq or size, size)
+        name = b'attachment; filename="audit.ndjson"'
+        await exchange.start(200, (_NDJSON, _NO_STORE, (b"content-disposition", name)))
+        written, count = sha256(head), 0
+        if head:
+            await exchange.write(head)
+        while first <= last:
+            limit = min(_RECORDS_A_CHUNK, last - first + 1)
+            records = await source.records(caller, first, limit, query.tenant_id)
+            chunk = await _lines(source, records, query)
+            if query.manifest:
+                written.update(chunk)
+            if chunk:
+                await exchange.write(chunk)
+            count += len(records)
+            first += _RECORDS_A_CHUNK
+        if query.manifest:
+            await exchange.write(write_line(EndLine(End(records=count, sha256=written.hexdigest()))) + b"\n")
+        await exchange.finish()
+
+    return run
+
+
+async def _head(source: ExportSource, caller: Caller, query: ExportQuery) -> tuple[bytes, int]:
+    """Return what stands before the records, and the size of the log the export is of."""
+    if query.manifest:
+        manifest = await source.manifest(caller, query)
+        return write_line(ManifestLine(manifest)) + b"\n", manifest.tree_size
+    if query.checkpoint:
+        checkpoint = await source.checkpoint(caller, LogQuery(tenant_id=query.tenant_id))
+        return write_line(CheckpointLine(checkpoint.checkpoint)) + b"\n", checkpoint.tree_size
+    return b"", await source.log_size(caller, query.tenant_id)
+
+
+async def _lines(source: ExportSource, records: Sequence[StoredRecord], query: ExportQuery) -> bytes:
+    if query.format == "sealed":
+        return b"".join([export_line(r) for r in records])
+    return b"".join([encode(ocsf_event(await source.show(r))) + b"\n" for r in records if r.body])
+
+
+def _evidence(source: ExportSource) -> Run:
+    async def run(exchange: Exchange, caller: Caller) -> None:
+        query = convert_query(exchange.query, EvidenceQuery)
+        head, exhibits = await source.evidence(caller, query)
+        name = b'attachment; filename="evidence.json"'
+        await exchange.start(200, (_JSON, _NO_STORE, (b"content-disposition", name)))
+        await exchange.write(write_head(head))
+        parts: list[bytes] = []
+        comma = b""
+        async for exhibit in exhibits:
+            parts += (comma, write_exhibit(exhibit))
+            comma = b","
+            if len(parts) >= 2 * _RECORDS_A_CHUNK:
+                await exchange.write(b"".join(parts))
+                parts.clear()
+        await exchange.finish(b"".join([*parts, BUNDLE_END]))
+
+    return run

@@ -1,0 +1,148 @@
+"""An export's frame: the manifest before the records, the end behind them, and the notes in between.
+
+    {"manifest": {...}}                   what the file holds, the checkpoint over the log, the keys
+    {"action": ..., "hash": ...}          a record a line
+    {"checkpoint": "<signed note>"}       anywhere: a checkpoint more
+    {"end": {"records": n, "sha256": h}}  how many records, and the hash over all lines above
+
+The frame is the server's word and saves work; what counts is what the key signed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from hashlib import sha256
+
+import msgspec
+
+from sealwire.services.compliance.key_chain import KeyChain
+from sealwire.services.compliance.notes import NoteInvalid, TreeHead, VerifierKey
+
+FORMAT = "sealwire-audit-export/1"
+_MANIFEST_LINE = b'{"manifest":'
+_CHECKPOINT_LINE = b'{"checkpoint":'
+_END_LINE = b'{"end":'
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError)
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """What an export holds."""
+
+    format: str
+    origin: str
+    tenant_id: str
+    from_seq: int
+    to_seq: int
+    tree_size: int
+    made_at: str
+    checkpoint: str
+    public_key: str
+    first_key: str
+    rotations: list[str] = []
+
+
+class ManifestLine(msgspec.Struct, frozen=True):
+    """The first line."""
+
+    manifest: Manifest
+
+
+class End(msgspec.Struct, frozen=True):
+    """What the file should have held."""
+
+    records: int
+    sha256: str
+
+
+class EndLine(msgspec.Struct, frozen=True):
+    """The last line."""
+
+    end: End
+
+
+class CheckpointLine(msgspec.Struct, frozen=True):
+    """A checkpoint between the records."""
+
+    checkpoint: str
+
+
+write_line = msgspec.json.Encoder().encode
+_read_manifest = msgspec.json.Decoder(ManifestLine).decode
+_read_end = msgspec.json.Decoder(EndLine).decode
+_read_checkpoint = msgspec.json.Decoder(CheckpointLine).decode
+
+
+class Frame:
+    """Reads an export: hands the records on, and keeps what stands around them."""
+
+    def __init__(self, given: Sequence[str], keys: Sequence[VerifierKey], rotations: Sequence[str]) -> None:
+        """`given` are the checkpoints held; they are believed when a trusted key signed them, as all others."""
+        self._keys = keys
+        self._rotations = list(rotations)
+        self._waiting = list(given)
+        self._chain: KeyChain | None = None
+        self._origin: str | None = None
+        self._hash = sha256()
+        self._lines = 0
+        self.manifest: Manifest | None = None
+        self.end: End | None = None
+        self.end_hash = ""
+        self.heads: list[TreeHead] = []
+        """Checkpoints known before the first record."""
+        self.late: list[TreeHead] = []
+        """Checkpoints that came after it."""
+
+    def records(self, lines: Iterable[bytes]) -> Iterator[bytes]:
+        """Pass the records on. Raises: NoteInvalid for a frame that can't be read or a note nobody trusted signed."""
+        for line in lines:
+            if line.startswith((_MANIFEST_LINE, _CHECKPOINT_LINE, _END_LINE)):
+                self._read(line)
+                continue
+            if self.manifest is not None:
+                self._hash.update(line)
+            if line.strip():
+                if self._chain is None:
+                    self._begin()
+                yield line
+        if self._chain is None:
+            self._begin()
+
+    @property
+    def intact(self) -> bool:
+        """Whether a file with a manifest has its end, and is as it was written. True for one without a manifest."""
+        return self.manifest is None or (self.end is not None and self.end.sha256 == self.end_hash)
+
+    def _read(self, line: bytes) -> None:
+        try:
+            if line.startswith(_END_LINE):
+                self.end, self.end_hash = _read_end(line).end, self._hash.hexdigest()
+                return
+            if self.manifest is not None or line.startswith(_MANIFEST_LINE):
+                self._hash.update(line)
+            if line.startswith(_CHECKPOINT_LINE):
+                note = _read_checkpoint(line).checkpoint
+                if self._chain is None:
+                    self._waiting.append(note)
+                else:
+                    self.late.append(self._head(note))
+                return
+            self.manifest = _read_manifest(line).manifest
+        except _UNREADABLE:
+            raise NoteInvalid("a line around the records can't be read") from None
+        if self.manifest.format != FORMAT or self._chain is not None:
+            raise NoteInvalid("the manifest is of another format, or not the first line")
+        self._rotations += self.manifest.rotations
+        self._waiting.append(self.manifest.checkpoint)
+
+    def _begin(self) -> None:
+        """Settle which keys count, and read the checkpoints that wait for it."""
+        self._chain = KeyChain.of(self._keys, self._rotations)
+        self.heads = [self._head(note) for note in self._waiting]
+
+    def _head(self, note: str) -> TreeHead:
+        assert self._chain is not None  # settled before
+        head = self._chain.checkpoint(note)
+        if self._origin not in {None, head.origin}:
+            raise NoteInvalid("the checkpoints are of different logs")
+        self._origin = head.origin
+        return head

@@ -1,0 +1,200 @@
+"""Goes along the chain: checks record after record, grows the tree, and says what is wrong where it breaks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from enum import StrEnum
+from hashlib import sha256
+
+import msgspec
+import orjson
+
+from sealwire.contracts.compliance import FIRST_PREV_HASH
+from sealwire.services.compliance.canonical import NotCanonical, canonical
+from sealwire.services.compliance.chain import Link, Record, read_link, read_record, record_bytes
+from sealwire.services.compliance.merkle import Frontier
+from sealwire.services.compliance.pruning import PRUNED_START, joined, pruned_by, without
+from sealwire.services.compliance.remains import PRUNED, as_pruned, is_hash
+
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError)
+Item = tuple[bytes, str]
+"""A record's canonical bytes and the hash stated for it; of a pruned record `pruned_item` instead of the bytes."""
+
+
+class Tampering(StrEnum):
+    """What was done to the log."""
+
+    CHANGED = "changed"
+    REMOVED = "removed"
+    INSERTED = "inserted"
+    REORDERED = "reordered"
+    TRUNCATED = "truncated"
+    FORKED = "forked"
+    CHECKPOINT = "checkpoint"
+    """The checkpoint itself: not a note, or not signed by the key."""
+    TREE = "tree"
+    """Stored hashes of the tree don't fit the records, which fit one another."""
+
+
+class Fault(msgspec.Struct, frozen=True):
+    """What is wrong and where; `seq` is None when no record can be named."""
+
+    kind: Tampering
+    seq: int | None
+    detail: str
+
+
+class Walk:
+    """Goes along a chain record by record and grows its tree; stops at the first record that doesn't fit."""
+
+    __slots__ = ("expected", "frontier", "gained", "prev_hash", "pruned", "records", "said", "strict", "tenant_id")
+
+    def __init__(self, *, first_seq: int = 1, prev_hash: str | None = FIRST_PREV_HASH, strict: bool = False) -> None:
+        """Start at `first_seq`; `prev_hash` None takes the first record's word for it (a part of a log).
+
+        `strict` also refuses records whose bytes hash right but aren't canonical (see `_is_canonical`).
+        """
+        self.expected = first_seq
+        self.prev_hash = prev_hash
+        self.tenant_id: str | None = None
+        self.frontier = Frontier() if first_seq == 1 else None
+        self.records = 0
+        self.strict = strict
+        self.pruned: list[tuple[int, int]] = []
+        """Ranges of pruned records seen."""
+        self.said: list[tuple[int, int]] = []
+        """Ranges that records of pruning name."""
+        self.gained: list[list[bytes]] = []
+        """The new nodes at heights 0, 8, 16 … that the last `feed` brought."""
+
+    def feed(self, items: Sequence[Item]) -> tuple[int, list[bytes]]:
+        """Check items in order. Return how many fit, and their leaf hashes; fewer than given means the next is bad."""
+        if self.tenant_id is None or self.prev_hash is None:
+            self._believe(items)
+        expected, prev, tenant = self.expected, self.prev_hash, self.tenant_id
+        leaves: list[bytes] = []
+        add, strict = leaves.append, self.strict
+        read: Callable[[bytes], Link | Record] = read_record if strict else read_link
+        try:
+            for body, stated in items:
+                digest = sha256(body).hexdigest()
+                if body[:1] == PRUNED:
+                    leaf = self._pruned_leaf(body, stated, expected)
+                    if leaf is None:
+                        break
+                    add(leaf)
+                    prev = stated
+                    expected += 1
+                    continue
+                link = read(body)
+                if digest != stated or link.seq != expected or link.prev_hash != prev or link.tenant_id != tenant:
+                    break
+                if strict and not _is_canonical(body, link):  # type: ignore[arg-type]  # strict reads Records
+                    break
+                if self.pruned and body.startswith(PRUNED_START):
+                    self.said += pruned_by(body)
+                add(sha256(b"\x00" + body).digest())
+                prev = digest
+                expected += 1
+        except UNREADABLE:
+            pass  # not a record: the one that doesn't fit
+        if self.frontier is not None:
+            self.gained = self.frontier.extend(leaves)
+        self.expected, self.prev_hash = expected, prev
+        self.records += len(leaves)
+        return len(leaves), leaves
+
+    def _believe(self, items: Sequence[Item]) -> None:
+        """Take the records' word for what wasn't told: whose log it is, the hash before the first of a part."""
+        for i, (body, _) in enumerate(items):
+            if (link := _link(body)) is not None:
+                self.tenant_id = link.tenant_id if self.tenant_id is None else self.tenant_id
+                if i == 0 and self.prev_hash is None:
+                    self.prev_hash = link.prev_hash
+                return
+
+    def _pruned_leaf(self, body: bytes, stated: str, expected: int) -> bytes | None:
+        """Return the leaf hash of a pruned record in its place, None for one that is not: the tree judges it."""
+        found = as_pruned(body)
+        if found is None or found[0] != expected or not is_hash(stated):
+            return None
+        if self.pruned and self.pruned[-1][1] == expected - 1:
+            self.pruned[-1] = (self.pruned[-1][0], expected)
+        else:
+            self.pruned.append((expected, expected))
+        return found[1]
+
+    def unsaid(self) -> Fault | None:
+        """Return the fault of a record that is gone and of which no record of pruning says so."""
+        left = without(self.pruned, joined(self.said))
+        if not left:
+            return None
+        return Fault(Tampering.REMOVED, left[0][0], "the record was taken out, and no record of pruning names it")
+
+    def diagnose(self, bad: Item, rest: Iterator[Item]) -> Fault:
+        """Say what is wrong with the record that doesn't fit, with a look at those behind it."""
+        body, stated = bad
+        expected = self.expected
+        if (pruned := as_pruned(body)) is not None:
+            if pruned[0] > expected:
+                return Fault(Tampering.REMOVED, expected, f"{pruned[0] - expected} records missing")
+            return Fault(Tampering.INSERTED, pruned[0], f"a second record with seq {pruned[0]}")
+        link = _link(body)
+        if link is None:
+            return Fault(Tampering.CHANGED, expected, "the record can't be read")
+        intact = sha256(body).hexdigest() == stated
+        if link.seq != expected:
+            return self._misplaced(link, intact, rest)
+        if not intact:
+            return Fault(Tampering.CHANGED, expected, "the record does not have the hash it states")
+        if link.tenant_id != self.tenant_id:
+            return Fault(Tampering.INSERTED, expected, "the record belongs to another log")
+        if link.prev_hash == self.prev_hash:
+            return Fault(Tampering.CHANGED, expected, "the record is not canonical JSON")
+        following = next(rest, None)
+        after = _link(following[0]) if following else None
+        if not self.records or (after is not None and after.prev_hash != stated):
+            return Fault(Tampering.CHANGED, expected, "the record does not continue the one before it")
+        return Fault(Tampering.CHANGED, expected - 1, "the record was rewritten with a new hash of its own")
+
+    def _misplaced(self, link: Link, intact: bool, rest: Iterator[Item]) -> Fault:
+        expected = self.expected
+        if link.seq < expected and intact:
+            return Fault(Tampering.INSERTED, link.seq, f"a second record with seq {link.seq}")
+        seqs = (seq for body, _ in rest if (seq := _seq_of(body)) is not None)
+        if not intact:
+            extra = next(seqs, None) == expected
+            kind = Tampering.INSERTED if extra else Tampering.CHANGED
+            return Fault(kind, expected, "a record that does not have the hash it states")
+        for seq in seqs:
+            if seq == expected:
+                return Fault(Tampering.REORDERED, expected, f"seq {link.seq} stands before seq {expected}")
+            if seq == link.seq:
+                return Fault(Tampering.INSERTED, link.seq, f"a second record with seq {seq}")
+        missing = link.seq - expected
+        return Fault(Tampering.REMOVED, expected, f"{missing} record{'s' * (missing > 1)} missing")
+
+
+def _seq_of(body: bytes) -> int | None:
+    if (pruned := as_pruned(body)) is not None:
+        return pruned[0]
+    link = _link(body)
+    return link.seq if link is not None else None
+
+
+def _link(body: bytes) -> Link | None:
+    try:
+        return read_link(body)
+    except UNREADABLE:
+        return None
+
+
+def _is_canonical(body: bytes, record: Record) -> bool:
+    """Say whether the bytes are the RFC 8785 form of what they hold (no duplicate members, one spelling)."""
+    try:
+        if record_bytes(record) == body:
+            metadata = bytes(record.metadata)
+            return canonical(orjson.loads(metadata)) == metadata
+        return canonical(orjson.loads(body)) == body
+    except (NotCanonical, ValueError):
+        return False
