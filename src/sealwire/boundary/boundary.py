@@ -182,6 +182,7 @@ class Boundary:
                 clock=clock,
             ),
             authenticator=authenticator,
+            receipts=coordinator.receipts,
             self_test_every_s=config.self_test_every_s,
         )
         return cls(
@@ -194,6 +195,10 @@ class Boundary:
             health=health,
             cache=cache,
         )
+
+    def serve_sockets(self, instance: str) -> None:
+        """Have every change applied at a socket instance of this process, with a receipt of its own."""
+        self.coordinator.subscribe(instance, self.sockets.instance(instance))
 
     async def start(self) -> None:
         """Read the journal, then follow auth. An auth that does not answer yet is no reason not to start."""

@@ -11,6 +11,7 @@ from typing import Any, Final
 from sealwire.boundary import credentials
 from sealwire.boundary.authenticator import Authenticator
 from sealwire.boundary.model import ComponentHealth, Health
+from sealwire.boundary.receipts import Receipts
 from sealwire.boundary.self_test import Report, SelfTest
 from sealwire.boundary.session_validation_normalizer import SessionValidationNormalizer
 from sealwire.kit.caller import Caller
@@ -25,6 +26,7 @@ from sealwire.resilience.registry import Registry
 
 _LOG = logging.getLogger("sealwire.boundary")
 PREFIX: Final = "/api/integration-health"
+COORDINATOR: Final = "service_boundary_coordinator"
 _NO_STORE: Final = (b"cache-control", b"no-store")
 
 
@@ -39,6 +41,7 @@ class IntegrationHealth:
         breakers: Registry,
         self_test: SelfTest,
         authenticator: Authenticator,
+        receipts: Receipts,
         self_test_every_s: float = 60.0,
     ) -> None:
         """`components` by their name in answers (underscores), each with what tells how it fares."""
@@ -47,6 +50,7 @@ class IntegrationHealth:
         self._breakers = breakers
         self._self_test = self_test
         self._authenticator = authenticator
+        self._receipts = receipts
         self._every_s = self_test_every_s
         self._task: asyncio.Task[None] | None = None
 
@@ -119,8 +123,11 @@ class IntegrationHealth:
 
     def _shower(self, name: str) -> Run:
         async def show(exchange: Exchange, _: Caller) -> None:
-            health = self._components[name]()
-            await self._answer(exchange, {"component": name} | _shown(health, await self._detailed(exchange)))
+            detailed = await self._detailed(exchange)
+            answer = {"component": name} | _shown(self._components[name](), detailed)
+            if detailed and name == COORDINATOR and (change_id := exchange.query.get("change_id")):
+                answer["receipt"] = self._receipts.of(change_id)
+            await self._answer(exchange, answer)
 
         return show
 

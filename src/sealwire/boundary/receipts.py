@@ -11,10 +11,14 @@ from sealwire.kit.clock import Clock
 
 
 class Applied(msgspec.Struct, frozen=True, kw_only=True):
-    """A change came into force at one boundary. `took_us`: since it was stored in auth. `fault`: empty when it did."""
+    """A change came into force at one boundary. `took_us`: since it was stored in auth. `fault`: empty when it did.
+
+    `sockets` is how many open ones it ended or authorised anew there.
+    """
 
     at_us: int
     took_us: int
+    sockets: int = 0
     fault: str = ""
 
 
@@ -55,14 +59,15 @@ class Receipts:
             if len(self._receipts) > self._kept:
                 self._receipts.popitem(last=False)
 
-    def note(self, change: Revocation, where: str, fault: str = "") -> None:
-        """Note that a change came into force at `where`, or why it did not."""
+    def note(self, change: Revocation, where: str, fault: str = "", *, sockets: int = 0) -> None:
+        """Note that a change came into force at `where`, or why it did not. The self-test's have no number and no part
+        in the distribution."""
         now_us = self._clock.now_us()
         took_us = max(now_us - change.at_us, 0)
         receipt = self._receipts.get(change.change_id)
         if receipt is not None:
-            receipt.applied[where] = Applied(at_us=now_us, took_us=took_us, fault=fault)
-        if not fault:
+            receipt.applied[where] = Applied(at_us=now_us, took_us=took_us, sockets=sockets, fault=fault)
+        if change.number and not fault:
             self._times_us.setdefault(where, deque(maxlen=self._kept)).append(took_us)
 
     def of(self, change_id: str) -> Receipt | None:

@@ -33,7 +33,8 @@ APPLY_TIMEOUT_S: Final = 2.0
 FALLBACK: Final = "fallback_session_provider"
 JOURNAL: Final = "journal"
 
-Apply = Callable[[Revocation], Awaitable[None] | None]
+Apply = Callable[[Revocation], Awaitable[None] | int | None]
+"""Brings a change into force; may answer how many open sockets that touched."""
 
 
 class ServiceBoundaryCoordinator:
@@ -205,7 +206,7 @@ class ServiceBoundaryCoordinator:
         if inspect.isawaitable(result):
             self._spawn(self._finish(name, result, change))
         else:
-            self.receipts.note(change, name)
+            self.receipts.note(change, name, sockets=result or 0)
 
     async def _finish(self, name: str, result: Awaitable[None], change: Revocation) -> None:
         try:

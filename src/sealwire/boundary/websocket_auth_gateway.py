@@ -42,10 +42,11 @@ Ended = Callable[[Problem], None]
 class AdmittedSocket:
     """One authenticated socket (contracts.admission.Admission)."""
 
-    __slots__ = ("_caller", "_gateway", "_unconfirmed", "checked", "confirmed", "ended", "token", "until_s")
+    __slots__ = ("_caller", "_gateway", "_unconfirmed", "checked", "confirmed", "ended", "instance", "token", "until_s")
 
-    def __init__(self, *, gateway: WebSocketAuthGateway, ended: Ended) -> None:
+    def __init__(self, *, gateway: WebSocketAuthGateway, instance: str, ended: Ended) -> None:
         self._gateway = gateway
+        self.instance = instance
         self.ended: Ended | None = ended
 
     def admit(self, token: VerifiedToken, caller: Caller, *, checked: int, until_s: float) -> None:
@@ -120,6 +121,7 @@ class WebSocketAuthGateway:
         self._sockets: dict[AdmittedSocket, None] = {}
         self._by_session: dict[str, set[AdmittedSocket]] = {}
         self._by_subject: dict[tuple[str, str], set[AdmittedSocket]] = {}
+        self._instances: set[str] = set()
         self._renewals: set[asyncio.Task[None]] = set()
         self._task: asyncio.Task[None] | None = None
         self.admitted = self.refused = self.ended_by_us = 0
@@ -195,7 +197,7 @@ class WebSocketAuthGateway:
         """Authenticate a socket (see contracts.admission)."""
         try:
             text = _one_of(handshake.token, token)
-            socket = AdmittedSocket(gateway=self, ended=ended)
+            socket = AdmittedSocket(gateway=self, instance=handshake.instance, ended=ended)
             await self._judge(socket, text, handshake.ip, handshake.user_agent, handshake.trace_id)
             principal = socket.session_caller.principal
             if handshake.seat is not None:
@@ -255,14 +257,24 @@ class WebSocketAuthGateway:
             raise SessionUnconfirmed
         return False
 
-    def apply(self, change: Revocation) -> None:
-        """End or re-authorise the sockets a change speaks of (a boundary of the coordinator)."""
-        for socket in self._touched(change):
+    def instance(self, name: str) -> Callable[[Revocation], int]:
+        """Return what ends or re-authorises the sockets of one instance (a boundary of the coordinator)."""
+        self._instances.add(name)
+        return lambda change: self._apply(change, {name})
+
+    def apply(self, change: Revocation) -> int:
+        """The same for sockets of no instance that is a boundary of its own. Returns how many were touched."""
+        return self._apply(change, {socket.instance for socket in self._touched(change)} - self._instances)
+
+    def _apply(self, change: Revocation, instances: set[str]) -> int:
+        touched = [socket for socket in self._touched(change) if socket.instance in instances]
+        for socket in touched:
             if self._book.against(socket.token):
                 self._end(socket, SessionRevoked())
             elif change.kind in ("role", "subject"):
                 socket.confirmed = False
                 self._reauthorise(socket)
+        return len(touched)
 
     async def sweep(self) -> None:
         """End what was unconfirmed for too long; ask again for the others as soon as that is possible."""

@@ -303,6 +303,7 @@ def _socket_meter(assembly: Assembly) -> CallMeter | None:
 def _socket_builder(instance: str) -> Callable[[Assembly], Awaitable[Room]]:
     async def build(assembly: Assembly) -> Room:
         """One instance: connections, rooms, fan-out."""
+        assembly.boundary.serve_sockets(instance)
         service = SocketService(
             instance=instance,
             gateway=assembly.boundary.sockets,
