@@ -13,7 +13,7 @@ from sealwire.runtime import settings
 from sealwire.services.socket.asyncapi import as_yaml, document
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "reference"
-CONTRACTS = ("identity", "messaging", "media", "search", "compliance", "crypto", "socket")
+CONTRACTS = ("identity", "messaging", "media", "search", "accountability", "crypto", "socket")
 NOTE = "<!-- Written by `make reference`; change the code, not this page. -->\n"
 
 

@@ -62,6 +62,20 @@ class SubjectItems(Output):
     next_cursor: str | None = None
 
 
+class ContentQuery(Input):
+    """Which bytes of a file of the person: up to `limit_bytes` from `offset` on."""
+
+    offset: Annotated[int, msgspec.Meta(ge=0)] = 0
+    limit_bytes: Annotated[int, msgspec.Meta(ge=1, le=4 * 1024 * 1024)] = 1024 * 1024
+
+
+class ContentPart(Output):
+    """Bytes in base64. `last` when the file ends with them."""
+
+    data: str
+    last: bool
+
+
 class SubjectErasure(Input):
     """Erase up to about `limit` things. `pseudonym` stands for the author of what is kept: new for every job.
 
@@ -188,6 +202,10 @@ EXPORT_SUBJECT: Final = _operation(
     "export_subject", "GET", "subjects/{subject_id}/items", "Read a person's data, part by part",
     takes=SubjectQuery, gives=SubjectItems, repeat=Repeat.SAFE,
 )  # fmt: skip
+SUBJECT_CONTENT: Final = _operation(
+    "subject_content", "GET", "subjects/{subject_id}/media/{media_id}", "Read a file of a person, part by part",
+    takes=ContentQuery, gives=ContentPart, repeat=Repeat.SAFE,
+)  # fmt: skip
 ERASE_SUBJECT: Final = _operation(
     "erase_subject", "POST", "subjects/{subject_id}/erasure", "Erase a person's data, part by part",
     takes=SubjectErasure, gives=SubjectErased, repeat=Repeat.IDEMPOTENT,
@@ -224,6 +242,8 @@ RECLAIM: Final = _operation(
 )
 
 SUBJECT: Final = (EXPORT_SUBJECT, ERASE_SUBJECT, RECTIFY_SUBJECT, RESTRICT_SUBJECT, PROBE_SUBJECT)
+CONTENT: Final = (SUBJECT_CONTENT,)
+"""For the service whose items have a `media_id`."""
 HOLDS: Final = (PUT_HOLD, RELEASE_HOLD)
 RETENTION: Final = (DUE, DISPOSE, RECLAIM)
 
@@ -266,6 +286,16 @@ class SubjectCustody(Protocol):
 
     async def probe_subject(self, caller: Caller, subject_id: str, probe: SubjectProbe) -> SubjectFindings:
         """Look through all files, tables, caches and indexes of this service; changes nothing."""
+
+
+class SubjectContent(Protocol):
+    """What a service that keeps files does besides."""
+
+    async def subject_content(self, caller: Caller, subject_id: str, media_id: str, query: ContentQuery) -> ContentPart:
+        """Return bytes of a file of the person; past its end none, and `last`.
+
+        Raises: NotFound for a file that isn't the person's, or gone.
+        """
 
 
 class HoldCustody(Protocol):

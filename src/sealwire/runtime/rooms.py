@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,16 +22,20 @@ from sealwire.adapters.embedded.messaging import SqliteMessaging
 from sealwire.adapters.embedded.outbox import SqlitePositions
 from sealwire.clients.compliance import send_records
 from sealwire.clients.key_ring import KeyRing
-from sealwire.contracts import compliance, crypto, identity, media, messaging, search
+from sealwire.contracts import accountability, crypto, identity, media, messaging, search
 from sealwire.contracts.compliance import AuditEntry
+from sealwire.contracts.custody import SubjectCustody
 from sealwire.kit.caller import SYSTEM_TENANT, service_caller
+from sealwire.kit.files import count_in_files
 from sealwire.kit.http import Edge, Route
 from sealwire.kit.lifespan import Probe
+from sealwire.kit.problem import Unavailable
 from sealwire.ports.events import Consumer, Event, EventFeed, Positions
 from sealwire.ports.mail import Mailer
 from sealwire.runtime.key_jobs import KeyJobs
 from sealwire.services.auth.routes import routes as auth_routes
 from sealwire.services.auth.service import AuthService
+from sealwire.services.compliance.rights import Surroundings
 from sealwire.services.compliance.routes import routes as compliance_routes
 from sealwire.services.compliance.service import ComplianceService
 from sealwire.services.crypto.events import audit_entry as crypto_entry
@@ -55,6 +60,8 @@ if TYPE_CHECKING:
     from sealwire.runtime.assembly import Assembly
 
 Later = Callable[[], Awaitable[None]]
+HOLDERS = ("messaging", "compliance")
+"""The services that hold data of people."""
 
 
 class Room(msgspec.Struct, frozen=True, kw_only=True):
@@ -140,6 +147,24 @@ async def build_crypto(assembly: Assembly) -> Room:
     )
 
 
+def _surroundings(assembly: Assembly) -> Surroundings:
+    """Return what compliance needs around it to keep people's rights: who holds data, and where files are."""
+
+    def custodians() -> Mapping[str, SubjectCustody]:
+        # All of them or none: an erasure must not pass by a service that is about to start.
+        try:
+            return {name: assembly.contract(name) for name in HOLDERS}
+        except KeyError as error:
+            raise Unavailable(f"{error.args[0]} is not started.") from None
+
+    return Surroundings(
+        custodians=custodians,
+        blobs=FileBlobStore(assembly.data / "exports"),
+        count_in_data=lambda texts: asyncio.to_thread(count_in_files, [assembly.data], texts),
+        rng=assembly.rng,
+    )
+
+
 async def build_compliance(assembly: Assembly) -> Room:
     """The audit log, which every other service writes to from its outbox."""
     storage = SqliteCompliance.open(assembly.data / "compliance.db")
@@ -147,13 +172,14 @@ async def build_compliance(assembly: Assembly) -> Room:
         stores=storage.stores,
         crypto=assembly.contract("crypto"),
         keys=_ring(assembly, "compliance"),
+        around=_surroundings(assembly),
         clock=assembly.clock,
         config=assembly.settings.compliance,
     )
 
     return Room(
         service=service,
-        contract=assembly.guard(service, compliance.OPERATIONS, "compliance"),
+        contract=assembly.guard(service, accountability.OPERATIONS, "compliance"),
         start=service.start,
         stop=_in_turn(service.stop, storage.close),
         checks=service.checks,

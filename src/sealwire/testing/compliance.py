@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from random import Random
 
+from sealwire.adapters.embedded.blobs import FileBlobStore
 from sealwire.adapters.embedded.compliance import SqliteCompliance
 from sealwire.adapters.embedded.crypto import MIGRATIONS as CRYPTO_MIGRATIONS
 from sealwire.adapters.embedded.crypto import SqliteKeyStore
 from sealwire.adapters.embedded.drivers.sqlite import Database
 from sealwire.clients.key_ring import KeyRing
+from sealwire.contracts.custody import SubjectCustody
 from sealwire.kit.clock import Clock, SystemClock
+from sealwire.kit.files import count_in_files
 from sealwire.services.compliance.config import ComplianceConfig
 from sealwire.services.compliance.ports import ComplianceStores
+from sealwire.services.compliance.rights import Surroundings
 from sealwire.services.compliance.service import ComplianceService
 from sealwire.services.crypto.config import CryptoConfig
 from sealwire.services.crypto.providers import FileKeyProvider
@@ -47,7 +53,12 @@ async def open_compliance_stores(family: str, folder: Path) -> AsyncIterator[Com
 
 @asynccontextmanager
 async def open_compliance(
-    folder: Path, *, family: str = "embedded", clock: Clock | None = None, config: ComplianceConfig | None = None
+    folder: Path,
+    *,
+    family: str = "embedded",
+    clock: Clock | None = None,
+    config: ComplianceConfig | None = None,
+    custodians: Mapping[str, SubjectCustody] | None = None,
 ) -> AsyncIterator[ComplianceRoom]:
     """Give a started compliance service; opening it again on the same folder is a restart."""
     clock = clock or SystemClock()
@@ -62,8 +73,14 @@ async def open_compliance(
     keys = KeyRing(crypto=crypto, service="compliance", clock=clock)
     try:
         async with open_compliance_stores(family, folder) as stores:
+            around = Surroundings(
+                custodians=lambda: {**(custodians or {}), "compliance": service.own},
+                blobs=FileBlobStore(folder.parent / f"{folder.name}-exports"),
+                count_in_data=lambda texts: asyncio.to_thread(count_in_files, [folder], texts),
+                rng=Random(1),  # noqa: S311 - jitter, not a secret
+            )
             service = ComplianceService(
-                stores=stores, crypto=crypto, keys=keys, clock=clock, config=config or ComplianceConfig()
+                stores=stores, crypto=crypto, keys=keys, around=around, clock=clock, config=config or ComplianceConfig()
             )
             await service.start()
             try:

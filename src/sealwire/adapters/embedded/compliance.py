@@ -11,6 +11,7 @@ import msgspec
 
 from sealwire.adapters.embedded.audit_log import SCHEMA, SqliteAuditStore
 from sealwire.adapters.embedded.audit_pruning import PRUNING_SCHEMA
+from sealwire.adapters.embedded.compliance_rights import RIGHTS_SCHEMA, SqliteRightsStore
 from sealwire.adapters.embedded.drivers.sqlite import Database
 from sealwire.adapters.embedded.outbox import OUTBOX_SCHEMA, POSITIONS_SCHEMA, SqliteOutbox, SqlitePositions
 from sealwire.contracts.compliance import Consent, Hold, RetentionPolicy
@@ -61,7 +62,11 @@ CREATE TABLE checkpoint_key (
     PRIMARY KEY (number, ordinal)
 ) WITHOUT ROWID;
 """
-MIGRATIONS: Final = (SCHEMA + _BOOKS + OUTBOX_SCHEMA + POSITIONS_SCHEMA, PRUNING_SCHEMA + _CHECKPOINT_KEYS)
+MIGRATIONS: Final = (
+    SCHEMA + _BOOKS + OUTBOX_SCHEMA + POSITIONS_SCHEMA,
+    PRUNING_SCHEMA + _CHECKPOINT_KEYS,
+    RIGHTS_SCHEMA,
+)
 _IN_FORCE: Final = (
     "SELECT policy_version, given_at FROM consent"
     " WHERE tenant_id = ? AND subject_id = ? AND purpose = ? AND withdrawn_at IS NULL"
@@ -82,6 +87,7 @@ class SqliteCompliance:
             audit=SqliteAuditStore(db),
             consents=SqliteConsentStore(db, self.outbox),
             retention=SqliteRetentionStore(db, self.outbox),
+            rights=SqliteRightsStore(db, self.outbox),
             events=self.outbox,
             positions=SqlitePositions(db),
         )

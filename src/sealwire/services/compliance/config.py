@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -32,6 +32,20 @@ class ComplianceConfig(msgspec.Struct, frozen=True, kw_only=True):
     logs_in_memory: Annotated[
         int, Meta(ge=1, le=1_000_000, description="Tenants whose log's right edge is kept in memory (25 KiB each)")
     ] = 1_000
+    erased_messages: Annotated[
+        Literal["tombstone", "anonymise"],
+        Meta(description="What becomes of an erased person's messages when the request doesn't say"),
+    ] = "tombstone"
+    export_keep_hours: Annotated[
+        int, Meta(ge=1, le=24 * 365, description="Hours a finished export may be fetched")
+    ] = 72
+    jobs_at_once: Annotated[int, Meta(ge=1, le=64, description="Exports, erasures … worked on at the same time")] = 2
+    job_retry_base_s: Annotated[
+        float, Meta(gt=0, le=3_600, description="First wait before a job that failed, or is held, is tried again")
+    ] = 0.5
+    job_retry_cap_s: Annotated[
+        float, Meta(gt=0, le=86_400, description="Longest wait before such a job is tried again")
+    ] = 60.0
     relay_wait_s: Annotated[
         float, Meta(ge=0.0, le=60.0, description="Longest wait for more before own changes are recorded")
     ] = 0.2

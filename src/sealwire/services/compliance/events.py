@@ -10,6 +10,7 @@ from sealwire.contracts.compliance import Actor, AuditEntry
 from sealwire.kit.caller import Caller
 from sealwire.kit.ids import new_id
 from sealwire.ports.events import Event, NewEvent
+from sealwire.services.compliance.job_ports import StoredJob
 
 _encode = msgspec.json.Encoder().encode
 
@@ -41,6 +42,18 @@ def change_event(
         trace_id=caller.trace_id,
     )
     return NewEvent(event_id=new_id(), tenant_id=caller.tenant_id, kind=kind, at_us=at_us, data=_encode(change))
+
+
+def job_event(kind: str, job: StoredJob, *, at_us: int, actor: str, **metadata: str | int) -> NewEvent:
+    """Return the event of a job; `actor` is the person who asked, empty for the service itself."""
+    change = Change(
+        actor_type="user" if actor else "service",
+        actor_id=actor or "compliance",
+        resource_type=f"gdpr_{job.kind}",
+        resource_id=job.job_id,
+        metadata={"subject_id": job.subject_id, **metadata},
+    )
+    return NewEvent(event_id=new_id(), tenant_id=job.tenant_id, kind=kind, at_us=at_us, data=_encode(change))
 
 
 def audit_entry(event: Event) -> AuditEntry:

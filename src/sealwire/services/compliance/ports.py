@@ -9,6 +9,7 @@ import msgspec
 
 from sealwire.contracts.compliance import FIRST_PREV_HASH, AuditEntry, Consent, Hold, RetentionPolicy
 from sealwire.ports.events import EventFeed, NewEvent, Positions
+from sealwire.services.compliance.job_ports import RightsStore
 from sealwire.services.compliance.tiles import Tile
 
 
@@ -251,5 +252,6 @@ class ComplianceStores(msgspec.Struct, frozen=True, kw_only=True):
     audit: AuditStore
     consents: ConsentStore
     retention: RetentionStore
+    rights: RightsStore
     events: EventFeed
     positions: Positions

@@ -9,6 +9,7 @@ every proof stay as they are.
 from __future__ import annotations
 
 import asyncio
+import os
 from binascii import Error as Base64Error
 from binascii import a2b_base64, b2a_base64
 from collections.abc import Mapping, Sequence
@@ -64,6 +65,12 @@ class Sealer:
         self._keys = keys
         self._clock = clock
         self._stamps = _Stamps()
+        self.forgotten: set[tuple[str, str]] = set()
+        """Erased people (tenant, id): what still comes of them is stored in its place and readable to nobody."""
+
+    def forget(self, tenant_id: str, subject_id: str) -> None:
+        """From now on seal what is personal about this person under keys that are thrown away at once."""
+        self.forgotten.add((tenant_id, subject_id))
 
     async def take_in(self, entries: Sequence[AuditEntry]) -> list[Intake]:
         """Seal personal data and fix time and bytes of each entry.
@@ -82,7 +89,10 @@ class Sealer:
                 if entry.personal:
                     tenant_id, subject_id = entry.tenant_id, entry.subject_id
                     scope = PERSON_SCOPE if subject_id else day_scope(created_at)
-                    key = keys.ready(tenant_id, scope, subject_id)
+                    if self.forgotten and (tenant_id, subject_id) in self.forgotten:
+                        key: SealingKey | None = SealingKey(key_id=os.urandom(16), key=os.urandom(32))
+                    else:
+                        key = keys.ready(tenant_id, scope, subject_id)
                     sealed = _seal(entry, key or await keys.sealing_key(tenant_id, scope, subject_id))
                 body = record_bytes(blank(entry, canonical_members(entry.metadata, sealed), created_at))
                 if _NUL in body:
@@ -98,7 +108,7 @@ class Sealer:
     async def _fetch_keys(self, entries: Sequence[AuditEntry]) -> None:
         """Have the keys of all people loaded that aren't at hand, at the same time and not one after another."""
         ready = self._keys.ready
-        people = {(e.tenant_id, e.subject_id) for e in entries if e.personal and e.subject_id}
+        people = {(e.tenant_id, e.subject_id) for e in entries if e.personal and e.subject_id} - self.forgotten
         missing = [person for person in people if ready(person[0], PERSON_SCOPE, person[1]) is None]
         if len(missing) > 1:
             await asyncio.gather(*(self._keys.sealing_key(tenant, PERSON_SCOPE, person) for tenant, person in missing))
@@ -120,6 +130,15 @@ class Sealer:
             prev_hash=record.prev_hash,
             hash=stored.hash,
         )
+
+    async def is_readable(self, stored: StoredRecord, subject_id: str) -> bool:
+        """Whether a record shows anything sealed for this person."""
+        record = read_record(stored.body)
+        kept = _read_metadata(record.metadata)
+        names = [name for name, value in kept.items() if type(value) is dict]
+        if not any(kept[name].get("of") == subject_id for name in names):
+            return False
+        return any(value not in {ERASED, UNREADABLE} for value in (await self._open(record, names, kept)).values())
 
     async def metadata(self, record: Record) -> dict[str, Any]:
         """Return a record's metadata with sealed values opened, `erased` or `unreadable`."""

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
+from sealwire.contracts.compliance import LegalHold
 from sealwire.contracts.custody import (
     SubjectChanges,
     SubjectErased,
@@ -174,14 +175,20 @@ class SubjectCases:
             self._places[erasure.job_id] = 0
             return SubjectErased(done=False, erased={"conversation": named} if named else {})
         kept = await self._store.held_messages(tenant_id, subject_id)
-        destroyed = 0 if kept else await self._keys.destroy(tenant_id, subject_id=subject_id)
+        held = {"message": kept} if kept else {}
+        destroyed = 0
+        if not kept:
+            try:
+                destroyed = await self._keys.destroy(tenant_id, subject_id=subject_id)
+            except LegalHold:  # on a conversation where nothing readable of the person is left
+                held = {"data_key": 1}
         await self._store.compact()
         del self._places[erasure.job_id]
         erased = {"conversation": named, "data_key": destroyed}
         return SubjectErased(
             done=True,
             erased={kind: count for kind, count in erased.items() if count},
-            kept={"message": kept} if kept else {},
+            kept=held,
         )
 
     # ---- the rest

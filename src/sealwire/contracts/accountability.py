@@ -1,0 +1,18 @@
+"""Accountability: all that compliance answers, its contracts put together (GDPR Art. 5(2))."""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+from sealwire.contracts import compliance, custody, gdpr
+from sealwire.kit.operation import table
+
+OPERATIONS: Final = table(
+    *compliance.OPERATIONS.values(),
+    *gdpr.OPERATIONS.values(),
+    *custody.operations(compliance.SERVICE, custody.SUBJECT),
+)
+
+
+class Accountability(compliance.Compliance, gdpr.Rights, custody.SubjectCustody, Protocol):
+    """Compliance with everything, in this process or another."""

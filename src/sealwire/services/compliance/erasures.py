@@ -1,0 +1,218 @@
+"""Erasing a person: step by step over every service, each with its receipt, then keys, a probe and a certificate.
+
+A step is repeated until its service says that it is done; what is done is stored before the next begins. So a crash
+anywhere costs a repetition of what was under way, which changes nothing twice.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final
+
+from msgspec.structs import replace
+
+from sealwire.contracts.custody import SubjectCustody, SubjectErasure, SubjectItem, SubjectProbe, SubjectQuery
+from sealwire.contracts.gdpr import Receipt
+from sealwire.kit.caller import Caller, service_caller
+from sealwire.kit.clock import Clock, rfc3339
+from sealwire.kit.problem import Unavailable
+from sealwire.services.compliance.boxes import Boxes, JobKeys
+from sealwire.services.compliance.certificates import KIND, SERVICE, Certificates
+from sealwire.services.compliance.events import job_event
+from sealwire.services.compliance.job_ports import Box, RightsStore, StoredJob
+
+ORDER: Final = ("auth", "messaging", "media", "search", "gateway", "compliance", "crypto")
+AUDIT: Final = "audit"
+"""The step that destroys the keys of the person's data in audit records."""
+MOST_WORDS: Final = 24
+_WORD: Final = re.compile(r"[^\W\d_]{7,64}")
+Custodians = Callable[[], Mapping[str, SubjectCustody]]
+
+
+class ProbeFound(Unavailable):
+    """Something of the person is left: the erasure goes on, and no certificate says that it is over."""
+
+    code, title = "erasure_incomplete", "Something of the person is left"
+
+
+class Erasures:
+    """Runs erasure jobs."""
+
+    def __init__(
+        self,
+        *,
+        store: RightsStore,
+        boxes: Boxes,
+        keys: JobKeys,
+        custodians: Custodians,
+        certificates: Certificates,
+        forget_person: Callable[[str, str], None],
+        count_in_data: Callable[[Sequence[bytes]], Awaitable[int]],
+        clock: Clock,
+    ) -> None:
+        """`forget_person` makes records of a person, from now on, unreadable to everybody; `count_in_data` looks for
+        texts in every file of the installation."""
+        self._store = store
+        self._boxes = boxes
+        self._keys = keys
+        self._custodians = custodians
+        self._certificates = certificates
+        self._forget_person = forget_person
+        self._count_in_data = count_in_data
+        self._clock = clock
+
+    async def check(self, tenant_id: str, subject_id: str) -> None:
+        """Ask every service whether anything stands against it. Raises: LegalHold, LastOwner, Unavailable."""
+        caller = service_caller(SERVICE, tenant_id)
+        erasure = SubjectErasure(job_id="check", pseudonym="check", check_only=True)
+        for _, custodian in self._in_order():
+            await custodian.erase_subject(caller, subject_id, erasure)
+
+    async def run(self, job: StoredJob) -> StoredJob:
+        """Take a job up where it stands and bring it to its end. Raises: LegalHold, what makes services unavailable."""
+        box = await self._boxes.open(job)
+        if not box.collected:
+            box = await self._collect(job, box)
+            job = replace(job, box=await self._boxes.seal(job.tenant_id, job.job_id, box))
+            await self._store.save(job)
+        for name, custodian in self._in_order():
+            job = await self._erase_at(job, name, custodian, box)
+        job = await self._destroy_audit_keys(job)
+        places = await self._probe(job, box)
+        if found := {place: count for place, count in places.items() if count}:
+            # Begin again with the services: whatever came after their receipts is found by a second round.
+            await self._store.save(replace(job, receipts=tuple(replace(r, done=False) for r in job.receipts)))
+            raise ProbeFound(f"Left of the person: {found}.", retry_after_s=5.0)
+        return await self._certify(job, box, places)
+
+    def _in_order(self) -> list[tuple[str, SubjectCustody]]:
+        there = self._custodians()
+        return [(name, there[name]) for name in ORDER if name in there]
+
+    # ---- before: what the probe will look for
+
+    async def _collect(self, job: StoredJob, box: Box) -> Box:
+        """Learn the person's e-mail, name and some words of their messages; they leave the job with its end."""
+        there, caller = self._custodians(), service_caller(SERVICE, job.tenant_id)
+        email, name, words = None, None, []
+        if (auth := there.get("auth")) is not None:
+            for item in (await auth.export_subject(caller, job.subject_id, SubjectQuery())).items:
+                if item.kind == "profile":
+                    email, name = item.data.get("email"), item.data.get("display_name")
+        if (messaging := there.get("messaging")) is not None:
+            words = await self._sample(caller, job.subject_id, messaging)
+        # A word that the files are full of anyway says nothing about this person; an address always does.
+        telling = [word for word in [*([name] if name else []), *words] if not await self._everywhere(word)]
+        chosen = tuple(word for word in [*([email] if email else []), *telling] if len(word) >= 4)
+        return replace(box, email=email, display_name=name, words=chosen, collected=True)
+
+    async def _sample(self, caller: Caller, subject_id: str, messaging: SubjectCustody) -> list[str]:
+        """Return long words of the person's messages, from the first pages of them."""
+        found: dict[str, None] = {}
+        cursor: str | None = None
+        for _ in range(20):
+            page = await messaging.export_subject(caller, subject_id, SubjectQuery(cursor=cursor))
+            for item in page.items:
+                found.update(dict.fromkeys(_WORD.findall(_text(item))))
+            cursor = page.next_cursor
+            if cursor is None or len(found) >= MOST_WORDS * 8:
+                break
+        return sorted(found, key=len, reverse=True)[:MOST_WORDS]
+
+    async def _everywhere(self, word: str) -> bool:
+        return bool(await self._count_in_data([word.encode()]))
+
+    # ---- the steps
+
+    async def _erase_at(self, job: StoredJob, name: str, custodian: SubjectCustody, box: Box) -> StoredJob:
+        """Have one service erase, call by call; each call's counts are stored before the next."""
+        receipt = _receipt(job, name)
+        caller = service_caller(SERVICE, job.tenant_id)
+        erasure = SubjectErasure(job_id=job.job_id, pseudonym=box.pseudonym or job.job_id, messages=box.messages)
+        while not receipt.done:
+            answer = await custodian.erase_subject(caller, job.subject_id, erasure)
+            receipt = replace(
+                receipt,
+                done=answer.done,
+                counts=_sum(receipt.counts, answer.erased),
+                kept=answer.kept or receipt.kept,
+                finished_at=rfc3339(self._clock.now_us()) if answer.done else None,
+            )
+            job = self._with(job, receipt)
+            await self._store.save(job)
+        return job
+
+    async def _destroy_audit_keys(self, job: StoredJob) -> StoredJob:
+        """Make the person's data in audit records unreadable: in those there are, and in those that still come."""
+        receipt = _receipt(job, AUDIT)
+        if receipt.done:
+            return job
+        await self._store.mark_erased(job.tenant_id, job.subject_id)
+        self._forget_person(job.tenant_id, job.subject_id)
+        destroyed = await self._keys.destroy(job.tenant_id, subject_id=job.subject_id)
+        counts = _sum(receipt.counts, {"data_key": destroyed})
+        receipt = replace(receipt, done=True, counts=counts, finished_at=rfc3339(self._clock.now_us()))
+        job = self._with(job, receipt)
+        await self._store.save(job)
+        return job
+
+    async def _probe(self, job: StoredJob, box: Box) -> dict[str, int]:
+        """Look for the person in every service and in every file."""
+        caller = service_caller(SERVICE, job.tenant_id)
+        probe = SubjectProbe(words=list(box.words))
+        places: dict[str, int] = {}
+        for name, custodian in self._in_order():
+            answer = await custodian.probe_subject(caller, job.subject_id, probe)
+            places.update({f"{name}.{place}": count for place, count in answer.places.items()})
+        places["data.files"] = await self._count_in_data([word.encode() for word in box.words])
+        return places
+
+    # ---- the end
+
+    async def _certify(self, job: StoredJob, box: Box, places: Mapping[str, int]) -> StoredJob:
+        now_us = self._clock.now_us()
+        statement: dict[str, Any] = {
+            "kind": KIND,
+            "job_id": job.job_id,
+            "tenant_id": job.tenant_id,
+            "subject_id": job.subject_id,
+            "requested_at": rfc3339(job.requested_us),
+            "requested_by": job.requested_by,
+            "completed_at": rfc3339(now_us),
+            "messages": box.messages,
+            "erased": [
+                {"where": r.service, "counts": r.counts, "kept_under_legal_hold": r.kept, "at": r.finished_at}
+                for r in job.receipts
+            ],
+            "probe": {"texts": len(box.words), "places": dict(places), "found": sum(places.values())},
+        }
+        certificate = await self._certificates.sign(job.tenant_id, statement)
+        done = replace(
+            job, status="done", progress=1.0, finished_us=now_us, problem=None, box=None,
+            certificate=certificate.note, public_key=certificate.public_key,
+        )  # fmt: skip
+        event = job_event("gdpr.erasure.completed", done, at_us=now_us, actor="", certificate_sha256=certificate.sha256)
+        await self._store.save(done, [event])
+        await self._boxes.destroy(job)
+        return done
+
+    @staticmethod
+    def _with(job: StoredJob, receipt: Receipt) -> StoredJob:
+        others = tuple(r for r in job.receipts if r.service != receipt.service)
+        receipts = (*others, receipt)
+        done = sum(r.done for r in receipts)
+        return replace(job, receipts=receipts, progress=round(min(done / (len(ORDER) + 2), 0.99), 2))
+
+
+def _receipt(job: StoredJob, name: str) -> Receipt:
+    return next((r for r in job.receipts if r.service == name), Receipt(service=name))
+
+
+def _sum(counts: Mapping[str, int], more: Mapping[str, int]) -> dict[str, int]:
+    return {kind: counts.get(kind, 0) + more.get(kind, 0) for kind in (*counts, *(k for k in more if k not in counts))}
+
+
+def _text(item: SubjectItem) -> str:
+    body = item.data.get("body")
+    return body if isinstance(body, str) else ""

@@ -1,0 +1,140 @@
+"""What jobs for people's rights are made of, and what they ask of storage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+from sealwire.contracts.custody import MessagePolicy
+from sealwire.contracts.gdpr import JobKind, JobStatus, Receipt
+from sealwire.ports.events import NewEvent
+
+
+class Box(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a job knows of the person: sealed while the job lasts, its key destroyed at the end.
+
+    `words` are what the probe looks for afterwards; `collected` says that they were gathered.
+    """
+
+    reason: str = ""
+    pseudonym: str = ""
+    messages: MessagePolicy = "tombstone"
+    email: str | None = None
+    display_name: str | None = None
+    words: tuple[str, ...] = ()
+    collected: bool = False
+
+
+class Archive(msgspec.Struct, frozen=True, kw_only=True):
+    """A finished export: a sealed blob, the header of its segment, its plain size, until when it may be fetched."""
+
+    blob_key: str
+    header: bytes
+    size_bytes: int
+    expires_us: int
+
+
+class StoredJob(msgspec.Struct, frozen=True, kw_only=True):
+    """A job as stored. `box` is a sealed `Box`, None at the end; times in microseconds."""
+
+    job_id: str
+    tenant_id: str
+    kind: JobKind
+    subject_id: str
+    status: JobStatus
+    requested_by: str
+    requested_us: int
+    due_us: int
+    finished_us: int | None = None
+    progress: float = 0.0
+    receipts: tuple[Receipt, ...] = ()
+    problem: str | None = None
+    box: bytes | None = None
+    certificate: str | None = None
+    public_key: str | None = None
+    archive: Archive | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing more will happen."""
+        return self.status in ("done", "failed")
+
+
+class JobFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which jobs; all that is given has to hold. `due_before_us`: those unfinished whose time was over by then."""
+
+    kind: JobKind | None = None
+    subject_id: str | None = None
+    requested_by: str | None = None
+    status: JobStatus | None = None
+    due_before_us: int | None = None
+
+
+class StoredRestriction(msgspec.Struct, frozen=True, kw_only=True):
+    """A restriction in force; `reason` is sealed."""
+
+    subject_id: str
+    at_us: int
+    by: str
+    reason: bytes
+
+
+class RightsStore(Protocol):
+    """Jobs, restrictions, and who is erased. Every change is atomic and durable on return, with its events.
+
+    MongoDB: documents `gdpr_job` (a partial unique index on tenant, subject where kind is erasure and unfinished),
+    `restriction`, `erased`; the event in the same multi-document transaction.
+    """
+
+    async def add(self, job: StoredJob, event: NewEvent) -> StoredJob:
+        """Store a job; while an erasure of the same person is unfinished, return that one and store nothing."""
+
+    async def save(self, job: StoredJob, events: Sequence[NewEvent] = ()) -> None:
+        """Replace a job, unless it is finished already."""
+
+    async def job(self, tenant_id: str, job_id: str) -> StoredJob | None:
+        """Return one."""
+
+    async def jobs(self, tenant_id: str, wanted: JobFilter, *, before: str, limit: int) -> Sequence[StoredJob]:
+        """Return jobs with an id below `before` (empty: all), the newest first."""
+
+    async def unfinished(self) -> Sequence[StoredJob]:
+        """Return what is to go on after a start, oldest first."""
+
+    async def expired(self, now_us: int, limit: int) -> Sequence[StoredJob]:
+        """Return jobs with an archive whose time is over."""
+
+    async def clear_archive(self, job_id: str, events: Sequence[NewEvent] = ()) -> bool:
+        """Take the archive off a job; True for the one call that did."""
+
+    async def of_subject(self, tenant_id: str, subject_id: str) -> Sequence[StoredJob]:
+        """Return every job about a person."""
+
+    async def empty_boxes(self, tenant_id: str, subject_id: str, *, but: str) -> int:
+        """Drop what finished jobs about a person still hold, but of one; end those unfinished. Return how many."""
+
+    async def erased(self, tenant_id: str) -> Sequence[tuple[str, str]]:
+        """Return (tenant, person) of all who are erased; of every tenant when `tenant_id` is empty."""
+
+    async def mark_erased(self, tenant_id: str, subject_id: str) -> None:
+        """Remember, by the opaque id alone, that this person is erased."""
+
+    async def restrict(self, tenant_id: str, restriction: StoredRestriction, event: NewEvent) -> StoredRestriction:
+        """Store a restriction; of one in force that one is returned."""
+
+    async def lift(self, tenant_id: str, subject_id: str, event: NewEvent) -> bool:
+        """End a restriction; False when there is none."""
+
+    async def restrictions(self, tenant_id: str, *, after: str, limit: int) -> Sequence[StoredRestriction]:
+        """Return restrictions of people with ids above `after`."""
+
+    async def forget_subject(self, tenant_id: str, subject_id: str, limit: int) -> int:
+        """Delete consents and the restriction of a person, up to about `limit`. Return how many."""
+
+    async def count_subject(self, tenant_id: str, subject_id: str) -> int:
+        """Return how many consents, restrictions and boxes of the person there are."""
+
+    async def count_in_files(self, texts: Sequence[bytes]) -> int:
+        """Return how often these texts stand in the raw bytes of compliance's files."""

@@ -1,0 +1,138 @@
+"""Compliance's own part of a person's rights: consents, restrictions, earlier jobs, what the log says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import msgspec
+
+from sealwire.contracts.custody import (
+    SubjectChanges,
+    SubjectErased,
+    SubjectErasure,
+    SubjectFindings,
+    SubjectItem,
+    SubjectItems,
+    SubjectProbe,
+    SubjectQuery,
+    SubjectRectified,
+    SubjectRestriction,
+    require_custodian,
+)
+from sealwire.kit.caller import Caller
+from sealwire.kit.clock import rfc3339
+from sealwire.kit.problem import Invalid
+from sealwire.services.compliance.job_ports import RightsStore, StoredJob
+from sealwire.services.compliance.ports import AuditStore, ConsentStore, RecordFilter
+from sealwire.services.compliance.sealing import Sealer
+
+_PHASES: Final = ("consents", "jobs", "records")
+_Page = tuple[list[SubjectItem], str]
+
+
+class OwnCustody:
+    """`SubjectCustody` of compliance itself."""
+
+    def __init__(
+        self,
+        *,
+        store: RightsStore,
+        consents: ConsentStore,
+        audit: AuditStore,
+        sealer: Sealer,
+        drop_archive: Callable[[StoredJob], Awaitable[None]],
+    ) -> None:
+        self._store = store
+        self._consents = consents
+        self._audit = audit
+        self._sealer = sealer
+        self._drop_archive = drop_archive
+
+    async def export_subject(self, caller: Caller, subject_id: str, query: SubjectQuery) -> SubjectItems:
+        """See `SubjectCustody`: consents, jobs, and what the audit log says the person did."""
+        tenant_id = require_custodian(caller)
+        phase, _, after = (query.cursor or "consents:0").partition(":")
+        if phase not in _PHASES or not after.isdigit() or len(after) > 18:
+            raise Invalid("Give a `next_cursor` as it was.", path="$.cursor")
+        read = {"consents": self._consents_page, "jobs": self._jobs_page, "records": self._records_page}[phase]
+        items, cursor = await read(tenant_id, subject_id, int(after), query.limit)
+        return SubjectItems(items=items, next_cursor=cursor or None)
+
+    async def _consents_page(self, tenant_id: str, subject_id: str, after: int, limit: int) -> _Page:
+        found = await self._consents.history(tenant_id, subject_id, after=after, limit=limit)
+        items = []
+        for number, consent in found:
+            data: dict[str, Any] = msgspec.to_builtins(consent)
+            items.append(SubjectItem(kind="consent", resource_id=str(number), at=consent.given_at, data=data))
+        return items, f"consents:{found[-1][0]}" if len(found) == limit else "jobs:0"
+
+    async def _jobs_page(self, tenant_id: str, subject_id: str, after: int, limit: int) -> _Page:
+        jobs = sorted(await self._store.of_subject(tenant_id, subject_id), key=lambda job: job.job_id)
+        items = [
+            SubjectItem(
+                kind="request", resource_id=job.job_id, at=rfc3339(job.requested_us),
+                data={"kind": job.kind, "status": job.status, "requested_by": job.requested_by},
+            )
+            for job in jobs[after : after + limit]
+        ]  # fmt: skip
+        return items, f"jobs:{after + limit}" if len(jobs) > after + limit else "records:0"
+
+    async def _records_page(self, tenant_id: str, subject_id: str, after: int, limit: int) -> _Page:
+        wanted = RecordFilter(actor=subject_id)
+        found = await self._audit.search(tenant_id, wanted, after_seq=after, limit=limit)
+        items = []
+        for stored in found.records:
+            record = await self._sealer.show(stored)
+            data: dict[str, Any] = msgspec.to_builtins(record)
+            items.append(SubjectItem(kind="audit_record", resource_id=record.audit_id, at=record.created_at, data=data))
+        return items, "" if found.looked_up_to is None else f"records:{found.looked_up_to}"
+
+    async def erase_subject(self, caller: Caller, subject_id: str, erasure: SubjectErasure) -> SubjectErased:
+        """See `SubjectCustody`. Audit records stay; the keys of what is personal in them go at the job's end."""
+        tenant_id = require_custodian(caller)
+        if erasure.check_only:
+            return SubjectErased(done=False)
+        exports = 0
+        for job in await self._store.of_subject(tenant_id, subject_id):
+            if job.archive is not None:
+                await self._drop_archive(job)
+                exports += 1
+        boxes = await self._store.empty_boxes(tenant_id, subject_id, but=erasure.job_id)
+        forgotten = await self._store.forget_subject(tenant_id, subject_id, erasure.limit)
+        erased = {"consent": forgotten, "export": exports, "request": boxes}
+        return SubjectErased(
+            done=forgotten < erasure.limit, erased={kind: count for kind, count in erased.items() if count}
+        )
+
+    async def rectify_subject(self, caller: Caller, subject_id: str, changes: SubjectChanges) -> SubjectRectified:
+        """See `SubjectCustody`. A log is not rewritten: its records say what was known when they were written."""
+        require_custodian(caller)
+        return SubjectRectified()
+
+    async def restrict_subject(self, caller: Caller, subject_id: str, restriction: SubjectRestriction) -> None:
+        """See `SubjectCustody`. The book of restrictions is kept by `Rights` itself."""
+        require_custodian(caller)
+
+    async def probe_subject(self, caller: Caller, subject_id: str, probe: SubjectProbe) -> SubjectFindings:
+        """See `SubjectCustody`."""
+        tenant_id = require_custodian(caller)
+        books = await self._store.count_subject(tenant_id, subject_id)
+        files = await self._store.count_in_files([word.encode() for word in probe.words])
+        return SubjectFindings(
+            places={"books": books, "files": files, "records": await self._readable(tenant_id, subject_id)}
+        )
+
+    async def _readable(self, tenant_id: str, subject_id: str) -> int:
+        """Return how many of the person's newest records still show something personal, once they are erased."""
+        if (tenant_id, subject_id) not in self._sealer.forgotten:
+            return 0
+        readable, after = 0, 0
+        wanted = RecordFilter(actor=subject_id)
+        while True:
+            found = await self._audit.search(tenant_id, wanted, after_seq=after, limit=200)
+            for stored in found.records:
+                readable += await self._sealer.is_readable(stored, subject_id)
+            if found.looked_up_to is None:
+                return readable
+            after = found.looked_up_to

@@ -1,0 +1,393 @@
+"""The rights of people (R4.4): who may ask for what, the jobs that do it, and what is told of them."""
+
+from __future__ import annotations
+
+import asyncio
+from calendar import monthrange
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from random import Random
+from typing import Final, NamedTuple, Protocol
+
+from msgspec.structs import replace
+
+from sealwire.contracts.compliance import LegalHold
+from sealwire.contracts.crypto import Crypto
+from sealwire.contracts.custody import SubjectChanges, SubjectQuery, SubjectRestriction
+from sealwire.contracts.gdpr import (
+    DOWNLOAD_PATH,
+    ExportGone,
+    ExportNotReady,
+    GdprJob,
+    GdprJobs,
+    JobKind,
+    JobNotFound,
+    JobQuery,
+    NewErasure,
+    NewExport,
+    NewRectification,
+    NewRestriction,
+    PersonNotFound,
+    Receipt,
+    Restriction,
+    Restrictions,
+)
+from sealwire.kit.caller import Caller, service_caller
+from sealwire.kit.clock import US_PER_S, Clock, rfc3339
+from sealwire.kit.codec import Page
+from sealwire.kit.ids import new_id
+from sealwire.kit.permission import Permission
+from sealwire.kit.problem import Forbidden, NotFound, Unavailable
+from sealwire.ports.blobs import BlobStore
+from sealwire.services.compliance.archives import Archives
+from sealwire.services.compliance.boxes import Boxes, JobKeys
+from sealwire.services.compliance.certificates import SERVICE, Certificates, digest
+from sealwire.services.compliance.config import ComplianceConfig
+from sealwire.services.compliance.cursors import read_cursor, write_cursor
+from sealwire.services.compliance.erasures import ORDER, Custodians, Erasures
+from sealwire.services.compliance.events import change_event, job_event
+from sealwire.services.compliance.exports import Exports
+from sealwire.services.compliance.job_ports import Box, JobFilter, RightsStore, StoredJob, StoredRestriction
+from sealwire.services.compliance.jobs import JobRunner
+from sealwire.services.compliance.ports import RetentionStore
+from sealwire.services.compliance.sealing import Keys
+
+SWEEP_S: Final = 60.0
+PREFIX: Final = "/api/v1"
+
+
+class ServiceKeys(Keys, JobKeys, Protocol):
+    """All that compliance asks of its key ring."""
+
+
+class Surroundings(NamedTuple):
+    """What is around compliance: the services that hold data of people, by name, asked anew for every step; where
+    archives lie; how to count texts in every file of the installation; chance."""
+
+    custodians: Custodians
+    blobs: BlobStore
+    count_in_data: Callable[[Sequence[bytes]], Awaitable[int]]
+    rng: Random
+
+
+class Rights:
+    """`contracts.gdpr.Rights` in this process."""
+
+    def __init__(
+        self,
+        *,
+        store: RightsStore,
+        holds: RetentionStore,
+        crypto: Crypto,
+        keys: JobKeys,
+        around: Surroundings,
+        forget_person: Callable[[str, str], None],
+        clock: Clock,
+        config: ComplianceConfig,
+    ) -> None:
+        """`forget_person` has what still comes of an erased person stored so that nobody can read it."""
+        self._store = store
+        self._holds = holds
+        self._custodians = custodians = around.custodians
+        self._forget_person = forget_person
+        self._clock = clock
+        self._config = config
+        self._boxes = boxes = Boxes(keys)
+        self._archives = Archives(blobs=around.blobs, keys=keys)
+        self.exports = Exports(
+            store=store, boxes=boxes, archives=self._archives, custodians=custodians, clock=clock,
+            keep_s=config.export_keep_hours * 3600,
+        )  # fmt: skip
+        self._erasures = Erasures(
+            store=store, boxes=boxes, keys=keys, custodians=custodians,
+            certificates=Certificates(crypto=crypto, origin=config.origin),
+            forget_person=forget_person, count_in_data=around.count_in_data, clock=clock,
+        )  # fmt: skip
+        self.runner = JobRunner(
+            store=store, clock=clock, rng=around.rng, at_once=config.jobs_at_once, retry_base_s=config.job_retry_base_s,
+            retry_cap_s=config.job_retry_cap_s,
+        )  # fmt: skip
+        self.runner.register("export", self.exports.run)
+        self.runner.register("erasure", self._erasures.run)
+        self.runner.register("rectification", self._rectify)
+        self._fetching: set[str] = set()
+        self._sweeping: asyncio.Task[None] | None = None
+
+    async def prepare(self) -> None:
+        """Learn who is erased: before the first audit record is taken in."""
+        for tenant_id, subject_id in await self._store.erased(""):
+            self._forget_person(tenant_id, subject_id)
+
+    async def start(self) -> None:
+        """Go on with what is unfinished. Its services may come up later than this one: it waits for them."""
+        await self.runner.start()
+        self._sweeping = asyncio.get_running_loop().create_task(self._sweep(), name="gdpr-archives")
+
+    async def stop(self) -> None:
+        """Leave what is unfinished to the next start."""
+        sweeping, self._sweeping = self._sweeping, None
+        if sweeping is not None:
+            sweeping.cancel()
+            with suppress(asyncio.CancelledError):
+                await sweeping
+        await self.runner.stop()
+
+    async def _sweep(self) -> None:
+        while True:
+            with suppress(Unavailable):
+                await self.exports.sweep()
+            await asyncio.sleep(SWEEP_S)
+
+    # ---- exports
+
+    async def request_export(self, caller: Caller, export: NewExport) -> GdprJob:
+        """See `contracts.gdpr.Rights`."""
+        subject_id = await self._person(caller, export.subject_id)
+        return await self._ask(caller, "export", subject_id, Box())
+
+    async def export_job(self, caller: Caller, job_id: str) -> GdprJob:
+        """Return an export. Raises: JobNotFound."""
+        return self._view(await self._look(caller, "export", job_id), caller)
+
+    async def download(self, caller: Caller, job_id: str) -> tuple[int, AsyncIterator[bytes]]:
+        """Return size and bytes of an archive; once all of them were taken, it is gone.
+
+        Raises: JobNotFound, ExportNotReady (also while another download of it runs), ExportGone.
+        """
+        job = await self._look(caller, "export", job_id)
+        if job.requested_by != caller.user_id or caller.principal.kind != "user":
+            raise Forbidden("An export is fetched by the person who asked for it.")
+        if not job.finished:
+            raise ExportNotReady("Ask for the job until it is done.")
+        if job.archive is None or job.archive.expires_us <= self._clock.now_us():
+            raise ExportGone
+        if job_id in self._fetching:
+            raise ExportNotReady("It is being fetched at this moment.")
+        return job.archive.size_bytes, self._fetch(job, caller.user_id)
+
+    async def _fetch(self, job: StoredJob, actor: str) -> AsyncIterator[bytes]:
+        assert job.archive is not None  # `download` looked
+        self._fetching.add(job.job_id)
+        try:
+            async for part in self._archives.read(job.tenant_id, job.job_id, job.archive):
+                yield part
+            await self.exports.drop(job, "fetched", actor)
+        finally:
+            self._fetching.discard(job.job_id)
+
+    # ---- erasures
+
+    async def request_erasure(self, caller: Caller, erasure: NewErasure) -> GdprJob:
+        """See `contracts.gdpr.Rights`."""
+        subject_id = self._whose(caller, erasure.subject_id)
+        tenant_id = caller.tenant_id
+        if (before := await self._erased_before(tenant_id, subject_id)) is not None:
+            return self._view(before, caller)
+        await self._require_person(tenant_id, subject_id)
+        if await self._holds.held(tenant_id, subject_id=subject_id):
+            raise LegalHold("A legal hold covers this person; erasing waits until it is released.")
+        await self._erasures.check(tenant_id, subject_id)
+        messages = erasure.messages or self._config.erased_messages
+        box = Box(reason=erasure.reason, pseudonym=new_id(), messages=messages)
+        return await self._ask(caller, "erasure", subject_id, box, messages=messages)
+
+    async def _erased_before(self, tenant_id: str, subject_id: str) -> StoredJob | None:
+        """Return the job that erases, or erased, this person; a finished one only if no hold kept anything from it."""
+        wanted = JobFilter(kind="erasure", subject_id=subject_id)
+        for job in await self._store.jobs(tenant_id, wanted, before="", limit=1):
+            if job.status != "failed" and not (job.finished and any(r.kept for r in job.receipts)):
+                return job
+        return None
+
+    async def erasure_job(self, caller: Caller, job_id: str) -> GdprJob:
+        """Return an erasure. Raises: JobNotFound."""
+        return self._view(await self._look(caller, "erasure", job_id), caller)
+
+    # ---- rectification
+
+    async def request_rectification(self, caller: Caller, rectification: NewRectification) -> GdprJob:
+        """See `contracts.gdpr.Rights`."""
+        subject_id = await self._person(caller, rectification.subject_id)
+        changes = rectification.changes
+        box = Box(email=changes.email, display_name=changes.display_name)
+        return await self._ask(caller, "rectification", subject_id, box)
+
+    async def rectification_job(self, caller: Caller, job_id: str) -> GdprJob:
+        """Return a rectification. Raises: JobNotFound."""
+        return self._view(await self._look(caller, "rectification", job_id), caller)
+
+    async def _rectify(self, job: StoredJob) -> StoredJob:
+        box = await self._boxes.open(job)
+        changes = SubjectChanges(job_id=job.job_id, email=box.email, display_name=box.display_name)
+        caller = service_caller(SERVICE, job.tenant_id)
+        there = self._custodians()
+        names = [name for name in ORDER if name in there]
+        done = {receipt.service for receipt in job.receipts}
+        for name in names:
+            if name in done:
+                continue
+            answer = await there[name].rectify_subject(caller, job.subject_id, changes)
+            at = rfc3339(self._clock.now_us())
+            receipt = Receipt(service=name, done=True, finished_at=at, counts=answer.changed)
+            receipts = (*job.receipts, receipt)
+            job = replace(job, receipts=receipts, progress=round(len(receipts) / (len(names) + 1), 2))
+            await self._store.save(job)
+        now_us = self._clock.now_us()
+        finished = replace(job, status="done", progress=1.0, finished_us=now_us, problem=None, box=None)
+        await self._store.save(finished, [job_event("gdpr.rectification.completed", finished, at_us=now_us, actor="")])
+        await self._boxes.destroy(job)
+        return finished
+
+    # ---- jobs
+
+    async def gdpr_jobs(self, caller: Caller, query: JobQuery) -> GdprJobs:
+        """Return jobs, the newest first: those of the tenant, or for others those about the caller."""
+        everybody = caller.may(Permission.READ_AUDIT) or caller.may(Permission.MANAGE_GDPR)
+        if not everybody and query.subject_id not in (None, caller.user_id):
+            return GdprJobs(items=[])
+        wanted = JobFilter(
+            kind=query.kind,
+            subject_id=query.subject_id if everybody else caller.user_id,
+            status=query.status,
+            due_before_us=self._clock.now_us() if query.overdue else None,
+        )
+        before = read_cursor(query.cursor)
+        found = await self._store.jobs(caller.tenant_id, wanted, before=before, limit=query.limit + 1)
+        shown = found[: query.limit]
+        return GdprJobs(
+            items=[self._view(job, caller) for job in shown],
+            next_cursor=write_cursor(shown[-1].job_id) if len(found) > len(shown) else None,
+        )
+
+    async def _ask(self, caller: Caller, kind: JobKind, subject_id: str, box: Box, **facts: str) -> GdprJob:
+        """Store a job and begin it. Raises: Unavailable."""
+        now_us, job_id = self._clock.now_us(), new_id()
+        job = StoredJob(
+            job_id=job_id, tenant_id=caller.tenant_id, kind=kind, subject_id=subject_id, status="pending",
+            requested_by=caller.user_id, requested_us=now_us, due_us=a_month_after(now_us),
+            box=await self._boxes.seal(caller.tenant_id, job_id, box),
+        )  # fmt: skip
+        event = change_event(
+            caller, f"gdpr.{kind}.requested", resource_type=f"gdpr_{kind}", resource_id=job_id, at_us=now_us,
+            subject_id=subject_id, **facts,
+        )  # fmt: skip
+        stored = await self._store.add(job, event)
+        self.runner.begin(stored)
+        return self._view(stored, caller)
+
+    async def _look(self, caller: Caller, kind: JobKind, job_id: str) -> StoredJob:
+        job = await self._store.job(caller.tenant_id, job_id)
+        if job is None or job.kind != kind:
+            raise JobNotFound
+        mine = caller.user_id in (job.subject_id, job.requested_by)
+        if not (mine or caller.may(Permission.READ_AUDIT) or caller.may(Permission.MANAGE_GDPR)):
+            raise JobNotFound
+        return job
+
+    def _view(self, job: StoredJob, caller: Caller) -> GdprJob:
+        archive, at = job.archive, rfc3339
+        fetchable = archive is not None and job.requested_by == caller.user_id
+        return GdprJob(
+            job_id=job.job_id,
+            kind=job.kind,
+            subject_id=job.subject_id,
+            status=job.status,
+            progress=job.progress,
+            requested_at=at(job.requested_us),
+            requested_by=job.requested_by,
+            due_at=at(job.due_us),
+            overdue=not job.finished and self._clock.now_us() > job.due_us,
+            finished_at=None if job.finished_us is None else at(job.finished_us),
+            receipts=list(job.receipts),
+            problem=job.problem,
+            certificate=job.certificate,
+            certificate_sha256=None if job.certificate is None else digest(job.certificate),
+            public_key=job.public_key,
+            download=PREFIX + DOWNLOAD_PATH.replace("{job_id}", job.job_id) if fetchable else None,
+            expires_at=None if archive is None else at(archive.expires_us),
+            size_bytes=None if archive is None else archive.size_bytes,
+        )
+
+    # ---- restriction
+
+    async def restrict(self, caller: Caller, restriction: NewRestriction) -> Restriction:
+        """Keep a person's data without processing it: written down, then in force in every service, then answered."""
+        tenant_id, subject_id = caller.tenant_id, restriction.subject_id
+        await self._require_person(tenant_id, subject_id)
+        now_us = self._clock.now_us()
+        event = change_event(caller, "gdpr.restricted", resource_type="person", resource_id=subject_id, at_us=now_us)
+        reason = await self._boxes.seal_reason(tenant_id, subject_id, restriction.reason)
+        new = StoredRestriction(subject_id=subject_id, at_us=now_us, by=caller.user_id, reason=reason)
+        stored = await self._store.restrict(tenant_id, new, event)
+        await self._tell(tenant_id, subject_id, restricted=True)
+        return await self._restriction(tenant_id, stored)
+
+    async def lift_restriction(self, caller: Caller, subject_id: str) -> None:
+        """Process a person's data again. Raises: NotFound when it isn't restricted."""
+        event = change_event(
+            caller, "gdpr.restriction_lifted", resource_type="person", resource_id=subject_id,
+            at_us=self._clock.now_us(),
+        )  # fmt: skip
+        await self._tell(caller.tenant_id, subject_id, restricted=False)
+        if not await self._store.lift(caller.tenant_id, subject_id, event):
+            raise NotFound("There is no restriction in force for this person.")
+
+    async def restrictions(self, caller: Caller, page: Page) -> Restrictions:
+        """Return restrictions in force."""
+        found = await self._store.restrictions(caller.tenant_id, after=read_cursor(page.cursor), limit=page.limit + 1)
+        shown = found[: page.limit]
+        return Restrictions(
+            items=[await self._restriction(caller.tenant_id, restriction) for restriction in shown],
+            next_cursor=write_cursor(shown[-1].subject_id) if len(found) > len(shown) else None,
+        )
+
+    async def _tell(self, tenant_id: str, subject_id: str, *, restricted: bool) -> None:
+        caller, change = service_caller(SERVICE, tenant_id), SubjectRestriction(restricted=restricted)
+        there = self._custodians()
+        for name in ORDER:
+            if name in there:
+                await there[name].restrict_subject(caller, subject_id, change)
+
+    async def _restriction(self, tenant_id: str, stored: StoredRestriction) -> Restriction:
+        return Restriction(
+            subject_id=stored.subject_id,
+            restricted_at=rfc3339(stored.at_us),
+            restricted_by=stored.by,
+            reason=await self._boxes.open_reason(tenant_id, stored.subject_id, stored.reason),
+        )
+
+    # ---- who
+
+    def _whose(self, caller: Caller, subject_id: str | None) -> str:
+        """Return whose data it is about. Raises: Forbidden for another person's without the right to it."""
+        if subject_id is None or subject_id == caller.user_id:
+            if caller.principal.kind != "user":
+                raise Forbidden("A person asks for this, or names a person by `subject_id`.")
+            return caller.user_id
+        if not caller.may(Permission.MANAGE_GDPR):
+            raise Forbidden("Only owners and admins ask for another person.")
+        return subject_id
+
+    async def _person(self, caller: Caller, subject_id: str | None) -> str:
+        whose = self._whose(caller, subject_id)
+        await self._require_person(caller.tenant_id, whose)
+        return whose
+
+    async def _require_person(self, tenant_id: str, subject_id: str) -> None:
+        """Raises: PersonNotFound when auth has nothing of them."""
+        auth = self._custodians().get("auth")
+        if auth is None:
+            raise Unavailable("The directory of people is not there for the moment.")
+        caller = service_caller(SERVICE, tenant_id)
+        if not (await auth.export_subject(caller, subject_id, SubjectQuery(limit=1))).items:
+            raise PersonNotFound
+
+
+def a_month_after(at_us: int) -> int:
+    """Return the same day of the next month, or its last day (GDPR Art. 12(3); Regulation 1182/71 Art. 3(2)(c))."""
+    seconds, micros = divmod(at_us, US_PER_S)
+    at = datetime.fromtimestamp(seconds, UTC)
+    year, month = divmod(at.year * 12 + at.month, 12)
+    day = min(at.day, monthrange(year, month + 1)[1])
+    return int(at.replace(year=year, month=month + 1, day=day).timestamp()) * US_PER_S + micros
