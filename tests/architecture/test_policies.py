@@ -15,13 +15,34 @@ from sealwire.runtime import settings
 from sealwire.runtime.assembly import Assembly
 from sealwire.testing.installation import free_port_base
 
-OPEN_PATHS = {"/health", "/ready", "/documentation", "/documentation/{asset}", "/.well-known/jwks.json"}
+OPEN_PATHS = {
+    "/health",
+    "/ready",
+    "/documentation",
+    "/documentation/{asset}",
+    "/.well-known/jwks.json",
+    "/.well-known/openid-configuration",
+}
 OPEN_PREFIXES = ("/api/integration-health",)
 OPEN_CALLS = {
     ("POST", "/api/v1/auth/register"),
     ("POST", "/api/v1/auth/login"),
     ("POST", "/api/v1/auth/mfa/verify"),
     ("POST", "/api/v1/auth/refresh"),
+    ("GET", "/api/v1/auth/authorize"),
+    ("POST", "/api/v1/auth/authorize"),
+    ("POST", "/api/v1/auth/authorize/login"),
+    ("POST", "/api/v1/auth/authorize/code"),
+    ("POST", "/api/v1/auth/authorize/confirm"),
+    ("POST", "/api/v1/auth/authorize/consent"),
+    ("GET", "/api/v1/auth/end-session"),
+    ("POST", "/api/v1/auth/end-session"),
+    ("POST", "/api/v1/auth/end-session/confirm"),
+    ("POST", "/api/v1/auth/token"),
+    ("GET", "/api/v1/auth/userinfo"),
+    ("POST", "/api/v1/auth/userinfo"),
+    ("POST", "/api/v1/auth/revoke"),
+    ("POST", "/api/v1/auth/introspect"),
     ("POST", "/api/v1/auth/password/reset"),
     ("POST", "/api/v1/auth/password/reset/confirm"),
     ("POST", "/api/v1/auth/passkeys/login/options"),

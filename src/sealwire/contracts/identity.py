@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
-from sealwire.contracts import api_keys, auth, credentials, passkeys, tenancy
+from sealwire.contracts import api_keys, auth, credentials, openid, passkeys, tenancy
 from sealwire.kit.operation import table
 
 OPERATIONS: Final = table(
@@ -13,10 +13,17 @@ OPERATIONS: Final = table(
     *api_keys.OPERATIONS.values(),
     *passkeys.OPERATIONS.values(),
     *tenancy.OPERATIONS.values(),
+    *openid.OPERATIONS.values(),
 )
 
 
 class Identity(
-    auth.Auth, credentials.Credentials, api_keys.ApiKeyring, passkeys.PasskeyRing, tenancy.Tenancy, Protocol
+    auth.Auth,
+    credentials.Credentials,
+    api_keys.ApiKeyring,
+    passkeys.PasskeyRing,
+    tenancy.Tenancy,
+    openid.OpenId,
+    Protocol,
 ):
     """Auth with everything, in this process or another."""

@@ -329,6 +329,7 @@ class Assembly:
         for name, room in self._rooms.items():
             if not name.startswith("socket"):
                 routes += room.routes(edge)
+                routes += (room.gateway_routes or _no_routes)(edge)
         pages = self._pages(edge, "gateway", self._gateway_checks)
         opened = [
             *public_routes(routes),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from sealwire.adapters.distributed.outward import HttpOutward
 from sealwire.adapters.embedded.auth import SqliteAuth
 from sealwire.adapters.embedded.blobs import FileBlobStore
 from sealwire.adapters.embedded.compliance import SqliteCompliance
@@ -33,6 +34,7 @@ from sealwire.kit.problem import Unavailable
 from sealwire.ports.events import Consumer, Event, EventFeed, Positions
 from sealwire.ports.mail import Mailer
 from sealwire.runtime.key_jobs import KeyJobs
+from sealwire.services.auth.openid_routes import openid_routes, with_apps
 from sealwire.services.auth.routes import routes as auth_routes
 from sealwire.services.auth.service import AuthService
 from sealwire.services.compliance.rights import Surroundings
@@ -67,7 +69,8 @@ HOLDERS = ("messaging", "compliance")
 class Room(msgspec.Struct, frozen=True, kw_only=True):
     """A service as the assembly handles it. `contract` is what others call: `service` behind its guard.
 
-    `people_routes` are open on the service's own port to people too. `drain` sends long-lived connections elsewhere
+    `gateway_routes` are for browsers and apps: only the gateway opens them. `people_routes` are open on the service's
+    own port to people too. `drain` sends long-lived connections elsewhere
     before the ports close; `relay` tells compliance of every change, from the last step of the start until rooms stop.
     """
 
@@ -77,6 +80,7 @@ class Room(msgspec.Struct, frozen=True, kw_only=True):
     stop: Later
     checks: Callable[[], Mapping[str, Probe]]
     routes: Callable[[Edge], Sequence[Route]]
+    gateway_routes: Callable[[Edge], Sequence[Route]] | None = None
     people_routes: Callable[[Edge], Sequence[Route]] | None = None
     drain: Later | None = None
     relay: Consumer | None = None
@@ -212,6 +216,7 @@ async def build_auth(assembly: Assembly) -> Room:
         clock=assembly.clock,
         config=assembly.settings.auth,
         public_url=assembly.url,
+        outward=HttpOutward(networks=assembly.settings.auth.outward_networks),
     )
     relay = _relay(assembly, "auth", service.events, service.positions, service.audit_entries)
 
@@ -221,7 +226,8 @@ async def build_auth(assembly: Assembly) -> Room:
         start=service.start,
         stop=_in_turn(service.stop, storage.close),
         checks=service.checks,
-        routes=lambda edge: auth_routes(service, edge),
+        routes=lambda edge: with_apps(auth_routes(service, edge), service.openid),
+        gateway_routes=lambda edge: openid_routes(service.openid, edge),
         relay=relay,
     )
 

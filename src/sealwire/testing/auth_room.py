@@ -9,6 +9,7 @@ from email.message import EmailMessage
 from pathlib import Path
 from typing import Final
 
+from sealwire.adapters.distributed.outward import HttpOutward
 from sealwire.adapters.embedded.auth import SqliteAuth
 from sealwire.adapters.embedded.crypto import MIGRATIONS, SqliteKeyStore
 from sealwire.adapters.embedded.drivers.sqlite import Database
@@ -20,6 +21,7 @@ from sealwire.kit.caller import ANONYMOUS, Caller, Principal, service_caller
 from sealwire.kit.clock import US_PER_S, Clock, SystemClock
 from sealwire.kit.permission import Permission
 from sealwire.services.auth.config import AuthConfig
+from sealwire.services.auth.openid_ports import Outward
 from sealwire.services.auth.ports import AuthStores
 from sealwire.services.auth.routes import routes
 from sealwire.services.auth.service import AuthService
@@ -52,11 +54,18 @@ class AuthRoom:
     """Auth with its crypto. Opening it again on the same folder is a restart."""
 
     def __init__(
-        self, folder: Path, *, config: AuthConfig = CHEAP, wiring: str = "direct", clock: Clock | None = None
+        self,
+        folder: Path,
+        *,
+        config: AuthConfig = CHEAP,
+        wiring: str = "direct",
+        clock: Clock | None = None,
+        outward: Outward | None = None,
     ) -> None:
         self.folder = folder
         self.config = config
         self.wiring = wiring
+        self.outward: Outward = outward or HttpOutward(networks=config.outward_networks)
         # It stands still, but near the real time: the edge measures the age of a step-up by the machine's clock.
         self.clock: Clock = clock or ManualClock(now_us=SystemClock().now_us() // US_PER_S * US_PER_S)
 
@@ -79,6 +88,7 @@ class AuthRoom:
             mailer=FolderMailer(self.outbox, sender=self.config.mail_from),
             clock=self.clock,
             config=self.config,
+            outward=self.outward,
         )
         await self.service.start()
         self.auth: Identity = open_wiring(self.wiring, self.service, OPERATIONS, routes, clock=self.clock)

@@ -10,6 +10,7 @@ import apsw
 from sealwire.adapters.embedded.auth_api_keys import SqliteApiKeyStore
 from sealwire.adapters.embedded.auth_feed import SqliteRevocationStore
 from sealwire.adapters.embedded.auth_letters import SqliteInvitationStore, SqliteLetterStore, SqliteResetStore
+from sealwire.adapters.embedded.auth_openid import SqliteClientStore, SqliteGrantStore, SqliteNoticeStore
 from sealwire.adapters.embedded.auth_passkeys import EXPIRED_CHALLENGES, SqlitePasskeyStore
 from sealwire.adapters.embedded.auth_proofs import SqliteAttemptStore, SqliteMfaStore
 from sealwire.adapters.embedded.auth_schema import MIGRATIONS
@@ -19,6 +20,7 @@ from sealwire.adapters.embedded.drivers.sqlite import Database, Row
 from sealwire.adapters.embedded.outbox import SqliteOutbox, SqlitePositions
 from sealwire.kit.clock import US_PER_S
 from sealwire.ports.events import NewEvent
+from sealwire.services.auth.openid_ports import OpenIdStores
 from sealwire.services.auth.ports import AuthStores
 from sealwire.services.auth.records import NewRevocation, SigningKeyRecord
 
@@ -40,6 +42,10 @@ _ATTEMPTS = "DELETE FROM attempt WHERE key IN (SELECT key FROM attempt WHERE las
 _RESETS = "DELETE FROM reset WHERE token_hash IN (SELECT token_hash FROM reset WHERE expires_us < ? LIMIT ?)"
 _INVITATIONS = (
     "DELETE FROM invitation WHERE invitation_id IN (SELECT invitation_id FROM invitation WHERE expires_us < ? LIMIT ?)"
+)
+_CODES = (
+    "DELETE FROM openid_grant WHERE grant_id IN"
+    " (SELECT grant_id FROM openid_grant WHERE redeemed_us = 0 AND created_us < ? LIMIT ?)"
 )
 _REVOCATIONS = (
     "DELETE FROM revocation WHERE number IN (SELECT number FROM revocation WHERE expires_at_s BETWEEN 1 AND ? LIMIT ?)"
@@ -65,6 +71,11 @@ class SqliteAuth:
             invitations=SqliteInvitationStore(db, self._outbox),
             letters=SqliteLetterStore(db, self._outbox),
             api_keys=SqliteApiKeyStore(db, self._outbox, feed),
+            openid=OpenIdStores(
+                clients=SqliteClientStore(db, self._outbox),
+                grants=SqliteGrantStore(db, self._outbox),
+                notices=SqliteNoticeStore(db, self._outbox),
+            ),
             keys=SqliteKeyStore(db, self._outbox, feed),
             upkeep=SqliteUpkeep(db, self._outbox),
             events=self._outbox,
@@ -159,6 +170,7 @@ class SqliteUpkeep:
                 (_EXPIRED, over_before_us),
                 (_ENDED, over_before_us),
                 (_API_KEYS, over_before_us),
+                (_CODES, over_before_us),
                 (_CHALLENGES, now_us),
                 (EXPIRED_CHALLENGES, now_us),
                 (_RESETS, now_us),

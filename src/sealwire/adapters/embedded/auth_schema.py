@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from sealwire.adapters.embedded.auth_openid import OPENID_SCHEMA
 from sealwire.adapters.embedded.auth_passkeys import PASSKEYS_SCHEMA
 from sealwire.adapters.embedded.outbox import OUTBOX_SCHEMA, POSITIONS_SCHEMA
 
@@ -194,4 +195,11 @@ CREATE TABLE suspended_tenant (
 ) WITHOUT ROWID;
 """
 
-MIGRATIONS: Final = (_FIRST + OUTBOX_SCHEMA + POSITIONS_SCHEMA, _LETTERS, _API_KEYS, _TENANCY, PASSKEYS_SCHEMA)
+MIGRATIONS: Final = (
+    _FIRST + OUTBOX_SCHEMA + POSITIONS_SCHEMA,
+    _LETTERS,
+    _API_KEYS,
+    _TENANCY,
+    PASSKEYS_SCHEMA,
+    OPENID_SCHEMA,
+)

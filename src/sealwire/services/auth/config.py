@@ -127,6 +127,15 @@ class AuthConfig(msgspec.Struct, frozen=True, kw_only=True):
     passkeys_per_user: Annotated[int, Meta(description="Most passkeys of one user", ge=1, le=100)] = 10
     passkey_ttl_s: Annotated[int, Meta(description="Time to answer with a passkey, in seconds", ge=10, le=3_600)] = 300
 
+    clients_per_tenant: Annotated[int, Meta(description="Most apps that sign people of a tenant in", ge=1)] = 100
+    outward_networks: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Networks (`10.1.0.0/16`) in which apps and identity providers may be called, beside public "
+            "addresses; by plain http on this machine only"
+        ),
+    ] = ()
+
     mail_from: Annotated[
         str, Meta(description="Sender of letters", min_length=3, pattern=r"^[^\r\n\x00]+@[^\r\n\x00]+$")
     ] = "sealwire@localhost"

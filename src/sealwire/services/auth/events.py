@@ -53,6 +53,13 @@ class Kind(StrEnum):
     LETTER_DROPPED = "auth.letter.dropped"
     TENANT_ADDED = "auth.tenant.added"
     TENANT_REMOVED = "auth.tenant.removed"
+    CLIENT_ADDED = "auth.openid-client.added"
+    CLIENT_ENDED = "auth.openid-client.ended"
+    CONSENT_GIVEN = "auth.openid-consent.given"
+    CONSENT_WITHDRAWN = "auth.openid-consent.withdrawn"
+    APP_SIGNED_IN = "auth.openid.signed-in"
+    CODE_REPLAYED = "auth.openid.code-replayed"
+    APP_TOLD = "auth.openid.logout-told"
     KEY_ROTATED = "auth.signing-key.rotated"
 
 

@@ -19,6 +19,7 @@ from sealwire.contracts.auth import Revocation
 from sealwire.contracts.tenancy import Quotas
 from sealwire.ports.events import EventFeed, NewEvent, Positions
 from sealwire.services.auth.model import Failures, LockoutRules, Rotation
+from sealwire.services.auth.openid_ports import OpenIdStores
 from sealwire.services.auth.passkey_store import PasskeyStore, Removal
 from sealwire.services.auth.records import (
     ApiKeyRecord,
@@ -370,6 +371,7 @@ class AuthStores(msgspec.Struct, frozen=True, kw_only=True):
     invitations: InvitationStore
     letters: LetterStore
     api_keys: ApiKeyStore
+    openid: OpenIdStores
     keys: KeyStore
     upkeep: Upkeep
     events: EventFeed

@@ -61,6 +61,9 @@ from sealwire.services.auth.lockout import Lockout
 from sealwire.services.auth.logins import Logins
 from sealwire.services.auth.mfa import SecondFactors
 from sealwire.services.auth.mfa_policy import MfaPolicy
+from sealwire.services.auth.openid import OpenIdProvider, issuer_of
+from sealwire.services.auth.openid_ports import Outward
+from sealwire.services.auth.openid_service import OpenIdService
 from sealwire.services.auth.operators import Stewards
 from sealwire.services.auth.passkey_proofs import PasskeyProofs
 from sealwire.services.auth.passkey_service import PasskeyService
@@ -85,7 +88,7 @@ from sealwire.services.auth.users import Roster
 from sealwire.services.auth.vault import Vault
 
 
-class AuthService(TenancyService, PasskeyService):
+class AuthService(TenancyService, PasskeyService, OpenIdService):
     """Tenants, users, credentials, tokens, sessions and what ended (implements `contracts.identity.Identity`).
 
     `events` and `positions` are for the audit relay, which turns events into entries by `audit_entries`.
@@ -93,7 +96,7 @@ class AuthService(TenancyService, PasskeyService):
 
     def __init__(
         self, *, stores: AuthStores, sealer: Sealer, mailer: Mailer, clock: Clock, config: AuthConfig,
-        public_url: str = "",
+        outward: Outward, public_url: str = "",
     ) -> None:  # fmt: skip
         """`public_url`: where people reach this installation, which decides whose passkeys work; without: the issuer.
 
@@ -129,9 +132,7 @@ class AuthService(TenancyService, PasskeyService):
             stores=stores, case=case, factors=self._factors, sessions=self._sessions, vault=vault, journal=journal,
             party=party, clock=clock, config=config,
         )  # fmt: skip
-        PasskeyService.__init__(
-            self, case=case, proofs=proofs, second_factors=self._factors, people=stores.users
-        )
+        PasskeyService.__init__(self, case=case, proofs=proofs, second_factors=self._factors, people=stores.users)
         self._logins = Logins(
             stores=stores, vault=vault, hasher=self.hasher, rules=rules, lockout=lockout, factors=self._factors,
             passkeys=proofs, sessions=self._sessions, people=people, journal=journal, revoker=revoker, clock=clock,
@@ -166,6 +167,12 @@ class AuthService(TenancyService, PasskeyService):
         self.upkeep = Upkeep(
             stores=stores, signing=self.signing, tenants=tenants, journal=journal, clock=clock, config=config
         )
+        openid = OpenIdProvider(
+            stores=stores, outward=outward, vault=vault, signing=self.signing, logins=self._logins,
+            sessions=self._sessions, people=people, policy=policy, journal=journal, clock=clock, config=config,
+            issuer=issuer_of(config, public_url),
+        )  # fmt: skip
+        OpenIdService.__init__(self, openid=openid)
         self._stores = stores
         self._vault = vault
         self._journal = journal
@@ -182,9 +189,11 @@ class AuthService(TenancyService, PasskeyService):
         await self._tenants.start()
         self.upkeep.start()
         self.postman.start()
+        self.openid.courier.start()
 
     async def stop(self) -> None:
         """Finish what runs and store the last uses. Safe to call twice."""
+        await self.openid.courier.stop()
         await self.postman.stop()
         await self.upkeep.stop()
         self.hasher.stop()

@@ -113,5 +113,9 @@ class Vault:
         """Return the keyed hash by which a passkey is found."""
         return self._hash("credential", credential_id.hex())
 
+    def derive(self, purpose: str, *parts: str) -> bytes:
+        """Return 256 bits that nobody else can know, the same each time: the secret part of a token not stored."""
+        return self._hash("derive", purpose, *parts)
+
     def _hash(self, *parts: str) -> bytes:
         return hmac.digest(self._index_key, bind(*parts), "sha256")
