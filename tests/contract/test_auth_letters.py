@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +197,12 @@ async def test_a_letter_that_could_not_go_is_there_after_a_restart(tmp_path: Pat
 
 
 class Refusing:
+    async def forget(self, address: str) -> int:
+        return 0
+
+    async def find(self, words: Sequence[str]) -> int:
+        return 0
+
     async def send(self, letter: Letter) -> None:
         raise MailRefused("550")
 

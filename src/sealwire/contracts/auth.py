@@ -114,7 +114,7 @@ class User(Output):
     email: str
     display_name: str
     role: Role
-    status: Literal["active", "disabled"] = "active"
+    status: Literal["active", "disabled", "restricted"] = "active"
     mfa: bool = False
     created_at: str = ""
 

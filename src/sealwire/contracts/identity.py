@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
-from sealwire.contracts import api_keys, auth, credentials, openid, passkeys, tenancy
+from sealwire.contracts import api_keys, auth, credentials, custody, passkeys, tenancy
 from sealwire.kit.operation import table
 
 OPERATIONS: Final = table(
@@ -13,6 +13,7 @@ OPERATIONS: Final = table(
     *api_keys.OPERATIONS.values(),
     *passkeys.OPERATIONS.values(),
     *tenancy.OPERATIONS.values(),
+    *custody.operations(auth.SERVICE, custody.SUBJECT, custody.HOLDS),
     *openid.OPERATIONS.values(),
 )
 
@@ -23,6 +24,8 @@ class Identity(
     api_keys.ApiKeyring,
     passkeys.PasskeyRing,
     tenancy.Tenancy,
+    custody.SubjectCustody,
+    custody.HoldCustody,
     openid.OpenId,
     Protocol,
 ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import msgspec
@@ -37,6 +38,12 @@ class Mailer(Protocol):
 
     async def send(self, letter: Letter) -> None:
         """Hand a letter over. Raises: MailRefused for good; Unavailable or OSError for now."""
+
+    async def forget(self, address: str) -> int:
+        """Destroy what is still here of letters to an address and return how many; what left can't be called back."""
+
+    async def find(self, words: Sequence[str]) -> int:
+        """Return how many letters that are still here hold one of the words."""
 
     async def check(self) -> None:
         """Raise when letters can't be handed over at the moment."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from sealwire.contracts.api_keys import NewApiKey
 from sealwire.contracts.compliance import LegalHold
+from sealwire.contracts.credentials import ResetRequest
 from sealwire.contracts.custody import (
     HoldPlacement,
     SubjectChanges,
@@ -26,7 +29,8 @@ from sealwire.contracts.custody import (
 )
 from sealwire.contracts.messaging import Draft, Edit
 from sealwire.kit.caller import Caller
-from sealwire.kit.problem import Invalid
+from sealwire.kit.problem import Invalid, Unauthenticated
+from sealwire.testing.auth_room import PASSWORD, AuthRoom, somebody
 from sealwire.testing.messaging_room import MessagingRoom
 
 TENANT = "tenant-a"
@@ -155,9 +159,37 @@ async def open_messaging(folder: Path, *, wiring: str = "direct") -> CustodyRoom
     )  # fmt: skip
 
 
+async def _entered(room: AuthRoom, by: Caller, name: str) -> Caller:
+    await room.add(by, name, "owner")
+    return room.caller(await room.log_in(name))
+
+
+async def open_auth(folder: Path, *, wiring: str = "direct") -> CustodyRoom:
+    """Return auth with two people who logged in, were written to, have keys and failed at times."""
+    room = AuthRoom(folder, wiring=wiring)
+    await room.open()
+    agnes, _ = await room.enter("agnes")
+    bertil = await _entered(room, agnes, "bertil")
+    for person in (agnes, bertil):
+        await room.auth.add_api_key(person, NewApiKey(name="k", scopes=["read"]))
+        await room.auth.totp_enroll(person)
+    for name in ("agnes", "bertil"):
+        await room.auth.reset_password(somebody(), ResetRequest(email=f"{name}@example.org"))
+        with suppress(Unauthenticated):
+            await room.log_in(name, password=PASSWORD + "x")
+    await room.letters()
+    await room.auth.reset_password(somebody(), ResetRequest(email="agnes@example.org"))
+    return CustodyRoom(
+        custody=room.auth, subject_id=agnes.user_id, other_id=bertil.user_id, tenant_id=agnes.tenant_id,
+        close=room.close, words=("agnes@example.org", "Agnes"), has_holds=True,
+    )  # fmt: skip
+
+
 OPENERS: dict[str, Opener] = {
     "memory": open_memory,
     "messaging": open_messaging,
+    "auth": open_auth,
+    "auth-loopback": partial(open_auth, wiring="loopback"),
     "messaging-loopback": partial(open_messaging, wiring="loopback"),
 }
 """A service joins the suite by its opener here."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import smtplib
 import ssl
+from collections.abc import Sequence
 from typing import Final, Literal
 
 from sealwire.adapters.embedded.mail import as_rfc5322
@@ -33,6 +34,14 @@ class SmtpMailer:
     async def send(self, letter: Letter) -> None:
         """See `Mailer.send`."""
         await asyncio.to_thread(self._send, letter)
+
+    async def forget(self, address: str) -> int:
+        """See `Mailer.forget`: nothing of a letter that was taken over is here."""
+        return 0
+
+    async def find(self, words: Sequence[str]) -> int:
+        """See `Mailer.find`."""
+        return 0
 
     async def check(self) -> None:
         """Greet the server. Raises: OSError."""

@@ -15,6 +15,7 @@ from sealwire.adapters.embedded.auth_passkeys import EXPIRED_CHALLENGES, SqliteP
 from sealwire.adapters.embedded.auth_proofs import SqliteAttemptStore, SqliteMfaStore
 from sealwire.adapters.embedded.auth_schema import MIGRATIONS
 from sealwire.adapters.embedded.auth_sessions import SqliteSessionStore
+from sealwire.adapters.embedded.auth_subjects import SqliteSubjectStore
 from sealwire.adapters.embedded.auth_users import SqliteTenantStore, SqliteUserStore, cut_suspended, delete_removed
 from sealwire.adapters.embedded.drivers.sqlite import Database, Row
 from sealwire.adapters.embedded.outbox import SqliteOutbox, SqlitePositions
@@ -59,9 +60,11 @@ class SqliteAuth:
         self.db = db
         self._outbox = SqliteOutbox(db)
         feed = SqliteRevocationStore(db, self._outbox)
+        users = SqliteUserStore(db, self._outbox, feed)
         self.stores = AuthStores(
             tenants=SqliteTenantStore(db, self._outbox, feed),
-            users=SqliteUserStore(db, self._outbox, feed),
+            users=users,
+            subjects=SqliteSubjectStore(db, self._outbox, users),
             sessions=SqliteSessionStore(db, self._outbox, feed),
             revocations=feed,
             attempts=SqliteAttemptStore(db, self._outbox),

@@ -134,6 +134,17 @@ class SqliteLetterStore:
             for n, t, s, c, d, a in rows
         ]
 
+    async def of(self, tenant_id: str, after: str, limit: int) -> Sequence[LetterRecord]:
+        rows = self._db.read(
+            "SELECT letter_id, tenant_id, sealed, created_us, due_us, attempts FROM letter"
+            " WHERE tenant_id = ? AND letter_id > ? ORDER BY letter_id LIMIT ?",
+            (tenant_id, after, limit),
+        )
+        return [
+            LetterRecord(letter_id=n, tenant_id=t, sealed=s, created_us=c, due_us=d, attempts=a)
+            for n, t, s, c, d, a in rows
+        ]
+
     async def done(self, letter_id: str, events: Sequence[NewEvent]) -> None:
         def done(conn: apsw.Connection) -> None:
             conn.execute("DELETE FROM letter WHERE letter_id = ?", (letter_id,))

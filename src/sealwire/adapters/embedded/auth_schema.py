@@ -6,6 +6,7 @@ from typing import Final
 
 from sealwire.adapters.embedded.auth_openid import OPENID_SCHEMA
 from sealwire.adapters.embedded.auth_passkeys import PASSKEYS_SCHEMA
+from sealwire.adapters.embedded.holds import HOLDS_SCHEMA
 from sealwire.adapters.embedded.outbox import OUTBOX_SCHEMA, POSITIONS_SCHEMA
 
 _FIRST: Final = """
@@ -195,11 +196,30 @@ CREATE TABLE suspended_tenant (
 ) WITHOUT ROWID;
 """
 
+_SUBJECTS: Final = """
+CREATE TABLE erased_user (
+    user_id TEXT PRIMARY KEY,
+    tenant_id TEXT NOT NULL,
+    status TEXT NOT NULL,
+    erased_us INTEGER NOT NULL,
+    sealed BLOB,
+    email_index BLOB,
+    event_after INTEGER NOT NULL,
+    event_until INTEGER NOT NULL
+) WITHOUT ROWID;
+
+CREATE TABLE restriction (
+    user_id TEXT PRIMARY KEY REFERENCES user (user_id) ON DELETE CASCADE,
+    before TEXT NOT NULL
+) WITHOUT ROWID;
+"""
+
 MIGRATIONS: Final = (
     _FIRST + OUTBOX_SCHEMA + POSITIONS_SCHEMA,
     _LETTERS,
     _API_KEYS,
     _TENANCY,
     PASSKEYS_SCHEMA,
+    _SUBJECTS + HOLDS_SCHEMA,
     OPENID_SCHEMA,
 )

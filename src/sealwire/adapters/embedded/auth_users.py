@@ -293,35 +293,58 @@ class SqliteUserStore:
         )
 
     async def cut(self, cut: Cut, events: Sequence[NewEvent]) -> UserRecord | None:
-        def apply(conn: apsw.Connection) -> UserRecord | None:
-            user = _get(conn, cut.user_id)
-            if user is None or user.tenant_id != cut.tenant_id:
-                return None
-            if cut.expected_hash is not None and cut.expected_hash != user.password_hash:
-                return None
-            if cut.spends_reset is not None and not spend_reset(conn, cut):
-                return None
-            role, status = cut.role or user.role, cut.status or user.status
-            if user.role is Role.OWNER and user.status == "active" and (role is not Role.OWNER or status != "active"):
-                _keep_an_owner(conn, user)
-            conn.execute(
-                "UPDATE user SET role = ?, status = ?, password_hash = ?, epoch = epoch + 1 WHERE user_id = ?",
-                (role.value, status, cut.password_hash or user.password_hash, user.user_id),
-            )
-            if cut.password_hash is not None or status == "disabled":
-                conn.execute("DELETE FROM reset WHERE user_id = ?", (user.user_id,))
-            if cut.ends_sessions:
-                conn.execute(
-                    "UPDATE session SET ended_us = ? WHERE user_id = ? AND ended_us = 0 AND session_id <> ?",
-                    (cut.revocation.at_us, user.user_id, cut.keep_session),
-                )
-                conn.execute("DELETE FROM challenge WHERE user_id = ?", (user.user_id,))
-                end_keys_of(conn, user.user_id, cut.revocation.at_us)
-            self._feed.add(conn, cut.revocation, epoch=user.epoch + 1)
-            self._outbox.append(conn, events)
-            return _get(conn, user.user_id)
+        return await self._db.write(lambda conn: self.cut_within(conn, cut, events))
 
-        return await self._db.write(apply)
+    def cut_within(self, conn: apsw.Connection, cut: Cut, events: Sequence[NewEvent]) -> UserRecord | None:
+        """From inside a write: what `cut` does."""
+        user = _get(conn, cut.user_id)
+        if user is None or user.tenant_id != cut.tenant_id or not _may_change(user, cut):
+            return None
+        if cut.spends_reset is not None and not spend_reset(conn, cut):
+            return None
+        role, status = cut.role or user.role, cut.status or user.status
+        if role is not Role.OWNER or status != "active":
+            self.keep_an_owner(conn, user)
+        conn.execute(
+            "UPDATE user SET role = ?, status = ?, password_hash = ?, epoch = epoch + 1 WHERE user_id = ?",
+            (role.value, status, cut.password_hash or user.password_hash, user.user_id),
+        )
+        if cut.sealed is not None:
+            _rename(conn, user, cut)
+        if cut.password_hash is not None or cut.email_index is not None or status != "active":
+            conn.execute("DELETE FROM reset WHERE user_id = ?", (user.user_id,))
+        if cut.ends_sessions:
+            conn.execute(
+                "UPDATE session SET ended_us = ? WHERE user_id = ? AND ended_us = 0 AND session_id <> ?",
+                (cut.revocation.at_us, user.user_id, cut.keep_session),
+            )
+            conn.execute("DELETE FROM challenge WHERE user_id = ?", (user.user_id,))
+            end_keys_of(conn, user.user_id, cut.revocation.at_us)
+        self._feed.add(conn, cut.revocation, epoch=user.epoch + 1)
+        self._outbox.append(conn, events)
+        return _get(conn, user.user_id)
+
+    @staticmethod
+    def keep_an_owner(conn: apsw.Connection, user: UserRecord) -> None:
+        """From inside a write: raise LastOwner when the tenant would have no active owner without this user."""
+        if user.role is Role.OWNER and user.status == "active":
+            _keep_an_owner(conn, user)
+
+
+def _may_change(user: UserRecord, cut: Cut) -> bool:
+    if cut.expected_hash is not None and cut.expected_hash != user.password_hash:
+        return False
+    return cut.from_status == user.status or (cut.from_status is None and user.status in ("active", "disabled"))
+
+
+def _rename(conn: apsw.Connection, user: UserRecord, cut: Cut) -> None:
+    try:
+        conn.execute(
+            "UPDATE user SET sealed = ?, email_index = ? WHERE user_id = ?",
+            (cut.sealed, cut.email_index or user.email_index, user.user_id),
+        )
+    except apsw.ConstraintError as error:
+        raise EmailTaken("Another user of the tenant has this address.") from error
 
 
 def _insert(conn: apsw.Connection, user: UserRecord) -> None:

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sealwire.kit.clock import US_PER_S
+from sealwire.kit.files import sync_folder
 from sealwire.ports.mail import Letter
+
+if TYPE_CHECKING:
+    from email.message import EmailMessage
 
 SUFFIX = ".eml"
 
@@ -23,9 +29,38 @@ class FolderMailer:
         """See `Mailer.send`."""
         await asyncio.to_thread(self._write, letter)
 
+    async def forget(self, address: str) -> int:
+        """See `Mailer.forget`."""
+        return await asyncio.to_thread(self._forget, address)
+
+    async def find(self, words: Sequence[str]) -> int:
+        """See `Mailer.find`."""
+        return await asyncio.to_thread(self._find, [word.casefold() for word in words])
+
     async def check(self) -> None:
         """Raise OSError when the folder can't be had."""
         await asyncio.to_thread(self._folder.mkdir, mode=0o700, parents=True, exist_ok=True)
+
+    def _forget(self, address: str) -> int:
+        gone = 0
+        for path in self._letters():
+            if _read(path)["To"].casefold() == address.casefold():
+                path.unlink(missing_ok=True)
+                gone += 1
+        if gone:
+            sync_folder(self._folder)
+        return gone
+
+    def _find(self, words: Sequence[str]) -> int:
+        if not words:
+            return 0
+        texts = (
+            f"{letter['To']}\n{letter['Subject']}\n{letter.get_content()}" for letter in map(_read, self._letters())
+        )
+        return sum(any(word in text.casefold() for word in words) for text in texts)
+
+    def _letters(self) -> list[Path]:
+        return [*self._folder.glob("*" + SUFFIX), *self._folder.glob(".*.part")]
 
     def _write(self, letter: Letter) -> None:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -36,11 +71,17 @@ class FolderMailer:
             file.flush()
             os.fsync(file.fileno())
         aside.rename(self._folder / (letter.letter_id + SUFFIX))
-        folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(self._folder)
+
+
+def _read(path: Path) -> EmailMessage:
+    from email import message_from_bytes
+    from email.policy import SMTP
+
+    try:
+        return message_from_bytes(path.read_bytes(), policy=SMTP)
+    except FileNotFoundError:
+        return message_from_bytes(b"To: \r\nSubject: \r\n\r\n", policy=SMTP)
 
 
 def as_rfc5322(letter: Letter, *, sender: str) -> bytes:

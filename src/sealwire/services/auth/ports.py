@@ -35,6 +35,7 @@ from sealwire.services.auth.records import (
     TotpRecord,
     UserRecord,
 )
+from sealwire.services.auth.subject_ports import SubjectStore
 
 EventsOf = Callable[[UserRecord], Sequence[NewEvent]]
 
@@ -132,7 +133,8 @@ class UserStore(Protocol):
         revocation (with the new epoch) into the feed. Returns the user afterwards; None when there is no such user in
         the tenant, or `expected_hash` is not the hash any more, or `spends_reset` can't be spent. A new password and
         a disabled account end every reset token of the user; what ends sessions ends API keys too.
-        Raises: LastOwner when the change would leave the tenant without an active owner.
+        A user who is restricted is changed only when `from_status` says so.
+        Raises: LastOwner when the change would leave the tenant without an active owner; EmailTaken.
         """
 
 
@@ -315,6 +317,9 @@ class ApiKeyStore(Protocol):
 class LetterStore(Protocol):
     """Letters that wait to be handed over. They are stored by whoever writes them, with what they are about."""
 
+    async def of(self, tenant_id: str, after: str, limit: int) -> Sequence[LetterRecord]:
+        """Return the tenant's letters in the order of their ids, from above `after`, due or not."""
+
     async def due(self, now_us: int, limit: int) -> Sequence[LetterRecord]:
         """Return letters whose time has come, the earliest first."""
 
@@ -371,6 +376,7 @@ class AuthStores(msgspec.Struct, frozen=True, kw_only=True):
     invitations: InvitationStore
     letters: LetterStore
     api_keys: ApiKeyStore
+    subjects: SubjectStore
     openid: OpenIdStores
     keys: KeyStore
     upkeep: Upkeep

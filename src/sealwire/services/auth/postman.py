@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -15,6 +16,7 @@ from sealwire.kit.ids import new_id
 from sealwire.kit.problem import Problem
 from sealwire.ports.mail import Letter, Mailer, MailRefused
 from sealwire.services.auth.events import Journal, Kind
+from sealwire.services.auth.model import folded_email
 from sealwire.services.auth.ports import LetterStore
 from sealwire.services.auth.records import LetterRecord
 from sealwire.services.auth.vault import Vault
@@ -74,6 +76,29 @@ class Postman:
             for record in await self._store.due(self._clock.now_us(), AT_ONCE):
                 went += await self._hand_over(record)
         return went
+
+    async def forget(self, tenant_id: str, address: str) -> int:
+        """Destroy every letter to an address that is still here, waiting or handed over; return how many there were."""
+        async with self._round:
+            found = await self._waiting(tenant_id, address)
+            for letter_id in found:
+                await self._store.done(letter_id, [])
+            return len(found) + await self._mailer.forget(address)
+
+    async def count(self, tenant_id: str, address: str, words: Sequence[str]) -> tuple[int, int]:
+        """Return how many letters to an address wait, and how many that were handed over name one of the words."""
+        waiting = len(await self._waiting(tenant_id, address)) if address else 0
+        return waiting, await self._mailer.find([word for word in (*words, address) if word])
+
+    async def _waiting(self, tenant_id: str, address: str) -> list[str]:
+        wanted, found, after = folded_email(address), [], ""
+        while records := await self._store.of(tenant_id, after, AT_ONCE):
+            after = records[-1].letter_id
+            for record in records:
+                opened = await self._vault.open_if_possible(tenant_id, "letter:" + record.letter_id, record.sealed)
+                if opened is not None and folded_email(_decode(opened).to) == wanted:
+                    found.append(record.letter_id)
+        return found
 
     async def _hand_over(self, record: LetterRecord) -> bool:
         opened = await self._vault.open_if_possible(record.tenant_id, "letter:" + record.letter_id, record.sealed)

@@ -29,9 +29,13 @@ class TenantRecord(Record):
     quotas: Quotas = Quotas()
 
 
+UserStatus = Literal["active", "disabled", "restricted"]
+
+
 class UserRecord(Record):
     """A user. `email_index` is a keyed hash of the folded address, `sealed` holds address and display name.
 
+    `restricted`: kept without being processed (GDPR Art. 18). Of an erased user there is a stub elsewhere, no record.
     `service`: no person but a service account, which has keys and can't log in.
     """
 
@@ -42,7 +46,7 @@ class UserRecord(Record):
     role: Role
     password_hash: str
     created_us: int
-    status: Literal["active", "disabled"] = "active"
+    status: UserStatus = "active"
     epoch: int = 1
     mfa: bool = False
     service: bool = False
@@ -188,6 +192,9 @@ class Reason(StrEnum):
     API_KEY = "api_key_ended"
     TENANT = "tenant_removed"
     SUSPENDED = "tenant_suspended"
+    ERASED = "user_erased"
+    RESTRICTED = "user_restricted"
+    RECTIFIED = "user_rectified"
     KEY = "signing_key_compromised"
 
 
@@ -211,6 +218,7 @@ class Cut(Record):
     `keep_session` survives it. `ends_sessions` False is for a change that only has to be noticed (a role).
     `expected_hash`: the password hash the change was decided on; another one by now refuses it.
     `spends_reset`: the hash of a reset token that this uses up; one that is gone or too old refuses it.
+    `from_status`: the status the change was decided on; a restricted user is changed by naming that only.
     """
 
     tenant_id: str
@@ -220,7 +228,10 @@ class Cut(Record):
     ends_sessions: bool = True
     keep_session: str = ""
     role: Role | None = None
-    status: Literal["active", "disabled"] | None = None
+    status: UserStatus | None = None
+    from_status: UserStatus | None = None
     password_hash: str | None = None
     expected_hash: str | None = None
     spends_reset: bytes | None = None
+    sealed: bytes | None = None
+    email_index: bytes | None = None

@@ -79,6 +79,7 @@ from sealwire.services.auth.resets import Resets
 from sealwire.services.auth.revoker import Revoker
 from sealwire.services.auth.sessions import SessionKeeper
 from sealwire.services.auth.signing import SigningKeys
+from sealwire.services.auth.subjects import SubjectService
 from sealwire.services.auth.tenancy import TenancyService
 from sealwire.services.auth.tenants import Tenants
 from sealwire.services.auth.token_queries import TokenQueries
@@ -152,6 +153,10 @@ class AuthService(TenancyService, PasskeyService, OpenIdService):
             guestbook=self._guestbook, journal=journal, revoker=revoker, clock=clock, config=config,
         )  # fmt: skip
         TenancyService.__init__(self, tenants=tenants, stewards=Stewards(users=self._users, guestbook=self._guestbook))
+        SubjectService.__init__(
+            self, store=stores.subjects, users=stores.users, people=people, vault=vault, postman=self.postman,
+            journal=journal, revoker=revoker, clock=clock,
+        )  # fmt: skip
         self._api_keys = KeyCabinet(
             stores=stores,
             users=self._users,

@@ -16,7 +16,7 @@ from sealwire.kit.codec import Page
 from sealwire.kit.ids import new_id
 from sealwire.kit.problem import Conflict, Forbidden
 from sealwire.ports.events import NewEvent
-from sealwire.services.auth.events import Fact, Journal, Kind, Origin
+from sealwire.services.auth.events import Journal, Kind, Origin
 from sealwire.services.auth.model import DEFAULT_TENANT, SELFTEST_LIFE_S, SELFTEST_PREFIX
 from sealwire.services.auth.ports import TenantStore
 from sealwire.services.auth.records import Reason, TenantRecord
@@ -139,7 +139,7 @@ class Tenants:
         event = self._journal.event(Kind.TENANT_ADDED, origin, resource_type="tenant", resource_id=tenant_id, slug=slug)
         return await self._store.add(record, [event])
 
-    def _told(self, kind: Kind, origin: Origin, tenant: TenantRecord, **facts: Fact) -> NewEvent:
+    def _told(self, kind: Kind, origin: Origin, tenant: TenantRecord, **facts: Any) -> NewEvent:
         return self._journal.event(kind, origin, resource_type="tenant", resource_id=tenant.tenant_id, **facts)
 
     async def _remove(self, caller: Caller, tenant: TenantRecord) -> None:

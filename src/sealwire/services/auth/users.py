@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 import os
 from collections.abc import Sequence
-from typing import Final, Literal
+from typing import Final
 
 import msgspec
 
@@ -41,7 +41,7 @@ from sealwire.services.auth.password_rules import PasswordRules
 from sealwire.services.auth.passwords import PasswordHasher
 from sealwire.services.auth.people import People
 from sealwire.services.auth.ports import EventsOf, UserStore
-from sealwire.services.auth.records import Cut, Reason, TenantRecord, UserRecord
+from sealwire.services.auth.records import Cut, Reason, TenantRecord, UserRecord, UserStatus
 from sealwire.services.auth.revoker import Revoker
 from sealwire.services.auth.tenants import Tenants, is_throwaway
 from sealwire.services.auth.vault import Person, Vault
@@ -256,6 +256,8 @@ class Roster:
         user = await self._store.get(user_id)
         if user is None or user.tenant_id != caller.tenant_id:
             raise UserNotFound("There is no such user.")
+        if user.status == "restricted":
+            raise Forbidden("The user's data is restricted; whoever restricted it (GDPR) lifts that.")
         role = user.role if change.role is msgspec.UNSET else Role(change.role)
         status = user.status if change.status is msgspec.UNSET else change.status
         if role is user.role and status == user.status:
@@ -273,7 +275,7 @@ class Roster:
             raise UserNotFound("There is no such user.")
         return await self._people.show(changed)
 
-    def _cut_for(self, user: UserRecord, role: Role, status: Literal["active", "disabled"]) -> Cut:
+    def _cut_for(self, user: UserRecord, role: Role, status: UserStatus) -> Cut:
         disabled = status == "disabled"
         if disabled:
             reason = Reason.DISABLED

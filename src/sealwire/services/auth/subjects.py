@@ -1,0 +1,246 @@
+"""Auth's part of a person's rights (`contracts.custody.SubjectCustody`): erase, tell, put right, restrict, look for.
+
+An erasure is three steps, each of which may be done again after a crash: the person is cut off and their record leaves
+a nameless stub; letters and what was sealed into events go; what was kept to find these goes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+import msgspec
+
+from sealwire.contracts.custody import (
+    HoldDesk,
+    HoldPlacement,
+    SubjectChanges,
+    SubjectErased,
+    SubjectErasure,
+    SubjectFindings,
+    SubjectItem,
+    SubjectItems,
+    SubjectProbe,
+    SubjectQuery,
+    SubjectRectified,
+    SubjectRestriction,
+    require_custodian,
+)
+from sealwire.kit.caller import Caller
+from sealwire.kit.clock import Clock, rfc3339
+from sealwire.kit.problem import Invalid
+from sealwire.services.auth.events import Body, Journal, Kind
+from sealwire.services.auth.people import People
+from sealwire.services.auth.ports import UserStore
+from sealwire.services.auth.postman import Postman
+from sealwire.services.auth.records import Cut, Reason, UserRecord
+from sealwire.services.auth.revoker import Revoker
+from sealwire.services.auth.subject_ports import Erasing, RowKind, SubjectRow, SubjectStore
+from sealwire.services.auth.vault import Person, Vault
+
+EVENTS_AT_ONCE: Final = 200
+WAIT_S: Final = 0.05
+"""Between two looks at events that the audit relay has not passed yet, so that who asks again does not spin."""
+_NO_HASH: Final = "!"
+_KINDS: Final[tuple[RowKind, ...]] = ("session", "api_key", "passkey")
+_read_body = msgspec.msgpack.Decoder(Body).decode
+_write_body = msgspec.msgpack.Encoder().encode
+
+
+class SubjectService:
+    """The part of `AuthService` that compliance uses."""
+
+    def __init__(
+        self, *, store: SubjectStore, users: UserStore, people: People, vault: Vault, postman: Postman,
+        journal: Journal, revoker: Revoker, clock: Clock,
+    ) -> None:  # fmt: skip
+        self._subjects = store
+        self._user_store = users
+        self._persons = people
+        self._vault = vault
+        self._post = postman
+        self._journal = journal
+        self._revoker = revoker
+        self._hold_desk = HoldDesk(store.holds, clock)
+
+    # ---- holds
+
+    async def put_hold(self, caller: Caller, hold_id: str, placement: HoldPlacement) -> None:
+        await self._hold_desk.put_hold(caller, hold_id, placement)
+
+    async def release_hold(self, caller: Caller, hold_id: str) -> None:
+        await self._hold_desk.release_hold(caller, hold_id)
+
+    # ---- erasure
+
+    async def erase_subject(self, caller: Caller, subject_id: str, erasure: SubjectErasure) -> SubjectErased:
+        user = await self._find(caller, subject_id)
+        if erasure.check_only:
+            if user is not None:
+                await self._subjects.require_erasable(user)
+            return SubjectErased(done=False)
+        if user is not None:
+            return await self._cut_off(caller, user)
+        under_way = await self._subjects.erasing(require_custodian(caller), subject_id)
+        if under_way is None:
+            return SubjectErased(done=True)
+        return await self._erase_rest(under_way)
+
+    async def _cut_off(self, caller: Caller, user: UserRecord) -> SubjectErased:
+        """Take the access, and all that auth has of them but letters and events. Raises: LegalHold, LastOwner."""
+        cut = Cut(
+            tenant_id=user.tenant_id,
+            user_id=user.user_id,
+            reason=Reason.ERASED,
+            revocation=self._revoker.subject(user.tenant_id, user.user_id, Reason.ERASED),
+            status="disabled",
+            from_status=user.status,
+            password_hash=_NO_HASH,
+        )
+        event = self._journal.event(
+            Kind.USER_ERASED, await self._journal.origin(caller, user.tenant_id), subject_id=user.user_id
+        )
+        erased = await self._subjects.begin_erasing(user, cut, [event])
+        return SubjectErased(done=False, erased=dict(erased or {}))
+
+    async def _erase_rest(self, under_way: Erasing) -> SubjectErased:
+        person = await self._opened(under_way)
+        letters = await self._post.forget(under_way.tenant_id, person.email) if person else 0
+        events, all_seen = await self._subjects.forget_events(
+            under_way.user_id, lambda data: _without_person(data, under_way.user_id), limit=EVENTS_AT_ONCE
+        )
+        erased = {kind: count for kind, count in {"letter": letters, "event": events}.items() if count}
+        if not all_seen:
+            if not erased:
+                await asyncio.sleep(WAIT_S)
+            return SubjectErased(done=False, erased=erased)
+        account = under_way.email_index.hex()
+        keys = [self._vault.attempt_key("account", account), self._vault.attempt_key("proof", under_way.user_id)]
+        if failures := await self._subjects.finish_erasing(under_way.user_id, keys):
+            erased["failure"] = failures
+        return SubjectErased(done=True, erased=erased)
+
+    async def _opened(self, under_way: Erasing) -> Person | None:
+        tenant_id, user_id = under_way.tenant_id, under_way.user_id
+        if await self._vault.open_if_possible(tenant_id, "user:" + user_id, under_way.sealed) is None:
+            return None
+        return await self._vault.open_person(tenant_id, user_id, under_way.sealed)
+
+    # ---- restriction and rectification
+
+    async def restrict_subject(self, caller: Caller, subject_id: str, restriction: SubjectRestriction) -> None:
+        user = await self._find(caller, subject_id)
+        if user is None or restriction.restricted == (user.status == "restricted"):
+            return
+        tenant_id = user.tenant_id
+        before = await self._subjects.kept_status(subject_id) or "active"
+        if restriction.restricted:
+            revocation = self._revoker.subject(tenant_id, subject_id, Reason.RESTRICTED)
+        else:
+            revocation = self._revoker.role(tenant_id, subject_id, Reason.ENABLED)
+        cut = Cut(
+            tenant_id=tenant_id,
+            user_id=subject_id,
+            reason=revocation.reason,
+            revocation=revocation,
+            ends_sessions=restriction.restricted,
+            status="restricted" if restriction.restricted else before,
+            from_status=user.status,
+        )
+        event = self._journal.event(
+            Kind.USER_RESTRICTED, await self._journal.origin(caller, tenant_id), subject_id=subject_id,
+            restricted=restriction.restricted,
+        )  # fmt: skip
+        await (self._subjects.restrict if restriction.restricted else self._subjects.release)(cut, [event])
+
+    async def rectify_subject(self, caller: Caller, subject_id: str, changes: SubjectChanges) -> SubjectRectified:
+        user = await self._find(caller, subject_id)
+        if user is None:
+            return SubjectRectified()
+        before = await self._persons.person(user)
+        after = Person(changes.email or before.email, changes.display_name or before.display_name)
+        if after == before:
+            return SubjectRectified()
+        cut = Cut(
+            tenant_id=user.tenant_id,
+            user_id=subject_id,
+            reason=Reason.RECTIFIED,
+            revocation=self._revoker.role(user.tenant_id, subject_id, Reason.RECTIFIED),
+            ends_sessions=False,
+            from_status=user.status,
+            sealed=await self._vault.seal_person(user.tenant_id, subject_id, after),
+            email_index=self._vault.email_index(user.tenant_id, after.email) if after.email != before.email else None,
+        )
+        event = self._journal.event(
+            Kind.PROFILE_CHANGED, await self._journal.origin(caller, user.tenant_id), subject_id=subject_id,
+            member="display_name" if after.email == before.email else "email",
+        )  # fmt: skip
+        if await self._user_store.cut(cut, [event]) is None:
+            return SubjectRectified()
+        if after.email != before.email:
+            await self._post.forget(user.tenant_id, before.email)
+        return SubjectRectified(changed={"profile": 1})
+
+    # ---- export and probe
+
+    async def export_subject(self, caller: Caller, subject_id: str, query: SubjectQuery) -> SubjectItems:
+        user = await self._find(caller, subject_id)
+        phase, _, after = (query.cursor or "profile:").partition(":")
+        if phase not in ("profile", *_KINDS):
+            raise Invalid("Give a `next_cursor` as it was.", path="$.cursor")
+        if user is None:
+            return SubjectItems(items=[])
+        if phase == "profile":
+            return SubjectItems(items=[await self._profile(user)], next_cursor="session:")
+        kind = next(kind for kind in _KINDS if kind == phase)
+        rows = await self._subjects.rows(subject_id, kind, after, query.limit)
+        items = [await self._shown(user, row) for row in rows]
+        if len(rows) == query.limit:
+            return SubjectItems(items=items, next_cursor=f"{kind}:{rows[-1].row_id}")
+        rest = _KINDS[_KINDS.index(kind) + 1 :]
+        return SubjectItems(items=items, next_cursor=f"{rest[0]}:" if rest else None)
+
+    async def _profile(self, user: UserRecord) -> SubjectItem:
+        person = await self._persons.person(user)
+        data = {
+            "email": person.email,
+            "display_name": person.display_name,
+            "role": user.role.value,
+            "second_factor": user.mfa,
+            "service_account": user.service,
+        }
+        return SubjectItem(kind="profile", resource_id=user.user_id, at=rfc3339(user.created_us), data=data)
+
+    async def _shown(self, user: UserRecord, row: SubjectRow) -> SubjectItem:
+        data: dict[str, Any] = dict(row.facts)
+        if row.kind == "session":
+            device = await self._vault.open_device(user.tenant_id, row.row_id, row.sealed)
+            data |= {"ip_address": device.ip, "user_agent": device.user_agent}
+        for name in ("last_seen_us", "last_used_us"):
+            if name in data:
+                at_us = data.pop(name)
+                data[name.removesuffix("_us") + "_at"] = rfc3339(at_us) if at_us else None
+        return SubjectItem(kind=row.kind, resource_id=row.row_id, at=rfc3339(row.at_us), data=data)
+
+    async def probe_subject(self, caller: Caller, subject_id: str, probe: SubjectProbe) -> SubjectFindings:
+        user = await self._find(caller, subject_id)
+        tenant_id = require_custodian(caller)
+        email = (await self._persons.person(user)).email if user is not None else ""
+        index = user.email_index if user is not None else b""
+        places = dict(await self._subjects.places(subject_id, index, [word.encode() for word in probe.words]))
+        places["letters_waiting"], places["letters_kept"] = await self._post.count(tenant_id, email, probe.words)
+        return SubjectFindings(places=places)
+
+    async def _find(self, caller: Caller, subject_id: str) -> UserRecord | None:
+        """Return the person, when they are of the tenant that compliance acts in. Raises: Forbidden."""
+        tenant_id = require_custodian(caller)
+        user = await self._user_store.get(subject_id)
+        return user if user is not None and user.tenant_id == tenant_id else None
+
+
+def _without_person(data: bytes, user_id: str) -> bytes | None:
+    """Return an event's data without what is sealed into it of the person; None when it holds nothing of them."""
+    body = _read_body(data)
+    if not body.sealed or user_id not in (body.subject_id, body.actor_id):
+        return None
+    return _write_body(msgspec.structs.replace(body, sealed=b""))
