@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
 
+from sealwire.contracts import custody
 from sealwire.kit.caller import Caller
 from sealwire.kit.codec import Id, Input, Output
 from sealwire.kit.operation import Degraded, Operation, Policy, Repeat, table
@@ -117,10 +118,10 @@ INFOS = Operation(
     summary="Files by id, for services",
 )
 
-OPERATIONS = table(INFO, LINK, DELETE, INFOS)
+OPERATIONS = table(INFO, LINK, DELETE, INFOS, *custody.operations(SERVICE, custody.HOLDS, custody.RETENTION))
 
 
-class Media(Protocol):
+class Media(custody.HoldCustody, custody.RetentionCustody, Protocol):
     """Media, in this process or another. Besides these, raw routes: `/media/uploads` (tus), `GET /media/{media_id}`."""
 
     async def info(self, caller: Caller, media_id: str) -> MediaInfo:

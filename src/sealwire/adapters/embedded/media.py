@@ -9,6 +9,13 @@ import apsw
 import msgspec
 
 from sealwire.adapters.embedded.drivers.sqlite import Database
+from sealwire.adapters.embedded.media_keeping import (
+    KEEPING_SCHEMA,
+    SqliteMediaKeeping,
+    add_room,
+    hide_or_delete,
+    require_free_hands,
+)
 from sealwire.adapters.embedded.outbox import OUTBOX_SCHEMA, POSITIONS_SCHEMA, SqliteOutbox
 from sealwire.kit.problem import QuotaExceeded
 from sealwire.ports.events import NewEvent
@@ -53,6 +60,7 @@ MIGRATIONS: Final = (
     {OUTBOX_SCHEMA}
     {POSITIONS_SCHEMA}
     """,
+    KEEPING_SCHEMA,
 )
 
 _FILE = (
@@ -72,9 +80,13 @@ class SqliteMediaStore:
     def __init__(self, db: Database) -> None:
         self._db = db
         self.feed = SqliteOutbox(db)
+        self.keeping = SqliteMediaKeeping(db, self.feed)
 
-    async def create(self, file: StoredFile, *, max_tenant_bytes: int, event: NewEvent) -> None:
+    async def create(
+        self, file: StoredFile, *, max_tenant_bytes: int, most_open: int, max_open_bytes: int, event: NewEvent
+    ) -> None:
         def create(conn: apsw.Connection) -> None:
+            require_free_hands(conn, file.tenant_id, file.owner_id, file.length or 0, most_open, max_open_bytes)
             _take_room(conn, file.tenant_id, file.length or 0, max_tenant_bytes)
             _insert(conn, file)
             self.feed.append(conn, (event,))
@@ -106,19 +118,23 @@ class SqliteMediaStore:
 
     async def files(self, tenant_id: str, media_ids: Sequence[str]) -> list[StoredFile]:
         marks = ",".join("?" * len(media_ids))
-        return _files(self._db.read, f"WHERE tenant_id = ? AND media_id IN ({marks})", (tenant_id, *media_ids))
+        where = f"WHERE tenant_id = ? AND media_id IN ({marks}) AND hidden_us IS NULL"
+        return _files(self._db.read, where, (tenant_id, *media_ids))
 
     async def segments(self, media_id: str) -> list[StoredSegment]:
         return _segments(self._db.read, media_id)
 
-    async def set_length(self, media_id: str, length: int, *, max_tenant_bytes: int) -> bool:
+    async def set_length(
+        self, media_id: str, length: int, *, max_tenant_bytes: int, most_open: int, max_open_bytes: int
+    ) -> bool:
         def set_length(conn: apsw.Connection) -> bool:
             rows = conn.execute(
                 'UPDATE files SET length = ?1 WHERE media_id = ?2 AND length IS NULL AND "offset" <= ?1'
-                ' RETURNING tenant_id, "offset"',
+                ' RETURNING tenant_id, owner_id, "offset"',
                 (length, media_id),
             ).fetchall()
-            for tenant_id, offset in rows:
+            for tenant_id, owner_id, offset in rows:
+                require_free_hands(conn, str(tenant_id), str(owner_id), 0, most_open + 1, max_open_bytes)
                 _take_room(conn, str(tenant_id), length - int(offset), max_tenant_bytes)  # type: ignore[arg-type]  # an INTEGER column
             return bool(rows)
 
@@ -140,13 +156,14 @@ class SqliteMediaStore:
         def append(conn: apsw.Connection) -> bool:
             rows = conn.execute(
                 'UPDATE files SET "offset" = "offset" + ?, state = ?, facts = ?, expires_at_us = ?'
-                " WHERE media_id = ? AND state = 'open' AND \"offset\" = ? RETURNING tenant_id, length",
+                " WHERE media_id = ? AND state = 'open' AND hidden_us IS NULL AND \"offset\" = ?"
+                " RETURNING tenant_id, length",
                 (added, state.value, facts, expires_at_us, media_id, offset),
             ).fetchall()
             if not rows:
                 return False
             if rows[0][1] is None:
-                _add_room(conn, str(rows[0][0]), added)
+                add_room(conn, str(rows[0][0]), added)
             _insert_segments(conn, media_id, segments)
             if events:
                 self.feed.append(conn, events)
@@ -169,17 +186,8 @@ class SqliteMediaStore:
 
     async def delete(self, media_id: str, *, event: NewEvent | None) -> bool:
         def delete(conn: apsw.Connection) -> bool:
-            keys = conn.execute("DELETE FROM segments WHERE media_id = ? RETURNING blob_key", (media_id,)).fetchall()
-            conn.executemany(
-                "INSERT OR IGNORE INTO doomed SELECT ?1 WHERE NOT EXISTS (SELECT 1 FROM segments WHERE blob_key = ?1)",
-                keys,
-            )
-            rows = conn.execute(
-                'DELETE FROM files WHERE media_id = ? RETURNING tenant_id, coalesce(length, "offset")', (media_id,)
-            ).fetchall()
-            if not rows:
+            if not hide_or_delete(conn, media_id, event.at_us if event is not None else 0):
                 return False
-            _add_room(conn, str(rows[0][0]), -int(rows[0][1]))  # type: ignore[arg-type]  # an INTEGER column
             if event is not None:
                 self.feed.append(conn, (event,))
             return True
@@ -187,10 +195,11 @@ class SqliteMediaStore:
         return await self._db.write(delete)
 
     async def expired(self, now_us: int, limit: int) -> list[StoredFile]:
-        return _files(self._db.read, "WHERE expires_at_us <= ? ORDER BY expires_at_us LIMIT ?", (now_us, limit))
+        where = "WHERE expires_at_us <= ? AND hidden_us IS NULL ORDER BY expires_at_us LIMIT ?"
+        return _files(self._db.read, where, (now_us, limit))
 
     async def scanning(self, after: str, limit: int) -> list[StoredFile]:
-        where = "WHERE state = 'scanning' AND media_id > ? ORDER BY media_id LIMIT ?"
+        where = "WHERE state = 'scanning' AND media_id > ? AND hidden_us IS NULL ORDER BY media_id LIMIT ?"
         return _files(self._db.read, where, (after, limit))
 
     async def doomed(self, limit: int) -> list[str]:
@@ -220,13 +229,7 @@ def _take_room(conn: apsw.Connection, tenant_id: str, size: int, limit: int) -> 
     taken = conn.execute("SELECT bytes FROM room WHERE tenant_id = ?", (tenant_id,)).get or 0
     if int(taken) + size > limit:
         raise QuotaExceeded(f"The tenant's files may take {limit} bytes.", limit_bytes=limit)
-    _add_room(conn, tenant_id, size)
-
-
-def _add_room(conn: apsw.Connection, tenant_id: str, size: int) -> None:
-    conn.execute(
-        "INSERT INTO room VALUES (?1, ?2) ON CONFLICT (tenant_id) DO UPDATE SET bytes = bytes + ?2", (tenant_id, size)
-    )
+    add_room(conn, tenant_id, size)
 
 
 def _insert(conn: apsw.Connection, file: StoredFile) -> None:
@@ -258,7 +261,7 @@ def _insert_segments(conn: apsw.Connection, media_id: str, segments: Sequence[St
 
 
 def _file(rows: Rows, tenant_id: str, media_id: str) -> StoredFile | None:
-    found = _files(rows, "WHERE media_id = ? AND tenant_id = ?", (media_id, tenant_id))
+    found = _files(rows, "WHERE media_id = ? AND tenant_id = ? AND hidden_us IS NULL", (media_id, tenant_id))
     return found[0] if found else None
 
 

@@ -17,6 +17,10 @@ class MediaConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_tenant_bytes: Annotated[int, Meta(description="bytes of files a tenant may have, uploads included", ge=1)] = (
         10 * 1024 * MIB
     )
+    max_open_uploads: Annotated[int, Meta(description="unfinished uploads one person may have", ge=1, le=100_000)] = 200
+    max_open_bytes: Annotated[
+        int, Meta(description="bytes one person's unfinished uploads may reserve and not send; at least one file", ge=1)
+    ] = 2 * 1024 * MIB
     blocked_types: Annotated[
         tuple[str, ...], Meta(description="content types that are refused, by what the file holds or claims")
     ] = ("application/x-msdownload", "application/x-executable", "application/x-mach-binary")

@@ -9,6 +9,7 @@ import msgspec
 
 from sealwire.kit.envelopes import SealingKey
 from sealwire.ports.events import NewEvent
+from sealwire.services.media.keeping_ports import MediaKeeping
 from sealwire.services.media.model import FileState
 
 
@@ -68,6 +69,9 @@ class DataKeys(Protocol):
     async def open(self, tenant_id: str, scope: str, subject_id: str, envelope: bytes, aad: bytes) -> bytes:
         """Open an envelope. Raises: EnvelopeRefused, DecryptionFailed, KeyUnusable, Unavailable."""
 
+    async def destroy(self, tenant_id: str, *, scope: str = "", subject_id: str = "") -> int:
+        """Destroy the data keys of a scope or subject for good. Raises: LegalHold."""
+
     def sweep(self) -> None:
         """Wipe what is past its time."""
 
@@ -82,8 +86,14 @@ class MediaStore(Protocol):
     any more are listed in the same transaction (`doomed`), so that a crash before their deletion forgets none.
     """
 
-    async def create(self, file: StoredFile, *, max_tenant_bytes: int, event: NewEvent) -> None:
-        """Store a new upload and take its length of the tenant's room. Raises: QuotaExceeded."""
+    async def create(
+        self, file: StoredFile, *, max_tenant_bytes: int, most_open: int, max_open_bytes: int, event: NewEvent
+    ) -> None:
+        """Store a new upload and take its length of the tenant's room.
+
+        Raises: QuotaExceeded; also past `most_open` unfinished uploads of one person, or past `max_open_bytes` that
+        these have reserved and not sent.
+        """
 
     async def join(self, file: StoredFile, *, event: NewEvent, max_tenant_bytes: int) -> bool:
         """Store a file made of its `parts`' segments in their order; the parts stay until they expire.
@@ -101,8 +111,10 @@ class MediaStore(Protocol):
     async def segments(self, media_id: str) -> list[StoredSegment]:
         """Return a file's segments in the order of their bytes."""
 
-    async def set_length(self, media_id: str, length: int, *, max_tenant_bytes: int) -> bool:
-        """Say the length of an upload that was begun without; False when it has one. Raises: QuotaExceeded."""
+    async def set_length(
+        self, media_id: str, length: int, *, max_tenant_bytes: int, most_open: int, max_open_bytes: int
+    ) -> bool:
+        """Say the length of an upload that was begun without; False when it has one. Raises: as `create`."""
 
     async def append(
         self,
@@ -121,7 +133,10 @@ class MediaStore(Protocol):
         """Store what a look at the whole file found; False when it isn't `scanning` any more."""
 
     async def delete(self, media_id: str, *, event: NewEvent | None) -> bool:
-        """Delete a file, give its room back, doom the blobs that only it named; False when it wasn't there."""
+        """Delete a file, give its room back, doom the blobs that only it named; False when it wasn't there.
+
+        While a hold covers it, it is only found no more, until `MediaKeeping.purge_released`.
+        """
 
     async def expired(self, now_us: int, limit: int) -> list[StoredFile]:
         """Return uploads and parts whose time is over."""
@@ -140,6 +155,10 @@ class MediaStore(Protocol):
 
     async def unknown(self, blob_keys: Sequence[str]) -> list[str]:
         """Return those of the keys that no segment names."""
+
+    @property
+    def keeping(self) -> MediaKeeping:
+        """Return what holds and retention ask of the same place."""
 
     async def check(self) -> None:
         """Prove that the store answers. Raises: what makes it fail."""

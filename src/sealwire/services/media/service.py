@@ -16,6 +16,7 @@ from sealwire.services.media.access import Access, require
 from sealwire.services.media.config import MediaConfig
 from sealwire.services.media.downloads import Downloads
 from sealwire.services.media.events import media_event
+from sealwire.services.media.keeping import KeepingCases
 from sealwire.services.media.links import Links
 from sealwire.services.media.looks import Looks
 from sealwire.services.media.model import FileState
@@ -49,7 +50,21 @@ class MediaService:
         self.config = config
         vault = Vault(blobs=blobs, keys=keys)
         access = Access(auth=auth, messaging=messaging)
-        self._sweeper = Sweeper(store=store, blobs=blobs, keys=keys, clock=clock, config=config)
+        cases = KeepingCases(
+            store=store.keeping, messaging=messaging, keys=keys, clock=clock, bury=lambda: self._sweeper.soon()
+        )
+        self.put_hold, self.release_hold = cases.put_hold, cases.release_hold
+        self.due, self.dispose, self.reclaim = cases.due, cases.dispose, cases.reclaim
+        self.follow_forgotten = cases.follow_forgotten
+        self._sweeper = Sweeper(
+            store=store,
+            blobs=blobs,
+            keys=keys,
+            clock=clock,
+            config=config,
+            released=cases.purge_released,
+            forgotten=cases.follow_forgotten,
+        )
         self._looks = Looks(store=store, vault=vault, scanner=scanner, clock=clock, config=config)
         self.transfers = Transfers(still=access.still, clock=clock, watch_s=config.watch_s, stall_s=config.stall_s)
         self.uploads = Uploads(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
 
@@ -24,8 +25,19 @@ class Sweeper:
     """A background task."""
 
     def __init__(
-        self, *, store: MediaStore, blobs: BlobStore, keys: DataKeys, clock: Clock, config: MediaConfig
+        self,
+        *,
+        store: MediaStore,
+        blobs: BlobStore,
+        keys: DataKeys,
+        clock: Clock,
+        config: MediaConfig,
+        released: Callable[[], Awaitable[None]],
+        forgotten: Callable[[], Awaitable[None]],
     ) -> None:
+        """`released` purges what holds kept, `forgotten` deletes the files of conversations that are gone."""
+        self._released = released
+        self._forgotten = forgotten
         self._store = store
         self._keys = keys
         self._blobs = blobs
@@ -102,9 +114,12 @@ class Sweeper:
             self._keys.sweep()
             try:
                 await self.expire()
+                await self._released()
                 await self.bury()
                 if self._clock.monotonic() >= self._next_hourly_s:
                     self._next_hourly_s = self._clock.monotonic() + _HOUR_S
+                    await self._forgotten()
+                    await self.bury()
                     await self.clear_orphans()
                     await self._store.trim(self._clock.now_us() - _EVENTS_KEPT_US)
             except Exception as error:

@@ -174,7 +174,13 @@ class Uploads:
         if beginning.parts:
             return await self._join(caller, file)
         event = self._event(caller, "media.upload.started", file, size_bytes=beginning.length or 0)
-        await self._store.create(file, max_tenant_bytes=self._config.max_tenant_bytes, event=event)
+        await self._store.create(
+            file,
+            max_tenant_bytes=self._config.max_tenant_bytes,
+            most_open=self._config.max_open_uploads,
+            max_open_bytes=max(self._config.max_open_bytes, self._config.max_file_bytes),
+            event=event,
+        )
         if beginning.length == 0:
             return await self._append(caller, file, [], Examination(self._scanner))
         return file
@@ -201,7 +207,14 @@ class Uploads:
         self._check_length(length)
         if file.length == length:
             return
-        if not await self._store.set_length(media_id, length, max_tenant_bytes=self._config.max_tenant_bytes):
+        told = await self._store.set_length(
+            media_id,
+            length,
+            max_tenant_bytes=self._config.max_tenant_bytes,
+            most_open=self._config.max_open_uploads,
+            max_open_bytes=max(self._config.max_open_bytes, self._config.max_file_bytes),
+        )
+        if not told:
             raise OffsetConflict("The length was said before, or the upload is longer.", offset=file.offset)
 
     async def receive(

@@ -1,0 +1,133 @@
+"""Use cases of keeping and letting go: legal holds, retention, files of conversations that are gone, disk space."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+
+from sealwire.contracts.compliance import LegalHold
+from sealwire.contracts.custody import Disposal, Disposed, Due, DueQuery, HoldDesk, HoldPlacement, Reclaimed
+from sealwire.contracts.custody import require_custodian as custodian
+from sealwire.contracts.media import SERVICE
+from sealwire.contracts.messaging import ForgottenQuery, Messaging
+from sealwire.kit.caller import SYSTEM_TENANT, Caller, service_caller
+from sealwire.kit.clock import Clock, parse_rfc3339
+from sealwire.kit.problem import Invalid
+from sealwire.ports.events import NewEvent
+from sealwire.services.media.events import media_event
+from sealwire.services.media.keeping_ports import EventOf, MediaKeeping
+from sealwire.services.media.ports import DataKeys
+
+MEDIA = "media"
+CHUNK = 100
+_FORGOTTEN = "messaging.forgotten"
+
+
+class KeepingCases:
+    """What compliance asks; the purge of what a hold kept; and what follows from messaging forgetting conversations."""
+
+    def __init__(
+        self,
+        *,
+        store: MediaKeeping,
+        messaging: Messaging,
+        keys: DataKeys,
+        clock: Clock,
+        bury: Callable[[], None],
+    ) -> None:
+        """`bury` has doomed blobs deleted soon."""
+        self._store = store
+        self._messaging = messaging
+        self._keys = keys
+        self._clock = clock
+        self._bury = bury
+        self._desk = HoldDesk(store.holds, clock)
+        self._released = True  # a kill may have come between a release and its purge
+
+    async def put_hold(self, caller: Caller, hold_id: str, placement: HoldPlacement) -> None:
+        """See `HoldCustody`."""
+        await self._desk.put_hold(caller, hold_id, placement)
+
+    async def release_hold(self, caller: Caller, hold_id: str) -> None:
+        """See `HoldCustody`; what was deleted meanwhile is purged soon."""
+        await self._desk.release_hold(caller, hold_id)
+        self._released = True
+        self._bury()
+
+    async def purge_released(self) -> None:
+        """Delete for good what no hold keeps any more, if one was released since the last look."""
+        if not self._released:
+            return
+        self._released = False
+        try:
+            place = ""
+            while place := await self._store.purge_released(place, CHUNK):
+                pass
+        except BaseException:
+            self._released = True
+            raise
+
+    async def follow_forgotten(self) -> None:
+        """Delete the files of conversations that messaging forgot, then their keys; what a hold covers stays."""
+        caller = service_caller(SERVICE, SYSTEM_TENANT)
+        number = await self._store.followed(_FORGOTTEN)
+        while found := (await self._messaging.forgotten(caller, ForgottenQuery(after=number, limit=CHUNK))).items:
+            for gone in found:
+                await self._forget(gone.tenant_id, gone.conversation_id)
+            number = found[-1].number
+            await self._store.follow(_FORGOTTEN, number)
+
+    async def _forget(self, tenant_id: str, conversation_id: str) -> None:
+        event = self._event_of(service_caller(SERVICE, tenant_id), "media.deleted", "conversation")
+        while await self._store.forget_conversation(
+            tenant_id, conversation_id, at_us=self._clock.now_us(), limit=CHUNK, event=event
+        ):
+            pass
+        with suppress(LegalHold):  # the files that are kept need their keys
+            await self._keys.destroy(tenant_id, scope=conversation_id)
+
+    async def due(self, caller: Caller, resource_type: str, query: DueQuery) -> Due:
+        """See `RetentionCustody`."""
+        tenant_id = custodian(caller)
+        if resource_type != MEDIA:
+            return Due(items=[])
+        made, _, media_id = (query.cursor or "0:").partition(":")
+        if not (made.isascii() and made.isdigit()):
+            raise Invalid("This is no cursor of this list.", path="$.cursor")
+        before_us = parse_rfc3339(query.before)
+        return await self._store.due(tenant_id, before_us, after=(int(made), media_id), limit=query.limit)
+
+    async def dispose(self, caller: Caller, resource_type: str, disposal: Disposal) -> Disposed:
+        """See `RetentionCustody`. The bytes go right after."""
+        tenant_id = custodian(caller)
+        if resource_type != MEDIA:
+            return Disposed(disposed=0, missing=len(disposal.ids))
+        done = await self._store.dispose(
+            tenant_id,
+            disposal.run_id,
+            disposal.ids,
+            at_us=self._clock.now_us(),
+            event=self._event_of(caller, "media.deleted", "retention"),
+        )
+        self._bury()
+        return done
+
+    async def reclaim(self, caller: Caller) -> Reclaimed:
+        """See `RetentionCustody`."""
+        custodian(caller)
+        return Reclaimed(reclaimed_bytes=await self._store.reclaim())
+
+    def _event_of(self, caller: Caller, kind: str, why: str) -> EventOf:
+        def event(media_id: str, owner_id: str, conversation_id: str | None, size_bytes: int) -> NewEvent:
+            return media_event(
+                caller,
+                kind,
+                media_id=media_id,
+                at_us=self._clock.now_us(),
+                owner_id=owner_id,
+                conversation_id=conversation_id,
+                size_bytes=size_bytes,
+                detail=why,
+            )
+
+        return event
