@@ -118,10 +118,11 @@ INFOS = Operation(
     summary="Files by id, for services",
 )
 
-OPERATIONS = table(INFO, LINK, DELETE, INFOS, *custody.operations(SERVICE, custody.HOLDS, custody.RETENTION))
+_CUSTODY = custody.operations(SERVICE, custody.SUBJECT, custody.CONTENT, custody.HOLDS, custody.RETENTION)
+OPERATIONS = table(INFO, LINK, DELETE, INFOS, *_CUSTODY)
 
 
-class Media(custody.HoldCustody, custody.RetentionCustody, Protocol):
+class Media(custody.Custody, custody.SubjectContent, Protocol):
     """Media, in this process or another. Besides these, raw routes: `/media/uploads` (tus), `GET /media/{media_id}`."""
 
     async def info(self, caller: Caller, media_id: str) -> MediaInfo:

@@ -31,6 +31,7 @@ from sealwire.contracts.messaging import Draft, Edit
 from sealwire.kit.caller import Caller
 from sealwire.kit.problem import Invalid, Unauthenticated
 from sealwire.testing.auth_room import PASSWORD, AuthRoom, somebody
+from sealwire.testing.media_room import MediaRoom
 from sealwire.testing.messaging_room import MessagingRoom
 
 TENANT = "tenant-a"
@@ -185,8 +186,27 @@ async def open_auth(folder: Path, *, wiring: str = "direct") -> CustodyRoom:
     )  # fmt: skip
 
 
+async def open_media(folder: Path, *, wiring: str = "direct") -> CustodyRoom:
+    """Return media where two people uploaded, into a conversation and for themselves, one file half only."""
+    room = MediaRoom(folder, wiring=wiring)
+    await room.open()
+    agnes, bertil = await room.enter("agnes"), await room.enter("bertil")
+    group = await room.messages.group(agnes, bertil)
+    for name, word in (("agnes", b"quicksilver"), ("bertil", b"hemlock")):
+        await room.upload(name, word * 20_000, filename=f"{name}.txt", conversation_id=group.conversation_id)
+        await room.upload(name, word, filename=f"{name}-own.txt")
+        where = await room.begin(name, 1_000, filename="half.txt")
+        await room.send(name, where, 0, [b"x" * 500])
+    return CustodyRoom(
+        custody=room.media, subject_id=agnes.user_id, other_id=bertil.user_id, tenant_id=agnes.tenant_id,
+        close=room.close, words=("quicksilver", "agnes-own.txt"), has_holds=True,
+    )  # fmt: skip
+
+
 OPENERS: dict[str, Opener] = {
     "memory": open_memory,
+    "media": open_media,
+    "media-loopback": partial(open_media, wiring="loopback"),
     "messaging": open_messaging,
     "auth": open_auth,
     "auth-loopback": partial(open_auth, wiring="loopback"),

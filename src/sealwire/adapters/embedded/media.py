@@ -16,6 +16,7 @@ from sealwire.adapters.embedded.media_keeping import (
     hide_or_delete,
     require_free_hands,
 )
+from sealwire.adapters.embedded.media_subjects import SUBJECT_SCHEMA, SqliteMediaSubjects, refuse_marked
 from sealwire.adapters.embedded.outbox import OUTBOX_SCHEMA, POSITIONS_SCHEMA, SqliteOutbox
 from sealwire.kit.problem import QuotaExceeded
 from sealwire.ports.events import NewEvent
@@ -61,6 +62,7 @@ MIGRATIONS: Final = (
     {POSITIONS_SCHEMA}
     """,
     KEEPING_SCHEMA,
+    SUBJECT_SCHEMA,
 )
 
 _FILE = (
@@ -81,6 +83,7 @@ class SqliteMediaStore:
         self._db = db
         self.feed = SqliteOutbox(db)
         self.keeping = SqliteMediaKeeping(db, self.feed)
+        self.subjects = SqliteMediaSubjects(db, self.feed)
 
     async def create(
         self, file: StoredFile, *, max_tenant_bytes: int, most_open: int, max_open_bytes: int, event: NewEvent
@@ -233,6 +236,7 @@ def _take_room(conn: apsw.Connection, tenant_id: str, size: int, limit: int) -> 
 
 
 def _insert(conn: apsw.Connection, file: StoredFile) -> None:
+    refuse_marked(conn, file.tenant_id, file.owner_id)
     conn.execute(
         f"INSERT INTO files ({_FILE}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (

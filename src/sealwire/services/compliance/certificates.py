@@ -73,7 +73,8 @@ def read_certificate(note: str, keys: Sequence[VerifierKey]) -> dict[str, Any]:
         statement: Any = orjson.loads(body)
     except orjson.JSONDecodeError:
         raise NoteInvalid("the note is no certificate") from None
-    whole = isinstance(statement, dict) and statement.get("kind") == KIND and canonical(statement) == body.encode()
-    if not whole or name != f"{name.removesuffix('/erasure')}/erasure":
+    if not isinstance(statement, dict) or statement.get("kind") != KIND or not name.endswith("/erasure"):
         raise NoteInvalid("the note is no certificate of an erasure")
-    return statement
+    if canonical(statement) != body.encode():
+        raise NoteInvalid("the statement is not written as it was signed")
+    return {str(member): value for member, value in statement.items()}

@@ -11,6 +11,7 @@ from sealwire.kit.envelopes import SealingKey
 from sealwire.ports.events import NewEvent
 from sealwire.services.media.keeping_ports import MediaKeeping
 from sealwire.services.media.model import FileState
+from sealwire.services.media.subject_ports import MediaSubjects
 
 
 class StoredFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -159,6 +160,10 @@ class MediaStore(Protocol):
     @property
     def keeping(self) -> MediaKeeping:
         """Return what holds and retention ask of the same place."""
+
+    @property
+    def subjects(self) -> MediaSubjects:
+        """Return what people's rights ask of the same place."""
 
     async def check(self) -> None:
         """Prove that the store answers. Raises: what makes it fail."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-from sealwire.contracts.media import DELETE, INFO, INFOS, LINK
+from sealwire.contracts.media import OPERATIONS
 from sealwire.kit.caller import Caller
 from sealwire.kit.exchange import Exchange, Headers
 from sealwire.kit.http import Edge, Route
@@ -29,10 +29,7 @@ def routes(media: MediaService, edge: Edge) -> list[Route]:
     take: dict[str, Any] = {"policy": Policy.CALLER, "needs": Permission.UPLOAD, "rate": RateClass.WRITE}
     give: dict[str, Any] = {"needs": Permission.READ, "degraded": Degraded.ALLOW}
     return [
-        edge.bind(INFO, media.info),
-        edge.bind(LINK, media.link),
-        edge.bind(DELETE, media.delete),
-        edge.bind(INFOS, media.infos),
+        *(edge.bind(operation, getattr(media, name)) for name, operation in OPERATIONS.items()),
         edge.stream("OPTIONS", _UPLOADS, door.options, policy=Policy.PUBLIC, summary="What of tus is spoken here"),
         edge.stream("POST", _UPLOADS, door.create, summary="Begin an upload (tus)", **take),
         edge.stream("OPTIONS", _UPLOAD, door.options, policy=Policy.PUBLIC, summary="What of tus is spoken here"),

@@ -22,6 +22,7 @@ from sealwire.services.media.looks import Looks
 from sealwire.services.media.model import FileState
 from sealwire.services.media.ports import DataKeys, MediaStore
 from sealwire.services.media.scanning import Scanner
+from sealwire.services.media.subjects import SubjectFiles
 from sealwire.services.media.sweeping import Sweeper
 from sealwire.services.media.transfers import Transfers
 from sealwire.services.media.uploads import Uploads
@@ -87,6 +88,13 @@ class MediaService:
             looks=self._looks,
             config=config,
         )
+        subjects = SubjectFiles(
+            store=store, subjects=store.subjects, vault=vault, keys=keys, describe=self.downloads.describe,
+            bury=self._sweeper.bury, clock=clock,
+        )  # fmt: skip
+        self.export_subject, self.subject_content = subjects.export_subject, subjects.subject_content
+        self.erase_subject, self.probe_subject = subjects.erase_subject, subjects.probe_subject
+        self.rectify_subject, self.restrict_subject = subjects.rectify_subject, subjects.restrict_subject
         self.links = Links(keys=keys, access=access, clock=clock)
 
     async def start(self) -> None:

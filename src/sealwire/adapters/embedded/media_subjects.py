@@ -1,0 +1,95 @@
+"""The files of one person, in SQLite: found by their owner, deleted where no hold keeps them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import apsw
+
+from sealwire.adapters.embedded.drivers.sqlite import Database, fetch
+from sealwire.adapters.embedded.holds import held_sql, is_held
+from sealwire.adapters.embedded.media_keeping import delete
+from sealwire.adapters.embedded.outbox import SqliteOutbox
+from sealwire.contracts.compliance import LegalHold
+from sealwire.contracts.custody import ProcessingRestricted
+from sealwire.kit.files import count_in_files
+from sealwire.services.media.keeping_ports import EventOf
+from sealwire.services.media.subject_ports import SubjectLeft
+
+SUBJECT_SCHEMA: Final = """
+CREATE TABLE subject_mark (
+    tenant_id TEXT NOT NULL,
+    subject_id TEXT NOT NULL,
+    mark TEXT NOT NULL,
+    PRIMARY KEY (tenant_id, subject_id)
+) WITHOUT ROWID;
+"""
+_HELD: Final = held_sql("files.tenant_id", "files.owner_id", "files.conversation_id")
+
+
+def refuse_marked(conn: apsw.Connection, tenant_id: str, owner_id: str) -> None:
+    """From inside a write. Raises: ProcessingRestricted for a person who is erased or restricted."""
+    if conn.execute("SELECT 1 FROM subject_mark WHERE tenant_id = ? AND subject_id = ?", (tenant_id, owner_id)).get:
+        raise ProcessingRestricted("The data of this person is kept, and not processed.")
+
+
+class SqliteMediaSubjects:
+    """`services.media.subject_ports.MediaSubjects` over media's file."""
+
+    def __init__(self, db: Database, feed: SqliteOutbox) -> None:
+        self._db = db
+        self._feed = feed
+
+    async def restrict(self, tenant_id: str, subject_id: str, restricted: bool) -> None:
+        sql = "DELETE FROM subject_mark WHERE tenant_id = ? AND subject_id = ? AND mark = 'restricted'"
+        if restricted:
+            sql = "INSERT OR IGNORE INTO subject_mark VALUES (?, ?, 'restricted')"
+        await self._db.write(lambda conn: conn.execute(sql, (tenant_id, subject_id)).fetchall())
+
+    async def require_free(self, tenant_id: str, subject_id: str) -> None:
+        await self._db.write(lambda conn: _refuse_held(conn, tenant_id, subject_id))
+
+    async def owned(self, tenant_id: str, subject_id: str, after: str, limit: int) -> Sequence[str]:
+        sql = (
+            "SELECT media_id FROM files WHERE tenant_id = ? AND owner_id = ? AND media_id > ? ORDER BY media_id LIMIT ?"
+        )
+        return [str(media_id) for (media_id,) in self._db.read(sql, (tenant_id, subject_id, after, limit))]
+
+    async def erase(self, tenant_id: str, subject_id: str, limit: int, event: EventOf) -> int:
+        def erase(conn: apsw.Connection) -> int:
+            _refuse_held(conn, tenant_id, subject_id)
+            conn.execute("REPLACE INTO subject_mark VALUES (?, ?, 'erased')", (tenant_id, subject_id))
+            rows = fetch(
+                conn,
+                'SELECT media_id, conversation_id, "offset" FROM files WHERE tenant_id = ? AND owner_id = ?'
+                f" AND NOT {_HELD} LIMIT ?",
+                (tenant_id, subject_id, limit),
+            )
+            for media_id, conversation_id, size_bytes in rows:
+                delete(conn, media_id)
+                self._feed.append(conn, [event(media_id, subject_id, conversation_id, size_bytes)])
+            return len(rows)
+
+        return await self._db.write(erase)
+
+    async def left(self, tenant_id: str, subject_id: str) -> SubjectLeft:
+        sql = f"SELECT count(*), ifnull(sum({_HELD}), 0) FROM files WHERE tenant_id = ? AND owner_id = ?"
+        count, held = self._db.read(sql, (tenant_id, subject_id))[0]
+        return SubjectLeft(int(count) - int(held), int(held))
+
+    async def count_in_files(self, texts: Sequence[bytes]) -> int:
+        path = self._db.path
+        files = [path, path.with_name(path.name + "-wal"), Path(path.parent / "blobs")]
+        return await asyncio.to_thread(count_in_files, files, texts)
+
+    async def compact(self) -> None:
+        await self._db.compact()
+
+
+def _refuse_held(conn: apsw.Connection, tenant_id: str, subject_id: str) -> None:
+    """Raises: LegalHold."""
+    if is_held(conn, tenant_id, subject_id=subject_id):
+        raise LegalHold("A legal hold covers this person.")

@@ -1,0 +1,43 @@
+"""What media asks of storage about the files of one person."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from sealwire.services.media.keeping_ports import EventOf
+
+
+class SubjectLeft(NamedTuple):
+    """How many files of a person are left: free to be erased, and kept by a hold on their conversation."""
+
+    free: int
+    held: int
+
+
+class MediaSubjects(Protocol):
+    """Files by their owner, uploads under way and files hidden under a hold included.
+
+    Every change is one transaction, durable on return, with its events. MongoDB: as `MediaStore`.
+    """
+
+    async def restrict(self, tenant_id: str, subject_id: str, restricted: bool) -> None:
+        """Refuse new files of a person from now on, or take them again; of an erased person never again."""
+
+    async def require_free(self, tenant_id: str, subject_id: str) -> None:
+        """Raises: LegalHold while a hold covers the person."""
+
+    async def owned(self, tenant_id: str, subject_id: str, after: str, limit: int) -> Sequence[str]:
+        """Return the ids of a person's files above an id."""
+
+    async def erase(self, tenant_id: str, subject_id: str, limit: int, event: EventOf) -> int:
+        """Refuse new files of the person for good and delete up to `limit` that no hold keeps. Raises: LegalHold."""
+
+    async def left(self, tenant_id: str, subject_id: str) -> SubjectLeft:
+        """Return how many files of the person there are."""
+
+    async def count_in_files(self, texts: Sequence[bytes]) -> int:
+        """Return how often these texts stand in the raw bytes of the files and blobs."""
+
+    async def compact(self) -> None:
+        """See to it that nothing deleted is left in the files. Raises: Unavailable when it can't be done now."""

@@ -1,0 +1,144 @@
+"""Media's part of a person's rights: their files to read, erased with their keys and their bytes."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import msgspec
+
+from sealwire.contracts.compliance import LegalHold
+from sealwire.contracts.crypto import DecryptionFailed, KeyUnusable
+from sealwire.contracts.custody import (
+    ContentPart,
+    ContentQuery,
+    SubjectChanges,
+    SubjectErased,
+    SubjectErasure,
+    SubjectFindings,
+    SubjectItem,
+    SubjectItems,
+    SubjectProbe,
+    SubjectQuery,
+    SubjectRectified,
+    SubjectRestriction,
+    require_custodian,
+)
+from sealwire.contracts.media import MediaInfo, MediaNotFound
+from sealwire.kit.caller import Caller
+from sealwire.kit.clock import Clock
+from sealwire.kit.envelopes import EnvelopeRefused
+from sealwire.kit.problem import Invalid
+from sealwire.ports.events import NewEvent
+from sealwire.services.media.events import media_event
+from sealwire.services.media.model import FileState
+from sealwire.services.media.ports import DataKeys, MediaStore, StoredFile
+from sealwire.services.media.subject_ports import MediaSubjects
+from sealwire.services.media.vault import Vault
+
+CHUNK: Final = 100
+_COMPLETE: Final = frozenset({FileState.SCANNING, FileState.CLEAN, FileState.QUARANTINED})
+
+
+class SubjectFiles:
+    """`SubjectCustody` and `SubjectContent` over media's store."""
+
+    def __init__(
+        self,
+        *,
+        store: MediaStore,
+        subjects: MediaSubjects,
+        vault: Vault,
+        keys: DataKeys,
+        describe: Callable[[StoredFile], Awaitable[MediaInfo]],
+        bury: Callable[[], Awaitable[int]],
+        clock: Clock,
+    ) -> None:
+        """`bury` deletes doomed blobs and returns when they are gone."""
+        self._store = store
+        self._subjects = subjects
+        self._vault = vault
+        self._keys = keys
+        self._describe = describe
+        self._bury = bury
+        self._clock = clock
+
+    async def export_subject(self, caller: Caller, subject_id: str, query: SubjectQuery) -> SubjectItems:
+        """See `SubjectCustody`: what is known of each file; its bytes by `subject_content` where it is complete."""
+        tenant_id = require_custodian(caller)
+        if query.cursor is not None and not query.cursor.replace("-", "").isalnum():
+            raise Invalid("Give a `next_cursor` as it was.", path="$.cursor")
+        ids = await self._subjects.owned(tenant_id, subject_id, query.cursor or "", query.limit)
+        found = {file.media_id: file for file in await self._store.files(tenant_id, ids)} if ids else {}
+        items = [await self._item(found[media_id]) for media_id in ids if media_id in found]
+        return SubjectItems(items=items, next_cursor=ids[-1] if len(ids) == query.limit else None)
+
+    async def _item(self, file: StoredFile) -> SubjectItem:
+        try:
+            info = await self._describe(file) if file.state in _COMPLETE else None
+        except (KeyUnusable, DecryptionFailed, EnvelopeRefused):
+            info = None
+        data: dict[str, Any] = {"state": file.state.value, "size_bytes": file.offset}
+        if info is not None:
+            data |= msgspec.to_builtins(info)
+        whole = info is not None and file.state is not FileState.QUARANTINED
+        return SubjectItem(
+            kind="file", resource_id=file.media_id, at=info.created_at if info is not None else "", data=data,
+            media_id=file.media_id if whole else None,
+        )  # fmt: skip
+
+    async def subject_content(self, caller: Caller, subject_id: str, media_id: str, query: ContentQuery) -> ContentPart:
+        """See `SubjectContent`."""
+        tenant_id = require_custodian(caller)
+        file = await self._store.file(tenant_id, media_id)
+        if file is None or file.owner_id != subject_id or file.state not in _COMPLETE:
+            raise MediaNotFound
+        end = min(query.offset + query.limit_bytes, file.offset)
+        parts: list[bytes] = []
+        if query.offset < end:
+            segments = await self._store.segments(media_id)
+            parts = [p async for p in self._vault.read(tenant_id, file.owner_id, segments, query.offset, end)]
+        return ContentPart(data=b64encode(b"".join(parts)).decode(), last=end >= file.offset)
+
+    async def erase_subject(self, caller: Caller, subject_id: str, erasure: SubjectErasure) -> SubjectErased:
+        """See `SubjectCustody`: rows, then the keys, then the bytes; done when the bytes are gone."""
+        tenant_id = require_custodian(caller)
+        if erasure.check_only:
+            await self._subjects.require_free(tenant_id, subject_id)
+            return SubjectErased(done=False)
+
+        def event(media_id: str, owner_id: str, conversation_id: str | None, size_bytes: int) -> NewEvent:
+            return media_event(
+                caller, "media.deleted", media_id=media_id, at_us=self._clock.now_us(), owner_id=owner_id,
+                conversation_id=conversation_id, size_bytes=size_bytes, detail="person erased",
+            )  # fmt: skip
+
+        if gone := await self._subjects.erase(tenant_id, subject_id, min(erasure.limit, CHUNK), event):
+            await self._bury()
+            return SubjectErased(done=False, erased={"file": gone})
+        await self._bury()
+        held = (await self._subjects.left(tenant_id, subject_id)).held
+        kept, destroyed = ({"file": held} if held else {}), 0
+        if not held:
+            try:
+                destroyed = await self._keys.destroy(tenant_id, subject_id=subject_id)
+            except LegalHold:  # on a conversation where nothing readable of the person is left
+                kept = {"data_key": 1}
+        await self._subjects.compact()
+        return SubjectErased(done=True, erased={"data_key": destroyed} if destroyed else {}, kept=kept)
+
+    async def rectify_subject(self, caller: Caller, subject_id: str, changes: SubjectChanges) -> SubjectRectified:
+        """See `SubjectCustody`. Media knows people by their ids alone."""
+        require_custodian(caller)
+        return SubjectRectified()
+
+    async def restrict_subject(self, caller: Caller, subject_id: str, restriction: SubjectRestriction) -> None:
+        """See `SubjectCustody`: no new files; those there are stay."""
+        await self._subjects.restrict(require_custodian(caller), subject_id, restriction.restricted)
+
+    async def probe_subject(self, caller: Caller, subject_id: str, probe: SubjectProbe) -> SubjectFindings:
+        """See `SubjectCustody`."""
+        left = await self._subjects.left(require_custodian(caller), subject_id)
+        raw = await self._subjects.count_in_files([word.encode() for word in probe.words])
+        return SubjectFindings(places={"files": left.free, "bytes": raw})
