@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from argon2 import PasswordHasher as Argon2
 
 from sealwire.contracts.auth import (
     BadCredentials,
@@ -183,7 +184,7 @@ async def test_the_quota_of_users(open_room: Any) -> None:
 # ---- logging in
 
 
-async def test_every_failure_costs_the_same_and_says_the_same(open_room: Any) -> None:
+async def test_every_failure_costs_the_same_and_says_the_same(open_room: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     room = await open_room(lockout_free=2)
     owner, _ = await room.enter("owner")
     for name in ("anna", "gone", "locked"):
@@ -193,14 +194,33 @@ async def test_every_failure_costs_the_same_and_says_the_same(open_room: Any) ->
     for _ in range(2):
         with pytest.raises(BadCredentials):
             await room.log_in("locked", password="wrong wrong wrong")
+    for name, statement in (
+        ("unhashed", "UPDATE user SET password_hash = '!' WHERE user_id = ?"),
+        ("factored", "UPDATE user SET mfa = 1 WHERE user_id = ?"),
+    ):
+        user_id = await room.register(name)
+        await room.storage.db.write(lambda conn, sql=statement, of=user_id: conn.execute(sql, (of,)).fetchall())
+    verified: list[str] = []
+
+    class Counting(Argon2):
+        def verify(self, hash: str | bytes, password: str | bytes) -> Any:
+            try:
+                return super().verify(hash, password)
+            finally:
+                verified.append(str(hash))
+
+    monkeypatch.setattr(room.service.hasher, "_argon2", Counting(memory_cost=64, time_cost=1, parallelism=1))
     seen = []
     for name, tenant, password in (
-        ("nobody", None, PASSWORD),
+        ("nobody", None, "wrong wrong wrong"),
         ("anna", None, "wrong wrong wrong"),
-        ("gone", None, PASSWORD),
-        ("locked", None, PASSWORD),
-        ("anna", "no-such-tenant", PASSWORD),
+        ("gone", None, "wrong wrong wrong"),
+        ("locked", None, "wrong wrong wrong"),
+        ("unhashed", None, "wrong wrong wrong"),
+        ("factored", None, "wrong wrong wrong"),
+        ("anna", "no-such-tenant", "wrong wrong wrong"),
     ):
+        verified.clear()
         hashes, writes, events = room.service.hasher.work_done, room.storage.db.stats.rows, len(await kinds(room))
         with pytest.raises(BadCredentials) as caught:
             await room.log_in(name, tenant=tenant, password=password)
@@ -208,10 +228,17 @@ async def test_every_failure_costs_the_same_and_says_the_same(open_room: Any) ->
             room.service.hasher.work_done - hashes,
             room.storage.db.stats.rows - writes,
             len(await kinds(room)) - events,
+            [stored.rpartition("$")[0].rpartition("$")[0] for stored in verified if stored != "!"],
         )
         seen.append((work, caught.value.document()))
-    assert seen[0][0] == (1, 1, 1)
-    assert seen == [seen[0]] * 5
+    assert seen[0][0] == (1, 1, 1, ["$argon2id$v=19$m=64,t=1,p=1"]), "one verification, of one cost"
+    assert seen == [seen[0]] * 7
+    # The right password opens neither of these, and costs no less.
+    for name in ("gone", "locked"):
+        hashes = room.service.hasher.work_done
+        with pytest.raises(BadCredentials) as caught:
+            await room.log_in(name)
+        assert (room.service.hasher.work_done - hashes, caught.value.document()) == (1, seen[0][1])
 
 
 def user_change() -> Any:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import msgspec
 import pyotp
 import pytest
 
@@ -157,6 +158,56 @@ async def test_guessing_codes_over_many_logins_is_slow(room: AuthRoom) -> None:
         await room.auth.mfa_verify(somebody(), totp(tokens[2], phone.code()))
     advance(room, 30)
     assert (await room.auth.mfa_verify(somebody(), totp(tokens[2], phone.code()))).access_token
+
+
+async def test_guesses_sent_at_once_are_judged_as_few_as_one_by_one(room: AuthRoom) -> None:
+    _, phone, _ = await enrolled(room)
+    token = await wanted(room)
+    guesses = [f"{n:06}" for n in range(40) if f"{n:06}" != phone.code()]
+    answers = await asyncio.gather(
+        *(room.auth.mfa_verify(somebody(), totp(token, guess)) for guess in guesses), return_exceptions=True
+    )
+    assert all(isinstance(a, MfaFailed | TooManyAttempts) for a in answers)
+    judged = (await kinds(room)).count("auth.mfa.failed")
+    assert judged == room.config.mfa_attempts, "the challenge bears no more, however fast they come"
+    with pytest.raises(MfaFailed):
+        await room.auth.mfa_verify(somebody(), totp(token, phone.code()))
+
+
+async def test_guesses_spread_over_many_logins_at_once_are_counted_one_by_one(room: AuthRoom) -> None:
+    _, phone, _ = await enrolled(room)
+    tokens = [await wanted(room) for _ in range(6)]
+    answers = await asyncio.gather(
+        *(room.auth.mfa_verify(somebody(), totp(token, "x00000")) for token in tokens for _ in range(5)),
+        return_exceptions=True,
+    )
+    assert (await kinds(room)).count("auth.mfa.failed") == room.config.lockout_free
+    assert sum(isinstance(a, TooManyAttempts) for a in answers) == len(answers) - room.config.lockout_free
+    with pytest.raises((TooManyAttempts, MfaFailed)):
+        await room.auth.mfa_verify(somebody(), totp(tokens[0], phone.code()))
+
+
+async def test_one_code_counts_once_for_logging_in_and_stepping_up_together(room: AuthRoom) -> None:
+    caller, phone, codes = await enrolled(room)
+    for method, code in (("totp", phone.code()), ("recovery", codes[0])):
+        tokens = [await wanted(room) for _ in range(3)]
+        answers = await asyncio.gather(
+            *(room.auth.mfa_verify(somebody(), msgspec.convert(
+                {"mfa_token": token, "method": method, "code": code}, MfaAnswer)) for token in tokens),
+            room.auth.step_up(caller, msgspec.convert({"method": method, "code": code}, StepUp)),
+            return_exceptions=True,
+        )  # fmt: skip
+        assert sum(isinstance(a, LoginResult) for a in answers) == 1
+        assert sum(isinstance(a, MfaFailed) for a in answers) == 3
+        advance(room, 3_600)
+
+
+@pytest.mark.parametrize("code", ["12345", "1" * 33, "12 456", "éééééé", "123456\n"])
+def test_what_can_be_no_code_is_not_taken(code: str) -> None:
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert({"mfa_token": "swm1.x", "method": "totp", "code": code}, MfaAnswer)
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert({"method": "recovery", "code": code}, StepUp)
 
 
 async def test_recovery_codes_work_once_each(room: AuthRoom) -> None:

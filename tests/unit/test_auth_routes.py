@@ -11,13 +11,17 @@ from typing import Any
 import msgspec
 import pytest
 
+from sealwire.clients.step_up import proofs_by
+from sealwire.contracts.auth import LoginResult
 from sealwire.contracts.identity import OPERATIONS
+from sealwire.contracts.webauthn import CreationOptions, RequestOptions
 from sealwire.kit.caller import ANONYMOUS, Caller
 from sealwire.kit.exchange import Exchange
 from sealwire.kit.http import App, Edge
 from sealwire.kit.operation import Policy
 from sealwire.services.auth.routes import routes
 from sealwire.testing.auth_room import PASSWORD, AuthRoom
+from sealwire.testing.authenticator import SoftAuthenticator
 
 
 class Site:
@@ -26,7 +30,7 @@ class Site:
     def __init__(self, room: AuthRoom) -> None:
         self.room = room
         self.caller = Caller(principal=ANONYMOUS)
-        self.routes = routes(room.auth, Edge(authenticate=self._who))
+        self.routes = routes(room.auth, Edge(authenticate=self._who, proofs=proofs_by(room.auth)))
         self._app = App(self.routes)
 
     def _who(self, exchange: Exchange, policy: Policy) -> Caller:
@@ -147,3 +151,46 @@ async def test_giving_a_role_needs_a_recent_proof_whichever_way_it_is_given(
     site.caller = msgspec.structs.replace(caller, principal=long_ago)
     status, _, given = await site.ask(verb, path, body)
     assert (status, given["code"]) == (403, "step_up_required")
+    assert given["methods"] == ["password"], "that is all she has"
+
+
+async def test_a_passkey_by_http_from_the_first_to_the_last_step(site: Site) -> None:
+    caller = site.room.caller(await site.room.log_in("anna"))
+    site.caller = caller
+    device = SoftAuthenticator("https://sealwire.local")
+    status, headers, begun = await site.ask("POST", "/auth/passkeys/register/options")
+    assert (status, headers["cache-control"]) == (200, "no-store")
+    made = device.create(msgspec.convert(begun, CreationOptions))
+    document = {**msgspec.to_builtins(made), "clientExtensionResults": {"credProps": {"rk": True}}}
+    status, headers, added = await site.ask("POST", "/auth/passkeys/register", document)
+    assert (status, headers["cache-control"], len(added["recovery_codes"])) == (200, "no-store", 10)
+    for sent, code in ((document, "passkey_invalid"), ({**document, "rawId": "ö"}, "invalid"), ({}, "invalid")):
+        status, _, refused = await site.ask("POST", "/auth/passkeys/register", sent)
+        assert (status, refused["code"]) == (422, code)
+
+    _, headers, asked = await site.ask("POST", "/auth/passkeys/login/options", {})
+    assert headers["cache-control"] == "no-store"
+    login = {**msgspec.to_builtins(device.get(msgspec.convert(asked, RequestOptions))), "cookie": True}
+    status, headers, granted = await site.ask("POST", "/auth/passkeys/login", login)
+    assert status == 200
+    assert headers["cache-control"] == "no-store"
+    assert headers["set-cookie"].startswith(f"sealwire={granted['access_token']};")
+    assert granted["token_type"] == "Bearer"
+    status, headers, refused = await site.ask("POST", "/auth/passkeys/login", login)
+    assert (status, refused["code"]) == (401, "passkey_refused")
+    assert "set-cookie" not in headers
+
+    long_ago = msgspec.structs.replace(caller.principal, auth_time_s=int(time.time()) - 3_600)
+    site.caller = msgspec.structs.replace(caller, principal=long_ago)
+    own = f"/auth/passkeys/{added['passkey']['passkey_id']}"
+    status, _, wanted = await site.ask("DELETE", own)
+    assert (status, wanted["code"], wanted["methods"]) == (403, "step_up_required", ["passkey", "recovery"])
+    _, _, asked = await site.ask("POST", "/auth/passkeys/step-up/options")
+    proof = msgspec.to_builtins(device.get(msgspec.convert(asked, RequestOptions)))
+    status, _, risen = await site.ask("POST", "/auth/step-up", {"method": "passkey", "code": proof})
+    assert status == 200
+    site.caller = site.room.caller(msgspec.convert(risen, LoginResult))
+    assert (await site.ask("PATCH", own, {"name": "Blue"}))[2]["name"] == "Blue"
+    assert (await site.ask("GET", "/auth/passkeys"))[2]["items"][0]["name"] == "Blue"
+    assert (await site.ask("DELETE", own))[0] == 204
+    assert (await site.ask("DELETE", own))[2]["code"] == "passkey_not_found"

@@ -16,7 +16,7 @@ from sealwire.kit.exchange import Exchange
 from sealwire.kit.http import App, Edge, mount
 from sealwire.kit.operation import Degraded, Operation, Policy, Repeat
 from sealwire.kit.permission import Permission, Role
-from sealwire.kit.problem import Conflict, Unauthenticated
+from sealwire.kit.problem import Conflict, Unauthenticated, Unavailable
 
 
 class Note(Input):
@@ -193,6 +193,34 @@ async def test_permission_confirmation_and_step_up_are_checked_before_the_body_i
     assert (stale.status_code, stale.json()["code"]) == (403, "step_up_required")
     assert "password" in stale.json()["methods"]
     assert (await call("DELETE", "/drawers/1", "fresh")).status_code == 204
+
+
+async def test_how_to_step_up_is_asked_for_only_when_it_is_wanted() -> None:
+    asked: list[str] = []
+
+    async def proofs(caller: Caller) -> list[str]:
+        asked.append(caller.user_id)
+        if len(asked) == 2:
+            raise Unavailable("Auth is out.")
+        return ["passkey", "recovery"]
+
+    edge, notes = Edge(authenticate=authenticate, proofs=proofs), Notes()
+    app = App([edge.bind(o, getattr(notes, o.name)) for o in (WIPE, LIST)])
+    transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+
+        async def wipe(who: str) -> httpx.Response:
+            return await client.delete("/drawers/1", headers={"authorization": f"Bearer {who}"})
+
+        assert (await wipe("fresh")).status_code == 204
+        assert (await wipe("member")).json()["code"] == "forbidden"
+        assert asked == []
+        stale = await wipe("admin")
+        assert (stale.status_code, stale.json()["code"]) == (403, "step_up_required")
+        assert stale.json()["methods"] == ["passkey", "recovery"]
+        out = await wipe("admin")
+        assert (out.status_code, out.json()["code"]) == (503, "unavailable"), "stepping up is not possible either"
+    assert asked == ["a-admin", "a-admin"]
 
 
 async def test_a_bug_tells_nothing_but_the_trace_id(call):
