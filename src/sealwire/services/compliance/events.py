@@ -35,7 +35,7 @@ def change_event(
     """Return the event of a change, to be stored in its transaction; `kind` becomes the record's action."""
     change = Change(
         actor_type=caller.principal.kind,
-        actor_id=caller.principal.subject,
+        actor_id=caller.principal.actor_id,
         resource_type=resource_type,
         resource_id=resource_id,
         metadata=dict(metadata),

@@ -52,7 +52,7 @@ def key_event(
         action=action,
         tenant_id=tenant_id or principal.tenant_id,
         actor_type=principal.kind,
-        actor_id=principal.subject,
+        actor_id=principal.actor_id,
         key_id=key_id,
         at_us=at_us,
         version=version,

@@ -49,7 +49,7 @@ def media_event(
     event = MediaEvent(
         media_id=media_id,
         actor_type=principal.kind,
-        actor_id=principal.subject,
+        actor_id=principal.actor_id,
         owner_id=owner_id,
         conversation_id=conversation_id or "",
         size_bytes=size_bytes,

@@ -9,6 +9,7 @@ import msgspec
 from sealwire.contracts.compliance import Actor as AuditActor
 from sealwire.contracts.compliance import AuditEntry
 from sealwire.ports.events import Event
+from sealwire.services.messaging.model import audited
 
 # The index of a kind is what is stored: append only.
 KINDS = (
@@ -125,10 +126,11 @@ def audit_entry(event: Event) -> AuditEntry:
     if facts.detail.message_ids:
         metadata["count"] = len(facts.detail.message_ids)
     of_message = bool(facts.message_id)
+    actor = audited(facts.actor_kind, facts.actor_id)
     return AuditEntry(
         audit_id=event.event_id,
         tenant_id=event.tenant_id,
-        actor=AuditActor(type=cast("Literal['user', 'api_key', 'service']", facts.actor_kind), id=facts.actor_id),
+        actor=AuditActor(type=cast("Literal['user', 'api_key', 'service']", actor.kind), id=actor.id),
         action=event.kind,
         resource_type="message" if of_message else "conversation",
         resource_id=facts.message_id if of_message else facts.conversation_id,

@@ -92,7 +92,7 @@ class MessageCases:
             conversation_id=conversation_id,
             seat_version=seat.version,
             message_id=message_id,
-            actor_kind=caller.principal.kind,
+            actor_kind=model.kind_of(caller),
             sender_id=me,
             client_message_id=draft.client_message_id,
             request_key=request_key,

@@ -25,18 +25,31 @@ _RANK: dict[str, int] = {"reader": 0, "member": 1, "moderator": 2, "owner": 3}
 
 
 class Actor(NamedTuple):
-    """Who did it: the kind of principal and its opaque id."""
+    """Who did it: the kind of principal and the person it acts as; of an API key `kind` names the key (`kind_of`)."""
 
     kind: str
     id: str
 
 
 _CURSOR_DIGITS = 18
+_API_KEY = "api_key"
 
 
 def actor_of(caller: Caller) -> Actor:
     """Return the actor of a call."""
-    return Actor(caller.principal.kind, caller.principal.subject)
+    return Actor(kind_of(caller), caller.principal.subject)
+
+
+def kind_of(caller: Caller) -> str:
+    """Return the kind of principal, of an API key with the key's id: conversations see its owner, the audit log it."""
+    principal = caller.principal
+    return f"{_API_KEY}:{principal.session_id}" if principal.kind == _API_KEY else principal.kind
+
+
+def audited(kind: str, user_id: str) -> Actor:
+    """Return the actor as the audit log names it, from what `kind_of` told."""
+    type_, _, key_id = kind.partition(":")
+    return Actor(type_, key_id or user_id)
 
 
 class Seat(msgspec.Struct, frozen=True, kw_only=True):

@@ -413,7 +413,7 @@ class FrontDesk:
             AuditEntry(
                 audit_id=new_id(),
                 tenant_id=session.tenant_id if known else ANONYMOUS_TENANT,
-                actor=Actor(type=session.kind, id=session.user_id),
+                actor=Actor(type=session.kind, id=session.actor_id),
                 action=action,
                 resource_type="socket",
                 resource_id=self._instance,

@@ -59,6 +59,11 @@ class Session:
         self.working = False
 
     @property
+    def actor_id(self) -> str:
+        """What the audit log names as the actor: of an API key the key, not its owner."""
+        return self.session_id if self.kind == "api_key" else self.user_id
+
+    @property
     def admitted(self) -> Admission:
         """The admission. Raises: Unauthenticated before there is one."""
         if self.admission is None:
