@@ -121,6 +121,9 @@ ENDS: dict[str, frozenset[str]] = {
     "probe_subject": NOTHING,
     "put_hold": NOTHING,
     "release_hold": NOTHING,
+    "due": NOTHING,
+    "dispose": NOTHING,  # sessions that are over already
+    "reclaim": NOTHING,
 }
 """What each operation of auth may put into the revocation feed. To add an operation is to add a line."""
 

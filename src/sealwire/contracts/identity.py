@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
-from sealwire.contracts import api_keys, auth, credentials, custody, passkeys, tenancy
+from sealwire.contracts import api_keys, auth, credentials, custody, openid, passkeys, tenancy
 from sealwire.kit.operation import table
 
 OPERATIONS: Final = table(
@@ -13,7 +13,7 @@ OPERATIONS: Final = table(
     *api_keys.OPERATIONS.values(),
     *passkeys.OPERATIONS.values(),
     *tenancy.OPERATIONS.values(),
-    *custody.operations(auth.SERVICE, custody.SUBJECT, custody.HOLDS),
+    *custody.operations(auth.SERVICE, custody.SUBJECT, custody.HOLDS, custody.RETENTION),
     *openid.OPERATIONS.values(),
 )
 
@@ -26,6 +26,7 @@ class Identity(
     tenancy.Tenancy,
     custody.SubjectCustody,
     custody.HoldCustody,
+    custody.RetentionCustody,
     openid.OpenId,
     Protocol,
 ):

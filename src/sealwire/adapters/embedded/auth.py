@@ -9,6 +9,7 @@ import apsw
 
 from sealwire.adapters.embedded.auth_api_keys import SqliteApiKeyStore
 from sealwire.adapters.embedded.auth_feed import SqliteRevocationStore
+from sealwire.adapters.embedded.auth_keeping import HELD_KEY, HELD_SESSION, SqliteSessionKeeping
 from sealwire.adapters.embedded.auth_letters import SqliteInvitationStore, SqliteLetterStore, SqliteResetStore
 from sealwire.adapters.embedded.auth_openid import SqliteClientStore, SqliteGrantStore, SqliteNoticeStore
 from sealwire.adapters.embedded.auth_passkeys import EXPIRED_CHALLENGES, SqlitePasskeyStore
@@ -27,14 +28,17 @@ from sealwire.services.auth.records import NewRevocation, SigningKeyRecord
 
 SWEEP_ROWS = 500
 TENANTS_A_STEP = 100
-_EXPIRED = "DELETE FROM session WHERE session_id IN (SELECT session_id FROM session WHERE expires_us < ? LIMIT ?)"
+_EXPIRED = (
+    "DELETE FROM session WHERE session_id IN"
+    f" (SELECT session_id FROM session WHERE expires_us < ? AND NOT {HELD_SESSION} LIMIT ?)"
+)
 _ENDED = (
     "DELETE FROM session WHERE session_id IN"
-    " (SELECT session_id FROM session WHERE ended_us > 0 AND ended_us < ? LIMIT ?)"
+    f" (SELECT session_id FROM session WHERE ended_us > 0 AND ended_us < ? AND NOT {HELD_SESSION} LIMIT ?)"
 )
 _API_KEYS = (
-    "DELETE FROM api_key WHERE key_id IN (SELECT key_id FROM api_key WHERE expires_us < ?1"
-    " UNION ALL SELECT key_id FROM api_key WHERE ended_us > 0 AND ended_us < ?1 LIMIT ?2)"
+    f"DELETE FROM api_key WHERE key_id IN (SELECT key_id FROM api_key WHERE expires_us < ?1 AND NOT {HELD_KEY}"
+    f" UNION ALL SELECT key_id FROM api_key WHERE ended_us > 0 AND ended_us < ?1 AND NOT {HELD_KEY} LIMIT ?2)"
 )
 _CHALLENGES = (
     "DELETE FROM challenge WHERE token_hash IN (SELECT token_hash FROM challenge WHERE expires_us < ? LIMIT ?)"
@@ -80,6 +84,7 @@ class SqliteAuth:
                 notices=SqliteNoticeStore(db, self._outbox),
             ),
             keys=SqliteKeyStore(db, self._outbox, feed),
+            keeping=SqliteSessionKeeping(db),
             upkeep=SqliteUpkeep(db, self._outbox),
             events=self._outbox,
             positions=SqlitePositions(db),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from sealwire.adapters.embedded.auth_keeping import SESSIONS_SCHEMA
 from sealwire.adapters.embedded.auth_openid import OPENID_SCHEMA
 from sealwire.adapters.embedded.auth_passkeys import PASSKEYS_SCHEMA
 from sealwire.adapters.embedded.holds import HOLDS_SCHEMA
@@ -222,4 +223,5 @@ MIGRATIONS: Final = (
     PASSKEYS_SCHEMA,
     _SUBJECTS + HOLDS_SCHEMA,
     OPENID_SCHEMA,
+    SESSIONS_SCHEMA,
 )

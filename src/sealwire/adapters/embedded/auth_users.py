@@ -12,8 +12,10 @@ from sealwire.adapters.embedded.auth_api_keys import end_keys_of
 from sealwire.adapters.embedded.auth_feed import SqliteRevocationStore
 from sealwire.adapters.embedded.auth_letters import spend_invitation, spend_reset
 from sealwire.adapters.embedded.drivers.sqlite import Database, Row
+from sealwire.adapters.embedded.holds import is_tenant_held
 from sealwire.adapters.embedded.outbox import SqliteOutbox
 from sealwire.contracts.auth import EmailTaken, LastOwner, RegistrationClosed
+from sealwire.contracts.compliance import LegalHold
 from sealwire.contracts.tenancy import Quotas
 from sealwire.kit.permission import Role
 from sealwire.kit.problem import QuotaExceeded
@@ -150,6 +152,8 @@ class SqliteTenantStore:
 
     async def remove(self, tenant_id: str, revocation: NewRevocation, events: Sequence[NewEvent]) -> bool:
         def remove(conn: apsw.Connection) -> bool:
+            if is_tenant_held(conn, tenant_id):
+                raise LegalHold("A legal hold is in force in this tenant.")
             conn.execute("DELETE FROM tenant WHERE tenant_id = ?", (tenant_id,))
             if not conn.changes():
                 return False

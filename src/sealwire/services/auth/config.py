@@ -64,6 +64,10 @@ class AuthConfig(msgspec.Struct, frozen=True, kw_only=True):
     sessions_per_user: Annotated[
         int, Meta(description="Most sessions of one user; the oldest ends", ge=1, le=10_000)
     ] = 100
+    session_record_days: Annotated[
+        int,
+        Meta(description="Days a session that is over is on record; a retention policy may ask for less", ge=1),
+    ] = 30
     revocation_keep_s: Annotated[
         int, Meta(description="How long a revocation stays in the feed, in seconds", ge=7_200, le=31_536_000)
     ] = 172_800

@@ -35,6 +35,7 @@ from sealwire.services.auth.records import (
     TotpRecord,
     UserRecord,
 )
+from sealwire.services.auth.retention import SessionKeeping
 from sealwire.services.auth.subject_ports import SubjectStore
 
 EventsOf = Callable[[UserRecord], Sequence[NewEvent]]
@@ -350,7 +351,7 @@ class Upkeep(Protocol):
     """What is done now and then, in short steps."""
 
     async def sweep(self, *, now_us: int, over_before_us: int, attempts_before_us: int) -> int:
-        """Delete a chunk of what is over: sessions ended or expired before `over_before_us`, failures last counted
+        """Delete a chunk of what is over and not held: sessions and keys over before `over_before_us`, failures counted
         before `attempts_before_us`, challenges past their time, feed entries that can't matter any more, what is left
         of removed tenants. Returns how many rows; 0 when there is no more.
         """
@@ -379,6 +380,7 @@ class AuthStores(msgspec.Struct, frozen=True, kw_only=True):
     subjects: SubjectStore
     openid: OpenIdStores
     keys: KeyStore
+    keeping: SessionKeeping
     upkeep: Upkeep
     events: EventFeed
     positions: Positions

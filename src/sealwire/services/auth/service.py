@@ -76,6 +76,7 @@ from sealwire.services.auth.postman import Postman
 from sealwire.services.auth.records import Reason
 from sealwire.services.auth.relying_party import party_of
 from sealwire.services.auth.resets import Resets
+from sealwire.services.auth.retention import RetentionService
 from sealwire.services.auth.revoker import Revoker
 from sealwire.services.auth.sessions import SessionKeeper
 from sealwire.services.auth.signing import SigningKeys
@@ -89,7 +90,7 @@ from sealwire.services.auth.users import Roster
 from sealwire.services.auth.vault import Vault
 
 
-class AuthService(TenancyService, PasskeyService, OpenIdService):
+class AuthService(TenancyService, SubjectService, RetentionService, PasskeyService, OpenIdService):
     """Tenants, users, credentials, tokens, sessions and what ended (implements `contracts.identity.Identity`).
 
     `events` and `positions` are for the audit relay, which turns events into entries by `audit_entries`.
@@ -157,6 +158,7 @@ class AuthService(TenancyService, PasskeyService, OpenIdService):
             self, store=stores.subjects, users=stores.users, people=people, vault=vault, postman=self.postman,
             journal=journal, revoker=revoker, clock=clock,
         )  # fmt: skip
+        RetentionService.__init__(self, keeping=stores.keeping, clock=clock)
         self._api_keys = KeyCabinet(
             stores=stores,
             users=self._users,

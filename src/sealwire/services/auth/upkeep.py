@@ -20,8 +20,6 @@ _LOG = logging.getLogger("sealwire.auth")
 SEEN_EVERY_S = 10.0
 SWEEP_EVERY_S = 60.0
 MAX_SEEN = 10_000
-OVER_KEPT_S = 86_400
-"""How long a session that is over stays readable, for those who look into what happened."""
 EVENTS_KEPT_S = 7 * 86_400
 
 
@@ -75,7 +73,7 @@ class Upkeep:
         await self._tenants.sweep()
         while await self._stores.upkeep.sweep(
             now_us=now_us,
-            over_before_us=now_us - OVER_KEPT_S * US_PER_S,
+            over_before_us=now_us - self._config.session_record_days * 86_400 * US_PER_S,
             attempts_before_us=now_us - self._config.lockout_forget_s * US_PER_S,
         ):
             pass

@@ -1,0 +1,78 @@
+"""What auth keeps while a legal hold is in force, and what retention takes of sessions that are over."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from sealwire.contracts.compliance import LegalHold
+from sealwire.contracts.custody import Disposal, DueQuery, HoldPlacement
+from sealwire.kit.caller import Caller, Principal, service_caller
+from sealwire.kit.clock import rfc3339
+from sealwire.kit.ids import new_id
+from sealwire.kit.permission import Role
+from sealwire.testing.auth_room import AuthRoom
+
+COMPLIANCE = service_caller("compliance", "default")
+OPERATOR = Caller(principal=Principal(kind="user", tenant_id="system", subject="op", role=Role.OPERATOR))
+DAY_S = 86_400
+
+
+@pytest.fixture
+async def room(tmp_path: Path) -> AsyncIterator[AuthRoom]:
+    room = AuthRoom(tmp_path)
+    await room.open()
+    yield room
+    await room.close()
+
+
+def sessions(room: AuthRoom) -> set[str]:
+    return {row[0] for row in room.storage.db.read("SELECT session_id FROM session")}
+
+
+async def test_the_record_of_a_held_persons_session_outlives_upkeep(room: AuthRoom) -> None:
+    anna, hers = await room.enter("anna")
+    ben, _ = await room.enter("ben")
+    await room.auth.put_hold(COMPLIANCE, "h1", HoldPlacement(subject_id=anna.user_id))
+    for caller in (anna, ben):
+        await room.auth.logout(caller)
+    room.clock.advance(40 * DAY_S)  # type: ignore[attr-defined]  # a clock that is moved by hand
+    await room.service.upkeep.sweep()
+    assert sessions(room) == {hers.session_id}
+    await room.auth.release_hold(COMPLIANCE, "h1")
+    await room.service.upkeep.sweep()
+    assert sessions(room) == set()
+
+
+async def test_retention_takes_sessions_that_are_over_and_not_held(room: AuthRoom) -> None:
+    anna, first = await room.enter("anna")
+    ben, second = await room.enter("ben")
+    _, lives = await room.enter("carl")
+    for caller in (anna, ben):
+        await room.auth.logout(caller)
+    room.clock.advance(10 * DAY_S)  # type: ignore[attr-defined]  # as above
+    await room.auth.put_hold(COMPLIANCE, "h1", HoldPlacement(subject_id=ben.user_id))
+    before = rfc3339(room.clock.now_us() - 5 * DAY_S * 1_000_000)
+    page = await room.auth.due(COMPLIANCE, "sessions", DueQuery(before=before, limit=1))
+    rest = await room.auth.due(COMPLIANCE, "sessions", DueQuery(before=before, cursor=page.next_cursor))
+    assert {item.id: item.held for item in [*page.items, *rest.items]} == {
+        first.session_id: False,
+        second.session_id: True,
+    }
+    run = Disposal(run_id=new_id(), ids=[first.session_id, second.session_id, lives.session_id])
+    done = await room.auth.dispose(COMPLIANCE, "sessions", run)
+    assert (done.disposed, done.held, done.missing) == (1, 1, 1), "one that lives is nobody's to delete"
+    assert await room.auth.dispose(COMPLIANCE, "sessions", run) == done
+    assert sessions(room) == {second.session_id, lives.session_id}
+
+
+async def test_a_tenant_under_a_hold_is_not_removed(room: AuthRoom) -> None:
+    anna, _ = await room.enter("anna", tenant="selftest-acme")
+    there = service_caller("compliance", anna.tenant_id)
+    await room.auth.put_hold(there, "h1", HoldPlacement(subject_id="anybody"))
+    with pytest.raises(LegalHold):
+        await room.auth.remove_tenant(OPERATOR, anna.tenant_id)
+    await room.auth.release_hold(there, "h1")
+    await room.auth.remove_tenant(OPERATOR, anna.tenant_id)
