@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from sealwire.contracts.compliance import AuditEntry
+from sealwire.contracts.compliance import MAX_RECORD_BYTES, AuditEntry
 from sealwire.kit.caller import ANONYMOUS, Caller
-from sealwire.kit.codec import Input
+from sealwire.kit.codec import Input, encode
 from sealwire.kit.exchange import Exchange
 from sealwire.kit.http import App, Edge
 from sealwire.kit.operation import Operation, Policy
@@ -31,8 +31,13 @@ class Records:
         self.entries.append(entry)
 
 
-def admission(records: Any = None, **bounds: int) -> Admission:
-    bounds = {"floor": 4, "ceiling": 100, **bounds}
+def request(path: bytes = b"/api/v1/x", *, headers: Any = (), ip: str = "192.0.2.1") -> dict[str, Any]:
+    """What is known of a request before it is read."""
+    return {"method": "POST", "raw_path": path, "headers": headers, "client": (ip, 1)}
+
+
+def admission(records: Any = None, **given: Any) -> Admission:
+    bounds = {"floor": 4, "ceiling": 100, **given}
     return Admission(target_s=0.004, registry=CollectorRegistry(), records=records or Records(), **bounds)
 
 
@@ -89,17 +94,54 @@ async def test_a_busy_loop_is_noticed_and_so_is_its_end() -> None:
 async def test_who_was_turned_away_is_told_in_one_record() -> None:
     records = Records()
     it = admission(records)
-    for _ in range(321):
-        it.refuse()
+    for _ in range(42):
+        it.refuse(request())
     it.adjust(0.0)
-    assert records.entries == [], "at most one a second"
+    assert records.entries == [], "a few wait for a second"
     it._told_s -= 2
     it.adjust(0.0)
     (entry,) = records.entries
-    assert (entry.action, entry.outcome, entry.metadata["requests"]) == ("requests_shed", "denied", 321)
+    assert (entry.action, entry.outcome, entry.metadata["requests"]) == ("requests_shed", "denied", 42)
     it._told_s -= 2
     it.adjust(0.0)
     assert len(records.entries) == 1
+
+
+async def test_every_request_that_was_turned_away_is_in_a_record_and_each_record_fits() -> None:
+    records = Records()
+    it = admission(records, proxies=["192.0.2.9"])
+    path = b"/api/v1/media/" + b'"' * 300
+    for number in range(1_000):
+        agent = (b"user-agent", b'"\t' * 200)
+        headers = [agent, (b"x-forwarded-for", b"203.0.113.7")]
+        it.refuse(request(path + b"/%d" % number, headers=headers, ip="192.0.2.9"))
+    assert len(records.entries) == 10
+    assert sum(int(entry.metadata["requests"] or 0) for entry in records.entries) == 1_000
+    for entry in records.entries:
+        lines = str(entry.metadata["refused"]).split("\n")
+        assert len(lines) == len(entry.personal["clients"].split("\n")) == 100
+        at, method, shown = lines[0].split(" ")
+        assert (at[-1], method, shown) == ("Z", "POST", "/api/v1/media/...")
+        assert entry.personal["clients"].startswith("203.0.113.7 ")
+        assert len(encode(entry)) * 4 / 3 < MAX_RECORD_BYTES
+
+
+@pytest.mark.parametrize(
+    ("path", "shown"),
+    [
+        (b"/api/v1/conversations", "/api/v1/conversations"),
+        (b"/api/v1/media/" + b"s" * 41, "/api/v1/media/..."),
+        (b"/api/v1/users/0192f0c4-0000-7000-8000-000000000001", "/api/v1/users/0192f0c4-0000-7000-8000-000000000001"),
+        (b"/api/v1/" + b"a/" * 200, "/api/v1/" + "a/" * 76 + "..."),
+        (b"/api/v1/" + b"a" * 125 + b"/" + b"s" * 60, "/api/v1/.../..."),
+    ],
+)
+async def test_what_may_be_a_secret_in_a_path_is_left_out(path: bytes, shown: str) -> None:
+    records = Records()
+    it = admission(records)
+    for _ in range(100):
+        it.refuse(request(path))
+    assert str(records.entries[0].metadata["refused"]).split("\n")[0].split(" ")[2] == shown
 
 
 def test_the_refusal_is_a_problem_that_says_when_to_come_back() -> None:
@@ -125,7 +167,7 @@ class Shut:
     def open(self, url: bytes) -> bool:
         return not self.shut
 
-    def refuse(self) -> None:
+    def refuse(self, scope: Any) -> None:
         self.turned_away += 1
 
     def begin(self) -> None:

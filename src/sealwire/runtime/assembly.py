@@ -198,6 +198,7 @@ class Assembly:
             target_s=gateway.late_target_ms / 1000,
             floor=gateway.always_admitted,
             ceiling=gateway.max_in_flight,
+            proxies=gateway.trusted_proxies,
             registry=self._metrics,
             records=await self.records(),
         )

@@ -40,7 +40,7 @@ class Admission(Protocol):
     def open(self, url: bytes) -> bool:
         """Whether a request may come in."""
 
-    def refuse(self) -> None:
+    def refuse(self, scope: dict[str, Any]) -> None:
         """Hear of one that was not let in."""
 
     def begin(self) -> None:

@@ -236,7 +236,7 @@ class BoundedHttp(HttpToolsProtocol):
     def _turn_away(self, cycle: Cycle) -> None:
         """Answer a request that was not let in, before anything is made of it: no task, no route, no caller."""
         assert self.admission is not None  # it held the request
-        self.admission.refuse()
+        self.admission.refuse(cycle.scope)
         if not cycle.answer(503, self.admission.lines, self.admission.refusal):
             self.transport.close()
 

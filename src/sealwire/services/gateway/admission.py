@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Final, Protocol
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from sealwire.contracts.compliance import Actor, AuditEntry
 from sealwire.kit.caller import ANONYMOUS_TENANT
+from sealwire.kit.clock import rfc3339
 from sealwire.kit.codec import encode
+from sealwire.kit.forwarded import forwarded_for
 from sealwire.kit.ids import new_id
 from sealwire.kit.problem import Unavailable
 
@@ -27,6 +30,9 @@ FEWER: Final = 0.75
 MORE: Final = 1.25
 MORE_AT_LEAST: Final = 4
 TELL_EVERY_S: Final = 1.0
+MOST_LISTED: Final = 100
+"""Requests in one record, so that it stays below the 65,535 bytes that a record may have."""
+MOST_PATH, MOST_SEGMENT, MOST_AGENT = 160, 40, 64
 
 
 class RecordSink(Protocol):
@@ -49,11 +55,15 @@ class Admission:
         ceiling: int,
         registry: CollectorRegistry,
         records: RecordSink,
+        proxies: Iterable[str] = (),
     ) -> None:
+        """`proxies` are those whose X-Forwarded-For is believed."""
         self._target_s = target_s
         self._floor = min(floor, ceiling)
         self._ceiling = ceiling
         self._records = records
+        self._proxies = frozenset(proxies)
+        self._refused: list[tuple[int, str, str, str]] = []
         self.limit = ceiling
         self.active = 0
         self.shed = 0
@@ -77,9 +87,27 @@ class Admission:
         """Whether a request may come in. What tells the state of the installation always may."""
         return self.active < self.limit or not url.startswith(b"/api/v1/")
 
-    def refuse(self) -> None:
-        """Count one that was not let in."""
+    def refuse(self, scope: Mapping[str, Any]) -> None:
+        """Note one that was not let in: when, what, and who, as far as that costs next to nothing."""
         self.shed += 1
+        client = scope.get("client")
+        ip = client[0] if client else ""
+        agent = b""
+        forwarded: list[bytes] = []
+        for name, value in scope["headers"]:
+            if name == b"user-agent":
+                agent = value
+            elif name == b"x-forwarded-for":
+                forwarded.append(value)
+        if forwarded:
+            ip = forwarded_for(forwarded, ip, self._proxies)
+        path: bytes = scope["raw_path"]
+        if len(path) > MOST_PATH:  # what the cut would leave of a long secret is no secret's business either
+            path = path[:MOST_PATH].rpartition(b"/")[0] + b"/..."
+        asked = f"{scope['method']} {path.decode('latin-1')}"
+        self._refused.append((time.time_ns(), asked, ip, agent[:MOST_AGENT].decode("latin-1")))
+        if len(self._refused) >= MOST_LISTED:
+            self._tell(time.monotonic())
 
     def begin(self) -> None:
         """Count one that is whole and in work now."""
@@ -120,7 +148,11 @@ class Admission:
             self._tell(now_s)
 
     def _tell(self, now_s: float) -> None:
-        """Record how many were refused since the last time: one record for all, else each would cost what it spares."""
+        """Record who was refused since the last time: every request, in as few records as hold them.
+
+        One record each would cost more than answering does (docs/adr/0016): sealing, chaining and storing them.
+        """
+        refused, self._refused = self._refused, []
         count, self._told = self.shed - self._told, self.shed
         seconds, self._told_s = now_s - self._told_s, now_s
         self._counter.inc(count)
@@ -132,7 +164,22 @@ class Admission:
                 action="requests_shed",
                 resource_type="gateway",
                 outcome="denied",
-                metadata={"requests": count, "within_s": round(seconds, 1), "status_code": 503},
+                metadata={
+                    "requests": count,
+                    "within_s": round(seconds, 1),
+                    "status_code": 503,
+                    "refused": "\n".join(f"{_instant(at_ns)} {_shown(asked)}" for at_ns, asked, _, _ in refused),
+                },
+                personal={"clients": "\n".join(f"{ip} {agent}" for _, _, ip, agent in refused)} if refused else {},
                 created_at_us=time.time_ns() // 1000,
             )
         )
+
+
+def _instant(at_ns: int) -> str:
+    return rfc3339(at_ns // 1000)
+
+
+def _shown(asked: str) -> str:
+    """Return method and path without what may be a secret: a link's token is longer than any id of ours."""
+    return "/".join(part if len(part) <= MOST_SEGMENT else "..." for part in asked.split("/"))
