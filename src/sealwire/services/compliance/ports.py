@@ -7,10 +7,9 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from sealwire.contracts.compliance import FIRST_PREV_HASH, AuditEntry, Consent, RetentionPolicy
+from sealwire.contracts.compliance import FIRST_PREV_HASH, AuditEntry, Consent, Hold, RetentionPolicy
 from sealwire.ports.events import EventFeed, NewEvent, Positions
 from sealwire.services.compliance.job_ports import RightsStore
-from sealwire.services.compliance.retention_ports import HoldStore, RunStore
 from sealwire.services.compliance.tiles import Tile
 
 
@@ -107,6 +106,7 @@ class StoredCheckpoint(msgspec.Struct, frozen=True, kw_only=True):
     at_us: int
 
 
+class AuditStore(Protocol):
 class StoredKey(msgspec.Struct, frozen=True, kw_only=True):
     """A key that signs, or signed, a log's checkpoints, by its version in the crypto service.
 
@@ -120,7 +120,6 @@ class StoredKey(msgspec.Struct, frozen=True, kw_only=True):
     at_us: int
 
 
-class AuditStore(Protocol):
     """The logs of all tenants, each append-only. Every method that reads may raise LogUnreadable.
 
     One process writes a tenant's log at a time (the sequencer); `append` proves it by `before`, inside the transaction,
@@ -182,13 +181,13 @@ class AuditStore(Protocol):
     async def add_checkpoint(self, tenant_id: str, checkpoint: StoredCheckpoint) -> None:
         """Keep a checkpoint; one of the same size is kept as it was."""
 
+    async def last_checkpoint(self, tenant_id: str) -> StoredCheckpoint | None:
     async def add_checkpoint_key(self, tenant_id: str, key: StoredKey) -> None:
         """Keep a key; one of the same version is kept as it was."""
 
     async def checkpoint_keys(self, tenant_id: str) -> Sequence[StoredKey]:
         """Return the keys of a log's checkpoints, oldest first."""
 
-    async def last_checkpoint(self, tenant_id: str) -> StoredCheckpoint | None:
         """Return the newest checkpoint."""
 
     async def checkpoints(self, tenant_id: str, *, above: int, limit: int) -> Sequence[StoredCheckpoint]:
@@ -223,8 +222,7 @@ class ConsentStore(Protocol):
 
 
 class RetentionStore(Protocol):
-    """Retention policies, and what holds cover. Atomic, durable, with the event in the same transaction, as
-    ConsentStore."""
+    """Retention policies and legal holds. Atomic, durable, with the event in the same transaction, as ConsentStore."""
 
     async def policies(self, tenant_id: str, *, after: str, limit: int) -> Sequence[RetentionPolicy]:
         """Return policies in the order of their resource types, above `after`."""
@@ -234,6 +232,15 @@ class RetentionStore(Protocol):
 
     async def remove_policy(self, tenant_id: str, resource_type: str, event: NewEvent) -> bool:
         """Remove it; False when there is none."""
+
+    async def holds(self, tenant_id: str, *, after: str, limit: int) -> Sequence[Hold]:
+        """Return holds in force in the order of their ids, above `after`."""
+
+    async def put_hold(self, tenant_id: str, hold: Hold, event: NewEvent) -> None:
+        """Store a hold."""
+
+    async def release(self, tenant_id: str, hold_id: str, event: NewEvent) -> bool:
+        """End a hold; False when there is none."""
 
     async def held(self, tenant_id: str, *, subject_id: str = "", conversation_id: str = "") -> bool:
         """Say whether a hold covers this person or conversation."""
@@ -245,8 +252,6 @@ class ComplianceStores(msgspec.Struct, frozen=True, kw_only=True):
     audit: AuditStore
     consents: ConsentStore
     retention: RetentionStore
-    holds: HoldStore
-    runs: RunStore
     rights: RightsStore
     events: EventFeed
     positions: Positions
