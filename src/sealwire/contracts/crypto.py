@@ -494,11 +494,11 @@ OPERATIONS = table(
     OPEN_DATA_KEY,
     DESTROY_DATA_KEYS,
     SYSTEM_SIGN,
-    *custody.operations(SERVICE, custody.HOLDS),
+    *custody.operations(SERVICE, custody.SUBJECT, custody.HOLDS),
 )
 
 
-class Crypto(Protocol):
+class Crypto(custody.SubjectCustody, custody.HoldCustody, Protocol):
     """Crypto, in this process or another. Calls with a key id may raise `KeyNotFound` and `KeyUnusable`."""
 
     async def generate_key(self, caller: Caller, key: NewKey) -> Key: ...

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Protocol
 
 import msgspec
 
+from sealwire.contracts import custody
 from sealwire.kit.caller import Caller
 from sealwire.kit.codec import Id, Input, Output
 from sealwire.kit.operation import Operation, RateClass, Repeat, table
@@ -61,10 +62,10 @@ SEARCH = Operation(
     summary="Search messages and files",
 )
 
-OPERATIONS = table(SEARCH)
+OPERATIONS = table(SEARCH, *custody.operations(SERVICE, custody.SUBJECT))
 
 
-class Search(Protocol):
+class Search(custody.SubjectCustody, Protocol):
     """Search, in this process or another."""
 
     async def search(self, caller: Caller, query: SearchQuery) -> Hits:

@@ -165,6 +165,9 @@ class SearchIndex(Protocol):
         Returns how many entries went. For erasure; the feed's own removals go through `apply`.
         """
 
+    async def count(self, tenant_id: str, field: Field, value: str) -> int:
+        """Return how many entries have this value, all that was applied before included. Raises: IndexFault."""
+
     async def clear(self) -> None:
         """Drop every tenant's entries, in memory and on disk; `replay_from` is 0 then. For reindexing."""
 

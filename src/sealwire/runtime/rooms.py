@@ -44,6 +44,7 @@ from sealwire.services.crypto.events import audit_entry as crypto_entry
 from sealwire.services.crypto.routes import routes as crypto_routes
 from sealwire.services.crypto.service import CryptoService
 from sealwire.services.gateway.limiter import CallMeter
+from sealwire.services.gateway.subjects import SubjectTraces
 from sealwire.services.media.events import audit_entry as media_entry
 from sealwire.services.media.routes import routes as media_routes
 from sealwire.services.media.scanning import SignatureScanner
@@ -62,7 +63,7 @@ if TYPE_CHECKING:
     from sealwire.runtime.assembly import Assembly
 
 Later = Callable[[], Awaitable[None]]
-HOLDERS = ("messaging", "compliance")
+HOLDERS = ("auth", "messaging", "media", "search", "compliance", "crypto")
 """The services that hold data of people."""
 
 
@@ -154,10 +155,12 @@ async def build_crypto(assembly: Assembly) -> Room:
 def _surroundings(assembly: Assembly) -> Surroundings:
     """Return what compliance needs around it to keep people's rights: who holds data, and where files are."""
 
+    traces = SubjectTraces(spool=assembly.records, caught_up=lambda: assembly.boundary.coordinator.ensure_fresh())
+
     def custodians() -> Mapping[str, SubjectCustody]:
         # All of them or none: an erasure must not pass by a service that is about to start.
         try:
-            return {name: assembly.contract(name) for name in HOLDERS}
+            return {**{name: assembly.contract(name) for name in HOLDERS}, "gateway": traces}
         except KeyError as error:
             raise Unavailable(f"{error.args[0]} is not started.") from None
 

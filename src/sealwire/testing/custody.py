@@ -10,9 +10,11 @@ from typing import Any
 
 import msgspec
 
+from sealwire.clients.key_ring import KeyRing
 from sealwire.contracts.api_keys import NewApiKey
 from sealwire.contracts.compliance import LegalHold
 from sealwire.contracts.credentials import ResetRequest
+from sealwire.contracts.crypto import OPERATIONS as CRYPTO_OPERATIONS
 from sealwire.contracts.custody import (
     HoldPlacement,
     SubjectChanges,
@@ -27,12 +29,16 @@ from sealwire.contracts.custody import (
     SubjectRestriction,
     require_custodian,
 )
+from sealwire.contracts.media import InfoQuery, Infos
 from sealwire.contracts.messaging import Draft, Edit
 from sealwire.kit.caller import Caller
 from sealwire.kit.problem import Invalid, Unauthenticated
+from sealwire.services.crypto.routes import routes as crypto_routes
 from sealwire.testing.auth_room import PASSWORD, AuthRoom, somebody
 from sealwire.testing.media_room import MediaRoom
 from sealwire.testing.messaging_room import MessagingRoom
+from sealwire.testing.search_room import SearchRoom
+from sealwire.testing.wirings import open_wiring
 
 TENANT = "tenant-a"
 
@@ -203,13 +209,54 @@ async def open_media(folder: Path, *, wiring: str = "direct") -> CustodyRoom:
     )  # fmt: skip
 
 
+class NoFiles:
+    """The part of media that search asks, with no files in it."""
+
+    async def infos(self, caller: Caller, query: InfoQuery) -> Infos:
+        """Return nothing."""
+        return Infos(items=[])
+
+
+async def open_search(folder: Path, *, wiring: str = "direct") -> CustodyRoom:
+    """Return search that indexed what two people said."""
+    room = SearchRoom(folder, media=NoFiles(), wiring=wiring)  # type: ignore[arg-type]  # the part that search asks
+    await room.open()
+    agnes, bertil = await room.messages.enter("agnes"), await room.messages.enter("bertil")
+    group = await room.messages.group(agnes, bertil)
+    for who, word in ((agnes, "quicksilver"), (bertil, "hemlock")):
+        await room.messages.say(who, group, f"nothing but {word}")
+    await room.caught_up()
+    return CustodyRoom(
+        custody=room.search, subject_id=agnes.user_id, other_id=bertil.user_id, tenant_id=agnes.tenant_id,
+        close=room.close, exports=False,
+    )  # fmt: skip
+
+
+async def open_crypto(folder: Path, *, wiring: str = "direct") -> CustodyRoom:
+    """Return crypto with data keys of two people."""
+    room = AuthRoom(folder)
+    await room.open()
+    ring = KeyRing(crypto=room.crypto, service="messaging", clock=room.clock)
+    for person in ("person-1", "person-2"):
+        for scope in ("conversation-1", "conversation-2"):
+            await ring.sealing_key(TENANT, scope, person)
+    return CustodyRoom(
+        custody=open_wiring(wiring, room.crypto, CRYPTO_OPERATIONS, crypto_routes, clock=room.clock),
+        subject_id="person-1", other_id="person-2", close=room.close, has_holds=True,
+    )  # fmt: skip
+
+
 OPENERS: dict[str, Opener] = {
     "memory": open_memory,
+    "crypto": open_crypto,
+    "crypto-loopback": partial(open_crypto, wiring="loopback"),
     "media": open_media,
     "media-loopback": partial(open_media, wiring="loopback"),
     "messaging": open_messaging,
     "auth": open_auth,
     "auth-loopback": partial(open_auth, wiring="loopback"),
     "messaging-loopback": partial(open_messaging, wiring="loopback"),
+    "search": open_search,
+    "search-loopback": partial(open_search, wiring="loopback"),
 }
 """A service joins the suite by its opener here."""

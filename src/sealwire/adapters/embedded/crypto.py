@@ -253,6 +253,15 @@ class SqliteKeyStore:
 
         return await self._db.write(destroy)
 
+    async def subject_keys(self, tenant_id: str, subject_id: str, *, after: str, limit: int) -> list[StoredDataKey]:
+        where = "WHERE tenant_id = ? AND subject_id = ? AND wrapped IS NOT NULL AND data_key_id > ?"
+        sql = f"SELECT {_DATA_KEY} FROM data_keys {where} ORDER BY data_key_id LIMIT ?"
+        return [_read_data_key(row) for row in self._db.read(sql, (tenant_id, subject_id, after, limit))]
+
+    async def live_subject_keys(self, tenant_id: str, subject_id: str) -> int:
+        sql = "SELECT count(*) FROM data_keys WHERE tenant_id = ? AND subject_id = ? AND wrapped IS NOT NULL"
+        return int(self._db.read(f"{sql} AND NOT {_HELD}", (tenant_id, subject_id))[0][0])
+
     async def record(self, events: Sequence[KeyEvent]) -> None:
         await self._db.write(lambda conn: self._emit(conn, events))
 
@@ -367,9 +376,11 @@ def _many(rows: Rows, where: str, params: Row) -> list[StoredKey]:
 
 def _data_key(rows: Rows, where: str, params: Row) -> StoredDataKey | None:
     found = rows(f"SELECT {_DATA_KEY} FROM data_keys {where}", params)
-    if not found:
-        return None
-    (name, tenant_id, service, scope, subject_id, digest, key_id, version, wrapped, uses, made_us) = found[0]
+    return _read_data_key(found[0]) if found else None
+
+
+def _read_data_key(row: Row) -> StoredDataKey:
+    (name, tenant_id, service, scope, subject_id, digest, key_id, version, wrapped, uses, made_us) = row
     return StoredDataKey(
         data_key_id=name,
         tenant_id=tenant_id,

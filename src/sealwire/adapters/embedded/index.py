@@ -292,6 +292,16 @@ class TantivySearchIndex:
         await self.snapshot()
         return gone
 
+    async def count(self, tenant_id: str, field: Field, value: str) -> int:
+        """See `SearchIndex.count`."""
+        await self.flush()
+        shard = self._shards.get(tenant_id)
+        if shard is None:
+            return 0
+        async with shard.lock:
+            found: int = await self._run(shard.engine.count, field, value)
+        return found
+
     async def clear(self) -> None:
         """See `SearchIndex.clear`."""
         for shard in list(self._shards.values()):

@@ -199,6 +199,12 @@ class KeyStore(Protocol):
         scope; ValueError when both are empty.
         """
 
+    async def subject_keys(self, tenant_id: str, subject_id: str, *, after: str, limit: int) -> list[StoredDataKey]:
+        """Return data keys of a person that aren't destroyed, of all services, with ids above `after`."""
+
+    async def live_subject_keys(self, tenant_id: str, subject_id: str) -> int:
+        """Return how many data keys of a person aren't destroyed, those under a hold left out."""
+
     async def record(self, events: Sequence[KeyEvent]) -> None:
         """Store events that go with no other change."""
 

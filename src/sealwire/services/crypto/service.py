@@ -59,6 +59,7 @@ from sealwire.services.crypto.ports import MASTER, KeyStore, StoredKey
 from sealwire.services.crypto.provider_set import ProviderSet
 from sealwire.services.crypto.providers import KekUnusable, KeyProvider
 from sealwire.services.crypto.rewrapping import Rewrapping, Tell
+from sealwire.services.crypto.subjects import SubjectKeys
 
 
 class CryptoService:
@@ -80,6 +81,10 @@ class CryptoService:
         self._data_keys = DataKeys(chain=self._chain, store=store, journal=self._journal, clock=clock)
         desk = HoldDesk(store.holds, clock)
         self.put_hold, self.release_hold = desk.put_hold, desk.release_hold
+        subjects = SubjectKeys(store=store, data_keys=self._data_keys)
+        self.export_subject, self.erase_subject = subjects.export_subject, subjects.erase_subject
+        self.rectify_subject, self.restrict_subject = subjects.rectify_subject, subjects.restrict_subject
+        self.probe_subject = subjects.probe_subject
         self._rewrapping = Rewrapping(chain=self._chain, store=store, providers=self._providers, clock=clock)
         self._started = False
         self._keeper = Keeper(chain=self._chain, store=store, journal=self._journal, clock=clock, config=config)

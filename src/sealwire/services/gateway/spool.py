@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from random import Random
+from typing import NamedTuple
 
 import msgspec
 
@@ -66,6 +67,13 @@ class SpoolStats(msgspec.Struct):
     write_error: str = ""
     sync_s: float = 0.0
     bytes: int = 0
+
+
+class Mark(NamedTuple):
+    """A moment of the spool: how many records will have been delivered, and the first segment begun after it."""
+
+    delivered: int
+    segment: int
 
 
 class _Segment:
@@ -167,6 +175,15 @@ class RecordSpool:
     def waiting(self) -> int:
         """How many records in memory are not delivered yet (those on disk alone not counted)."""
         return len(self._fresh) + self._in_memory
+
+    def mark(self) -> Mark:
+        """Return where the spool stands, to be shown to `passed` later."""
+        return Mark(self.stats.delivered + self.waiting, self._next_number)
+
+    def passed(self, mark: Mark) -> bool:
+        """Whether every record put before `mark` was taken is delivered."""
+        on_disk = any(segment.records is None and segment.number < mark.segment for segment in self._segments)
+        return not on_disk and self.stats.delivered + self.stats.dropped >= mark.delivered
 
     def checks(self) -> dict[str, Probe]:
         """Return the probe of the spool."""

@@ -19,6 +19,7 @@ from sealwire.services.search.config import SearchConfig
 from sealwire.services.search.indexer import Indexer
 from sealwire.services.search.model import FILE, read_query, read_time, version_of
 from sealwire.services.search.snippet import Highlighter
+from sealwire.services.search.subjects import SubjectEntries
 
 FAILURES_TOLD = 3
 MOST_IDS = 200
@@ -49,6 +50,10 @@ class SearchService:
             config=config,
             rng=rng or Random(),  # noqa: S311 - jitter, not a secret
         )
+        subjects = SubjectEntries(index=index, indexer=self.indexer, messaging=messaging)
+        self.export_subject, self.erase_subject = subjects.export_subject, subjects.erase_subject
+        self.rectify_subject, self.restrict_subject = subjects.rectify_subject, subjects.restrict_subject
+        self.probe_subject = subjects.probe_subject
 
     async def start(self) -> None:
         """Open the index from its snapshots and follow messaging from there."""
