@@ -10,8 +10,8 @@ from contextlib import suppress
 
 from sealwire.clients.guarded import guarded
 from sealwire.clients.http import Transport, remote
+from sealwire.contracts import accountability
 from sealwire.contracts.compliance import (
-    OPERATIONS,
     AuditBatch,
     AuditConflict,
     AuditEntry,
@@ -46,12 +46,12 @@ Entries = Callable[[Sequence[Event]], Awaitable[list[AuditEntry]]]
 
 def local_compliance(service: Compliance, guard: Guard) -> Compliance:
     """Return the service in this process behind its guard."""
-    return guarded(service, OPERATIONS, guard)
+    return guarded(service, accountability.OPERATIONS, guard)
 
 
 def remote_compliance(transport: Transport, guard: Guard) -> Compliance:
     """Return the service at the other end of `transport`. `guard` needs a timeout."""
-    client: Compliance = remote(OPERATIONS, transport, guard)
+    client: Compliance = remote(accountability.OPERATIONS, transport, guard)
     return client
 
 

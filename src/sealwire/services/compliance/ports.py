@@ -106,7 +106,6 @@ class StoredCheckpoint(msgspec.Struct, frozen=True, kw_only=True):
     at_us: int
 
 
-class AuditStore(Protocol):
 class StoredKey(msgspec.Struct, frozen=True, kw_only=True):
     """A key that signs, or signed, a log's checkpoints, by its version in the crypto service.
 
@@ -120,6 +119,7 @@ class StoredKey(msgspec.Struct, frozen=True, kw_only=True):
     at_us: int
 
 
+class AuditStore(Protocol):
     """The logs of all tenants, each append-only. Every method that reads may raise LogUnreadable.
 
     One process writes a tenant's log at a time (the sequencer); `append` proves it by `before`, inside the transaction,
@@ -181,13 +181,13 @@ class StoredKey(msgspec.Struct, frozen=True, kw_only=True):
     async def add_checkpoint(self, tenant_id: str, checkpoint: StoredCheckpoint) -> None:
         """Keep a checkpoint; one of the same size is kept as it was."""
 
-    async def last_checkpoint(self, tenant_id: str) -> StoredCheckpoint | None:
     async def add_checkpoint_key(self, tenant_id: str, key: StoredKey) -> None:
         """Keep a key; one of the same version is kept as it was."""
 
     async def checkpoint_keys(self, tenant_id: str) -> Sequence[StoredKey]:
         """Return the keys of a log's checkpoints, oldest first."""
 
+    async def last_checkpoint(self, tenant_id: str) -> StoredCheckpoint | None:
         """Return the newest checkpoint."""
 
     async def checkpoints(self, tenant_id: str, *, above: int, limit: int) -> Sequence[StoredCheckpoint]:

@@ -6,7 +6,8 @@ from typing import Protocol
 
 import msgspec
 
-from sealwire.contracts.compliance import CHECKPOINT, OPERATIONS, Compliance, LogQuery
+from sealwire.contracts.accountability import OPERATIONS
+from sealwire.contracts.compliance import CHECKPOINT, Compliance, LogQuery
 from sealwire.kit.caller import Caller
 from sealwire.kit.codec import convert_query, encode
 from sealwire.kit.exchange import JSON, Exchange
@@ -14,6 +15,7 @@ from sealwire.kit.http import Edge, Route, Run
 from sealwire.kit.operation import Policy
 from sealwire.kit.permission import Permission
 from sealwire.services.compliance.export_route import ExportSource, export_routes
+from sealwire.services.compliance.rights_routes import ArchiveSource, rights_routes
 from sealwire.services.compliance.stream_route import LiveSource, stream_route
 
 TILE_PATH = "/compliance/audit/tile/*"
@@ -23,7 +25,7 @@ _NO_STORE = (b"cache-control", b"no-store")
 _IMMUTABLE = (b"cache-control", b"private, max-age=31536000, immutable")
 
 
-class AuditSource(Compliance, LiveSource, ExportSource, Protocol):
+class AuditSource(Compliance, LiveSource, ExportSource, ArchiveSource, Protocol):
     """The contract, and what the streams read beside it."""
 
     async def tile(self, caller: Caller, path: str, tenant_id: str | None = None) -> bytes: ...
@@ -36,6 +38,7 @@ def routes(compliance: AuditSource, edge: Edge) -> list[Route]:
     assert checkpoint.run is not None  # bound
     return [
         *bound,
+        *rights_routes(compliance, edge),
         msgspec.structs.replace(checkpoint, run=_checkpoint(compliance)),
         *export_routes(compliance, edge),
         edge.stream(

@@ -48,10 +48,13 @@ from sealwire.services.compliance.evidence import Evidence
 from sealwire.services.compliance.gdpr import Consents
 from sealwire.services.compliance.live import Follower, LiveLog, Tail
 from sealwire.services.compliance.manifest import Manifest
+from sealwire.services.compliance.own_custody import OwnCustody
 from sealwire.services.compliance.ports import ComplianceStores, RecordFilter, StoredRecord
 from sealwire.services.compliance.pruning import Pruning
 from sealwire.services.compliance.retention import Retention
-from sealwire.services.compliance.sealing import Keys, Sealer
+from sealwire.services.compliance.rights import Rights, ServiceKeys, Surroundings
+from sealwire.services.compliance.rights_answers import RightsAnswers
+from sealwire.services.compliance.sealing import Sealer
 from sealwire.services.compliance.sequencer import Logs
 from sealwire.services.compliance.signers import SERVICE
 from sealwire.services.compliance.verification import Verifier
@@ -60,7 +63,7 @@ _log = logging.getLogger("sealwire.compliance")
 _OWN_LOG = LogQuery()
 
 
-class ComplianceService:
+class ComplianceService(RightsAnswers):
     """`contracts.compliance.Compliance` in this process."""
 
     def __init__(
@@ -68,7 +71,8 @@ class ComplianceService:
         *,
         stores: ComplianceStores,
         crypto: Crypto,
-        keys: Keys,
+        keys: ServiceKeys,
+        around: Surroundings,
         clock: Clock,
         config: ComplianceConfig,
     ) -> None:
@@ -96,6 +100,14 @@ class ComplianceService:
         self._verifier = Verifier(store=store, evidence=self._evidence, at_once=config.verify_at_once)
         self._consents = Consents(store=stores.consents, clock=clock)
         self._retention = Retention(store=stores.retention, clock=clock)
+        self.rights = Rights(
+            store=stores.rights, holds=stores.retention, crypto=crypto, keys=keys, around=around,
+            forget_person=sealer.forget, clock=clock, config=config,
+        )  # fmt: skip
+        self.own = OwnCustody(
+            store=stores.rights, consents=stores.consents, audit=store, sealer=sealer,
+            drop_archive=self.rights.exports.drop,
+        )  # fmt: skip
         self._relay = Consumer(
             name="compliance-audit",
             feed=stores.events,
@@ -110,9 +122,11 @@ class ComplianceService:
     async def start(self) -> None:
         """Begin to sign checkpoints and to record own changes."""
         if self._signing is None:
+            await self.rights.prepare()
             await self._evidence.start()
             self._signing = asyncio.create_task(self._sign_now_and_then(), name="audit-checkpoints")
             self._relay.start()
+            await self.rights.start()
 
     async def drain(self) -> None:
         """End the live streams: their readers come back with the last `seq` they have."""
@@ -121,6 +135,7 @@ class ComplianceService:
     async def stop(self) -> None:
         """Record what is left, let the log's writes become durable, sign once more."""
         self._live.end()
+        await self.rights.stop()
         signing, self._signing = self._signing, None
         await self._relay.stop(drain=signing is not None)
         if signing is not None:
