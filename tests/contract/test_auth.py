@@ -302,6 +302,29 @@ async def test_guesses_sent_at_once_count_one_by_one(open_room: Any) -> None:
     assert all(isinstance(answer, BadCredentials) for answer in answers), "the right one came too late"
 
 
+async def test_guesses_from_many_addresses_at_once_are_counted_on_the_account(open_room: Any) -> None:
+    room = await open_room(lockout_free_account=6)
+    await room.register("anna")
+    login = Login(email="anna@example.org", password=PASSWORD)
+    wrong = msgspec.structs.replace(login, password="wrong wrong wrong")
+    guesses = [room.auth.login(somebody(f"203.0.113.{i}"), wrong) for i in range(30)]
+    guesses.append(room.auth.login(somebody("198.51.100.7"), login))
+    answers = await asyncio.gather(*guesses, return_exceptions=True)
+    assert all(isinstance(answer, BadCredentials) for answer in answers), "the right one came too late"
+    (count,) = room.storage.db.read("SELECT max(count) FROM attempt")[0]
+    assert count == 6, "what comes while it is locked does not prolong the wait"
+
+
+async def test_guesses_on_many_accounts_at_once_are_counted_on_the_address(open_room: Any) -> None:
+    room = await open_room(lockout_free_ip=6)
+    await room.register("anna")
+    names = [f"person{i}" for i in range(30)]
+    answers = await asyncio.gather(*(room.log_in(name) for name in (*names, "anna")), return_exceptions=True)
+    assert all(isinstance(answer, BadCredentials | TooManyAttempts) for answer in answers)
+    login = Login(email="anna@example.org", password=PASSWORD)
+    assert (await room.auth.login(somebody("198.51.100.7"), login)).access_token, "from elsewhere she comes in"
+
+
 async def test_many_honest_logins_at_once(room: AuthRoom) -> None:
     await room.register("anna")
     granted = await asyncio.gather(*(room.log_in("anna") for _ in range(32)))

@@ -249,6 +249,27 @@ async def test_a_compromised_key_counts_no_longer_and_every_session_ends(room: A
     assert (await room.auth.introspect(anna, TokenQuery(token=again.access_token))).active
 
 
+async def test_keys_that_verify_nothing_any_more_are_destroyed(room: AuthRoom) -> None:
+    anna, granted = await room.enter("anna")
+    await room.auth.rotate_signing(SYSTEM, SigningRotation())
+    advance(room, CHEAP.key_publish_s)
+    await room.service.upkeep.sweep()
+    assert len(await room.storage.stores.keys.signing_keys()) == 2, "in the overlap both are there"
+    query = TokenQuery(token=granted.access_token)
+    assert (await room.auth.introspect(anna, query)).active
+    advance(room, CHEAP.access_ttl_s + 2 * CHEAP.leeway_s + 61)
+    await room.service.upkeep.sweep()
+    (left,) = await room.storage.stores.keys.signing_keys()
+    assert left.state == "signing"
+    await room.auth.rotate_signing(SYSTEM, SigningRotation(compromised=True))
+    await room.service.upkeep.sweep()
+    (after,) = await room.storage.stores.keys.signing_keys()
+    assert after.kid != left.kid
+    await room.close()
+    await room.open()
+    assert (await room.log_in("anna")).access_token
+
+
 @pytest.mark.parametrize("alg", ["RS256", "ES256"])
 async def test_other_signing_algorithms(tmp_path: Path, alg: Any) -> None:
     room = AuthRoom(tmp_path, config=msgspec.structs.replace(CHEAP, signing_alg=alg))

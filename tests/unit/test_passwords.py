@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sealwire.kit.problem import Unavailable
+from sealwire.services.auth.breached import BreachedFile, breached_in
+from sealwire.services.auth.config import AuthConfig
 from sealwire.services.auth.password_rules import PasswordRules
 from sealwire.services.auth.passwords import Check, Costs, PasswordHasher
 
@@ -124,3 +128,53 @@ async def test_the_queue_is_bounded() -> None:
     assert sum(isinstance(answer, Unavailable) for answer in answers) == 6
     assert (await hasher.hash("kettle walrus")).startswith("$argon2id$"), "and recovers"
     hasher.stop()
+
+
+# ---- a list of the machine's own
+
+
+def sha1(password: str) -> str:
+    return hashlib.sha1(password.encode()).hexdigest().upper()
+
+
+STOLEN = [f"granite otter plinth {number}" for number in range(500)]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("count", ["", ":42"])
+def test_a_sorted_file_of_hashes_is_found_in_from_first_to_last(tmp_path: Path, end: str, count: str) -> None:
+    path = tmp_path / "hashes.txt"
+    path.write_bytes((end.join(f"{line}{count}" for line in sorted(map(sha1, STOLEN))) + end).encode())
+    rules = PasswordRules(BreachedFile(path))
+    for password in STOLEN:
+        assert "stolen" in (rules.weakness(password) or ""), password
+    for password in ("granite otter plinth", "granite otter plinth 500", "granite otter plinth 1x"):
+        assert rules.weakness(password) is None
+
+
+def test_a_plain_list_knows_its_words_whatever_their_case(tmp_path: Path) -> None:
+    path = tmp_path / "words.txt"
+    path.write_text("granite otter plinth\n\nfür elise im garten\n")
+    rules = PasswordRules(BreachedFile(path))
+    for password in ("granite otter plinth", "Granite Otter Plinth", "fu\u0308r elise im garten"):
+        assert "stolen" in (rules.weakness(password) or ""), password
+    assert rules.weakness("granite otter plinth 2") is None
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "empty"),
+        ("\n".join(sorted(map(sha1, STOLEN), reverse=True)).encode(), "not sorted"),
+        ("\n".join(sorted(map(sha1, STOLEN))[:250] + STOLEN).encode(), "no upper-case SHA-1"),
+    ],
+)
+def test_a_file_that_would_find_nothing_is_refused_at_the_start(tmp_path: Path, content: bytes, told: str) -> None:
+    path = tmp_path / "list.txt"
+    path.write_bytes(content)
+    for wrong in (path, tmp_path / "none.txt"):
+        config = AuthConfig(breached_passwords=str(wrong))
+        with pytest.raises(ValueError, match=r"auth\.breached_passwords") as error:
+            breached_in(config)
+        assert told in str(error.value) or wrong != path
+    assert breached_in(AuthConfig()) is None

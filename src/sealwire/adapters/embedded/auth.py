@@ -127,6 +127,13 @@ class SqliteKeyStore:
 
         await self._db.write(put)
 
+    async def drop_signing_keys(self, kids: Sequence[str], events: Sequence[NewEvent]) -> None:
+        def drop(conn: apsw.Connection) -> None:
+            conn.executemany("DELETE FROM signing_key WHERE kid = ?", [(kid,) for kid in kids])
+            self._outbox.append(conn, events)
+
+        await self._db.write(drop)
+
     async def end_all_sessions(self, revocations: Callable[[str], NewRevocation], events: Sequence[NewEvent]) -> int:
         def begin(conn: apsw.Connection) -> None:
             self._outbox.append(conn, events)

@@ -80,6 +80,13 @@ class AuthConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     password_memory_kib: Annotated[int, Meta(description="argon2id memory per hash", ge=8, le=1_048_576)] = 19_456
     password_passes: Annotated[int, Meta(description="argon2id passes over the memory", ge=1, le=64)] = 2
+    breached_passwords: Annotated[
+        str,
+        Meta(
+            description="File of passwords refused beside the built-in list: sorted SHA-1 in upper-case hex, or one"
+            " password a line; empty: none"
+        ),
+    ] = ""
     hash_threads: Annotated[int, Meta(description="Password hashes computed at once", ge=1, le=64)] = 2
     hash_max_waiting: Annotated[int, Meta(description="Logins that may wait for a hash", ge=1, le=10_000)] = 256
 

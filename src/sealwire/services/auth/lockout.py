@@ -18,6 +18,7 @@ from sealwire.services.auth.ports import AttemptStore
 from sealwire.services.auth.vault import Vault
 
 _MAX_IN_TURN = 64
+_MAX_JUDGED = 1_024
 
 
 class Standing(msgspec.Struct, frozen=True):
@@ -75,6 +76,18 @@ class Lockout:
                 raise _wait(until_us - now_us)
             yield Standing(((key, self._config.lockout_free),), (key,), False)
 
+    @asynccontextmanager
+    async def verdict(self, standing: Standing) -> AsyncIterator[Standing]:
+        """Look again once the work is done, one attempt on an account, and one from an address, after the other.
+
+        Attempts from many addresses, or on many accounts, begin before the first of them has failed: each is judged as
+        things stand when those before it were counted. What is locked by now is refused, however right it is.
+        """
+        by_pair, by_account, by_ip = (key for key, _ in standing.keys)
+        async with self._turn(by_account, most=_MAX_JUDGED), self._turn(by_ip, most=_MAX_JUDGED):
+            until_us = max(await self._store.locked_until([by_pair, by_account, by_ip]))
+            yield Standing(standing.keys, standing.forgivable, standing.locked or until_us > self._clock.now_us())
+
     async def forgive_login(self, account: str, ip: str) -> None:
         """Forget the failures on an account, also from that address: its password is a new one."""
         await self._store.forgive(
@@ -87,9 +100,9 @@ class Lockout:
         await self._store.fail(keys, now_us=self._clock.now_us(), rules=self._rules, events=events)
 
     @asynccontextmanager
-    async def _turn(self, key: bytes) -> AsyncIterator[None]:
+    async def _turn(self, key: bytes, *, most: int = _MAX_IN_TURN) -> AsyncIterator[None]:
         lock, waiting = self._turns.setdefault(key, (asyncio.Lock(), []))
-        if len(waiting) >= _MAX_IN_TURN:
+        if len(waiting) >= most:
             raise Unavailable("Too many sign-ins at once for this account.", retry_after_s=2.0)
         waiting.append(None)
         try:

@@ -82,10 +82,11 @@ class Logins:
             user = await self._stores.users.by_email(tenant_id, index)
             check = await self._hasher.check(user.password_hash if user is not None else None, login.password)
             usable = user is not None and user.status == "active" and tenant is not None and tenant.status == "active"
-            if user is None or not check.holds or not usable or standing.locked:
-                event = await self._login_failed(caller, login, tenant_id, user)
-                await self._lockout.fail(standing, [event])
-                raise BadCredentials(_FAILED)
+            event = await self._login_failed(caller, login, tenant_id, user)
+            async with self._lockout.verdict(standing) as now:
+                if user is None or not check.holds or not usable or now.locked:
+                    await self._lockout.fail(now, [event])
+                    raise BadCredentials(_FAILED)
         if check.rehash:
             better = await self._hasher.hash(login.password)
             await self._stores.users.rehash(user.user_id, old=user.password_hash, new=better)

@@ -7,6 +7,8 @@ import unicodedata
 from importlib import resources
 from typing import Final
 
+from sealwire.services.auth.breached import BreachedFile
+
 MIN_CHARS: Final = 10
 MAX_CHARS: Final = 1_024
 MIN_DISTINCT_CHARS: Final = 5
@@ -50,9 +52,10 @@ def normalised(password: str) -> str:
 
 
 class PasswordRules:
-    """Judges new passwords; reads its word list once."""
+    """Judges new passwords; reads its word list once. `breached`: a list of the machine's own beside it."""
 
-    def __init__(self) -> None:
+    def __init__(self, breached: BreachedFile | None = None) -> None:
+        self._breached = breached
         listed = resources.files(__package__).joinpath("weak_passwords.txt").read_text("utf-8")
         words = [line.strip() for line in listed.splitlines() if line.strip() and not line.startswith("#")]
         self._words = re.compile("|".join(_spellings(word) for word in sorted(words, key=len, reverse=True)))
@@ -73,6 +76,8 @@ class PasswordRules:
         folded = normalised(password).casefold()
         if len(set(folded)) < MIN_DISTINCT_CHARS:
             return f"The password needs at least {MIN_DISTINCT_CHARS} different characters."
+        if self._breached is not None and self._breached.holds(password):
+            return "The password is in a list of passwords that were stolen somewhere; use one that nobody else had."
         own = _period(folded)
         if len(own) < MIN_OWN_CHARS:
             return "The password repeats itself; use words that don't follow each other."

@@ -340,6 +340,9 @@ class KeyStore(Protocol):
     async def put_signing_keys(self, keys: Sequence[SigningKeyRecord], events: Sequence[NewEvent]) -> None:
         """Store or replace keys. Atomic."""
 
+    async def drop_signing_keys(self, kids: Sequence[str], events: Sequence[NewEvent]) -> None:
+        """Delete keys for good. Atomic."""
+
     async def end_all_sessions(self, revocations: Callable[[str], NewRevocation], events: Sequence[NewEvent]) -> int:
         """End every session of every tenant, with an entry per tenant in the feed. Returns how many tenants."""
 

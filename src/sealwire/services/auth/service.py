@@ -54,6 +54,7 @@ from sealwire.kit.problem import Forbidden, Unavailable
 from sealwire.ports.events import Event, EventFeed, Positions
 from sealwire.ports.mail import Mailer
 from sealwire.services.auth.api_keys import KeyCabinet
+from sealwire.services.auth.breached import breached_in
 from sealwire.services.auth.config import AuthConfig
 from sealwire.services.auth.events import Journal, Kind
 from sealwire.services.auth.invitations import Guestbook
@@ -111,7 +112,7 @@ class AuthService(TenancyService, SubjectService, RetentionService, PasskeyServi
         revoker = Revoker(clock=clock, keep_s=config.revocation_keep_s)
         costs = Costs(memory_kib=config.password_memory_kib, passes=config.password_passes)
         self.hasher = PasswordHasher(costs=costs, threads=config.hash_threads, max_waiting=config.hash_max_waiting)
-        rules = PasswordRules()
+        rules = PasswordRules(breached_in(config))
         lockout = Lockout(store=stores.attempts, vault=vault, clock=clock, config=config)
         self.signing = SigningKeys(
             store=stores.keys, vault=vault, journal=journal, revoker=revoker, clock=clock, config=config

@@ -69,6 +69,23 @@ class SigningKeys:
         ]
         await self._put([ready[-1].in_state(KeyState.SIGNING), *old], origin, rotated="signing")
 
+    async def forget(self, origin: Origin) -> None:
+        """Destroy keys that verify nothing any more, their private halves with them."""
+        now_us = self._clock.now_us()
+        over = [k for k in self.keys if k.state in (KeyState.RETIRING, KeyState.REVOKED) and not k.verifies(now_us)]
+        if not over:
+            return
+        events = [
+            self._journal.event(
+                Kind.KEY_ROTATED, origin, resource_type="signing_key", resource_id=key.kid, rotated="destroyed"
+            )
+            for key in over
+        ]
+        await self._store.drop_signing_keys([key.kid for key in over], events)
+        gone = {key.kid for key in over}
+        self._records = {kid: record for kid, record in self._records.items() if kid not in gone}
+        self.keys = KeySet([key for key in self.keys if key.kid not in gone])
+
     async def _load(self) -> None:
         keys = []
         for record in await self._store.signing_keys():

@@ -69,7 +69,9 @@ class Upkeep:
     async def sweep(self) -> None:
         """Delete what is over, in chunks, and let keys advance."""
         now_us = self._clock.now_us()
-        await self._signing.advance(await self._journal.origin(service_caller("auth", SYSTEM_TENANT)))
+        origin = await self._journal.origin(service_caller("auth", SYSTEM_TENANT))
+        await self._signing.advance(origin)
+        await self._signing.forget(origin)
         await self._tenants.sweep()
         while await self._stores.upkeep.sweep(
             now_us=now_us,
