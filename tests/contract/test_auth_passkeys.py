@@ -602,6 +602,22 @@ async def test_a_dump_holds_neither_credential_nor_name(room: AuthRoom) -> None:
     assert added.recovery_codes[0].encode() not in dump
 
 
+async def test_a_key_that_was_swapped_in_the_store_opens_nothing(room: AuthRoom) -> None:
+    _, device, annas = await owner_of(room)
+    _, thief, bens = await owner_of(room, "ben")
+    (theirs,) = room.storage.db.read("SELECT sealed_key FROM passkey WHERE passkey_id = ?", (bens.passkey.passkey_id,))
+    await room.storage.db.write(
+        lambda conn: conn.execute(
+            "UPDATE passkey SET sealed_key = ? WHERE passkey_id = ?", (theirs[0], annas.passkey.passkey_id)
+        ).fetchall()
+    )
+    annas_id = Bent(credential_id=device.held[0].credential_id, user_handle=device.held[0].user_handle)
+    for authenticator, bent in ((thief, annas_id), (device, Bent())):
+        with pytest.raises(PasskeyRefused):
+            await log_in(room, authenticator, bent)
+    assert (await log_in(room, thief)).access_token
+
+
 async def test_an_api_key_has_no_passkeys(room: AuthRoom) -> None:
     caller, _, added = await owner_of(room)
     key = msgspec.structs.replace(

@@ -101,8 +101,10 @@ class SecondFactors:
         return [method for method, usable in found.items() if usable]
 
     async def proofs(self, user: UserRecord) -> list[str]:
-        """Return what a step-up takes of this person: a second factor of those who have one, else the password."""
-        return await self.methods(user.user_id) if user.mfa else ["password"]
+        """Return what a step-up takes of this person: a second factor of those who have one, else their password."""
+        if user.mfa:
+            return await self.methods(user.user_id)
+        return ["password"] if user.password_hash.startswith("$") else []
 
     async def holds(self, caller: Caller, user: UserRecord, method: str, code: str) -> bool:
         """Check a code and use it up: the same code never counts twice, however many ask at once."""
