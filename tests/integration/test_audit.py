@@ -130,12 +130,12 @@ def test_an_export_is_verified_offline_and_tampering_is_named(alone, tmp_path):
         code, report = verify(broken, key)
         assert (code, report["ok"]) == (1, False), name
         assert report["fault"]["kind"] == name
+    held = tmp_path / "note"
+    held.write_text(alone.http.get("/compliance/audit/checkpoint").text)  # before the export: records go on coming
     unsigned = tmp_path / "unsigned.ndjson"
     unsigned.write_text(alone.http.get("/compliance/audit/export").text)
     command = [sys.executable, "-m", "sealwire.cli.main", "audit", "verify", str(unsigned), "--key", str(key)]
     assert "UNSIGNED" in subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
-    held = tmp_path / "note"
-    held.write_text(alone.http.get("/compliance/audit/checkpoint").text)
     signed = subprocess.run([*command, "--checkpoint", str(held)], capture_output=True, text=True, timeout=60)
     assert signed.returncode == 0
     assert signed.stdout.startswith("ok")

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from sealwire.cli.audit_commands import audit, rotate_checkpoint
 from sealwire.cli.keys import migrate_provider, rewrap
 from sealwire.cli.tenants import operator, tenant
 from sealwire.cli.terminal import DEFAULT_DATA, EXIT_FAILED, EXIT_USAGE, Data, Json, fail, say_json
@@ -21,7 +22,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-audit = typer.Typer(help="The audit log.", no_args_is_help=True)
 keys = typer.Typer(help="Keys of the installation.", no_args_is_help=True)
 app.add_typer(audit, name="audit")
 app.add_typer(keys, name="keys")
@@ -122,21 +122,6 @@ def check(
     raise typer.Exit(0 if passed else EXIT_FAILED)
 
 
-@audit.command("verify")
-def audit_verify(
-    file: Annotated[Path, typer.Argument(help="An export (NDJSON).", exists=True, dir_okay=False)],
-    key: Annotated[Path, typer.Option("--key", help="File with the log's public key line.", exists=True)],
-    checkpoint: Annotated[
-        list[Path] | None, typer.Option("--checkpoint", help="File with a signed note you hold.", exists=True)
-    ] = None,
-    json: Json = False,
-) -> None:
-    """Verify an exported audit log offline: chain, tree and signed checkpoint. Trusts the public key alone."""
-    from sealwire.cli.audit import verify_file
-
-    raise typer.Exit(verify_file(file, key, checkpoints=checkpoint or [], as_json=json))
-
-
 @drill.command("redis-down")
 def drill_redis_down(
     fault: Annotated[list[str] | None, typer.Option("--fault", help="What befalls the cache: kill, pause, refuse, "
@@ -220,6 +205,9 @@ def keys_rotate_signing(
     if not json:
         typer.echo(f"published keys: {', '.join(report.key_ids)}")
         typer.echo("every session has ended" if compromised else "the new key signs once verifiers know it")
+
+
+keys.command("rotate-checkpoint")(rotate_checkpoint)
 
 
 def main() -> int:

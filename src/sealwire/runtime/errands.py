@@ -39,7 +39,7 @@ class Errand(msgspec.Struct, frozen=True, kw_only=True):
     """What is asked for."""
 
     errand_id: str
-    kind: Literal["rotate-signing", "call"]
+    kind: Literal["rotate-signing", "rotate-checkpoint", "call"]
     compromised: bool = False
     calls: tuple[Call, ...] = ()
 
@@ -56,7 +56,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 Run = Callable[[Errand], Awaitable[Report]]
 
 
-def ask(data: Path, kind: Literal["rotate-signing"], *, compromised: bool) -> Errand:
+def ask(data: Path, kind: Literal["rotate-signing", "rotate-checkpoint"], *, compromised: bool) -> Errand:
     """Leave an errand in the data folder, durably. Raises: OSError; FileExistsError while another one waits."""
     folder = data / FOLDER
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -125,6 +125,7 @@ class Errands:
     async def look(self) -> None:
         """See to the errands that wait. Each is taken away after it was done, so a crash repeats it."""
         await self._see_to("rotate-signing.json")
+        await self._see_to("rotate-checkpoint.json")
         for name in sorted(path.name for path in self._folder.glob(f"{_CALLED}*.json")):
             await self._see_to(name)
 

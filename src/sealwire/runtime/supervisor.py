@@ -137,6 +137,9 @@ class Supervisor:
         return True
 
     async def _see_to(self, errand: Errand) -> Report:
+        if errand.kind == "rotate-checkpoint":
+            keys = await self._assembly.contract("compliance").rotate_checkpoint_keys()
+            return Report(errand_id=errand.errand_id, key_ids=keys)
         return await see_to(self._assembly.contract("auth"), errand)
 
     def _on_signal(self) -> None:

@@ -235,8 +235,8 @@ class Evidence:
         records = await self._store.records(tenant_id, first, address.width)
         if len(records) != address.width:
             raise LogBroken("Records of this bundle are missing; run the log's verification.")
-        if not all(r.body for r in records):
-            raise AuditRangeEmpty("Records of this bundle are pruned; their hashes are in the tile of level 0.")
+        if not any(r.body for r in records):
+            raise AuditRangeEmpty("The records of this bundle are pruned; their hashes are in the tile of level 0.")
         return write_bundle([r.body for r in records])
 
     async def _hashes(self, tenant_id: str, tree: Tree, address: TileAddress) -> bytes:

@@ -47,12 +47,31 @@ class Fault(msgspec.Struct, frozen=True):
 class Walk:
     """Goes along a chain record by record and grows its tree; stops at the first record that doesn't fit."""
 
-    __slots__ = ("expected", "frontier", "gained", "prev_hash", "pruned", "records", "said", "strict", "tenant_id")
+    __slots__ = (
+        "expected",
+        "frontier",
+        "gained",
+        "hashed",
+        "prev_hash",
+        "pruned",
+        "records",
+        "said",
+        "strict",
+        "tenant_id",
+    )
 
-    def __init__(self, *, first_seq: int = 1, prev_hash: str | None = FIRST_PREV_HASH, strict: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        first_seq: int = 1,
+        prev_hash: str | None = FIRST_PREV_HASH,
+        strict: bool = False,
+        hashed: bool = True,
+    ) -> None:
         """Start at `first_seq`; `prev_hash` None takes the first record's word for it (a part of a log).
 
-        `strict` also refuses records whose bytes hash right but aren't canonical (see `_is_canonical`).
+        `strict` also refuses records whose bytes hash right but aren't canonical (see `_is_canonical`). Without
+        `hashed` the hash of a pruned record may be unknown, as tiles don't hold it.
         """
         self.expected = first_seq
         self.prev_hash = prev_hash
@@ -60,6 +79,7 @@ class Walk:
         self.frontier = Frontier() if first_seq == 1 else None
         self.records = 0
         self.strict = strict
+        self.hashed = hashed
         self.pruned: list[tuple[int, int]] = []
         """Ranges of pruned records seen."""
         self.said: list[tuple[int, int]] = []
@@ -75,26 +95,28 @@ class Walk:
         leaves: list[bytes] = []
         add, strict = leaves.append, self.strict
         read: Callable[[bytes], Link | Record] = read_record if strict else read_link
+        h = sha256
         try:
             for body, stated in items:
-                digest = sha256(body).hexdigest()
                 if body[:1] == PRUNED:
                     leaf = self._pruned_leaf(body, stated, expected)
                     if leaf is None:
                         break
                     add(leaf)
-                    prev = stated
+                    prev = stated or None
                     expected += 1
                     continue
                 link = read(body)
-                if digest != stated or link.seq != expected or link.prev_hash != prev or link.tenant_id != tenant:
+                if h(body).hexdigest() != stated or link.seq != expected or link.tenant_id != tenant:
+                    break
+                if link.prev_hash != prev and prev is not None:
                     break
                 if strict and not _is_canonical(body, link):  # type: ignore[arg-type]  # strict reads Records
                     break
                 if self.pruned and body.startswith(PRUNED_START):
                     self.said += pruned_by(body)
-                add(sha256(b"\x00" + body).digest())
-                prev = digest
+                add(h(b"\x00" + body).digest())
+                prev = stated
                 expected += 1
         except UNREADABLE:
             pass  # not a record: the one that doesn't fit
@@ -116,7 +138,7 @@ class Walk:
     def _pruned_leaf(self, body: bytes, stated: str, expected: int) -> bytes | None:
         """Return the leaf hash of a pruned record in its place, None for one that is not: the tree judges it."""
         found = as_pruned(body)
-        if found is None or found[0] != expected or not is_hash(stated):
+        if found is None or found[0] != expected or not (is_hash(stated) or (not stated and not self.hashed)):
             return None
         if self.pruned and self.pruned[-1][1] == expected - 1:
             self.pruned[-1] = (self.pruned[-1][0], expected)

@@ -1,0 +1,143 @@
+"""`sealwire audit` and `sealwire keys rotate-checkpoint`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sealwire.cli.terminal import DEFAULT_DATA, EXIT_USAGE, Data, Json, fail, say_json
+
+if TYPE_CHECKING:
+    from sealwire.cli.audit_live import LiveLog
+
+audit = typer.Typer(help="The audit log.", no_args_is_help=True)
+
+Url = Annotated[str | None, typer.Option("--url", help="The gateway's address.")]
+Token = Annotated[
+    str | None, typer.Option("--token", help="Access token of an auditor.", envvar="SEALWIRE_TOKEN", show_envvar=True)
+]
+Tenant = Annotated[str | None, typer.Option("--tenant", help="Whose log, for operators: anonymous or system.")]
+Output = Annotated[Path, typer.Argument(help="The file to write.", dir_okay=False)]
+
+
+@audit.command("verify")
+def audit_verify(
+    source: Annotated[
+        Path | None, typer.Argument(help="An export (NDJSON), a folder of tiles, or a bundle of evidence.", exists=True)
+    ] = None,
+    url: Url = None,
+    token: Token = None,
+    tenant: Tenant = None,
+    key: Annotated[
+        Path | None, typer.Option("--key", help="File with the log's first public key line.", exists=True)
+    ] = None,
+    checkpoint: Annotated[
+        list[Path] | None, typer.Option("--checkpoint", help="File with a signed note you hold.", exists=True)
+    ] = None,
+    witness: Annotated[
+        list[Path] | None, typer.Option("--witness", help="File with the key line of a witness.", exists=True)
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Verify a log: chain, tree, signed checkpoints. Trusts the public key alone; names the first bad record.
+
+    Exit code 0: it holds; 1: it does not, or can't be read; 2: wrong usage.
+    """
+    from sealwire.cli.audit import verify_source
+
+    if (source is None) == (url is None):
+        fail("give either a file or folder, or --url", EXIT_USAGE)
+    found = source if source is not None else live(url, token, tenant)
+    code = verify_source(found, key=key, checkpoints=checkpoint or [], witnesses=witness or [], as_json=json)
+    raise typer.Exit(code)
+
+
+@audit.command("export")
+def audit_export(
+    file: Output,
+    url: Url = None,
+    token: Token = None,
+    tenant: Tenant = None,
+    from_seq: Annotated[int | None, typer.Option("--from-seq", min=1)] = None,
+    to_seq: Annotated[int | None, typer.Option("--to-seq", min=1)] = None,
+) -> None:
+    """Save the log, or a range of it, as NDJSON with its manifest."""
+    query = {"from_seq": from_seq, "to_seq": to_seq}
+    _save(lambda log: log.export({k: str(v) for k, v in query.items() if v is not None}, file), url, token, tenant)
+
+
+@audit.command("bundle")
+def audit_bundle(
+    file: Output,
+    url: Url = None,
+    token: Token = None,
+    tenant: Tenant = None,
+    from_seq: Annotated[int | None, typer.Option("--from-seq", min=1)] = None,
+    to_seq: Annotated[int | None, typer.Option("--to-seq", min=1)] = None,
+    actor: Annotated[str | None, typer.Option("--actor", help="Only records of this actor's id.")] = None,
+    action: Annotated[str | None, typer.Option("--action", help="Only records of this action.")] = None,
+    resource_type: Annotated[str | None, typer.Option("--resource-type")] = None,
+    resource_id: Annotated[str | None, typer.Option("--resource-id")] = None,
+    outcome: Annotated[str | None, typer.Option("--outcome")] = None,
+    since: Annotated[str | None, typer.Option("--from", help="Not before this time (RFC 3339).")] = None,
+    until: Annotated[str | None, typer.Option("--to", help="Before this time (RFC 3339).")] = None,
+) -> None:
+    """Save evidence in one file: records, their proofs, the signed checkpoint, the public keys."""
+    query = {
+        "from_seq": from_seq, "to_seq": to_seq, "actor": actor, "action": action, "resource_type": resource_type,
+        "resource_id": resource_id, "outcome": outcome, "from": since, "to": until,
+    }  # fmt: skip
+    _save(lambda log: log.evidence({k: str(v) for k, v in query.items() if v is not None}, file), url, token, tenant)
+
+
+@audit.command("mirror")
+def audit_mirror(
+    folder: Annotated[Path, typer.Argument(help="The folder; what is there already stays.", file_okay=False)],
+    url: Url = None,
+    token: Token = None,
+    tenant: Tenant = None,
+) -> None:
+    """Save the log as a folder of C2SP tlog tiles, or bring such a folder up to date."""
+    _save(lambda log: log.mirror(folder), url, token, tenant)
+
+
+def live(url: str | None, token: str | None, tenant: str | None) -> LiveLog:
+    """Return the log behind an address."""
+    from sealwire.cli.audit_live import LiveLog
+
+    if url is None or token is None:
+        fail("give --url and --token (or SEALWIRE_TOKEN)", EXIT_USAGE)
+    return LiveLog(url, token, tenant_id=tenant)
+
+
+def _save(save: Callable[[LiveLog], object], url: str | None, token: str | None, tenant: str | None) -> None:
+    log = live(url, token, tenant)
+    try:
+        save(log)
+    except OSError as error:
+        fail(str(error))
+
+
+def rotate_checkpoint(data: Data = DEFAULT_DATA, json: Json = False) -> None:
+    """Sign checkpoints of every log with a new key, for which the old one vouches: the first key known is enough."""
+    from sealwire.runtime import errands
+
+    if not (data / "compliance.db").exists():
+        fail(f"{data} is not the data folder of an installation that was started", EXIT_USAGE)
+    try:
+        errand = errands.ask(data, "rotate-checkpoint", compromised=False)
+    except OSError as error:
+        fail(str(error))
+    report = errands.wait(data, errand, timeout_s=30.0)
+    if json:
+        say_json(report or errands.Report(errand_id=errand.errand_id, error="waits for the next start"))
+    if report is None:
+        fail("the installation does not run: the rotation waits in the data folder and is the next start's first work")
+    if report.error:
+        fail(report.error)
+    if not json:
+        typer.echo("\n".join(report.key_ids))
+        typer.echo(f"{len(report.key_ids)} logs sign with a new key")

@@ -1,0 +1,133 @@
+"""Reads an audit log from a running installation, through its public API."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from sealwire.contracts.compliance import Checkpoint
+from sealwire.services.compliance.tiles import BundleAddress, TileAddress, path_of, tiles_of
+
+PREFIX = "/api/v1/compliance/audit"
+TIMEOUT_S = 60.0
+RECORDS_A_REQUEST = 20_000
+ATTEMPTS = 5
+
+
+class Refused(ConnectionError):
+    """The installation did not answer, or refused; `status` is that of its answer, 0 without one."""
+
+    def __init__(self, text: str, status: int = 0) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+class LiveLog:
+    """A tenant's log behind a gateway."""
+
+    def __init__(self, url: str, token: str, *, tenant_id: str | None = None) -> None:
+        """`tenant_id` names another log than the own tenant's (operators)."""
+        self._url = url.rstrip("/") + PREFIX
+        self._token = token
+        self._tenant = {"tenant_id": tenant_id} if tenant_id else {}
+
+    def __str__(self) -> str:
+        return self._url
+
+    def checkpoint(self) -> Checkpoint:
+        """Return the signed checkpoint over the log as it is now, and its keys."""
+        with self._open("checkpoint", accept="application/json") as answer:
+            return msgspec.json.decode(answer.read(), type=Checkpoint)
+
+    def lines(self, size: int, first: int = 1) -> Iterator[bytes]:
+        """Yield the export's lines of records `first` to `size`; a connection that breaks is opened anew."""
+        at, failed = first, 0
+        while at <= size:
+            query = {"from_seq": at, "to_seq": min(size, at + RECORDS_A_REQUEST - 1)}
+            began = at
+            try:
+                with self._open("export", query) as answer:
+                    for line in answer:
+                        if not line.endswith(b"\n"):
+                            break  # cut: asked for again
+                        yield line
+                        at += 1
+            except (OSError, HTTPException) as error:
+                if isinstance(error, Refused):
+                    raise
+                failed += 1
+                if failed >= ATTEMPTS:
+                    raise Refused(f"{self._url}: {error}") from None
+                continue
+            if at == began:
+                return  # records are missing: the verifier says where
+            failed = 0
+
+    def evidence(self, query: dict[str, str], file: Path) -> None:
+        """Save a bundle of evidence."""
+        with self._open("evidence", query) as answer, file.open("wb") as out:
+            while chunk := answer.read(1 << 20):
+                out.write(chunk)
+
+    def export(self, query: dict[str, str], file: Path) -> None:
+        """Save an export with its manifest."""
+        with self._open("export", {"manifest": "true", **query}) as answer, file.open("wb") as out:
+            while chunk := answer.read(1 << 20):
+                out.write(chunk)
+
+    def mirror(self, folder: Path) -> int:
+        """Save the log as a folder of tlog tiles with `keys.json` beside; return its size. Full tiles stay as they are.
+
+        Raises: Refused.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        head = self.checkpoint()
+        size = head.tree_size
+        bundles = [BundleAddress(n, min(256, size - n * 256)) for n in range(-(-size // 256))]
+        addresses: list[TileAddress | BundleAddress] = [*tiles_of(size), *bundles]
+        for address in addresses:
+            path = folder / "tile" / path_of(address)
+            if path.exists():
+                continue
+            try:
+                with self._open(f"tile/{path_of(address)}") as answer:
+                    content = answer.read()
+            except Refused as error:
+                if isinstance(address, BundleAddress) and error.status == 404:
+                    continue  # pruned: the hashes are in the tile
+                raise
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        (folder / "keys.json").write_text(json.dumps({"first_key": head.first_key, "rotations": head.rotations}))
+        (folder / "checkpoint").write_text(head.checkpoint, encoding="utf-8")
+        return size
+
+    def _open(self, path: str, query: dict[str, Any] | None = None, accept: str = "*/*") -> Any:
+        asked = urllib.parse.urlencode({**(query or {}), **self._tenant})
+        request = urllib.request.Request(  # noqa: S310 - the address is the operator's own, checked below
+            f"{self._url}/{path}{'?' + asked if asked else ''}",
+            headers={"authorization": f"Bearer {self._token}", "accept": accept},
+        )
+        if request.type not in {"http", "https"}:
+            raise Refused(f"{self._url}: http or https")
+        try:
+            return urllib.request.urlopen(request, timeout=TIMEOUT_S)  # noqa: S310 - http or https, see above
+        except urllib.error.HTTPError as error:
+            raise Refused(f"{self._url}/{path} answers {error.code}: {_detail(error)}", error.code) from None
+        except urllib.error.URLError as error:
+            raise Refused(f"{self._url} can't be reached: {error.reason}") from None
+
+
+def _detail(error: urllib.error.HTTPError) -> str:
+    try:
+        return str(msgspec.json.decode(error.read())["detail"])
+    except (OSError, msgspec.MsgspecError, KeyError, TypeError):
+        return str(error.reason)
