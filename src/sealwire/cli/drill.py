@@ -10,13 +10,15 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
 import msgspec
 
 from sealwire.adapters.distributed.drivers.redis import RedisDriver
-from sealwire.cli.stage import PREFIX, Answer, Session, Socket, Stage, open_stage
+from sealwire.cli.live_stage import open_live_stage
+from sealwire.cli.stage import PREFIX, Answer, OwnStage, Session, Socket, Stage, open_stage
 from sealwire.ports.cache import CacheFault
 from sealwire.testing.faults import Fault
 
@@ -26,7 +28,6 @@ RETURN_S: Final = 10.0
 """How long the way back may take: the breaker's longest rest and its probes."""
 BOUND_S: Final = 1.0
 """How long a revocation may take to be in force everywhere."""
-ASK_EVERY_S: Final = 0.02
 FLAP_AWAY_S: Final = 2.5
 FLAP_BACK_S: Final = 0.7
 FAULTS: Final = ("kill", "pause", "refuse", "latency", "half-open", "wrong", "swapped", "flapping")
@@ -37,6 +38,10 @@ _BY_PROXY: Final = {
     "wrong": Fault.WRONG,
     "swapped": Fault.SWAPPED,
 }
+
+
+PROXY_FAULTS: Final = (*_BY_PROXY, "flapping")
+"""What can befall the cache of an installation that runs: nobody kills its server."""
 
 
 class Failed(Exception):
@@ -77,7 +82,7 @@ class Watcher:
                 self.slowest_ms = max(self.slowest_ms, answer.ms)
             except (aiohttp.ClientError, TimeoutError, OSError):
                 self.statuses[0] += 1
-            await asyncio.sleep(ASK_EVERY_S)
+            await asyncio.sleep(self._stage.ask_every_s)
 
 
 class RedisDown:
@@ -257,6 +262,7 @@ class RedisDown:
         return "no 4001" if self._fault == "flapping" else "no 4001, degraded_mode still true"
 
     async def _restart(self) -> str:
+        assert isinstance(self._stage, OwnStage)  # what is killed is a stage's own
         before = await self._nothing_401()
         await self._stage.kill()
         started = time.perf_counter()
@@ -283,7 +289,7 @@ class RedisDown:
         return f"healthy after {time.perf_counter() - started:.1f} s"
 
     async def _reconciled(self) -> str:
-        driver = RedisDriver(url=self._stage.server.url, timeout_s=2.0, connections=1)
+        driver = RedisDriver(url=self._stage.server.url, prefix=self._stage.prefix, timeout_s=2.0, connections=1)
 
         async def kept(session: Session) -> bool:
             return bool(await driver.call("EXISTS", driver.key(f"session:{session.session_id}")))
@@ -354,8 +360,22 @@ async def redis_down(flavour: str, faults: list[str], say: Callable[[StepResult]
     Raises: FileNotFoundError when there is no such engine; RuntimeError when the installation does not start.
     """
     async with open_stage(flavour) as stage:
-        owner = await stage.register("owner")
-        passed = True
-        for fault in faults:
-            passed = await RedisDown(stage=stage, fault=fault, owner=owner).run(say) and passed
-        return passed
+        return await _each(stage, await stage.register("owner"), faults, say)
+
+
+async def live_redis_down(
+    url: str, control: Path, cache_url: str, prefix: str, faults: list[str], say: Callable[[StepResult], None]
+) -> bool:
+    """Run the drill on an installation that runs, its cache behind a `ControlledProxy`.
+
+    Raises: OSError, RuntimeError when it, or the proxy, is not as needed.
+    """
+    async with open_live_stage(url, control, cache_url, prefix) as (stage, owner):
+        return await _each(stage, owner, faults, say)
+
+
+async def _each(stage: Stage, owner: Session, faults: list[str], say: Callable[[StepResult], None]) -> bool:
+    passed = True
+    for fault in faults:
+        passed = await RedisDown(stage=stage, fault=fault, owner=owner).run(say) and passed
+    return passed

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from sealwire.cli.audit_commands import audit, rotate_checkpoint
+from sealwire.cli.drill_commands import drill
 from sealwire.cli.keys import migrate_provider, rewrap
 from sealwire.cli.tenants import operator, tenant
 from sealwire.cli.terminal import DEFAULT_DATA, EXIT_FAILED, EXIT_USAGE, Data, Json, fail, say_json
@@ -27,9 +28,6 @@ app.add_typer(audit, name="audit")
 app.add_typer(keys, name="keys")
 keys.command("migrate-provider")(migrate_provider)
 keys.command("rewrap")(rewrap)
-drill = typer.Typer(
-    help="Take a part away from an installation made for it, and prove what holds.", no_args_is_help=True
-)
 app.add_typer(drill, name="drill")
 
 app.add_typer(tenant, name="tenant")
@@ -119,41 +117,6 @@ def check(
         say_json({"passed": passed})
     else:
         typer.echo("all checks passed" if passed else "some checks failed")
-    raise typer.Exit(0 if passed else EXIT_FAILED)
-
-
-@drill.command("redis-down")
-def drill_redis_down(
-    fault: Annotated[list[str] | None, typer.Option("--fault", help="What befalls the cache: kill, pause, refuse, "
-                     "latency, half-open, wrong, swapped, flapping or all; may be repeated.")] = None,
-    engine: Annotated[str, typer.Option("--engine", help="Which server stands in: valkey or redis.")] = "valkey",
-    json: Json = False,
-) -> None:  # fmt: skip
-    """Take the session cache away from a throwaway installation; exit 0 only if every step holds."""
-    from sealwire.cli.drill import FAULTS, StepResult, redis_down
-    from sealwire.testing.engines import FLAVOURS
-
-    faults = list(FAULTS) if "all" in (fault or ()) else fault or ["kill"]
-    if unknown := [name for name in faults if name not in FAULTS]:
-        fail(f"--fault {unknown[0]}: one of {', '.join(FAULTS)} or all", EXIT_USAGE)
-    if engine not in FLAVOURS:
-        fail(f"--engine {engine}: one of {', '.join(FLAVOURS)}", EXIT_USAGE)
-
-    def show(result: StepResult) -> None:
-        if json:
-            say_json(result)
-            return
-        mark = typer.style("ok    ", fg=typer.colors.GREEN) if result.ok else typer.style("FAILED", fg=typer.colors.RED)
-        typer.echo(f"{mark} {result.fault:<9} {result.name:<66} {result.ms:>8.0f} ms  {result.detail}")
-
-    try:
-        passed = asyncio.run(redis_down(engine, faults, show))
-    except (FileNotFoundError, RuntimeError) as error:
-        fail(str(error))
-    if json:
-        say_json({"passed": passed})
-    else:
-        typer.echo("every step held" if passed else "some steps did not hold")
     raise typer.Exit(0 if passed else EXIT_FAILED)
 
 

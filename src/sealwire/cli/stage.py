@@ -11,13 +11,13 @@ import tempfile
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import aiohttp
 import msgspec
 
 from sealwire.testing.engines import RedisServer
-from sealwire.testing.faults import FaultProxy
+from sealwire.testing.faults import Fault, FaultProxy
 from sealwire.testing.free_ports import free_port_base
 
 PREFIX: Final = "/api/v1"
@@ -42,6 +42,7 @@ class Session:
         self.refresh_token: str = grant["refresh_token"]
         self.session_id: str = grant["session_id"]
         self.user_id: str = grant["user"]["user_id"]
+        self.tenant_id: str = grant["user"]["tenant_id"]
 
 
 class Socket:
@@ -76,26 +77,103 @@ class Socket:
         self.closed.set()
 
 
-class Stage:
-    """A running installation that keeps its sessions in an engine behind the proxy. Made by `open_stage`."""
-
-    def __init__(self, *, folder: Path, server: RedisServer, proxy: FaultProxy, http: aiohttp.ClientSession) -> None:
-        self.server = server
-        self.proxy = proxy
-        self._http = http
-        self._folder = folder
-        self._base = free_port_base()
-        self._process: asyncio.subprocess.Process | None = None
+class Cache(Protocol):
+    """The session cache's server, as far as a drill handles it."""
 
     @property
     def url(self) -> str:
-        """The gateway."""
-        return f"http://127.0.0.1:{self._base}"
+        """Its own address, past the proxy."""
+
+    def start(self) -> object: ...
+    def kill(self) -> None: ...
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+
+
+class Proxy(Protocol):
+    """What stands before it."""
+
+    def set(self, fault: Fault, *, latency_s: float = 0.0) -> None: ...
+
+
+class Stage:
+    """A running installation that keeps its sessions in an engine behind the proxy."""
+
+    def __init__(
+        self,
+        *,
+        url: str,
+        server: Cache,
+        proxy: Proxy,
+        http: aiohttp.ClientSession,
+        tenant: str = "",
+        ask_every_s: float = 0.02,
+        prefix: str = "sealwire",
+    ) -> None:
+        """`tenant` is where people register (empty: the default one), `prefix` begins the cache's keys."""
+        self.url = url
+        self.server = server
+        self.proxy = proxy
+        self.ask_every_s = ask_every_s
+        self.prefix = prefix
+        self._http = http
+        self._tenant = {"tenant": tenant} if tenant else {}
+
+    async def call(self, verb: str, path: str, session: Session | None = None, json: Any = None) -> Answer:
+        """Ask the gateway."""
+        headers = {} if session is None else {"authorization": f"Bearer {session.token}"}
+        started = time.perf_counter()
+        async with self._http.request(verb, self.url + path, headers=headers, json=json) as answer:
+            text = await answer.read()
+        body = msgspec.json.decode(text) if text and "json" in answer.content_type else None
+        return Answer(status=answer.status, body=body, ms=(time.perf_counter() - started) * 1000)
+
+    async def register(self, name: str) -> Session:
+        """Make a person and open a session."""
+        email = f"{name}-{secrets.token_hex(4)}@drill.invalid"
+        who = {"email": email, "password": _PASSWORD, "display_name": name, **self._tenant}
+        made = await self.call("POST", f"{PREFIX}/auth/register", json=who)
+        if made.status != 201:
+            raise RuntimeError(f"registration answered {made.status}: {made.body}")
+        return await self.log_in(email)
+
+    async def log_in(self, email: str) -> Session:
+        """Open a session. Raises: RuntimeError."""
+        answer = await self.call(
+            "POST", f"{PREFIX}/auth/login", json={"email": email, "password": _PASSWORD, **self._tenant}
+        )
+        if answer.status != 200:
+            raise RuntimeError(f"login answered {answer.status}: {answer.body}")
+        return Session(answer.body, email)
+
+    async def listen(self, session: Session, conversation_id: str) -> Socket:
+        """Open a socket and listen to a conversation. Raises: RuntimeError."""
+        socket = await self._http.ws_connect(self.url + "/ws")
+        for frame in (
+            {"id": 1, "connect": {"token": session.token}},
+            {"id": 2, "subscribe": {"channel": f"conversation:{conversation_id}"}},
+        ):
+            await socket.send_json(frame)
+            reply = await socket.receive(timeout=10)
+            if reply.type is not aiohttp.WSMsgType.TEXT or '"error"' in reply.data:
+                raise RuntimeError(f"the socket answered {reply.data!r}")
+        return Socket(socket)
+
+
+class OwnStage(Stage):
+    """One that was started for the drill, with its server. Made by `open_stage`."""
+
+    def __init__(self, *, folder: Path, server: RedisServer, proxy: FaultProxy, http: aiohttp.ClientSession) -> None:
+        self._base = free_port_base()
+        super().__init__(url=f"http://127.0.0.1:{self._base}", server=server, proxy=proxy, http=http)
+        self._cache_port = proxy.port
+        self._folder = folder
+        self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
         """Start `sealwire up` and wait until it is ready. Raises: RuntimeError with the end of its log."""
         env = {name: value for name, value in os.environ.items() if not name.startswith("SEALWIRE_")}
-        env["SEALWIRE_CACHE__URL"] = f"redis://127.0.0.1:{self.proxy.port}/0"
+        env["SEALWIRE_CACHE__URL"] = f"redis://127.0.0.1:{self._cache_port}/0"
         env["SEALWIRE_GATEWAY__RATE_LIMITS"] = "off"
         log_path = self._folder / "up.log"
         with log_path.open("ab") as log:
@@ -119,54 +197,16 @@ class Stage:
             process.kill()
             await process.wait()
 
-    async def call(self, verb: str, path: str, session: Session | None = None, json: Any = None) -> Answer:
-        """Ask the gateway."""
-        headers = {} if session is None else {"authorization": f"Bearer {session.token}"}
-        started = time.perf_counter()
-        async with self._http.request(verb, self.url + path, headers=headers, json=json) as answer:
-            text = await answer.read()
-        body = msgspec.json.decode(text) if text and "json" in answer.content_type else None
-        return Answer(status=answer.status, body=body, ms=(time.perf_counter() - started) * 1000)
-
-    async def register(self, name: str) -> Session:
-        """Make a person and open a session."""
-        email = f"{name}-{secrets.token_hex(4)}@drill.invalid"
-        who = {"email": email, "password": _PASSWORD, "display_name": name}
-        made = await self.call("POST", f"{PREFIX}/auth/register", json=who)
-        if made.status != 201:
-            raise RuntimeError(f"registration answered {made.status}: {made.body}")
-        return await self.log_in(email)
-
-    async def log_in(self, email: str) -> Session:
-        """Open a session. Raises: RuntimeError."""
-        answer = await self.call("POST", f"{PREFIX}/auth/login", json={"email": email, "password": _PASSWORD})
-        if answer.status != 200:
-            raise RuntimeError(f"login answered {answer.status}: {answer.body}")
-        return Session(answer.body, email)
-
-    async def listen(self, session: Session, conversation_id: str) -> Socket:
-        """Open a socket and listen to a conversation. Raises: RuntimeError."""
-        socket = await self._http.ws_connect(self.url + "/ws")
-        for frame in (
-            {"id": 1, "connect": {"token": session.token}},
-            {"id": 2, "subscribe": {"channel": f"conversation:{conversation_id}"}},
-        ):
-            await socket.send_json(frame)
-            reply = await socket.receive(timeout=10)
-            if reply.type is not aiohttp.WSMsgType.TEXT or '"error"' in reply.data:
-                raise RuntimeError(f"the socket answered {reply.data!r}")
-        return Socket(socket)
-
 
 @contextlib.asynccontextmanager
-async def open_stage(flavour: str) -> AsyncIterator[Stage]:
+async def open_stage(flavour: str) -> AsyncIterator[OwnStage]:
     """Give a running stage and remove it afterwards. Raises: FileNotFoundError when there is no such engine."""
     limits = aiohttp.ClientTimeout(total=15)
     with tempfile.TemporaryDirectory(prefix="sealwire-drill-") as name:
         folder = Path(name)
         with RedisServer(folder / "engine", flavour=flavour, keep=True) as server, FaultProxy(server.port) as proxy:
             async with aiohttp.ClientSession(timeout=limits) as http:
-                stage = Stage(folder=folder, server=server, proxy=proxy, http=http)
+                stage = OwnStage(folder=folder, server=server, proxy=proxy, http=http)
                 try:
                     await stage.start()
                     yield stage

@@ -39,10 +39,13 @@ _GARBAGE: Final = {
 
 
 class FaultProxy:
-    """Stands between a client and `target_port`, both on 127.0.0.1. Use as a context manager."""
+    """Stands on 127.0.0.1 between a client and `target_port` of `host`. Use as a context manager."""
 
-    def __init__(self, target_port: int) -> None:
+    def __init__(self, target_port: int, *, host: str = "127.0.0.1", listen_port: int = 0) -> None:
+        """`listen_port` 0: any."""
         self._target_port = target_port
+        self._host = host
+        self._listen_port = listen_port
         self._fault = Fault.NONE
         self._latency_s = 0.0
         self._open: set[asyncio.StreamWriter] = set()
@@ -54,7 +57,7 @@ class FaultProxy:
 
     def __enter__(self) -> FaultProxy:
         self._thread.start()
-        self._server: asyncio.Server = self._run(asyncio.start_server(self._serve, "127.0.0.1", 0))
+        self._server: asyncio.Server = self._run(asyncio.start_server(self._serve, "127.0.0.1", self._listen_port))
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -98,7 +101,7 @@ class FaultProxy:
             if self._fault is Fault.REFUSE:
                 return
             if self._fault is Fault.NONE or self._fault is Fault.LATENCY:
-                back, there = await asyncio.open_connection("127.0.0.1", self._target_port)
+                back, there = await asyncio.open_connection(self._host, self._target_port)
                 self._open.add(there)
                 pumps = [asyncio.create_task(self._answers(back, writer))]
             pumps.append(asyncio.create_task(self._questions(reader, there, writer)))
