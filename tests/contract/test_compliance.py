@@ -526,5 +526,6 @@ async def test_holds(compliance: Compliance, room: Room) -> None:
         await compliance.release(ADMIN, person_hold.hold_id)
     compliance = await room.again()
     records = await all_records(compliance, resource_type="hold")
-    assert [r.action for r in records] == ["hold.put", "hold.put", "hold.released"]
+    asked = [r.action for r in records if r.action in ("hold.put", "hold.released")]
+    assert asked == ["hold.put", "hold.put", "hold.released"]
     assert b"case 7" not in b"".join(await room.lines())

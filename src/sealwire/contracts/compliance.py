@@ -10,7 +10,7 @@ from sealwire.kit.caller import Caller
 from sealwire.kit.codec import Id, Input, Output, Page, ShortText
 from sealwire.kit.operation import Operation, Policy, Repeat, table
 from sealwire.kit.permission import Permission
-from sealwire.kit.problem import Conflict, NotFound
+from sealwire.kit.problem import Conflict, NotFound, Unavailable
 
 SERVICE = "compliance"
 MAX_RECORD_BYTES = 65_535
@@ -36,6 +36,12 @@ class LegalHold(Conflict):
     """A legal hold forbids it."""
 
     code, title = "legal_hold", "A legal hold is in force"
+
+
+class HoldPending(Unavailable):
+    """Not every service has the hold yet; `hold_id` names it, and it is placed by itself."""
+
+    code, title = "hold_pending", "The legal hold is being placed"
 
 
 class Actor(Output):
@@ -242,7 +248,10 @@ class NewHold(Input):
 
 
 class Hold(Output):
-    """A legal hold in force."""
+    """A legal hold: `placing` until every service has it, then `in_force`; `releasing` until all have let it go.
+
+    What was deleted before `in_force_at` may be gone; nothing it covers is gone later.
+    """
 
     hold_id: str
     reason: str
@@ -250,6 +259,8 @@ class Hold(Output):
     created_by: str
     subject_id: str | None = None
     conversation_id: str | None = None
+    state: Literal["placing", "in_force", "releasing"] = "in_force"
+    in_force_at: str | None = None
 
 
 class Holds(Output):
@@ -479,5 +490,7 @@ class Compliance(Protocol):
     async def set_policy(self, caller: Caller, resource_type: str, policy: NewRetentionPolicy) -> RetentionPolicy: ...
     async def remove_policy(self, caller: Caller, resource_type: str) -> None: ...
     async def holds(self, caller: Caller, page: Page) -> Holds: ...
-    async def hold(self, caller: Caller, hold: NewHold) -> Hold: ...
+    async def hold(self, caller: Caller, hold: NewHold) -> Hold:
+        """Return once it is in force everywhere. Raises: Invalid; HoldPending when that takes too long."""
+
     async def release(self, caller: Caller, hold_id: str) -> None: ...

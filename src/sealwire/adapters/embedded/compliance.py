@@ -11,10 +11,11 @@ import msgspec
 
 from sealwire.adapters.embedded.audit_log import SCHEMA, SqliteAuditStore
 from sealwire.adapters.embedded.audit_pruning import PRUNING_SCHEMA
+from sealwire.adapters.embedded.compliance_retention import RETENTION_SCHEMA, SqliteHoldStore, SqliteRunStore
 from sealwire.adapters.embedded.compliance_rights import RIGHTS_SCHEMA, SqliteRightsStore
 from sealwire.adapters.embedded.drivers.sqlite import Database
 from sealwire.adapters.embedded.outbox import OUTBOX_SCHEMA, POSITIONS_SCHEMA, SqliteOutbox, SqlitePositions
-from sealwire.contracts.compliance import Consent, Hold, RetentionPolicy
+from sealwire.contracts.compliance import Consent, RetentionPolicy
 from sealwire.ports.events import NewEvent
 from sealwire.services.compliance.ports import ComplianceStores
 
@@ -66,6 +67,7 @@ MIGRATIONS: Final = (
     SCHEMA + _BOOKS + OUTBOX_SCHEMA + POSITIONS_SCHEMA,
     PRUNING_SCHEMA + _CHECKPOINT_KEYS,
     RIGHTS_SCHEMA,
+    RETENTION_SCHEMA,
 )
 _IN_FORCE: Final = (
     "SELECT policy_version, given_at FROM consent"
@@ -87,6 +89,8 @@ class SqliteCompliance:
             audit=SqliteAuditStore(db),
             consents=SqliteConsentStore(db, self.outbox),
             retention=SqliteRetentionStore(db, self.outbox),
+            holds=SqliteHoldStore(db, self.outbox),
+            runs=SqliteRunStore(db, self.outbox),
             rights=SqliteRightsStore(db, self.outbox),
             events=self.outbox,
             positions=SqlitePositions(db),
@@ -152,7 +156,7 @@ class SqliteConsentStore:
 
 
 class SqliteRetentionStore:
-    """The tables `retention_policy` and `hold`."""
+    """The table `retention_policy`, and what `hold` covers."""
 
     def __init__(self, db: Database, outbox: SqliteOutbox) -> None:
         self._db = db
@@ -173,25 +177,6 @@ class SqliteRetentionStore:
     async def remove_policy(self, tenant_id: str, resource_type: str, event: NewEvent) -> bool:
         sql = "DELETE FROM retention_policy WHERE tenant_id = ? AND resource_type = ?"
         return await self._change(sql, (tenant_id, resource_type), event)
-
-    async def holds(self, tenant_id: str, *, after: str, limit: int) -> Sequence[Hold]:
-        rows = self._db.read(
-            "SELECT hold_id, reason, created_at, created_by, subject_id, conversation_id FROM hold"
-            " WHERE tenant_id = ? AND hold_id > ? ORDER BY hold_id LIMIT ?",
-            (tenant_id, after, limit),
-        )
-        return [
-            Hold(hold_id=h, reason=r, created_at=c, created_by=b, subject_id=s, conversation_id=v)
-            for h, r, c, b, s, v in rows
-        ]
-
-    async def put_hold(self, tenant_id: str, hold: Hold, event: NewEvent) -> None:
-        h = hold
-        row = (tenant_id, h.hold_id, h.reason, h.created_at, h.created_by, h.subject_id, h.conversation_id)
-        await self._change("INSERT INTO hold VALUES (?, ?, ?, ?, ?, ?, ?)", row, event)
-
-    async def release(self, tenant_id: str, hold_id: str, event: NewEvent) -> bool:
-        return await self._change("DELETE FROM hold WHERE tenant_id = ? AND hold_id = ?", (tenant_id, hold_id), event)
 
     async def held(self, tenant_id: str, *, subject_id: str = "", conversation_id: str = "") -> bool:
         rows = self._db.read(

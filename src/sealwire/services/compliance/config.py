@@ -36,9 +36,9 @@ class ComplianceConfig(msgspec.Struct, frozen=True, kw_only=True):
         Literal["tombstone", "anonymise"],
         Meta(description="What becomes of an erased person's messages when the request doesn't say"),
     ] = "tombstone"
-    export_keep_hours: Annotated[
-        int, Meta(ge=1, le=24 * 365, description="Hours a finished export may be fetched")
-    ] = 72
+    export_keep_hours: Annotated[int, Meta(ge=1, le=24 * 365, description="Hours a finished export may be fetched")] = (
+        72
+    )
     jobs_at_once: Annotated[int, Meta(ge=1, le=64, description="Exports, erasures … worked on at the same time")] = 2
     job_retry_base_s: Annotated[
         float, Meta(gt=0, le=3_600, description="First wait before a job that failed, or is held, is tried again")
@@ -58,3 +58,15 @@ class ComplianceConfig(msgspec.Struct, frozen=True, kw_only=True):
     streams_per_tenant: Annotated[
         int, Meta(ge=1, le=1_000, description="Live streams of one tenant's audit log at once; past it 429")
     ] = 32
+    hold_patience_s: Annotated[
+        float, Meta(ge=0.1, le=60, description="Seconds a legal hold waits for all services before it answers 503")
+    ] = 10.0
+    retention_every_s: Annotated[
+        float, Meta(ge=0, le=31_536_000, description="Seconds between retention runs by schedule; 0: none by itself")
+    ] = 86_400.0
+    retention_batch: Annotated[
+        int, Meta(ge=1, le=1000, description="Things a retention run disposes of in one transaction")
+    ] = 50
+    retention_pause_ms: Annotated[
+        float, Meta(ge=0, le=10_000, description="Least pause of a retention run between two transactions")
+    ] = 5.0

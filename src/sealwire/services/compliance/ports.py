@@ -7,9 +7,10 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from sealwire.contracts.compliance import FIRST_PREV_HASH, AuditEntry, Consent, Hold, RetentionPolicy
+from sealwire.contracts.compliance import FIRST_PREV_HASH, AuditEntry, Consent, RetentionPolicy
 from sealwire.ports.events import EventFeed, NewEvent, Positions
 from sealwire.services.compliance.job_ports import RightsStore
+from sealwire.services.compliance.retention_ports import HoldStore, RunStore
 from sealwire.services.compliance.tiles import Tile
 
 
@@ -222,7 +223,8 @@ class ConsentStore(Protocol):
 
 
 class RetentionStore(Protocol):
-    """Retention policies and legal holds. Atomic, durable, with the event in the same transaction, as ConsentStore."""
+    """Retention policies, and what holds cover. Atomic, durable, with the event in the same transaction, as
+    ConsentStore."""
 
     async def policies(self, tenant_id: str, *, after: str, limit: int) -> Sequence[RetentionPolicy]:
         """Return policies in the order of their resource types, above `after`."""
@@ -232,15 +234,6 @@ class RetentionStore(Protocol):
 
     async def remove_policy(self, tenant_id: str, resource_type: str, event: NewEvent) -> bool:
         """Remove it; False when there is none."""
-
-    async def holds(self, tenant_id: str, *, after: str, limit: int) -> Sequence[Hold]:
-        """Return holds in force in the order of their ids, above `after`."""
-
-    async def put_hold(self, tenant_id: str, hold: Hold, event: NewEvent) -> None:
-        """Store a hold."""
-
-    async def release(self, tenant_id: str, hold_id: str, event: NewEvent) -> bool:
-        """End a hold; False when there is none."""
 
     async def held(self, tenant_id: str, *, subject_id: str = "", conversation_id: str = "") -> bool:
         """Say whether a hold covers this person or conversation."""
@@ -252,6 +245,8 @@ class ComplianceStores(msgspec.Struct, frozen=True, kw_only=True):
     audit: AuditStore
     consents: ConsentStore
     retention: RetentionStore
+    holds: HoldStore
+    runs: RunStore
     rights: RightsStore
     events: EventFeed
     positions: Positions

@@ -1,11 +1,8 @@
-"""Retention policies and legal holds (R4.6): what is kept how long, and what may not be touched meanwhile."""
+"""Retention policies (R4.6): what is kept how long. Runs are in `retention_runs`, legal holds in `holds`."""
 
 from __future__ import annotations
 
 from sealwire.contracts.compliance import (
-    Hold,
-    Holds,
-    NewHold,
     NewRetentionPolicy,
     RetentionPolicies,
     RetentionPolicy,
@@ -13,7 +10,6 @@ from sealwire.contracts.compliance import (
 from sealwire.kit.caller import Caller
 from sealwire.kit.clock import Clock, rfc3339
 from sealwire.kit.codec import Page
-from sealwire.kit.ids import new_id
 from sealwire.kit.problem import Invalid, NotFound
 from sealwire.services.compliance.cursors import read_cursor, write_cursor
 from sealwire.services.compliance.events import change_event
@@ -23,7 +19,7 @@ RESOURCE_TYPES = ("messages", "media", "audit", "sessions", "exports")
 
 
 class Retention:
-    """The tenant's books of policies and holds."""
+    """The tenant's book of policies."""
 
     def __init__(self, *, store: RetentionStore, clock: Clock) -> None:
         self._store = store
@@ -75,43 +71,3 @@ class Retention:
         )
         if not await self._store.remove_policy(caller.tenant_id, resource_type, event):
             raise NotFound("There is no policy for this resource type.")
-
-    async def holds(self, caller: Caller, page: Page) -> Holds:
-        """Return the tenant's holds in force."""
-        found = await self._store.holds(caller.tenant_id, after=read_cursor(page.cursor), limit=page.limit + 1)
-        items = list(found[: page.limit])
-        more = len(found) > page.limit
-        return Holds(items=items, next_cursor=write_cursor(items[-1].hold_id) if more else None)
-
-    async def hold(self, caller: Caller, hold: NewHold) -> Hold:
-        """Put a hold on a person or a conversation. Raises: Invalid unless exactly one is named."""
-        if (hold.subject_id is None) == (hold.conversation_id is None):
-            raise Invalid("Name either subject_id or conversation_id.", path="$")
-        now_us = self._clock.now_us()
-        stored = Hold(
-            hold_id=new_id(),
-            reason=hold.reason,
-            created_at=rfc3339(now_us),
-            created_by=caller.user_id,
-            subject_id=hold.subject_id,
-            conversation_id=hold.conversation_id,
-        )
-        event = change_event(
-            caller,
-            "hold.put",
-            resource_type="hold",
-            resource_id=stored.hold_id,
-            at_us=now_us,
-            subject_id=hold.subject_id or "",
-            conversation_id=hold.conversation_id or "",
-        )
-        await self._store.put_hold(caller.tenant_id, stored, event)
-        return stored
-
-    async def release(self, caller: Caller, hold_id: str) -> None:
-        """End a hold. Raises: NotFound."""
-        event = change_event(
-            caller, "hold.released", resource_type="hold", resource_id=hold_id[:128], at_us=self._clock.now_us()
-        )
-        if not await self._store.release(caller.tenant_id, hold_id, event):
-            raise NotFound("There is no such hold.")

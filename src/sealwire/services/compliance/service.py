@@ -32,6 +32,7 @@ from sealwire.contracts.compliance import (
     VerifyQuery,
 )
 from sealwire.contracts.crypto import Crypto
+from sealwire.contracts.retention import NewRetentionRun, RetentionRun, RetentionRuns
 from sealwire.kit.caller import Caller, service_caller
 from sealwire.kit.clock import Clock
 from sealwire.kit.codec import Page
@@ -46,6 +47,7 @@ from sealwire.services.compliance.config import ComplianceConfig
 from sealwire.services.compliance.events import audit_entry
 from sealwire.services.compliance.evidence import Evidence
 from sealwire.services.compliance.gdpr import Consents
+from sealwire.services.compliance.keeping import Keeping
 from sealwire.services.compliance.live import Follower, LiveLog, Tail
 from sealwire.services.compliance.manifest import Manifest
 from sealwire.services.compliance.own_custody import OwnCustody
@@ -108,6 +110,10 @@ class ComplianceService(RightsAnswers):
             store=stores.rights, consents=stores.consents, audit=store, sealer=sealer,
             drop_archive=self.rights.exports.drop,
         )  # fmt: skip
+        self.keeping = Keeping(
+            stores=stores, pruning=self.pruning, drop_archive=self.rights.exports.drop, custodians=around.custodians,
+            clock=clock, config=config,
+        )  # fmt: skip
         self._relay = Consumer(
             name="compliance-audit",
             feed=stores.events,
@@ -127,6 +133,7 @@ class ComplianceService(RightsAnswers):
             self._signing = asyncio.create_task(self._sign_now_and_then(), name="audit-checkpoints")
             self._relay.start()
             await self.rights.start()
+            await self.keeping.start()
 
     async def drain(self) -> None:
         """End the live streams: their readers come back with the last `seq` they have."""
@@ -135,6 +142,7 @@ class ComplianceService(RightsAnswers):
     async def stop(self) -> None:
         """Record what is left, let the log's writes become durable, sign once more."""
         self._live.end()
+        await self.keeping.stop()
         await self.rights.stop()
         signing, self._signing = self._signing, None
         await self._relay.stop(drain=signing is not None)
@@ -269,13 +277,25 @@ class ComplianceService(RightsAnswers):
         await self._retention.remove_policy(caller, resource_type)
 
     async def holds(self, caller: Caller, page: Page) -> Holds:
-        """See `Retention.holds`."""
-        return await self._retention.holds(caller, page)
+        """See `HoldKeeper.holds`."""
+        return await self.keeping.holds.holds(caller, page)
 
     async def hold(self, caller: Caller, hold: NewHold) -> Hold:
-        """See `Retention.hold`."""
-        return await self._retention.hold(caller, hold)
+        """See `HoldKeeper.hold`."""
+        return await self.keeping.holds.hold(caller, hold)
 
     async def release(self, caller: Caller, hold_id: str) -> None:
-        """See `Retention.release`."""
-        await self._retention.release(caller, hold_id)
+        """See `HoldKeeper.release`."""
+        await self.keeping.holds.release(caller, hold_id)
+
+    async def start_run(self, caller: Caller, new: NewRetentionRun) -> RetentionRun:
+        """See `RetentionEngine.start_run`."""
+        return await self.keeping.engine.start_run(caller, new)
+
+    async def runs(self, caller: Caller, page: Page) -> RetentionRuns:
+        """See `RetentionEngine.runs`."""
+        return await self.keeping.engine.runs(caller, page)
+
+    async def run(self, caller: Caller, run_id: str) -> RetentionRun:
+        """See `RetentionEngine.run`."""
+        return await self.keeping.engine.run(caller, run_id)

@@ -1,0 +1,239 @@
+"""Legal holds, retention runs and their lists in compliance's file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import sha256
+from typing import Final
+
+import apsw
+import msgspec
+
+from sealwire.adapters.embedded.drivers.sqlite import Database
+from sealwire.adapters.embedded.outbox import SqliteOutbox
+from sealwire.contracts.compliance import Hold
+from sealwire.contracts.retention import ListUnusable, RunActive
+from sealwire.ports.events import NewEvent
+from sealwire.services.compliance.retention_ports import StoredRun
+
+# Holds of before this were known to compliance alone: they are placed again, everywhere.
+RETENTION_SCHEMA: Final = """
+ALTER TABLE hold ADD COLUMN state TEXT NOT NULL DEFAULT 'placing';
+ALTER TABLE hold ADD COLUMN in_force_at TEXT;
+CREATE INDEX hold_unsettled ON hold (tenant_id, hold_id) WHERE state <> 'in_force';
+CREATE TABLE retention_run (
+    run_id TEXT PRIMARY KEY,
+    tenant_id TEXT NOT NULL,
+    active INTEGER NOT NULL,
+    scheduled INTEGER NOT NULL,
+    started_us INTEGER NOT NULL,
+    body TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE UNIQUE INDEX retention_run_active ON retention_run (tenant_id) WHERE active;
+CREATE INDEX retention_run_of ON retention_run (tenant_id, run_id);
+CREATE INDEX retention_run_age ON retention_run (started_us);
+CREATE TABLE retention_item (
+    list_id TEXT NOT NULL,
+    resource_type TEXT NOT NULL,
+    resource_id TEXT NOT NULL,
+    PRIMARY KEY (list_id, resource_type, resource_id)
+) WITHOUT ROWID;
+"""
+_HOLD: Final = "hold_id, reason, created_at, created_by, subject_id, conversation_id, state, in_force_at"
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(StoredRun).decode
+
+
+def hold_of(row: tuple[object, ...]) -> Hold:
+    """Read the columns `_HOLD`."""
+    names = ("hold_id", "reason", "created_at", "created_by", "subject_id", "conversation_id", "state", "in_force_at")
+    return msgspec.convert(dict(zip(names, row, strict=True)), Hold)
+
+
+class SqliteHoldStore:
+    """`HoldStore` in the table `hold`."""
+
+    def __init__(self, db: Database, outbox: SqliteOutbox) -> None:
+        self._db = db
+        self._outbox = outbox
+
+    async def place(self, tenant_id: str, hold: Hold, event: NewEvent) -> None:
+        h = hold
+        row = (tenant_id, h.hold_id, h.reason, h.created_at, h.created_by, h.subject_id, h.conversation_id, h.state)
+        await self._change(f"INSERT INTO hold (tenant_id, {_HOLD}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL)", row, event)
+
+    async def confirm(self, tenant_id: str, hold_id: str, at: str, event: NewEvent) -> bool:
+        sql = "UPDATE hold SET state = 'in_force', in_force_at = ? WHERE tenant_id = ? AND hold_id = ? AND state = ?"
+        return await self._change(sql, (at, tenant_id, hold_id, "placing"), event)
+
+    async def begin_release(self, tenant_id: str, hold_id: str, event: NewEvent) -> bool:
+        sql = "UPDATE hold SET state = 'releasing' WHERE tenant_id = ? AND hold_id = ? AND state <> 'releasing'"
+        return await self._change(sql, (tenant_id, hold_id), event)
+
+    async def drop(self, tenant_id: str, hold_id: str, event: NewEvent) -> bool:
+        sql = "DELETE FROM hold WHERE tenant_id = ? AND hold_id = ? AND state = 'releasing'"
+        return await self._change(sql, (tenant_id, hold_id), event)
+
+    async def get(self, tenant_id: str, hold_id: str) -> Hold | None:
+        rows = self._db.read(f"SELECT {_HOLD} FROM hold WHERE tenant_id = ? AND hold_id = ?", (tenant_id, hold_id))
+        return hold_of(rows[0]) if rows else None
+
+    async def page(self, tenant_id: str, *, after: str, limit: int) -> Sequence[Hold]:
+        rows = self._db.read(
+            f"SELECT {_HOLD} FROM hold WHERE tenant_id = ? AND hold_id > ? ORDER BY hold_id LIMIT ?",
+            (tenant_id, after, limit),
+        )
+        return [hold_of(row) for row in rows]
+
+    async def covers(self, tenant_id: str, subject_id: str) -> bool:
+        return bool(
+            self._db.read("SELECT 1 FROM hold WHERE tenant_id = ? AND subject_id = ? LIMIT 1", (tenant_id, subject_id))
+        )
+
+    async def unsettled(self) -> Sequence[tuple[str, Hold]]:
+        rows = self._db.read(f"SELECT tenant_id, {_HOLD} FROM hold WHERE state <> 'in_force'")
+        return [(row[0], hold_of(row[1:])) for row in rows]
+
+    async def _change(self, sql: str, row: tuple[object, ...], event: NewEvent) -> bool:
+        def change(conn: apsw.Connection) -> bool:
+            conn.execute(sql, row)
+            if not conn.changes():
+                return False
+            self._outbox.append(conn, [event])
+            return True
+
+        return await self._db.write(change)
+
+
+class SqliteRunStore:
+    """`RunStore` in the tables `retention_run` and `retention_item`."""
+
+    def __init__(self, db: Database, outbox: SqliteOutbox) -> None:
+        self._db = db
+        self._outbox = outbox
+
+    async def begin(self, run: StoredRun, event: NewEvent, *, spends: str = "") -> None:
+        def begin(conn: apsw.Connection) -> None:
+            sql = "SELECT run_id FROM retention_run WHERE tenant_id = ? AND active"
+            active = conn.execute(sql, (run.tenant_id,)).get
+            if active is not None:
+                raise RunActive(f"The run {active} is under way.", run_id=active)
+            if spends:
+                body = conn.execute("SELECT body FROM retention_run WHERE run_id = ?", (spends,)).get
+                if body is None or (dry := _decode(body)).status != "listed":
+                    raise ListUnusable("Its list was executed before, or is none.")
+                _put(conn, msgspec.structs.replace(dry, status="spent"))
+            _put(conn, run)
+            self._outbox.append(conn, [event])
+
+        await self._db.write(begin)
+
+    async def save(self, run: StoredRun, event: NewEvent | None = None) -> None:
+        def save(conn: apsw.Connection) -> None:
+            _put(conn, run)
+            if event is not None:
+                self._outbox.append(conn, [event])
+
+        await self._db.write(save)
+
+    async def add(self, run: StoredRun, resource_type: str, ids: Sequence[str]) -> None:
+        rows = [(run.list_id, resource_type, id_) for id_ in ids]
+
+        def add(conn: apsw.Connection) -> None:
+            conn.executemany("INSERT OR IGNORE INTO retention_item VALUES (?, ?, ?)", rows)
+            _put(conn, run)
+
+        await self._db.write(add)
+
+    async def next(self, list_id: str, resource_type: str, limit: int) -> Sequence[str]:
+        rows = self._db.read(
+            "SELECT resource_id FROM retention_item WHERE list_id = ? AND resource_type = ?"
+            " ORDER BY resource_id LIMIT ?",
+            (list_id, resource_type, limit),
+        )
+        return [row[0] for row in rows]
+
+    async def take(self, run: StoredRun, resource_type: str, ids: Sequence[str]) -> None:
+        rows = [(run.list_id, resource_type, id_) for id_ in ids]
+
+        def take(conn: apsw.Connection) -> None:
+            conn.executemany(
+                "DELETE FROM retention_item WHERE list_id = ? AND resource_type = ? AND resource_id = ?", rows
+            )
+            _put(conn, run)
+
+        await self._db.write(take)
+
+    async def list_hash(self, list_id: str) -> str:
+        def hashed(conn: apsw.Connection) -> str:
+            digest = sha256()
+            for resource_type, resource_id in conn.execute(
+                "SELECT resource_type, resource_id FROM retention_item WHERE list_id = ?"
+                " ORDER BY resource_type, resource_id",
+                (list_id,),
+            ):
+                digest.update(f"{resource_type}/{resource_id}\n".encode())
+            return digest.hexdigest()
+
+        return await self._db.scan(hashed)
+
+    async def run(self, tenant_id: str, run_id: str) -> StoredRun | None:
+        rows = self._db.read("SELECT body FROM retention_run WHERE run_id = ? AND tenant_id = ?", (run_id, tenant_id))
+        return _decode(rows[0][0]) if rows else None
+
+    async def runs(self, tenant_id: str, *, before: str, limit: int) -> Sequence[StoredRun]:
+        rows = self._db.read(
+            "SELECT body FROM retention_run WHERE tenant_id = ?1 AND (?2 = '' OR run_id < ?2)"
+            " ORDER BY run_id DESC LIMIT ?3",
+            (tenant_id, before, limit),
+        )
+        return [_decode(body) for (body,) in rows]
+
+    async def active(self) -> Sequence[StoredRun]:
+        return [_decode(body) for (body,) in self._db.read("SELECT body FROM retention_run WHERE active")]
+
+    async def due_tenants(self, before_us: int) -> Sequence[str]:
+        rows = self._db.read(
+            "SELECT DISTINCT tenant_id FROM retention_policy p WHERE keep_days > 0 AND NOT EXISTS (SELECT 1"
+            " FROM retention_run r WHERE r.tenant_id = p.tenant_id AND (active OR scheduled AND r.started_us >= ?))",
+            (before_us,),
+        )
+        return [tenant_id for (tenant_id,) in rows]
+
+    async def forget(self, *, runs_before_us: int, lists_before_us: int, limit: int) -> int:
+        def forget(conn: apsw.Connection) -> int:
+            conn.execute(
+                "DELETE FROM retention_item WHERE (list_id, resource_type, resource_id) IN (SELECT list_id,"
+                " resource_type, resource_id FROM retention_item JOIN retention_run ON run_id = list_id"
+                " WHERE started_us < ? AND NOT EXISTS (SELECT 1 FROM retention_run a WHERE a.active"
+                " AND json_extract(a.body, '$.list_id') = retention_item.list_id) LIMIT ?)",
+                (lists_before_us, limit),
+            )
+            if deleted := int(conn.changes()):
+                return deleted
+            for body in conn.execute(
+                "SELECT body FROM retention_run WHERE started_us < ? AND NOT active"
+                " AND json_extract(body, '$.status') = 'listed' LIMIT ?",
+                (lists_before_us, limit),
+            ).fetchall():
+                _put(conn, msgspec.structs.replace(_decode(str(body[0])), status="spent", problem="nobody executed it"))
+            conn.execute(
+                "DELETE FROM retention_run WHERE run_id IN (SELECT run_id FROM retention_run r WHERE started_us < ?"
+                " AND NOT active AND NOT EXISTS (SELECT 1 FROM retention_item WHERE list_id = r.run_id) LIMIT ?)",
+                (runs_before_us, limit),
+            )
+            return int(conn.changes())
+
+        return await self._db.write(forget)
+
+    async def reclaim(self) -> int:
+        return await self._db.reclaim()
+
+
+def _put(conn: apsw.Connection, run: StoredRun) -> None:
+    scheduled = run.asked_by == "" and not run.dry_run
+    conn.execute(
+        "INSERT INTO retention_run VALUES (?1, ?2, ?3, ?4, ?5, ?6)"
+        " ON CONFLICT (run_id) DO UPDATE SET active = ?3, body = ?6",
+        (run.run_id, run.tenant_id, run.active, scheduled, run.started_us, _encode(run).decode()),
+    )

@@ -1,0 +1,125 @@
+"""Keeping and letting go: the holds, the engine, and compliance's own part of retention: records and exports."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+
+from sealwire.contracts.compliance import SERVICE
+from sealwire.contracts.custody import Disposal, Disposed, Due, DueItem, DueQuery, Reclaimed
+from sealwire.kit.caller import Caller
+from sealwire.kit.clock import Clock, parse_rfc3339
+from sealwire.services.compliance.config import ComplianceConfig
+from sealwire.services.compliance.holds import HoldKeeper
+from sealwire.services.compliance.job_ports import JobFilter, RightsStore, StoredJob
+from sealwire.services.compliance.ports import ComplianceStores
+from sealwire.services.compliance.pruning import Pruning
+from sealwire.services.compliance.retention_ports import HoldStore, RunStore
+from sealwire.services.compliance.retention_runs import RetentionEngine
+
+SEQ_DIGITS: Final = 12
+"""Records are listed by `seq` with leading zeros: so the order of a list is the order of the log."""
+
+
+class OwnShelf:
+    """`RetentionCustody` of compliance itself."""
+
+    def __init__(
+        self,
+        *,
+        pruning: Pruning,
+        rights: RightsStore,
+        holds: HoldStore,
+        runs: RunStore,
+        drop_archive: Callable[[StoredJob], Awaitable[None]],
+    ) -> None:
+        self._pruning = pruning
+        self._rights = rights
+        self._holds = holds
+        self._runs = runs
+        self._drop_archive = drop_archive
+
+    async def due(self, caller: Caller, resource_type: str, query: DueQuery) -> Due:
+        """See `RetentionCustody`. Of exports the archive is meant; the record of the job stays."""
+        before_us = parse_rfc3339(query.before)
+        if resource_type == "exports":
+            return await self._due_exports(caller.tenant_id, before_us, query)
+        found = await self._pruning.due(
+            caller.tenant_id, before_us=before_us, after_seq=int(query.cursor or 0), limit=query.limit
+        )
+        items = [DueItem(id=f"{record.seq:0{SEQ_DIGITS}d}", held=record.held) for record in found]
+        return Due(items=items, next_cursor=items[-1].id if len(items) == query.limit else None)
+
+    async def _due_exports(self, tenant_id: str, before_us: int, query: DueQuery) -> Due:
+        wanted = JobFilter(kind="export")
+        jobs = await self._rights.jobs(tenant_id, wanted, before=query.cursor or "", limit=query.limit)
+        items = [
+            DueItem(id=job.job_id, held=await self._holds.covers(tenant_id, job.subject_id))
+            for job in jobs
+            if job.archive is not None and job.finished_us is not None and job.finished_us < before_us
+        ]
+        return Due(items=items, next_cursor=jobs[-1].job_id if len(jobs) == query.limit else None)
+
+    async def dispose(self, caller: Caller, resource_type: str, disposal: Disposal) -> Disposed:
+        """See `RetentionCustody`. Of records the hashes stay."""
+        if resource_type == "exports":
+            return await self._dispose_exports(caller.tenant_id, disposal)
+        seqs = [int(id_) for id_ in disposal.ids if id_.isascii() and id_.isdigit()]
+        count = await self._pruning.prune(caller.tenant_id, seqs, run_id=disposal.run_id)
+        return Disposed(disposed=count.pruned, held=count.held, missing=len(disposal.ids) - count.pruned - count.held)
+
+    async def _dispose_exports(self, tenant_id: str, disposal: Disposal) -> Disposed:
+        gone = held = 0
+        for job_id in disposal.ids:
+            job = await self._rights.job(tenant_id, job_id)
+            if job is None or job.archive is None:
+                continue
+            if await self._holds.covers(tenant_id, job.subject_id):
+                held += 1
+                continue
+            await self._drop_archive(job)
+            gone += 1
+        return Disposed(disposed=gone, held=held, missing=len(disposal.ids) - gone - held)
+
+    async def reclaim(self, caller: Caller) -> Reclaimed:
+        """See `RetentionCustody`."""
+        return Reclaimed(reclaimed_bytes=await self._runs.reclaim())
+
+
+class Keeping:
+    """`holds` and `engine`, with one life."""
+
+    def __init__(
+        self,
+        *,
+        stores: ComplianceStores,
+        pruning: Pruning,
+        drop_archive: Callable[[StoredJob], Awaitable[None]],
+        custodians: Callable[[], Mapping[str, Any]],
+        clock: Clock,
+        config: ComplianceConfig,
+    ) -> None:
+        """`custodians` gives the services that hold data, asked anew for every step."""
+        self.holds = HoldKeeper(
+            store=stores.holds, custodians=custodians, clock=clock, patience_s=config.hold_patience_s
+        )
+        shelf = OwnShelf(
+            pruning=pruning, rights=stores.rights, holds=stores.holds, runs=stores.runs, drop_archive=drop_archive
+        )
+        self.engine = RetentionEngine(
+            runs=stores.runs,
+            policies=stores.retention,
+            custodians=lambda: {**custodians(), SERVICE: shelf},
+            clock=clock,
+            config=config,
+        )
+
+    async def start(self) -> None:
+        """Take up what was under way."""
+        await self.holds.start()
+        await self.engine.start()
+
+    async def stop(self) -> None:
+        """End; what is under way is taken up at the next start."""
+        await self.engine.stop()
+        await self.holds.stop()

@@ -1,0 +1,389 @@
+"""The retention engine (R4.6): a run lists what is past its time, commits to the list by its hash, and disposes of it.
+
+Every step is stored before the next begins, with the same batch after a crash: a run that was killed goes on exactly
+where it was. Between two batches the others have the disk for at least as long as the batch had it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Final
+
+from msgspec.structs import replace
+
+from sealwire.contracts.compliance import SERVICE
+from sealwire.contracts.custody import Disposal, DueQuery, RetentionCustody
+from sealwire.contracts.retention import ListUnusable, NewRetentionRun, RetentionRun, RetentionRuns, RunActive, RunPart
+from sealwire.kit.caller import Caller, service_caller
+from sealwire.kit.clock import US_PER_S, Clock, rfc3339
+from sealwire.kit.codec import Page
+from sealwire.kit.ids import new_id
+from sealwire.kit.problem import Invalid, NotFound
+from sealwire.ports.events import NewEvent
+from sealwire.services.compliance.config import ComplianceConfig
+from sealwire.services.compliance.cursors import read_cursor, write_cursor
+from sealwire.services.compliance.events import change_event
+from sealwire.services.compliance.retention_ports import PolicyStore, RunStore, StoredPart, StoredRun, counted
+
+OWNERS: Final = {"messages": "messaging", "media": "media", "sessions": "auth", "audit": SERVICE, "exports": SERVICE}
+"""Which service holds the resources of a type."""
+LISTED_AT_ONCE: Final = 500
+POLICIES: Final = 100
+PRUNED_AT_ONCE: Final = 1000
+CHUNK: Final = 200
+DAY_US: Final = 86_400 * US_PER_S
+LIST_KEPT_US: Final = 7 * DAY_US
+RUN_KEPT_US: Final = 365 * DAY_US
+LONGEST_LOOK_S: Final = 60.0
+LONGEST_PAUSE_S: Final = 10.0
+RECLAIM_PAUSE_S: Final = 0.02
+_log = logging.getLogger("sealwire.compliance")
+RetentionCustodians = Callable[[], Mapping[str, RetentionCustody]]
+
+
+class RetentionEngine:
+    """Runs of all tenants: one at a time of a tenant, each a task."""
+
+    def __init__(
+        self,
+        *,
+        runs: RunStore,
+        policies: PolicyStore,
+        custodians: RetentionCustodians,
+        clock: Clock,
+        config: ComplianceConfig,
+    ) -> None:
+        """`custodians` gives the services there are now, compliance among them."""
+        self._runs = runs
+        self._policies = policies
+        self._custodians = custodians
+        self._clock = clock
+        self._config = config
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._schedule: asyncio.Task[None] | None = None
+
+    # ---- life
+
+    async def start(self) -> None:
+        """Take up the runs that were under way, and begin to look at the schedule."""
+        if self._schedule is None:
+            for run in await self._runs.active():
+                self._go_on(run)
+            self._schedule = asyncio.get_running_loop().create_task(self._by_schedule(), name="retention-schedule")
+
+    async def stop(self) -> None:
+        """End; runs under way are taken up at the next start."""
+        schedule, self._schedule = self._schedule, None
+        tasks = [*self._tasks.values(), *([] if schedule is None else [schedule])]
+        self._tasks = {}
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with suppress(asyncio.CancelledError):
+                await task
+
+    async def settled(self, run_id: str) -> None:
+        """Wait until this process does nothing more about a run."""
+        if (task := self._tasks.get(run_id)) is not None:
+            await asyncio.wait({task})
+
+    # ---- use cases
+
+    async def start_run(self, caller: Caller, new: NewRetentionRun) -> RetentionRun:
+        """See `RetentionRunning.start_run`."""
+        if new.dry_run_id is not None:
+            if new.dry_run or new.resource_type is not None:
+                raise Invalid("A run that names a dry run does what the dry run found, no more.", path="$.dry_run_id")
+            return _shown(await self._execute(caller, new.dry_run_id))
+        run = await self._begin(caller, caller.user_id, dry_run=new.dry_run, resource_type=new.resource_type)
+        return _shown(run)
+
+    async def runs(self, caller: Caller, page: Page) -> RetentionRuns:
+        """Return the tenant's runs, the newest first."""
+        found = await self._runs.runs(caller.tenant_id, before=read_cursor(page.cursor), limit=page.limit + 1)
+        items = [_shown(run) for run in found[: page.limit]]
+        more = len(found) > page.limit
+        return RetentionRuns(items=items, next_cursor=write_cursor(items[-1].run_id) if more else None)
+
+    async def run(self, caller: Caller, run_id: str) -> RetentionRun:
+        """Return a run. Raises: NotFound."""
+        return _shown(await self._find(caller.tenant_id, run_id))
+
+    async def _find(self, tenant_id: str, run_id: str) -> StoredRun:
+        run = await self._runs.run(tenant_id, run_id)
+        if run is None:
+            raise NotFound("There is no such run.")
+        return run
+
+    async def _begin(
+        self, caller: Caller, asked_by: str, *, dry_run: bool = False, resource_type: str | None = None
+    ) -> StoredRun:
+        now_us = self._clock.now_us()
+        policies = await self._policies.policies(caller.tenant_id, after="", limit=POLICIES)
+        parts = tuple(
+            StoredPart(
+                resource_type=policy.resource_type,
+                keep_days=policy.keep_days,
+                action=policy.action,
+                before_us=now_us - policy.keep_days * DAY_US,
+            )
+            for policy in policies
+            if policy.keep_days and resource_type in (None, policy.resource_type)
+        )
+        run_id = new_id()
+        run = StoredRun(
+            run_id=run_id,
+            tenant_id=caller.tenant_id,
+            status="listing",
+            dry_run=dry_run,
+            asked_by=asked_by,
+            started_us=now_us,
+            batch=self._config.retention_batch,
+            list_id=run_id,
+            parts=parts,
+        )
+        event = self._event(caller, "retention.run_started", run, dry_run=dry_run)
+        await self._runs.begin(run, event)
+        self._go_on(run)
+        return run
+
+    async def _execute(self, caller: Caller, dry_run_id: str) -> StoredRun:
+        """Begin a run that takes over the list of a dry run."""
+        dry = await self._find(caller.tenant_id, dry_run_id)
+        if dry.status != "listed":
+            raise ListUnusable(f"The run is {dry.status}; only a finished dry run can be executed, once.")
+        found = await self._policies.policies(caller.tenant_id, after="", limit=POLICIES)
+        now = {(p.resource_type, p.keep_days, p.action) for p in found}
+        if changed := [p.resource_type for p in dry.parts if (p.resource_type, p.keep_days, p.action) not in now]:
+            raise ListUnusable(f"The policy for {', '.join(changed)} is another now; make a new dry run.")
+        run = replace(
+            dry,
+            run_id=new_id(),
+            status="disposing",
+            dry_run=False,
+            asked_by=caller.user_id,
+            started_us=self._clock.now_us(),
+            batch=self._config.retention_batch,
+            finished_us=0,
+        )
+        event = self._event(caller, "retention.run_started", run, dry_run=False, list_hash=run.list_hash)
+        await self._runs.begin(run, event, spends=dry_run_id)
+        self._go_on(run)
+        return run
+
+    # ---- a run
+
+    def _go_on(self, run: StoredRun) -> None:
+        task = asyncio.get_running_loop().create_task(self._until_done(run), name="retention-run")
+        self._tasks[run.run_id] = task
+        task.add_done_callback(lambda _: self._tasks.pop(run.run_id, None))
+
+    async def _until_done(self, run: StoredRun) -> None:
+        """Do what is left of a run; what fails is tried again from what is stored."""
+        pause_s = 0.1
+        while run.active:
+            try:
+                run = await self._step(run)
+                pause_s = 0.1
+            except Exception as error:
+                _log.warning("the retention run %s waits: %r", run.run_id, error)
+                await asyncio.sleep(pause_s)
+                pause_s = min(LONGEST_PAUSE_S, pause_s * 2)
+                with suppress(Exception):
+                    run = await self._runs.run(run.tenant_id, run.run_id) or run
+
+    async def _step(self, run: StoredRun) -> StoredRun:
+        if run.status == "listing":
+            return await self._list(run)
+        if run.status == "disposing":
+            return await self._dispose(run)
+        return await self._reclaim(run)
+
+    async def _list(self, run: StoredRun) -> StoredRun:
+        """List the next page; with the last one, commit to the list."""
+        caller = service_caller(SERVICE, run.tenant_id)
+        for place, part in enumerate(run.parts):
+            if part.cursor is None:
+                continue
+            query = DueQuery(
+                before=rfc3339(part.before_us),
+                action=part.action,  # type: ignore[arg-type]  # a policy has one of the two
+                limit=LISTED_AT_ONCE,
+                cursor=part.cursor or None,
+            )
+            began = self._clock.monotonic()
+            due = await self._owner(part).due(caller, part.resource_type, query)
+            ids = [item.id for item in due.items if not item.held]
+            part = replace(
+                part,
+                cursor=due.next_cursor,
+                due=part.due + len(due.items),
+                kept=part.kept + len(due.items) - len(ids),
+                listed=part.listed + len(ids),
+            )
+            run = _with(run, place, part)
+            await self._runs.add(run, part.resource_type, ids)
+            await self._yield(began)
+            return run
+        list_hash = await self._runs.list_hash(run.list_id)
+        listed = replace(
+            run,
+            status="listed" if run.dry_run else "disposing",
+            list_hash=list_hash,
+            finished_us=self._clock.now_us() if run.dry_run else 0,
+        )
+        counts = {p.resource_type: p.listed for p in run.parts}
+        await self._runs.save(listed, self._event(caller, "retention.listed", listed, list_hash=list_hash, **counts))
+        return listed
+
+    async def _dispose(self, run: StoredRun) -> StoredRun:
+        """Dispose of the next batch; after the last one go on with the disk."""
+        begun = any(p.disposed or p.held or p.missing for p in run.parts)
+        if not begun and await self._runs.list_hash(run.list_id) != run.list_hash:
+            return await self._fail(run, "the stored list is not the one that was committed to")
+        caller = service_caller(SERVICE, run.tenant_id)
+        for place, part in enumerate(run.parts):
+            # Every pruning of records is a record itself: fewer and larger ones.
+            batch = PRUNED_AT_ONCE if part.resource_type == "audit" else run.batch
+            ids = await self._runs.next(run.list_id, part.resource_type, batch)
+            if not ids:
+                continue
+            began = self._clock.monotonic()
+            disposal = Disposal(run_id=run.run_id, ids=list(ids), action=part.action)  # type: ignore[arg-type]  # as above
+            done = await self._owner(part).dispose(caller, part.resource_type, disposal)
+            run = _with(run, place, counted(part, done))
+            await self._runs.take(run, part.resource_type, ids)
+            await self._yield(began)
+            return run
+        run = replace(run, status="reclaiming")
+        await self._runs.save(run)
+        return run
+
+    async def _reclaim(self, run: StoredRun) -> StoredRun:
+        """Give disk space back, step by step, and end the run."""
+        caller = service_caller(SERVICE, run.tenant_id)
+        given = 0
+        owners = {OWNERS[part.resource_type] for part in run.parts if part.disposed}
+        for name in sorted(owners - {SERVICE}):
+            owner = self._custodians()[name]
+            while step := (await owner.reclaim(caller)).reclaimed_bytes:
+                given += step
+                await asyncio.sleep(RECLAIM_PAUSE_S)
+        while step := await self._runs.reclaim():
+            given += step
+            await asyncio.sleep(RECLAIM_PAUSE_S)
+        done = replace(run, status="done", reclaimed_bytes=given, finished_us=self._clock.now_us())
+        counts: dict[str, str | int] = {}
+        for part in run.parts:
+            for name in ("listed", "disposed", "held", "missing"):
+                counts[f"{part.resource_type}_{name}"] = getattr(part, name)
+        event = self._event(
+            caller, "retention.run_finished", done, list_hash=run.list_hash, reclaimed_bytes=given, **counts
+        )
+        await self._runs.save(done, event)
+        return done
+
+    async def _fail(self, run: StoredRun, problem: str) -> StoredRun:
+        failed = replace(run, status="failed", problem=problem, finished_us=self._clock.now_us())
+        caller = service_caller(SERVICE, run.tenant_id)
+        await self._runs.save(failed, self._event(caller, "retention.run_failed", failed, problem=problem))
+        return failed
+
+    async def _yield(self, began_s: float) -> None:
+        """Leave the disk to others for as long as it was ours, and a little more."""
+        took_s = self._clock.monotonic() - began_s
+        await asyncio.sleep(max(self._config.retention_pause_ms / 1000, min(took_s, 1.0)))
+
+    def _owner(self, part: StoredPart) -> RetentionCustody:
+        return self._custodians()[OWNERS[part.resource_type]]
+
+    def _event(self, caller: Caller, kind: str, run: StoredRun, **metadata: str | int) -> NewEvent:
+        return change_event(
+            caller,
+            kind,
+            resource_type="retention_run",
+            resource_id=run.run_id,
+            at_us=self._clock.now_us(),
+            **metadata,
+        )
+
+    # ---- the schedule
+
+    async def _by_schedule(self) -> None:
+        every_s = self._config.retention_every_s
+        while True:
+            try:
+                if every_s:
+                    await self.look()
+                await self.tidy()
+            except Exception as error:
+                _log.warning("the schedule of retention is looked at later: %r", error)
+            await asyncio.sleep(min(every_s or LONGEST_LOOK_S, LONGEST_LOOK_S))
+
+    async def look(self) -> Sequence[str]:
+        """Begin a run for every tenant whose last one by schedule is long enough ago. Return the tenants."""
+        before_us = self._clock.now_us() - int(self._config.retention_every_s * US_PER_S)
+        tenants = await self._runs.due_tenants(before_us)
+        for tenant_id in tenants:
+            with suppress(RunActive):
+                await self._begin(service_caller(SERVICE, tenant_id), "")
+        return tenants
+
+    async def tidy(self) -> None:
+        """Delete old lists that nobody executed, and old runs: the audit log remembers them."""
+        now_us = self._clock.now_us()
+        more = 1
+        while more:
+            more = await self._runs.forget(
+                runs_before_us=now_us - RUN_KEPT_US, lists_before_us=now_us - LIST_KEPT_US, limit=CHUNK
+            )
+            await asyncio.sleep(self._config.retention_pause_ms / 1000)
+
+
+def _with(run: StoredRun, place: int, part: StoredPart) -> StoredRun:
+    return replace(run, parts=(*run.parts[:place], part, *run.parts[place + 1 :]))
+
+
+def _shown(run: StoredRun) -> RetentionRun:
+    return RetentionRun(
+        run_id=run.run_id,
+        status=run.status,
+        dry_run=run.dry_run,
+        progress=_progress(run),
+        parts=[
+            RunPart(
+                resource_type=p.resource_type,
+                keep_days=p.keep_days,
+                action=p.action,
+                before=rfc3339(p.before_us),
+                due=p.due,
+                kept=p.kept,
+                listed=p.listed,
+                disposed=p.disposed,
+                held=p.held,
+                missing=p.missing,
+            )
+            for p in run.parts
+        ],
+        asked_by=run.asked_by,
+        started_at=rfc3339(run.started_us),
+        finished_at=rfc3339(run.finished_us) if run.finished_us else None,
+        list_hash=run.list_hash or None,
+        dry_run_id=run.list_id if run.list_id != run.run_id else None,
+        reclaimed_bytes=run.reclaimed_bytes,
+        problem=run.problem or None,
+    )
+
+
+def _progress(run: StoredRun) -> float:
+    """Return how far a run is: of disposing exactly; of listing by types; the disk is the last hundredth."""
+    if not run.active:
+        return 1.0
+    if run.status == "listing":
+        return 0.0 if not run.parts else 0.1 * sum(p.cursor is None for p in run.parts) / len(run.parts)
+    listed = sum(p.listed for p in run.parts)
+    gone = sum(p.disposed + p.held + p.missing for p in run.parts)
+    return 0.1 + 0.89 * (gone / listed if listed else 1.0)

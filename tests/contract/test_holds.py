@@ -1,0 +1,140 @@
+"""A legal hold is in force once every service has it, whatever happens on the way, and gone once all let it go."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from sealwire.contracts.compliance import AuditQuery, HoldPending, NewHold
+from sealwire.contracts.crypto import Destruction, NewKey
+from sealwire.kit.caller import Caller
+from sealwire.kit.codec import Page
+from sealwire.kit.problem import Conflict, Invalid, NotFound
+from sealwire.testing.keeping_room import KeepingRoom
+
+HOLDERS = ("crypto", "auth", "messaging", "media")
+
+
+@pytest.fixture
+async def room(tmp_path: Path) -> AsyncIterator[KeepingRoom]:
+    room = KeepingRoom(tmp_path)
+    await room.open()
+    yield room
+    await room.close()
+
+
+@pytest.fixture
+async def anna(room: KeepingRoom) -> Caller:
+    return await room.files.enter("anna")
+
+
+def copies(room: KeepingRoom) -> dict[str, int]:
+    """Return how many holds in force each service knows."""
+    people = room.messages.people
+    dbs = {
+        "crypto": people._crypto_db,
+        "auth": people.storage.db,
+        "messaging": room.messages.stores.db,
+        "media": room.files.db,
+    }
+    count = "SELECT count(*) FROM legal_hold WHERE released_us IS NULL"
+    return {name: int(db.read(count)[0][0]) for name, db in dbs.items()}
+
+
+async def states(room: KeepingRoom, by: Caller) -> list[str]:
+    return [hold.state for hold in (await room.compliance.service.holds(by, Page())).items]
+
+
+async def until(room: KeepingRoom, by: Caller, wanted: list[str]) -> None:
+    async with asyncio.timeout(20):
+        while await states(room, by) != wanted:  # noqa: ASYNC110 - a state in a file wakes nobody
+            await asyncio.sleep(0.01)
+
+
+async def test_a_hold_in_force_is_known_to_every_service(room: KeepingRoom, anna: Caller) -> None:
+    hold_id = await room.hold(anna, subject_id=anna.user_id)
+    assert copies(room) == dict.fromkeys(HOLDERS, 1)
+    hold = (await room.compliance.service.holds(anna, Page())).items[0]
+    assert (hold.hold_id, hold.state) == (hold_id, "in_force")
+    assert hold.in_force_at is not None
+    await room.compliance.service.release(anna, hold_id)
+    assert copies(room) == dict.fromkeys(HOLDERS, 0)
+    assert await states(room, anna) == []
+    with pytest.raises(NotFound):
+        await room.compliance.service.release(anna, hold_id)
+
+
+@pytest.mark.parametrize("out", HOLDERS)
+async def test_a_hold_is_not_acknowledged_while_a_service_is_out(room: KeepingRoom, anna: Caller, out: str) -> None:
+    room.doors[out].shut = True
+    with pytest.raises(HoldPending) as pending:
+        await room.hold(anna, subject_id=anna.user_id)
+    assert await states(room, anna) == ["placing"]
+    assert copies(room)[out] == 0
+    room.doors[out].shut = False
+    await until(room, anna, ["in_force"])
+    assert copies(room) == dict.fromkeys(HOLDERS, 1)
+    assert (await room.compliance.service.holds(anna, Page())).items[0].hold_id == pending.value.extra["hold_id"]
+
+
+@pytest.mark.parametrize("out", HOLDERS)
+async def test_what_was_under_way_goes_on_after_a_restart(room: KeepingRoom, anna: Caller, out: str) -> None:
+    room.doors[out].shut = True
+    with pytest.raises(HoldPending):
+        await room.hold(anna, subject_id=anna.user_id)
+    await room.close_compliance()
+    await room.open_compliance()
+    await until(room, anna, ["in_force"])
+    assert copies(room) == dict.fromkeys(HOLDERS, 1)
+    room.doors[out].shut = True
+    hold_id = (await room.compliance.service.holds(anna, Page())).items[0].hold_id
+    await room.compliance.service.release(anna, hold_id)
+    assert await states(room, anna) == ["releasing"]
+    await room.close_compliance()
+    await room.open_compliance()
+    await until(room, anna, [])
+    assert copies(room) == dict.fromkeys(HOLDERS, 0)
+
+
+async def test_a_hold_can_be_released_before_it_is_in_force(room: KeepingRoom, anna: Caller) -> None:
+    room.doors["media"].shut = True
+    with pytest.raises(HoldPending) as pending:
+        await room.hold(anna, subject_id=anna.user_id)
+    await room.compliance.service.release(anna, pending.value.extra["hold_id"])
+    room.doors["media"].shut = False
+    await until(room, anna, [])
+    assert copies(room) == dict.fromkeys(HOLDERS, 0)
+
+
+async def test_a_hold_names_one_thing(room: KeepingRoom, anna: Caller) -> None:
+    for wrong in (NewHold(reason="r"), NewHold(reason="r", subject_id="a", conversation_id="b")):
+        with pytest.raises(Invalid):
+            await room.compliance.service.hold(anna, wrong)
+
+
+async def test_keys_are_not_destroyed_under_a_hold(room: KeepingRoom, anna: Caller) -> None:
+    crypto = room.messages.people.crypto
+    key = await crypto.generate_key(anna, NewKey(key_type="aes-256-gcm"))
+    hold_id = await room.hold(anna, subject_id=anna.user_id)
+    with pytest.raises(Conflict, match="hold") as refused:
+        await crypto.schedule_destruction(anna, key.key_id, Destruction(delay_days=7))
+    assert refused.value.code == "legal_hold"
+    await room.compliance.service.release(anna, hold_id)
+    assert (await crypto.schedule_destruction(anna, key.key_id, Destruction(delay_days=7))).destroy_at is not None
+
+
+async def test_the_log_tells_of_a_holds_life(room: KeepingRoom, anna: Caller) -> None:
+    hold_id = await room.hold(anna, subject_id=anna.user_id)
+    await room.compliance.service.release(anna, hold_id)
+    async with asyncio.timeout(20):
+        while True:
+            query = AuditQuery(resource_type="hold", resource_id=hold_id)
+            records = (await room.compliance.service.query(anna, query)).items
+            if len(records) == 4:
+                break
+            await asyncio.sleep(0.02)
+    assert [r.action for r in records] == ["hold.put", "hold.in_force", "hold.released", "hold.ended"]
+    assert [r.actor.id for r in records][::2] == [anna.user_id, anna.user_id]

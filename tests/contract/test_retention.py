@@ -1,0 +1,252 @@
+"""Retention runs: what is past its time is listed, committed to, and disposed of exactly, minus what is held."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from sealwire.contracts.compliance import AuditQuery, NewRetentionPolicy, VerifyQuery
+from sealwire.contracts.messaging import Conversation, History, NewConversation
+from sealwire.contracts.retention import ListUnusable, NewRetentionRun, RetentionRun, RunActive
+from sealwire.kit.caller import Caller
+from sealwire.kit.codec import Page
+from sealwire.kit.problem import Invalid, NotFound
+from sealwire.services.compliance.config import ComplianceConfig
+from sealwire.testing.keeping_room import KeepingRoom
+
+DAY_S = 86_400
+
+
+@pytest.fixture
+async def room(tmp_path: Path) -> AsyncIterator[KeepingRoom]:
+    config = ComplianceConfig(retention_every_s=0, retention_pause_ms=0, retention_batch=2, hold_patience_s=5)
+    room = KeepingRoom(tmp_path, config=config)
+    await room.open()
+    yield room
+    await room.close()
+
+
+@pytest.fixture
+async def anna(room: KeepingRoom) -> Caller:
+    return await room.files.enter("anna")
+
+
+@pytest.fixture
+async def ben(room: KeepingRoom, anna: Caller) -> Caller:
+    return await room.files.enter("ben")
+
+
+async def keep(room: KeepingRoom, by: Caller, action: str = "tombstone", **days: int) -> None:
+    for resource_type, keep_days in days.items():
+        policy = NewRetentionPolicy(keep_days=keep_days, action=action)  # type: ignore[arg-type]  # one of the two
+        await room.compliance.service.set_policy(by, resource_type, policy)
+
+
+async def texts(room: KeepingRoom, who: Caller, where: Conversation) -> list[str | None]:
+    page = await room.messages.messaging.history(who, where.conversation_id, History(after_seq=0))
+    return [message.body for message in page.items]
+
+
+def counts(run: RetentionRun, resource_type: str = "messages") -> dict[str, int]:
+    part = next(part for part in run.parts if part.resource_type == resource_type)
+    return {name: getattr(part, name) for name in ("due", "kept", "listed", "disposed", "held", "missing")}
+
+
+async def test_a_dry_run_counts_and_changes_nothing(room: KeepingRoom, anna: Caller, ben: Caller) -> None:
+    group = await room.messages.group(anna, ben)
+    ids = [(await room.messages.say(who, group, "old")).message_id for who in (anna, ben, anna)]
+    room.clock.advance(10 * DAY_S)
+    await room.messages.say(anna, group, "young")
+    await keep(room, anna, messages=5, media=5)
+    await room.hold(anna, subject_id=ben.user_id)
+    run = await room.run(anna, dry_run=True)
+    assert (run.status, run.progress, run.dry_run) == ("listed", 1.0, True)
+    assert counts(run) == {"due": 3, "kept": 1, "listed": 2, "disposed": 0, "held": 0, "missing": 0}
+    lines = "".join(f"messages/{id_}\n" for id_ in sorted([ids[0], ids[2]]))
+    assert run.list_hash == sha256(lines.encode()).hexdigest()
+    assert await texts(room, anna, group) == ["old", "old", "old", "young"]
+
+
+async def test_a_run_disposes_of_exactly_the_list_of_its_dry_run(room: KeepingRoom, anna: Caller, ben: Caller) -> None:
+    group = await room.messages.group(anna, ben)
+    for who in (anna, ben, anna, anna):
+        await room.messages.say(who, group, "old")
+    room.clock.advance(10 * DAY_S)
+    await keep(room, anna, messages=5)
+    dry = await room.run(anna, dry_run=True)
+    room.clock.advance(6 * DAY_S)
+    await room.messages.say(anna, group, "not on the list")
+    await room.messages.messaging.delete(anna, group.conversation_id, 4)
+    await room.hold(anna, subject_id=ben.user_id)
+    room.clock.advance(6 * DAY_S)
+    run = await room.run(anna, dry_run_id=dry.run_id)
+    assert (run.status, run.list_hash, run.dry_run_id) == ("done", dry.list_hash, dry.run_id)
+    assert counts(run) == {"due": 4, "kept": 0, "listed": 4, "disposed": 2, "held": 1, "missing": 1}
+    assert await texts(room, anna, group) == [None, "old", None, None, "not on the list"]
+    with pytest.raises(ListUnusable):
+        await room.run(anna, dry_run_id=dry.run_id)
+    assert (await room.compliance.service.run(anna, dry.run_id)).status == "spent"
+
+
+async def test_a_list_is_of_no_use_once_the_policy_is_another(room: KeepingRoom, anna: Caller) -> None:
+    await keep(room, anna, messages=5)
+    dry = await room.run(anna, dry_run=True)
+    await keep(room, anna, messages=50)
+    with pytest.raises(ListUnusable):
+        await room.run(anna, dry_run_id=dry.run_id)
+    with pytest.raises(NotFound):
+        await room.run(anna, dry_run_id=(await room.run(anna, dry_run=True)).run_id[:-1] + "x")
+    with pytest.raises(Invalid):
+        await room.run(anna, dry_run_id=dry.run_id, dry_run=True)
+
+
+async def test_a_list_that_was_changed_in_the_file_is_not_executed(room: KeepingRoom, anna: Caller) -> None:
+    group = await room.messages.group(anna)
+    for _ in range(2):
+        await room.messages.say(anna, group, "old")
+    room.clock.advance(10 * DAY_S)
+    await keep(room, anna, messages=5)
+    dry = await room.run(anna, dry_run=True)
+    young = await room.messages.say(anna, group, "young")
+    runs = room.compliance.stores.runs
+    stored = await runs.run(anna.tenant_id, dry.run_id)
+    assert stored is not None
+    await runs.add(stored, "messages", [young.message_id])
+    run = await room.run(anna, dry_run_id=dry.run_id)
+    assert (run.status, run.problem) == ("failed", "the stored list is not the one that was committed to")
+    assert await texts(room, anna, group) == ["old", "old", "young"]
+
+
+async def test_all_types_of_a_tenant_and_of_no_other(room: KeepingRoom, anna: Caller) -> None:
+    other = await room.files.enter("olga", tenant="selftest-elsewhere")
+    for who in (anna, other):
+        group = await room.messages.messaging.create(who, NewConversation(kind="group", member_ids=[]))
+        await room.messages.say(who, group, "old")
+    await room.files.upload("anna", b"old")
+    await room.messages.people.auth.logout(anna)
+    room.clock.advance(10 * DAY_S)
+    await keep(room, anna, action="delete", messages=5, media=5, sessions=5, exports=5, audit=0)
+    run = await room.run(anna)
+    assert run.status == "done"
+    assert {part.resource_type for part in run.parts} == {"messages", "media", "sessions", "exports"}
+    assert [counts(run, name)["disposed"] for name in ("messages", "media", "sessions", "exports")] == [1, 1, 1, 0]
+    await room.files.service._sweeper.bury()
+    assert not [path for path in (room.folder / "blobs").rglob("*") if path.is_file()]
+    assert room.messages.stores.db.read("SELECT count(*) FROM message WHERE sealed IS NOT NULL") == [(1,)]
+    with pytest.raises(NotFound):
+        await room.compliance.service.run(other, run.run_id)
+    assert (await room.compliance.service.runs(other, Page())).items == []
+
+
+async def test_records_are_pruned_and_the_log_still_verifies(room: KeepingRoom, anna: Caller) -> None:
+    service = room.compliance.service
+    await keep(room, anna, messages=5)
+    await until_recorded(room, anna, "retention.policy_set", 1)
+    room.clock.advance(40 * DAY_S)
+    await keep(room, anna, action="delete", audit=30)
+    await until_recorded(room, anna, "retention.policy_set", 2)
+    run = await room.run(anna, resource_type="audit")
+    assert (run.status, counts(run, "audit")["disposed"]) == ("done", 1)
+    verdict = await service.verify(anna, VerifyQuery())
+    assert (verdict.ok, verdict.first_bad_seq) == (True, None)
+
+
+async def until_recorded(room: KeepingRoom, who: Caller, action: str, count: int) -> None:
+    async with asyncio.timeout(20):
+        while True:
+            records = await room.compliance.service.query(who, AuditQuery(action=action))
+            if len(records.items) >= count:
+                return
+            await asyncio.sleep(0.02)
+
+
+async def test_every_run_is_in_the_audit_log(room: KeepingRoom, anna: Caller) -> None:
+    await keep(room, anna, messages=5)
+    run = await room.run(anna)
+    await until_recorded(room, anna, "retention.run_finished", 1)
+    records = (await room.compliance.service.query(anna, AuditQuery(resource_id=run.run_id))).items
+    assert [r.action for r in records] == ["retention.run_started", "retention.listed", "retention.run_finished"]
+    assert records[1].metadata["list_hash"] == run.list_hash
+    assert records[0].actor.id == anna.user_id
+
+
+async def test_one_run_of_a_tenant_at_a_time(room: KeepingRoom, anna: Caller) -> None:
+    await keep(room, anna, messages=5)
+    room.doors["messaging"].shut = True
+    begun = await room.compliance.service.start_run(anna, NewRetentionRun())
+    with pytest.raises(RunActive):
+        await room.compliance.service.start_run(anna, NewRetentionRun(dry_run=True))
+    room.doors["messaging"].shut = False
+    async with asyncio.timeout(20):
+        await room.compliance.service.keeping.engine.settled(begun.run_id)
+    assert (await room.compliance.service.run(anna, begun.run_id)).status == "done"
+
+
+async def test_a_run_goes_on_after_a_restart_at_any_batch(room: KeepingRoom, anna: Caller) -> None:
+    group = await room.messages.group(anna)
+    for _ in range(7):
+        await room.messages.say(anna, group, "old")
+    room.clock.advance(10 * DAY_S)
+    await keep(room, anna, messages=5)
+    service = room.compliance.service
+    begun = await service.start_run(anna, NewRetentionRun())
+    for _ in range(40):  # broken off wherever it is
+        await room.close_compliance()
+        await room.open_compliance()
+        service = room.compliance.service
+        await asyncio.sleep(0)
+        if (await service.run(anna, begun.run_id)).status == "done":
+            break
+        await asyncio.sleep(0.01)
+    async with asyncio.timeout(20):
+        await service.keeping.engine.settled(begun.run_id)
+    run = await service.run(anna, begun.run_id)
+    assert (run.status, counts(run)["listed"]) == ("done", 7)
+    assert counts(run)["disposed"] == 7, "a batch that was done before the break counts as done, not as missing"
+    assert set(await texts(room, anna, group)) == {None}
+
+
+async def test_the_schedule_runs_once_an_interval(tmp_path: Path) -> None:
+    room = KeepingRoom(tmp_path, config=ComplianceConfig(retention_every_s=DAY_S, retention_pause_ms=0))
+    await room.open()
+    try:
+        anna = await room.files.enter("anna")
+        engine = room.compliance.service.keeping.engine
+        assert await engine.look() == []
+        await keep(room, anna, messages=5, media=0)
+        assert await engine.look() == [anna.tenant_id]
+        run = (await engine.runs(anna, Page())).items[0]
+        await engine.settled(run.run_id)
+        assert (run.asked_by, [part.resource_type for part in run.parts]) == ("", ["messages"])
+        assert await engine.look() == []
+        await room.close_compliance()
+        room.clock.advance(DAY_S - 10)
+        await room.open_compliance()
+        engine = room.compliance.service.keeping.engine
+        assert await engine.look() == [], "a restart is no reason to run again"
+        room.clock.advance(20)
+        assert await engine.look() == [anna.tenant_id]
+        await engine.settled((await engine.runs(anna, Page())).items[0].run_id)
+    finally:
+        await room.close()
+
+
+async def test_old_lists_and_old_runs_go(room: KeepingRoom, anna: Caller) -> None:
+    group = await room.messages.group(anna)
+    await room.messages.say(anna, group, "old")
+    room.clock.advance(10 * DAY_S)
+    await keep(room, anna, messages=5)
+    service = room.compliance.service
+    dry = await room.run(anna, dry_run=True)
+    room.clock.advance(8 * DAY_S)
+    await service.keeping.engine.tidy()
+    run = await service.run(anna, dry.run_id)
+    assert (run.status, run.problem) == ("spent", "nobody executed it")
+    assert await room.compliance.stores.runs.next(dry.run_id, "messages", 10) == []
+    room.clock.advance(400 * DAY_S)
+    await service.keeping.engine.tidy()
+    assert (await service.runs(anna, Page())).items == []
