@@ -1,0 +1,134 @@
+"""kill -9 around every step of an erasure: each life does one step, and the last one has nothing missing to certify."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sealwire.kit.files import count_in_files
+from sealwire.services.compliance.certificates import read_certificate
+from sealwire.services.compliance.notes import parse_key
+
+MAIL = "ottilie.quackenbush@example.org"
+WORD = "Rhabarberkompott"
+MESSAGES = 450
+LIVES = 60
+
+LIFE = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from random import Random
+
+from sealwire.adapters.embedded.blobs import FileBlobStore
+from sealwire.adapters.embedded.compliance import SqliteCompliance
+from sealwire.clients.key_ring import KeyRing
+from sealwire.contracts.gdpr import NewErasure
+from sealwire.kit.files import count_in_files
+from sealwire.services.compliance.config import ComplianceConfig
+from sealwire.services.compliance.job_ports import JobFilter
+from sealwire.services.compliance.rights import Surroundings
+from sealwire.services.compliance.service import ComplianceService
+from sealwire.testing.media_room import MediaRoom
+
+folder, first, when, policy = Path(sys.argv[1]), sys.argv[2] == "first", sys.argv[3], sys.argv[4]
+WORD, MESSAGES = sys.argv[5], int(sys.argv[6])
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def deadly(store):
+    # Before the save the step is done and nobody knows; after it the next one has not begun.
+    save, saves = store.save, 0
+
+    async def once(job, events=()):
+        nonlocal saves
+        saves += 1
+        if when == "before" and saves == 2:
+            die()
+        await save(job, events)
+        if when == "after" and saves == 1:
+            die()
+
+    if when != "never":
+        store.save = once
+
+
+async def main():
+    room = MediaRoom(folder)
+    await room.open()
+    people = room.messages.people
+    storage = SqliteCompliance.open(folder / "compliance.db")
+    deadly(storage.stores.rights)
+    service = ComplianceService(
+        stores=storage.stores, crypto=people.crypto,
+        keys=KeyRing(crypto=people.crypto, service="compliance", clock=room.clock),
+        around=Surroundings(
+            custodians=lambda: {
+                "auth": people.auth, "messaging": room.messages.messaging, "media": room.media,
+                "compliance": service, "crypto": people.crypto,
+            },
+            blobs=FileBlobStore(folder / "exports"),
+            count_in_data=lambda texts: asyncio.to_thread(count_in_files, [folder], texts),
+            rng=Random(1),
+        ),
+        clock=room.clock, config=ComplianceConfig(job_retry_base_s=0.01, job_retry_cap_s=0.02),
+    )
+    if first:
+        owner = await room.enter("bertil")
+        agnes = await room.enter("ottilie.quackenbush")
+        group = await room.messages.group(owner, agnes)
+        for number in range(MESSAGES):
+            await room.messages.say(agnes, group, f"{number} {WORD}")
+        await room.upload("ottilie.quackenbush", WORD.encode() * 9_000, conversation_id=group.conversation_id)
+        await service.start()
+        job = await service.request_erasure(agnes, NewErasure(messages=policy))
+        print(job.job_id, agnes.user_id, agnes.tenant_id, flush=True)
+        await service.rights.runner.settled(job.job_id)
+    else:
+        await service.start()
+        for job in await storage.stores.rights.unfinished():
+            await service.rights.runner.settled(job.job_id)
+    for job in await storage.stores.rights.jobs(sys.argv[7], JobFilter(), before="", limit=1):
+        print(job.status, job.public_key, flush=True)
+        (folder.parent / "certificate").write_text(job.certificate or "")
+    await service.stop()
+    await storage.close()
+    await room.close()
+
+asyncio.run(main())
+"""
+
+
+def live(folder: Path, *, first: bool, when: str, policy: str, tenant: str = "-") -> tuple[int, list[str]]:
+    """Live until the end or the kill; return the exit code and what was said."""
+    argv = [str(folder), "first" if first else "again", when, policy, WORD, str(MESSAGES), tenant]
+    done = subprocess.run([sys.executable, "-c", LIFE, *argv], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode in (0, -9), done.stderr[-3000:]
+    return done.returncode, done.stdout.split()
+
+
+@pytest.mark.parametrize("policy", ["tombstone", "anonymise"])
+def test_every_step_survives_a_kill(tmp_path, policy):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    code, said = live(folder, first=True, when="after", policy=policy)
+    assert code == -9
+    _, subject_id, tenant_id = said[:3]
+    kills = 1
+    for life in range(LIVES):
+        code, said = live(folder, first=False, when=("before", "after")[life % 2], policy=policy, tenant=tenant_id)
+        if code == 0:
+            break
+        kills += 1
+    assert (code, said[0]) == (0, "done"), "the erasure came to its end"
+    assert kills >= 8, "there was a kill around every step"
+    note = (tmp_path / "certificate").read_text()
+    statement = read_certificate(note, [parse_key(said[1])])
+    assert statement["subject_id"] == subject_id
+    assert statement["probe"]["found"] == 0
+    assert count_in_files([folder], [MAIL.encode(), WORD.encode()]) == 0
