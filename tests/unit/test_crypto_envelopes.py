@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+from functools import partial
 
 import pytest
 import rfc8785
@@ -18,6 +19,7 @@ from sealwire.kit.envelopes import (
     EnvelopeRefused,
     Sealed,
     SealingKey,
+    bind,
     canonical_context,
     envelope_key_id,
     gcm_decrypt,
@@ -29,6 +31,9 @@ from sealwire.kit.envelopes import (
 KEY = bytes(range(32))
 KEY_ID = bytes(range(100, 116))
 bodies = st.binary(max_size=300)
+contexts = st.binary(min_size=1, max_size=300)
+parts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=12)
+places = st.tuples(parts, parts, parts)
 
 
 def sealing_key(key: bytes = KEY, key_id: bytes = KEY_ID) -> SealingKey:
@@ -39,7 +44,13 @@ def flips(data: bytes) -> list[bytes]:
     return [data[:at] + bytes((data[at] ^ (1 << bit),)) + data[at + 1 :] for at in range(len(data)) for bit in range(8)]
 
 
-@given(bodies, bodies)
+def flipped(data: bytes, bit: int) -> bytes:
+    changed = bytearray(data)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
+
+
+@given(bodies, contexts)
 def test_a_bulk_envelope_opens_to_what_was_sealed(plaintext: bytes, aad: bytes) -> None:
     envelope = sealing_key().seal(plaintext, aad)
     assert len(envelope) == len(plaintext) + BULK_OVERHEAD_BYTES
@@ -47,7 +58,7 @@ def test_a_bulk_envelope_opens_to_what_was_sealed(plaintext: bytes, aad: bytes) 
     assert sealing_key().open(envelope, aad) == plaintext
 
 
-@given(bodies, bodies)
+@given(bodies, contexts)
 def test_a_single_envelope_opens_to_what_was_sealed(plaintext: bytes, aad: bytes) -> None:
     assert open_single(KEY, seal_single(KEY, plaintext, aad), aad) == plaintext
 
@@ -67,15 +78,15 @@ def test_every_flipped_bit_of_a_single_envelope_is_refused() -> None:
 
 @given(bodies, st.integers(0, 400))
 def test_a_cut_envelope_is_refused(plaintext: bytes, keep: int) -> None:
-    envelope = sealing_key().seal(plaintext, b"")
+    envelope = sealing_key().seal(plaintext, b"c")
     if keep < len(envelope):
         with pytest.raises(EnvelopeRefused):
-            sealing_key().open(envelope[:keep], b"")
+            sealing_key().open(envelope[:keep], b"c")
         with pytest.raises(EnvelopeRefused):
-            open_single(KEY, envelope[:keep], b"")
+            open_single(KEY, envelope[:keep], b"c")
 
 
-@given(bodies, bodies, bodies)
+@given(bodies, contexts, bodies)
 def test_another_context_is_refused(plaintext: bytes, aad: bytes, other: bytes) -> None:
     if aad == other:
         return
@@ -86,28 +97,63 @@ def test_another_context_is_refused(plaintext: bytes, aad: bytes, other: bytes) 
         open_single(KEY, seal_single(KEY, plaintext, aad), other)
 
 
+@given(bodies, contexts, st.data())
+def test_any_changed_bit_is_refused(plaintext: bytes, aad: bytes, data: st.DataObject) -> None:
+    """One bit, anywhere, of any envelope; and of its context."""
+    key = sealing_key()
+    for envelope, opened in (
+        (key.seal(plaintext, aad), key.open),
+        (seal_single(KEY, plaintext, aad), partial(open_single, KEY)),
+    ):
+        bit = data.draw(st.integers(0, len(envelope) * 8 - 1))
+        with pytest.raises(EnvelopeRefused):
+            opened(flipped(envelope, bit), aad)
+        bit = data.draw(st.integers(0, len(aad) * 8 - 1))
+        with pytest.raises(EnvelopeRefused):
+            opened(envelope, flipped(aad, bit))
+
+
+def test_without_a_context_nothing_is_sealed() -> None:
+    with pytest.raises(ValueError, match="needs a context"):
+        sealing_key().seal(b"x", b"")
+    with pytest.raises(ValueError, match="needs a context"):
+        seal_single(KEY, b"x", b"")
+
+
+@given(bodies, places, places)
+def test_tenant_purpose_and_record_are_bound_each_and_in_order(
+    plaintext: bytes, here: tuple[str, str, str], there: tuple[str, str, str]
+) -> None:
+    """No way to cut and join names makes one place another."""
+    assert (bind(*here) == bind(*there)) == (here == there)
+    if here != there:
+        key = sealing_key()
+        with pytest.raises(EnvelopeRefused):
+            key.open(key.seal(plaintext, bind(*here)), bind(*there))
+
+
 def test_another_key_or_key_id_is_refused() -> None:
-    envelope = sealing_key().seal(b"x", b"")
+    envelope = sealing_key().seal(b"x", b"c")
     for other in (sealing_key(key=os.urandom(32)), sealing_key(key_id=os.urandom(KEY_ID_BYTES))):
         with pytest.raises(EnvelopeRefused):
-            other.open(envelope, b"")
+            other.open(envelope, b"c")
 
 
 def test_nonces_never_repeat_across_draws() -> None:
     key = sealing_key()
-    nonces = {key.seal(b"", b"")[17:29] for _ in range(2_000)}
+    nonces = {key.seal(b"", b"c")[17:29] for _ in range(2_000)}
     assert len(nonces) == 2_000
     assert key.uses == 2_000
 
 
 def test_a_wiped_key_neither_seals_nor_opens() -> None:
     key = sealing_key()
-    envelope = key.seal(b"x", b"")
+    envelope = key.seal(b"x", b"c")
     key.wipe()
     with pytest.raises(EnvelopeRefused):
-        key.open(envelope, b"")
+        key.open(envelope, b"c")
     with pytest.raises(EnvelopeRefused):
-        key.seal(b"x", b"")
+        key.seal(b"x", b"c")
 
 
 def test_the_key_handed_in_may_be_wiped_afterwards() -> None:
@@ -180,7 +226,10 @@ def test_plain_gcm_opens_one_ciphertext_under_two_keys() -> None:
 
 
 def test_no_envelope_opens_under_two_keys() -> None:
-    """The same attack with full knowledge of both data keys and everything derived from them."""
+    """The same attack with full knowledge of both data keys and everything derived from them.
+
+    It opens without additional data, so that the forgery itself is one; sealing asks for some.
+    """
     from sealwire.kit import envelopes
 
     keys = [os.urandom(32), os.urandom(32)]
@@ -195,7 +244,7 @@ def test_no_envelope_opens_under_two_keys() -> None:
     candidates = [sealing_key(key=key) for key in keys]
     opened = 0
     for maker in candidates:  # with either key's own commitment in front
-        honest = maker.seal(b"", b"")
+        honest = maker.seal(b"", b"any")
         commitment = envelopes.sha256(maker._prefix + nonce).digest()
         envelope = honest[:17] + nonce + commitment + forged
         results = []
@@ -243,13 +292,13 @@ def test_the_api_form_round_trips_and_refuses(plaintext: bytes, aad: bytes) -> N
 
 def test_a_forked_process_does_not_use_the_same_nonces_again():
     key = SealingKey(key_id=bytes(16), key=bytes(32))
-    key.seal(b"x", b"")  # a block of nonces is drawn now
+    key.seal(b"x", b"c")  # a block of nonces is drawn now
     reader, writer = os.pipe()
     if os.fork() == 0:
-        os.write(writer, b"".join(key.seal(b"x", b"")[17:29] for _ in range(20)))
+        os.write(writer, b"".join(key.seal(b"x", b"c")[17:29] for _ in range(20)))
         os._exit(0)
     os.wait()
     theirs = os.read(reader, 4096)
-    ours = {key.seal(b"x", b"")[17:29] for _ in range(20)}
+    ours = {key.seal(b"x", b"c")[17:29] for _ in range(20)}
     assert len(theirs) == 240
     assert not ours & {theirs[at : at + 12] for at in range(0, 240, 12)}

@@ -140,7 +140,7 @@ def test_two_segments_of_the_same_bytes_share_nothing() -> None:
 
 
 def test_nothing_can_follow_the_end() -> None:
-    sealer = SegmentSealer(key=KEY, context=b"")
+    sealer = SegmentSealer(key=KEY, context=b"c")
     sealer.finish()
     for more in (lambda: sealer.update(b"x"), sealer.finish):
         with pytest.raises(ValueError, match="finished"):
@@ -148,7 +148,7 @@ def test_nothing_can_follow_the_end() -> None:
 
 
 def test_memory_stays_flat() -> None:
-    sealer = SegmentSealer(key=KEY, context=b"")
+    sealer = SegmentSealer(key=KEY, context=b"c")
     block = bytes(50_000)
     tracemalloc.start()
     for _ in range(200):  # 10 MB
@@ -161,7 +161,7 @@ def test_memory_stays_flat() -> None:
 
 def test_the_counter_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segments, "MAX_CHUNKS", 2)
-    sealer = SegmentSealer(key=KEY, context=b"")
+    sealer = SegmentSealer(key=KEY, context=b"c")
     sealer.update(bytes(2 * CHUNK_BYTES + 1))
     with pytest.raises(ValueError, match="2\\^32"):
         sealer.finish()

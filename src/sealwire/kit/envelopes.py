@@ -145,11 +145,14 @@ class SealingKey:
     def seal(self, plaintext: bytes, aad: bytes) -> bytes:
         """Seal under a fresh random nonce; `aad` is the context (tenant, purpose, record id) and isn't stored.
 
-        Raises: EnvelopeRefused when the key has been wiped.
+        Raises: EnvelopeRefused when the key has been wiped; ValueError without a context: what belongs nowhere in
+        particular could be moved anywhere.
         """
         cipher = self._cipher
         if cipher is None:
             raise EnvelopeRefused
+        if not aad:
+            raise ValueError("an envelope needs a context")
         try:
             nonce = _nonces.pop()
         except IndexError:
@@ -198,7 +201,12 @@ def envelope_key_id(envelope: bytes) -> bytes:
 
 
 def seal_single(key: bytes | bytearray, plaintext: bytes | bytearray, aad: bytes) -> bytes:
-    """Seal one thing under keys derived for it alone (fresh 256-bit salt): for keys and fields, at about 8 µs."""
+    """Seal one thing under keys derived for it alone (fresh 256-bit salt): for keys and fields, at about 8 µs.
+
+    Raises: ValueError without a context.
+    """
+    if not aad:
+        raise ValueError("an envelope needs a context")
     salt, nonce = os.urandom(SALT_BYTES), os.urandom(NONCE_BYTES)
     cipher, commitment_key = derive(key, salt=salt, info=_SINGLE_INFO)
     commitment = sha256(b"".join((commitment_key, salt, nonce, aad))).digest()

@@ -105,7 +105,12 @@ class SegmentSealer:
     __slots__ = ("_buffer", "_done", "_index", "_secrets", "header", "plain_bytes")
 
     def __init__(self, *, key: SealingKey, context: bytes) -> None:
-        """Draw a salt and derive; `key` may be wiped afterwards. `context` says what this is and where it belongs."""
+        """Draw a salt and derive; `key` may be wiped afterwards. `context` says what this is and where it belongs.
+
+        Raises: EnvelopeRefused when the key has been wiped; ValueError without a context.
+        """
+        if not context:
+            raise ValueError("a segment needs a context")
         head = _FORMAT + key.key_id + os.urandom(SALT_BYTES)
         self._secrets = _derive(key, head, context)
         self.header = head + self._secrets.commitment

@@ -1,0 +1,266 @@
+"""Every operation of crypto, one by one: where the wire contract puts it, what is recorded, and what never is."""
+
+from __future__ import annotations
+
+import logging
+from base64 import b64decode, b64encode
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sealwire.adapters.embedded.crypto import MIGRATIONS, SqliteKeyStore
+from sealwire.adapters.embedded.drivers.sqlite import Database
+from sealwire.contracts.crypto import (
+    OPERATIONS,
+    Ciphertext,
+    CiphertextBatch,
+    Crypto,
+    DataKeyDestruction,
+    DataKeyRequest,
+    DecryptionFailed,
+    Destruction,
+    KeyChange,
+    NewKey,
+    Plaintext,
+    PlaintextBatch,
+    RewrapStep,
+    Sealed,
+    Signable,
+    SignedMessage,
+    SystemDataKeyRequest,
+    SystemSignable,
+    WrappedKey,
+)
+from sealwire.kit.caller import Caller, Principal, service_caller
+from sealwire.kit.codec import Page
+from sealwire.kit.operation import Policy
+from sealwire.kit.permission import Role
+from sealwire.services.crypto.config import CryptoConfig
+from sealwire.services.crypto.events import audit_entry
+from sealwire.services.crypto.providers import FileKeyProvider
+from sealwire.services.crypto.service import CryptoService
+from sealwire.testing.clock import ManualClock
+
+ANNA = Caller(
+    principal=Principal(kind="user", tenant_id="t1", subject="anna", role=Role.ADMIN, auth_time_s=4_000_000_000)
+)
+MESSAGING = service_caller("messaging", "t1")
+PLAIN = b"attack at dawn, by the eastern gate"
+SECRET = b64encode(PLAIN).decode()
+CONTEXT = {"record": "7", "purpose": "plans"}
+
+PUBLIC = {
+    ("POST", "/crypto/keys"), ("GET", "/crypto/keys"), ("GET", "/crypto/keys/{key_id}"),
+    ("POST", "/crypto/keys/{key_id}/rotate"), ("PATCH", "/crypto/keys/{key_id}"),
+    ("POST", "/crypto/keys/{key_id}/schedule-destruction"), ("POST", "/crypto/keys/{key_id}/cancel-destruction"),
+    ("POST", "/crypto/keys/{key_id}/encrypt"), ("POST", "/crypto/keys/{key_id}/decrypt"),
+    ("POST", "/crypto/master/encrypt"), ("POST", "/crypto/master/decrypt"),
+    ("POST", "/crypto/keys/{key_id}/encrypt-batch"), ("POST", "/crypto/keys/{key_id}/decrypt-batch"),
+    ("POST", "/crypto/keys/{key_id}/rewrap"), ("POST", "/crypto/keys/{key_id}/data-key"),
+    ("POST", "/crypto/keys/{key_id}/sign"), ("POST", "/crypto/keys/{key_id}/verify"),
+    ("POST", "/crypto/keys/{key_id}/hmac"), ("POST", "/crypto/master/rewrap"),
+}  # fmt: skip
+"""The Crypto table of the wire contract, and the sweep after a rotation."""
+
+
+class Walk:
+    """A service, and one of everything made by it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.db = Database.open(folder / "crypto.db", MIGRATIONS)
+        self.store = SqliteKeyStore(self.db)
+        self.service = CryptoService(
+            store=self.store, provider=FileKeyProvider.open(folder / "kek"), clock=ManualClock(),
+            config=CryptoConfig(reserve_uses=16, journal_window_ms=1),
+        )  # fmt: skip
+
+    async def open(self) -> None:
+        await self.service.start()
+        crypto: Crypto = self.service
+        self.aes = (await crypto.generate_key(ANNA, NewKey())).key_id
+        self.doomed = (await crypto.generate_key(ANNA, NewKey())).key_id
+        self.signer = (await crypto.generate_key(ANNA, NewKey(key_type="ed25519"))).key_id
+        self.mac = (await crypto.generate_key(ANNA, NewKey(key_type="hmac-sha256"))).key_id
+        self.sealed = await crypto.encrypt(ANNA, self.aes, plain())
+        self.master = await crypto.encrypt_with_master_key(ANNA, plain())
+        self.signature = await crypto.sign(ANNA, self.signer, Signable(message=SECRET))
+        self.current = await crypto.system_data_key(MESSAGING, SystemDataKeyRequest(context={"scope": "c1"}))
+        await crypto.schedule_destruction(ANNA, self.doomed, Destruction(delay_days=1))
+
+    async def close(self) -> None:
+        await self.service.stop()
+        await self.db.close()
+
+    async def new_entries(self) -> list[Any]:
+        """Return the audit records since the last time."""
+        self.service._journal.sum_up()
+        await self.service._journal.flush()
+        events = await self.store.feed.read(self.seen, 1000)
+        self.seen = events[-1].position if events else self.seen
+        return [audit_entry(event) for event in events]
+
+    seen = 0
+
+
+@pytest.fixture
+async def walk(tmp_path: Path) -> AsyncIterator[Walk]:
+    walk = Walk(tmp_path)
+    await walk.open()
+    yield walk
+    await walk.close()
+
+
+def plain() -> Plaintext:
+    return Plaintext(plaintext=SECRET, context=CONTEXT)
+
+
+def back(sealed: Sealed, **changes: Any) -> Ciphertext:
+    members = {
+        "ciphertext": sealed.ciphertext, "iv": sealed.iv, "auth_tag": sealed.auth_tag, "version": sealed.version,
+        "context": CONTEXT,
+    }  # fmt: skip
+    return Ciphertext(**{**members, **changes})
+
+
+Call = Callable[[Walk], Awaitable[Any]]
+# What each operation is called with, and the record it leaves; None: reads of what is no secret leave none.
+CALLS: dict[str, tuple[Call, str | None]] = {
+    "generate_key": (lambda w: w.service.generate_key(ANNA, NewKey(name="k")), "crypto.key.created"),
+    "keys": (lambda w: w.service.keys(ANNA, Page()), None),
+    "key": (lambda w: w.service.key(ANNA, w.aes), None),
+    "rotate": (lambda w: w.service.rotate(ANNA, w.aes), "crypto.key.rotated"),
+    "change_key": (
+        lambda w: w.service.change_key(ANNA, w.mac, KeyChange(state="decrypt_only")), "crypto.key.state_changed",
+    ),
+    "schedule_destruction": (
+        lambda w: w.service.schedule_destruction(ANNA, w.signer, Destruction()), "crypto.key.destruction_scheduled",
+    ),
+    "cancel_destruction": (
+        lambda w: w.service.cancel_destruction(ANNA, w.doomed), "crypto.key.destruction_cancelled",
+    ),
+    "encrypt": (lambda w: w.service.encrypt(ANNA, w.aes, plain()), "crypto.encrypt"),
+    "decrypt": (lambda w: w.service.decrypt(ANNA, w.aes, back(w.sealed)), "crypto.decrypt"),
+    "encrypt_batch": (
+        lambda w: w.service.encrypt_batch(ANNA, w.aes, PlaintextBatch(items=[plain()] * 3)), "crypto.encrypt",
+    ),
+    "decrypt_batch": (
+        lambda w: w.service.decrypt_batch(ANNA, w.aes, CiphertextBatch(items=[back(w.sealed)] * 3)), "crypto.decrypt",
+    ),
+    "rewrap": (lambda w: w.service.rewrap(ANNA, w.aes, back(w.sealed)), "crypto.rewrap"),
+    "data_key": (lambda w: w.service.data_key(ANNA, w.aes, DataKeyRequest(context=CONTEXT)), "crypto.data_key.created"),
+    "sign": (lambda w: w.service.sign(ANNA, w.signer, Signable(message=SECRET)), "crypto.sign"),
+    "verify": (
+        lambda w: w.service.verify(
+            ANNA, w.signer, SignedMessage(message=SECRET, signature=w.signature.signature, version=1)
+        ),
+        "crypto.verify",
+    ),
+    "hmac": (lambda w: w.service.hmac(ANNA, w.mac, Signable(message=SECRET)), "crypto.hmac"),
+    "encrypt_with_master_key": (lambda w: w.service.encrypt_with_master_key(ANNA, plain()), "crypto.encrypt"),
+    "decrypt_with_master_key": (
+        lambda w: w.service.decrypt_with_master_key(ANNA, back(w.master)), "crypto.decrypt",
+    ),
+    "system_data_key": (
+        lambda w: w.service.system_data_key(MESSAGING, SystemDataKeyRequest(context={"scope": "c1"})),
+        "crypto.data_key.loaded",
+    ),
+    "open_data_key": (
+        lambda w: w.service.open_data_key(MESSAGING, WrappedKey(wrapped=w.current.wrapped, context={"scope": "c1"})),
+        "crypto.data_key.opened",
+    ),
+    "destroy_data_keys": (
+        lambda w: w.service.destroy_data_keys(MESSAGING, DataKeyDestruction(scope="c1")), "crypto.data_key.destroyed",
+    ),
+    "system_sign": (
+        lambda w: w.service.system_sign(MESSAGING, SystemSignable(name="s", message=SECRET)), "crypto.sign",
+    ),
+}  # fmt: skip
+
+
+async def rewrap_keys(walk: Walk) -> Any:
+    """There is something to move only after the master key was rotated."""
+    await walk.service.rotate(ANNA, walk.master.key_id)
+    return await walk.service.rewrap_keys(ANNA, RewrapStep())
+
+
+CALLS["rewrap_keys"] = (rewrap_keys, "crypto.keys.rewrapped")
+OWN = {name for name, operation in OPERATIONS.items() if "/custody/" not in operation.path}
+
+
+def test_the_walk_leaves_nothing_out() -> None:
+    assert set(CALLS) == OWN
+
+
+def test_the_public_operations_are_those_of_the_wire_contract() -> None:
+    public = {(o.verb, o.path) for name, o in OPERATIONS.items() if name in OWN and o.policy is not Policy.SERVICE}
+    assert public == PUBLIC
+    assert all(OPERATIONS[name].needs is not None for name in OWN if OPERATIONS[name].policy is not Policy.SERVICE)
+
+
+@pytest.mark.parametrize("name", sorted(CALLS))
+async def test_each_operation_is_recorded_without_what_it_was_about(
+    walk: Walk, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    await walk.new_entries()
+    call, action = CALLS[name]
+    answer = await call(walk)
+    entries = await walk.new_entries()
+    if action is None:
+        assert entries == []
+        return
+    entry, *others = [e for e in entries if e.action == action]
+    assert len(others) == (name == "rewrap"), "a rewrap is an opening and a sealing"
+    assert (entry.tenant_id, entry.outcome, entry.resource_type) == ("t1", "success", "key")
+    assert entry.actor.id in ("anna", "messaging")
+    assert entry.metadata.get("count", 1) == (3 if name.endswith("_batch") else entry.metadata.get("count", 1))
+    stored = b"".join(event.data for event in await walk.store.feed.read(0, 1000))
+    for secret in secrets_of(walk, answer):
+        assert secret not in stored
+        assert secret not in caplog.text.encode()
+
+
+def secrets_of(walk: Walk, answer: Any) -> list[bytes]:
+    """Return what must stand in no record and no log: the text, keys in the clear, and the material of every key."""
+    clear = [text for text in (getattr(answer, "plaintext", ""), walk.current.plaintext) if text]
+    found = [PLAIN, SECRET.encode(), *(text.encode() for text in clear), *(b64decode(text) for text in clear)]
+    for live in walk.service._chain._keys.values():
+        for material in live.materials.values():
+            found += [bytes(material._root), b64encode(material._root), material._root.hex().encode()]
+    return found
+
+
+FAILURES: dict[str, dict[str, Any]] = {
+    "changed text": {"ciphertext": b64encode(b"x" * len(PLAIN)).decode()},
+    "changed nonce": {"iv": b64encode(bytes(12)).decode()},
+    "changed tag": {"auth_tag": b64encode(bytes(16)).decode()},
+    "short nonce": {"iv": b64encode(bytes(8)).decode()},
+    "short tag": {"auth_tag": b64encode(bytes(4)).decode()},
+    "no tag": {"auth_tag": ""},
+    "another context": {"context": {"record": "8", "purpose": "plans"}},
+    "another purpose": {"context": {"record": "7", "purpose": "menus"}},
+    "no context": {"context": {}},
+    "more context": {"context": {**CONTEXT, "more": "x"}},
+    "no such version": {"version": 9},
+}
+
+
+@pytest.mark.parametrize("fault", sorted(FAILURES))
+async def test_whatever_does_not_fit_fails_alike_and_is_recorded(walk: Walk, fault: str) -> None:
+    await walk.new_entries()
+    told = set()
+    for call in (
+        walk.service.decrypt(ANNA, walk.aes, back(walk.sealed, **FAILURES[fault])),
+        walk.service.decrypt_with_master_key(ANNA, back(walk.master, **FAILURES[fault])),
+        walk.service.rewrap(ANNA, walk.aes, back(walk.sealed, **FAILURES[fault])),
+        walk.service.decrypt_batch(
+            ANNA, walk.aes, CiphertextBatch(items=[back(walk.sealed), back(walk.sealed, **FAILURES[fault])])
+        ),
+    ):
+        with pytest.raises(DecryptionFailed) as refused:
+            await call
+        told.add((refused.value.status, refused.value.code, refused.value.detail))
+    assert told == {(422, "decryption_failed", "Decryption failed")}
+    assert [entry.outcome for entry in await walk.new_entries()] == ["failure"] * 4
