@@ -43,6 +43,21 @@ def test_production_refuses_what_is_for_load_tests(tmp_path):
     assert load(data).auth.registration == "invite"
 
 
+def test_passkeys_are_for_a_domain_that_the_pages_are_of(tmp_path):
+    with pytest.raises(SettingError, match=r"auth\.passkey_rp_id"):
+        load(tmp_path, SEALWIRE_AUTH__PASSKEY_RP_ID="example.org", SEALWIRE_SERVER__PUBLIC_URL="https://example.com")
+    with pytest.raises(SettingError, match=r"auth\.passkey_origins"):
+        load(tmp_path, SEALWIRE_AUTH__PASSKEY_ORIGINS="http://example.org")
+    with pytest.raises(SettingError, match=r"server\.public_url"):
+        load(tmp_path, SEALWIRE_SERVER__PUBLIC_URL="chat.example.org")
+    loaded = load(
+        tmp_path,
+        SEALWIRE_AUTH__PASSKEY_RP_ID="example.org",
+        SEALWIRE_AUTH__PASSKEY_ORIGINS="https://chat.example.org,https://example.org",
+    )
+    assert loaded.auth.passkey_origins == ("https://chat.example.org", "https://example.org")
+
+
 def test_only_our_own_folder_is_removed(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "thesis.doc").write_text("years of work")

@@ -17,6 +17,7 @@ from sealwire.boundary.config import BoundaryConfig
 from sealwire.kit.config import Setting, SettingError
 from sealwire.kit.config import load as load_sections
 from sealwire.services.auth.config import AuthConfig
+from sealwire.services.auth.relying_party import party_of
 from sealwire.services.compliance.config import ComplianceConfig
 from sealwire.services.crypto.config import CryptoConfig
 from sealwire.services.crypto.providers import FileKeyProvider
@@ -147,6 +148,10 @@ def load(
         raise SettingError("gateway.rate_limits: `off` is refused in production")
     if production and registration == "open":
         raise SettingError("auth.registration: `open` is refused in production; use `invite` or `closed`")
+    try:
+        party_of(settings.auth, settings.server.public_url or "http://localhost")
+    except ValueError as error:
+        raise SettingError(str(error)) from None
     return settings, found
 
 

@@ -11,6 +11,7 @@ import asyncio
 import base64
 import binascii
 import importlib
+import sys
 from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
@@ -94,7 +95,8 @@ def challenge_in(client_data_json: str, kind: Literal["webauthn.create", "webaut
 
 async def load_library() -> None:
     """Load it in a thread: it takes a third of a second that the event loop has not."""
-    await asyncio.to_thread(importlib.import_module, "webauthn")
+    if not hasattr(sys.modules.get("webauthn"), "__all__"):  # its last statement: there from when it is loaded whole
+        await asyncio.to_thread(importlib.import_module, "webauthn")
 
 
 async def check_registration(party: Party, response: RegistrationResponse, challenge: bytes) -> NewKey:

@@ -27,13 +27,14 @@ def party_of(config: AuthConfig, public_url: str) -> Party:
     An address of this machine becomes `localhost`: browsers make no passkeys for a number, and take http there only.
     Raises: ValueError naming the setting, when an origin can't use the id (WebAuthn Level 3, section 5.1.3 step 8).
     """
-    origins = tuple(_origin(text) for text in config.passkey_origins) or (_origin(_named(public_url)),)
+    named = tuple(_origin(text, "auth.passkey_origins") for text in config.passkey_origins)
+    origins = named or (_origin(_named(public_url), "server.public_url"),)
     rp_id = config.passkey_rp_id or urlsplit(origins[0]).hostname or ""
     for origin in origins:
         parts = urlsplit(origin)
         host = parts.hostname or ""
         if host != rp_id and not host.endswith("." + rp_id):
-            raise ValueError(f"auth.passkey_origins: {origin} is not of the domain {rp_id} (auth.passkey_rp_id)")
+            raise ValueError(f"auth.passkey_rp_id: {origin} is not of the domain {rp_id}; see auth.passkey_origins")
         local = host == _LOCAL or host.endswith("." + _LOCAL)
         # Browsers make no passkeys there. An address that merely follows from others does not stop the start.
         if parts.scheme != "https" and not local and config.passkey_origins:
@@ -55,11 +56,11 @@ def _named(url: str) -> str:
     return f"{parts.scheme}://{_LOCAL}{port}"
 
 
-def _origin(url: str) -> str:
+def _origin(url: str, setting: str) -> str:
     """Return the origin of a URL as browsers write it (RFC 6454 section 6.2). Raises: ValueError for no web address."""
     parts = urlsplit(url)
     if parts.scheme not in _PORTS or not parts.hostname:
-        raise ValueError(f"auth.passkey_origins: {url!r} is no web address such as https://chat.example.org")
+        raise ValueError(f"{setting}: {url!r} is no web address such as https://chat.example.org")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname.encode("idna").decode("ascii")
     port = "" if parts.port in (None, _PORTS[parts.scheme]) else f":{parts.port}"
     return f"{parts.scheme}://{host}{port}"
