@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import subprocess
+import sys
 import time
 import zipfile
 from base64 import b64encode
@@ -94,7 +96,7 @@ class Scene:
         return count_in_files([self.installation.data], needles)
 
 
-def test_a_person_is_erased_and_the_log_stays_proven(installation):
+def test_a_person_is_erased_and_the_log_stays_proven(installation, tmp_path):
     scene = Scene(installation)
     owner, agnes = scene.owner, scene.agnes
     until(
@@ -128,6 +130,17 @@ def test_a_person_is_erased_and_the_log_stays_proven(installation):
         lambda: owner.http.get("/compliance/audit", params={"action": "gdpr.erasure.completed"}).json()["items"]
     )
     assert told[0]["metadata"]["certificate_sha256"] == digest(job["certificate"]) == job["certificate_sha256"]
+
+    # Anybody can verify it, with the key alone.
+    (tmp_path / "erasure.json").write_text(json.dumps(job))
+    (tmp_path / "key").write_text(job["public_key"] + "\n")
+    command = [sys.executable, "-m", "sealwire.cli.main", "gdpr", "verify-certificate", "erasure.json", "--key", "key"]
+    genuine = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert genuine.returncode == 0, genuine.stderr
+    assert genuine.stdout.startswith("ok")
+    assert job["certificate_sha256"] in genuine.stdout
+    (tmp_path / "erasure.json").write_text(json.dumps(job).replace(agnes.user_id, owner.user_id))
+    assert subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=60).returncode == 1
 
     # Nothing is left, in no file, in no index, in no answer.
     assert scene.raw() == 0

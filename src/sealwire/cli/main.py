@@ -12,6 +12,7 @@ import typer
 
 from sealwire.cli.audit_commands import audit, rotate_checkpoint
 from sealwire.cli.drill_commands import drill
+from sealwire.cli.gdpr import gdpr
 from sealwire.cli.keys import migrate_provider, rewrap
 from sealwire.cli.tenants import operator, tenant
 from sealwire.cli.terminal import DEFAULT_DATA, EXIT_FAILED, EXIT_USAGE, Data, Json, fail, say_json
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 keys = typer.Typer(help="Keys of the installation.", no_args_is_help=True)
 app.add_typer(audit, name="audit")
+app.add_typer(gdpr, name="gdpr")
 app.add_typer(keys, name="keys")
 keys.command("migrate-provider")(migrate_provider)
 keys.command("rewrap")(rewrap)
