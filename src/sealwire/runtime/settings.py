@@ -67,6 +67,9 @@ class CacheConfig(msgspec.Struct, frozen=True, kw_only=True):
             pattern=r"^$|^(redis|rediss|valkey|valkeys|unix)://.+$",
         ),
     ] = ""
+    ca: Annotated[
+        str, Meta(description="File (PEM) of the authorities that sign its certificate; empty: those of the machine")
+    ] = ""
     prefix: Annotated[
         str, Meta(description="Begins every key of this installation", pattern=r"^[A-Za-z0-9_.-]{1,64}$")
     ] = "sealwire"

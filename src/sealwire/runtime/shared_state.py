@@ -55,10 +55,9 @@ class SharedState:
         from sealwire.adapters.distributed.socket import RedisPresence
 
         timeout_s = config.timeout_ms / 1000
-        driver = RedisDriver(url=config.url, prefix=config.prefix, timeout_s=timeout_s, connections=config.connections)
-        reader = RedisDriver(
-            url=config.url, prefix=config.prefix, timeout_s=timeout_s, connections=1, patience_s=WAIT_MS / 1000
-        )
+        common: dict[str, Any] = {"url": config.url, "ca": config.ca, "prefix": config.prefix, "timeout_s": timeout_s}
+        driver = RedisDriver(**common, connections=config.connections)
+        reader = RedisDriver(**common, connections=1, patience_s=WAIT_MS / 1000)
         bus = RedisBus(driver=driver, reader=reader, rng=rng)
         presence = RedisPresence(driver=driver, clock=clock, rng=rng)
         return cls(

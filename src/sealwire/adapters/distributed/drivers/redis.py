@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Any, Final, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
@@ -40,14 +41,26 @@ class RedisDriver:
         timeout_s: float = 0.25,
         connections: int = 16,
         patience_s: float = 0.0,
+        ca: str = "",
     ) -> None:
         """`timeout_s` bounds a whole call: waiting for a connection, connecting, asking, and the answer.
 
-        `patience_s` is added for calls that wait for news (`XREAD BLOCK`). Raises: ValueError for an unknown scheme.
+        `patience_s` is added for calls that wait for news (`XREAD BLOCK`). `ca` is a file of the authorities trusted by
+        `rediss` and `valkeys`, whose certificate and name are always checked. Raises: ValueError for an unknown scheme,
+        for options in the address, which could take checks and time limits away, or for authorities of no use.
         """
-        scheme = urlsplit(url).scheme
+        parts = urlsplit(url)
+        scheme = parts.scheme
         if scheme not in ADDRESSES:
             raise ValueError(f"unknown scheme {scheme!r}; one of {', '.join(ADDRESSES)}")
+        if set(parse_qs(parts.query, keep_blank_values=True)) - ({"db"} if scheme == "unix" else set()):
+            raise ValueError("the cache's address takes no options")
+        secure = ADDRESSES[scheme] == "rediss"
+        if ca and not secure:
+            raise ValueError("authorities are for rediss and valkeys: this address is spoken to in the clear")
+        if ca and not Path(ca).is_file():
+            raise ValueError(f"{ca}: no such file")
+        tls = {"ssl_cert_reqs": "required", "ssl_check_hostname": True, **({"ssl_ca_certs": ca} if ca else {})}
         self.prefix = prefix
         self._bound_s = timeout_s + patience_s
         pool = BlockingConnectionPool.from_url(
@@ -56,6 +69,7 @@ class RedisDriver:
             timeout=timeout_s,
             socket_timeout=self._bound_s,
             **({} if scheme == "unix" else {"socket_connect_timeout": timeout_s, "socket_keepalive": True}),
+            **(tls if secure else {}),
             retry=Retry(NoBackoff(), 0),
             protocol=2,
         )
