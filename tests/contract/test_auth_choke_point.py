@@ -89,6 +89,10 @@ ENDS: dict[str, frozenset[str]] = {
     "end_client": NOTHING,
     "consents": NOTHING,
     "end_consent": NOTHING,
+    # contracts/external.py: an identity is a way in; what came in by it stays, as with a second factor
+    "providers": NOTHING,
+    "identities": NOTHING,
+    "end_identity": NOTHING,
     # contracts/api_keys.py
     "api_keys": NOTHING,
     "add_api_key": NOTHING,

@@ -41,10 +41,10 @@ class World:
         self.status = 200
         self.fault: Exception | None = None
 
-    async def get(self, url: str) -> Answer:
+    async def get(self, url: str, bearer: str = "") -> Answer:
         raise AssertionError("nobody asks for documents here")
 
-    async def post(self, url: str, form: Mapping[str, str], *, basic: tuple[str, str] | None = None) -> Answer:
+    async def post(self, url: str, form: Mapping[str, str], basic: tuple[str, str] | None = None) -> Answer:
         if self.fault is not None:
             raise self.fault
         self.posts.append((url, dict(form)))

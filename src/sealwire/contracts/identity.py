@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
-from sealwire.contracts import api_keys, auth, credentials, custody, openid, passkeys, tenancy
+from sealwire.contracts import api_keys, auth, credentials, custody, external, openid, passkeys, tenancy
 from sealwire.kit.operation import table
 
 OPERATIONS: Final = table(
@@ -15,6 +15,7 @@ OPERATIONS: Final = table(
     *tenancy.OPERATIONS.values(),
     *custody.operations(auth.SERVICE, custody.SUBJECT, custody.HOLDS, custody.RETENTION),
     *openid.OPERATIONS.values(),
+    *external.OPERATIONS.values(),
 )
 
 
@@ -28,6 +29,7 @@ class Identity(
     custody.HoldCustody,
     custody.RetentionCustody,
     openid.OpenId,
+    external.External,
     Protocol,
 ):
     """Auth with everything, in this process or another."""

@@ -34,6 +34,7 @@ from sealwire.kit.problem import Unavailable
 from sealwire.ports.events import Consumer, Event, EventFeed, Positions
 from sealwire.ports.mail import Mailer
 from sealwire.runtime.key_jobs import KeyJobs
+from sealwire.services.auth.external_routes import external_routes
 from sealwire.services.auth.openid_routes import openid_routes, with_apps
 from sealwire.services.auth.routes import routes as auth_routes
 from sealwire.services.auth.service import AuthService
@@ -230,7 +231,10 @@ async def build_auth(assembly: Assembly) -> Room:
         stop=_in_turn(service.stop, storage.close),
         checks=service.checks,
         routes=lambda edge: with_apps(auth_routes(service, edge), service.openid),
-        gateway_routes=lambda edge: openid_routes(service.openid, edge),
+        gateway_routes=lambda edge: [
+            *openid_routes(service.openid, edge),
+            *external_routes(service.external, edge),
+        ],
         relay=relay,
     )
 

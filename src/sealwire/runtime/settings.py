@@ -31,7 +31,7 @@ FILE = "sealwire.toml"
 INSTALLATION = "installation.json"
 RUNNING = "running.json"
 MARKER = "sealwire-data"
-SECRETS = frozenset({"auth.owner_token", "auth.smtp_password", "auth.legacy"})
+SECRETS = frozenset({"auth.owner_token", "auth.smtp_password", "auth.legacy", "auth.providers"})
 """Settings whose values are never shown."""
 
 

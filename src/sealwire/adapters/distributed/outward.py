@@ -29,11 +29,11 @@ class HttpOutward:
         """`networks` may be called beside public addresses; plain http only on this machine."""
         self._networks: tuple[Network, ...] = tuple(ipaddress.ip_network(text) for text in networks)
 
-    async def get(self, url: str) -> Answer:
+    async def get(self, url: str, bearer: str = "") -> Answer:
         """See `Outward.get`."""
-        return await self._call("GET", url)
+        return await self._call("GET", url, bearer=bearer)
 
-    async def post(self, url: str, form: Mapping[str, str], *, basic: tuple[str, str] | None = None) -> Answer:
+    async def post(self, url: str, form: Mapping[str, str], basic: tuple[str, str] | None = None) -> Answer:
         """See `Outward.post`."""
         return await self._call("POST", url, form, basic)
 
@@ -49,7 +49,12 @@ class HttpOutward:
         return named or (address.is_global and not address.is_multicast)
 
     async def _call(
-        self, verb: str, url: str, form: Mapping[str, str] | None = None, basic: tuple[str, str] | None = None
+        self,
+        verb: str,
+        url: str,
+        form: Mapping[str, str] | None = None,
+        basic: tuple[str, str] | None = None,
+        bearer: str = "",
     ) -> Answer:
         import aiohttp
         from yarl import URL
@@ -64,6 +69,7 @@ class HttpOutward:
             resolver=_guarded(lambda text: self.allows(text, plain=plain)), use_dns_cache=False, force_close=True
         )
         timeout = aiohttp.ClientTimeout(total=TIMEOUT_S, sock_connect=CONNECT_S)
+        headers = {"Accept": "application/json", **({"Authorization": f"Bearer {bearer}"} if bearer else {})}
         auth = None if basic is None else aiohttp.BasicAuth(*basic)
         try:
             async with (
@@ -72,7 +78,7 @@ class HttpOutward:
                 ) as session,
                 session.request(
                     verb, URL(url, encoded=True), data=None if form is None else dict(form), auth=auth,
-                    allow_redirects=False, headers={"Accept": "application/json"},
+                    allow_redirects=False, headers=headers,
                 ) as answer,
             ):  # fmt: skip
                 return Answer(status=answer.status, body=await _read(answer), content_type=answer.content_type)

@@ -8,6 +8,7 @@ from pathlib import Path
 import apsw
 
 from sealwire.adapters.embedded.auth_api_keys import SqliteApiKeyStore
+from sealwire.adapters.embedded.auth_external import SqliteIdentityStore
 from sealwire.adapters.embedded.auth_feed import SqliteRevocationStore
 from sealwire.adapters.embedded.auth_keeping import HELD_KEY, HELD_SESSION, SqliteSessionKeeping
 from sealwire.adapters.embedded.auth_letters import SqliteInvitationStore, SqliteLetterStore, SqliteResetStore
@@ -27,6 +28,7 @@ from sealwire.services.auth.ports import AuthStores
 from sealwire.services.auth.records import NewRevocation, SigningKeyRecord
 
 SWEEP_ROWS = 500
+CODE_KEPT_S = 3_600
 TENANTS_A_STEP = 100
 _EXPIRED = (
     "DELETE FROM session WHERE session_id IN"
@@ -51,6 +53,9 @@ _INVITATIONS = (
 _CODES = (
     "DELETE FROM openid_grant WHERE grant_id IN"
     " (SELECT grant_id FROM openid_grant WHERE redeemed_us = 0 AND created_us < ? LIMIT ?)"
+)
+_SPENT_FLOWS = (
+    "DELETE FROM external_spent WHERE flow_id IN (SELECT flow_id FROM external_spent WHERE until_us < ? LIMIT ?)"
 )
 _REVOCATIONS = (
     "DELETE FROM revocation WHERE number IN (SELECT number FROM revocation WHERE expires_at_s BETWEEN 1 AND ? LIMIT ?)"
@@ -78,6 +83,7 @@ class SqliteAuth:
             invitations=SqliteInvitationStore(db, self._outbox),
             letters=SqliteLetterStore(db, self._outbox),
             api_keys=SqliteApiKeyStore(db, self._outbox, feed),
+            identities=SqliteIdentityStore(db, self._outbox),
             openid=OpenIdStores(
                 clients=SqliteClientStore(db, self._outbox),
                 grants=SqliteGrantStore(db, self._outbox),
@@ -185,7 +191,8 @@ class SqliteUpkeep:
                 (_EXPIRED, over_before_us),
                 (_ENDED, over_before_us),
                 (_API_KEYS, over_before_us),
-                (_CODES, over_before_us),
+                (_CODES, now_us - CODE_KEPT_S * US_PER_S),
+                (_SPENT_FLOWS, now_us),
                 (_CHALLENGES, now_us),
                 (EXPIRED_CHALLENGES, now_us),
                 (_RESETS, now_us),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from sealwire.adapters.embedded.auth_external import EXTERNAL_SCHEMA
 from sealwire.adapters.embedded.auth_keeping import SESSIONS_SCHEMA
 from sealwire.adapters.embedded.auth_openid import OPENID_SCHEMA
 from sealwire.adapters.embedded.auth_passkeys import PASSKEYS_SCHEMA
@@ -223,5 +224,6 @@ MIGRATIONS: Final = (
     PASSKEYS_SCHEMA,
     _SUBJECTS + HOLDS_SCHEMA,
     OPENID_SCHEMA,
+    EXTERNAL_SCHEMA,
     SESSIONS_SCHEMA,
 )

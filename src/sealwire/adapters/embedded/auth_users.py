@@ -9,6 +9,7 @@ import apsw
 import msgspec
 
 from sealwire.adapters.embedded.auth_api_keys import end_keys_of
+from sealwire.adapters.embedded.auth_external import insert_identity
 from sealwire.adapters.embedded.auth_feed import SqliteRevocationStore
 from sealwire.adapters.embedded.auth_letters import spend_invitation, spend_reset
 from sealwire.adapters.embedded.drivers.sqlite import Database, Row
@@ -20,6 +21,7 @@ from sealwire.contracts.tenancy import Quotas
 from sealwire.kit.permission import Role
 from sealwire.kit.problem import QuotaExceeded
 from sealwire.ports.events import NewEvent
+from sealwire.services.auth.external_records import IdentityRecord
 from sealwire.services.auth.ports import EventsOf
 from sealwire.services.auth.records import Cut, NewRevocation, TenantRecord, UserRecord
 
@@ -225,7 +227,7 @@ class SqliteUserStore:
 
     async def add(
         self, user: UserRecord, *, most: int, claim_owner: bool, needs_claim: bool, events_of: EventsOf,
-        spends_invitation: str = "",
+        spends_invitation: str = "", identity: IdentityRecord | None = None,
     ) -> UserRecord:  # fmt: skip
         def add(conn: apsw.Connection) -> UserRecord:
             found: list[Row] = conn.execute(
@@ -244,6 +246,8 @@ class SqliteUserStore:
             first = claim_owner and not claimed
             added = _with_role(user, Role.OWNER) if first else user
             _insert(conn, added)
+            if identity is not None:
+                insert_identity(conn, identity)
             conn.execute(
                 "UPDATE tenant SET users = users + 1, owner_claimed = owner_claimed OR ? WHERE tenant_id = ?",
                 (first or user.role is Role.OWNER, user.tenant_id),

@@ -27,6 +27,27 @@ class LegacyIssuer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             raise ValueError("a legacy issuer is named by `kid` or by `iss`")
 
 
+class ExternalProvider(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An identity provider people may sign in through (`[[auth.providers]]`), for one tenant.
+
+    `sign_up`: who has no account gets one. `trust_email`: then also with an address the provider did not verify.
+    """
+
+    name: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
+    issuer: Annotated[str, Meta(pattern=r"^https?://[^\s?#@]+$", max_length=256)]
+    client_id: Annotated[str, Meta(min_length=1, max_length=256)]
+    client_secret: str = ""
+    scopes: tuple[str, ...] = ("openid", "profile", "email")
+    tenant: str = "default"
+    sign_up: bool = False
+    trust_email: bool = False
+    label: str = ""
+
+    def __post_init__(self) -> None:
+        if "openid" not in self.scopes:
+            raise ValueError("a provider is asked for the scope openid")
+
+
 class AuthConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Who may come in, for how long, and at what cost."""
 
@@ -160,6 +181,10 @@ class AuthConfig(msgspec.Struct, frozen=True, kw_only=True):
     mfa_tenants: Annotated[
         tuple[str, ...],
         Meta(description="Tenants (id or slug, `*`: all) that ask for a second factor; who has none may only enrol"),
+    ] = ()
+    providers: Annotated[
+        tuple[ExternalProvider, ...],
+        Meta(description="Identity providers people may sign in through (OpenID Connect)"),
     ] = ()
     legacy: Annotated[
         tuple[LegacyIssuer, ...], Meta(description="Issuers of the legacy token format still accepted")

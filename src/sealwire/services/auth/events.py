@@ -65,6 +65,8 @@ class Kind(StrEnum):
     APP_SIGNED_IN = "auth.openid.signed-in"
     CODE_REPLAYED = "auth.openid.code-replayed"
     APP_TOLD = "auth.openid.logout-told"
+    IDENTITY_LINKED = "auth.external-identity.linked"
+    IDENTITY_UNLINKED = "auth.external-identity.unlinked"
     KEY_ROTATED = "auth.signing-key.rotated"
 
 

@@ -145,6 +145,18 @@ class Logins:
             raise MfaFailed
         return granted
 
+    async def admit(self, caller: Caller, user: UserRecord, *, amr: tuple[str, ...]) -> LoginResult:
+        """Let in whom somebody else vouches for; a second factor of ours is asked for all the same.
+
+        Raises: BadCredentials when they were deactivated meanwhile.
+        """
+        if user.mfa:
+            return await self._challenge(caller, user)
+        granted = await self._sessions.open(caller, user, amr=amr, forgive=())
+        if granted is None:
+            raise BadCredentials(_FAILED)
+        return granted
+
     # ---- again, in a session
 
     async def step_up(self, caller: Caller, user: UserRecord, proof: StepUp) -> LoginResult:

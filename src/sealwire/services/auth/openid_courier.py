@@ -27,7 +27,7 @@ GATHER_S: Final = 0.2
 FIRST_WAIT_S: Final = 2.0
 LONGEST_WAIT_S: Final = 900.0
 GIVEN_UP_S: Final = 12 * 3_600
-"""Before the session's row goes, a day after its end (upkeep.py)."""
+"""Before the session's row goes, a day after its end at the earliest (`auth.session_record_days`)."""
 
 
 class LogoutCourier:

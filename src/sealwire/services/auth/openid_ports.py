@@ -104,10 +104,10 @@ class Outward(Protocol):
     for exactly the address connected to, so no name can lead inside (SSRF). No Redis or MongoDB is involved.
     """
 
-    async def get(self, url: str) -> Answer:
+    async def get(self, url: str, bearer: str = "") -> Answer:
         """Read a document. Raises: OutwardRefused for an address that may not be called, OSError for an outage."""
 
-    async def post(self, url: str, form: Mapping[str, str], *, basic: tuple[str, str] | None = None) -> Answer:
+    async def post(self, url: str, form: Mapping[str, str], basic: tuple[str, str] | None = None) -> Answer:
         """Post a form. Raises: as `get`."""
 
 

@@ -18,6 +18,7 @@ import msgspec
 from sealwire.contracts.auth import Revocation
 from sealwire.contracts.tenancy import Quotas
 from sealwire.ports.events import EventFeed, NewEvent, Positions
+from sealwire.services.auth.external_records import IdentityRecord, IdentityStore
 from sealwire.services.auth.model import Failures, LockoutRules, Rotation
 from sealwire.services.auth.openid_ports import OpenIdStores
 from sealwire.services.auth.passkey_store import PasskeyStore, Removal
@@ -99,14 +100,16 @@ class UserStore(Protocol):
 
     async def add(
         self, user: UserRecord, *, most: int, claim_owner: bool, needs_claim: bool, events_of: EventsOf,
-        spends_invitation: str = "",
+        spends_invitation: str = "", identity: IdentityRecord | None = None,
     ) -> UserRecord:  # fmt: skip
         """Store a user; with `claim_owner`, the tenant's first one becomes its owner. Atomic.
 
         The tenant's flag `owner_claimed` is read and set in the same transaction, so two first registrations make one
         owner (MongoDB: a conditional update of the tenant's document). `needs_claim`: refuse when the flag is set.
         `spends_invitation`: the id of an invitation that is used up by it, and by one registration only.
-        Raises: EmailTaken; QuotaExceeded past `most` users; RegistrationClosed; InvitationInvalid when it is gone.
+        `identity`: an identity elsewhere that is linked to the user with it.
+        Raises: EmailTaken; QuotaExceeded past `most` users; RegistrationClosed; InvitationInvalid when it is gone;
+        IdentityTaken.
         """
 
     async def by_email(self, tenant_id: str, email_index: bytes) -> UserRecord | None:
@@ -382,6 +385,7 @@ class AuthStores(msgspec.Struct, frozen=True, kw_only=True):
     api_keys: ApiKeyStore
     subjects: SubjectStore
     openid: OpenIdStores
+    identities: IdentityStore
     keys: KeyStore
     keeping: SessionKeeping
     upkeep: Upkeep

@@ -57,6 +57,8 @@ from sealwire.services.auth.api_keys import KeyCabinet
 from sealwire.services.auth.breached import breached_in
 from sealwire.services.auth.config import AuthConfig
 from sealwire.services.auth.events import Journal, Kind
+from sealwire.services.auth.external_logins import ExternalLogins
+from sealwire.services.auth.external_service import ExternalService
 from sealwire.services.auth.invitations import Guestbook
 from sealwire.services.auth.lockout import Lockout
 from sealwire.services.auth.logins import Logins
@@ -91,7 +93,7 @@ from sealwire.services.auth.users import Roster
 from sealwire.services.auth.vault import Vault
 
 
-class AuthService(TenancyService, SubjectService, RetentionService, PasskeyService, OpenIdService):
+class AuthService(TenancyService, SubjectService, RetentionService, PasskeyService, OpenIdService, ExternalService):
     """Tenants, users, credentials, tokens, sessions and what ended (implements `contracts.identity.Identity`).
 
     `events` and `positions` are for the audit relay, which turns events into entries by `audit_entries`.
@@ -181,6 +183,11 @@ class AuthService(TenancyService, SubjectService, RetentionService, PasskeyServi
             issuer=issuer_of(config, public_url),
         )  # fmt: skip
         OpenIdService.__init__(self, openid=openid)
+        external = ExternalLogins(
+            stores=stores, identities=stores.identities, outward=outward, logins=self._logins, users=self._users,
+            vault=vault, journal=journal, clock=clock, config=config, site=issuer_of(config, public_url),
+        )  # fmt: skip
+        ExternalService.__init__(self, external=external)
         self._stores = stores
         self._vault = vault
         self._journal = journal

@@ -35,6 +35,7 @@ from sealwire.kit.problem import Forbidden
 from sealwire.ports.events import NewEvent
 from sealwire.services.auth.config import AuthConfig
 from sealwire.services.auth.events import Journal, Kind, Origin
+from sealwire.services.auth.external_records import IdentityRecord
 from sealwire.services.auth.invitations import Guestbook
 from sealwire.services.auth.model import DEFAULT_TENANT, check_role_change, check_role_given
 from sealwire.services.auth.password_rules import PasswordRules
@@ -142,6 +143,33 @@ class Roster:
             events_of=self._added_by(Kind.USER_ADDED, await self._journal.origin(caller), as_subject=False),
         )
         return await self._people.show(user)
+
+    async def add_external(
+        self, caller: Caller, tenant: TenantRecord, email: str, display_name: str, identity: IdentityRecord
+    ) -> UserRecord:
+        """Make a member whom an identity provider vouches for, with that identity; the password is chance.
+
+        Raises: EmailTaken, QuotaExceeded, IdentityTaken.
+        """
+        user_id = new_id()
+        record = UserRecord(
+            user_id=user_id,
+            tenant_id=tenant.tenant_id,
+            email_index=self._vault.email_index(tenant.tenant_id, email),
+            sealed=await self._vault.seal_person(tenant.tenant_id, user_id, Person(email, display_name)),
+            role=Role.MEMBER,
+            password_hash=await self._hasher.hash(os.urandom(32).hex()),
+            created_us=self._clock.now_us(),
+        )
+        origin = await self._journal.origin(caller, tenant.tenant_id)
+        return await self._store.add(
+            record,
+            most=self._most(tenant),
+            claim_owner=False,
+            needs_claim=False,
+            events_of=self._added_by(Kind.USER_REGISTERED, origin, as_subject=True),
+            identity=msgspec.structs.replace(identity, user_id=user_id),
+        )
 
     async def add_service_account(self, caller: Caller, new: NewServiceAccount) -> UserRecord:
         """Make a member that is no person; its password is chance. Raises: Forbidden, QuotaExceeded."""
