@@ -117,6 +117,9 @@ ENDS: dict[str, frozenset[str]] = {
     "add_operator": NOTHING,
     "change_operator": SUBJECT | ROLE,  # as change_user
     "tenant_quotas": NOTHING,
+    # contracts/legacy.py
+    "legacy_report": NOTHING,
+    "note_legacy": NOTHING,
     # contracts/custody.py
     "export_subject": NOTHING,
     "erase_subject": SUBJECT,

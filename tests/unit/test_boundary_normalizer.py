@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from sealwire.boundary.jwt_token_adapter import LegacyRule
 from sealwire.boundary.model import Source, Status, Validation
 from sealwire.contracts.auth import SessionState
 from sealwire.kit.jose import Algorithm, Key, sign
-from sealwire.kit.permission import Role
+from sealwire.kit.permission import Permission, Role
 from sealwire.kit.problem import Unavailable
 from sealwire.resilience.breaker import State
 from sealwire.testing.boundary_room import BoundaryRoom
@@ -291,6 +292,45 @@ async def test_a_legacy_session_ends_by_the_hash_of_its_token(room: Room) -> Non
     room.authority.cut("anna")
     await room.hear()
     assert (await room.ask(other)).status is Status.REVOKED, "older than the cut"
+
+
+async def test_a_legacy_token_is_held_to_the_second_factor_its_tenant_asks_for(room: Room) -> None:
+    room.authority.users["anna"] = msgspec.structs.replace(room.authority.users["anna"], needs_mfa=True)
+    token = legacy(room)
+    answer = await room.ask(token)
+    assert answer.principal is not None
+    assert answer.principal.scopes == (Permission.OWN_PROFILE,)
+    room.authority.outage = ConnectionError()
+    assert isinstance(room.clock, ManualClock)
+    room.clock.advance(2)
+    again = await room.ask(token)
+    assert again.principal is not None
+    assert (again.status, again.principal.scopes) == (Status.UNCONFIRMED, (Permission.OWN_PROFILE,)), "no less asked"
+
+
+async def test_a_legacy_token_that_nobody_resolved_yet_is_not_let_in_by_an_outage(room: Room) -> None:
+    token = legacy(room)
+    await room.boundary.adapter.adapt(token)
+    room.authority.outage = ConnectionError()
+    assert isinstance(room.clock, ManualClock)
+    room.clock.advance(2)
+    answer = await room.ask(token)
+    assert (answer.status, answer.principal, answer.reason) == (Status.UNKNOWN, None, "legacy_unresolved")
+
+
+async def test_uses_of_legacy_tokens_are_told_to_auth_and_kept_while_it_is_out(room: Room) -> None:
+    await room.ask(legacy(room))
+    await room.ask(legacy(room, id="nobody"))
+    log = room.boundary.legacy_log
+    room.authority.outage = ConnectionError()
+    await log.flush()
+    room.authority.outage = None
+    await room.ask(legacy(room, jti="2"))
+    await log.flush()
+    assert {use.user_id for use in room.authority.legacy_uses} == {"anna"}, "who is not resolved is not counted"
+    assert len({use.session_id for use in room.authority.legacy_uses}) == 2
+    await log.flush()
+    assert len(room.authority.legacy_uses) == 2
 
 
 async def test_a_bug_in_auth_is_an_outage_not_an_open_door(room: Room) -> None:

@@ -12,6 +12,7 @@ from sealwire.boundary.config import BoundaryConfig
 from sealwire.boundary.fallback_session_provider import FallbackSessionProvider
 from sealwire.boundary.integration_health import IntegrationHealth
 from sealwire.boundary.jwt_token_adapter import JwtTokenAdapter, LegacyRule
+from sealwire.boundary.legacy_log import LegacyLog
 from sealwire.boundary.model import ComponentHealth, Health
 from sealwire.boundary.ports import SessionJournal
 from sealwire.boundary.self_test import SelfTest
@@ -50,6 +51,7 @@ class Boundary:
         authenticator: Authenticator,
         health: IntegrationHealth,
         cache: SharedCache,
+        legacy_log: LegacyLog,
     ) -> None:
         self.adapter = adapter
         self.normalizer = normalizer
@@ -59,6 +61,7 @@ class Boundary:
         self.authenticator = authenticator
         self.health = health
         self._cache = cache
+        self.legacy_log = legacy_log
 
     @classmethod
     def build(
@@ -113,8 +116,10 @@ class Boundary:
             service=service,
             bound_s=config.feed_bound_s,
         )
+        legacy_log = LegacyLog(auth=auth, clock=clock, service=service)
         normalizer = SessionValidationNormalizer(
             auth=auth,
+            legacy_log=legacy_log,
             feed=coordinator,
             fallback=fallback,
             cache=cache,
@@ -194,6 +199,7 @@ class Boundary:
             authenticator=authenticator,
             health=health,
             cache=cache,
+            legacy_log=legacy_log,
         )
 
     def serve_sockets(self, instance: str) -> None:
@@ -210,9 +216,11 @@ class Boundary:
         await self.sockets.start()
         await self.authenticator.start()
         await self.health.start()
+        await self.legacy_log.start()
 
     async def stop(self) -> None:
         """Stop in reverse and write what is left. Safe to call twice."""
+        await self.legacy_log.stop()
         await self.health.stop()
         await self.authenticator.stop()
         await self.sockets.stop()

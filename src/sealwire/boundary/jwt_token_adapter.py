@@ -15,14 +15,14 @@ from typing import Any, Final, Self
 
 import msgspec
 
-from sealwire.boundary.model import ComponentHealth, Health, VerifiedToken
+from sealwire.boundary.model import ENROL_ONLY, ComponentHealth, Health, VerifiedToken
 from sealwire.contracts.admission import CredentialExpired
 from sealwire.contracts.api_keys import PREFIX as API_KEY_PREFIX
 from sealwire.contracts.api_keys import ApiKeyState
 from sealwire.contracts.auth import ACCESS_TYP, AccessClaims, Jwks, Revocation
-from sealwire.kit.clock import US_PER_S, Clock, parse_rfc3339
+from sealwire.kit.clock import US_PER_S, Clock, parse_rfc3339, rfc3339
 from sealwire.kit.jose import Algorithm, Key, KeySet, KeyState, Reason, Rules, TokenRefused, fingerprint, peek, verify
-from sealwire.kit.permission import Permission, Role
+from sealwire.kit.permission import Role
 from sealwire.kit.problem import Problem, Unauthenticated, Unavailable
 from sealwire.resilience.cache import TtlCache
 
@@ -31,8 +31,6 @@ _LOG = logging.getLogger("sealwire.boundary")
 KEYS_FRESH_S: Final = 300.0
 KEYS_RETRY_S: Final = 2.0
 """A token with an unknown key makes us ask auth for its keys again, at most this often."""
-ENROL_ONLY: Final = (Permission.OWN_PROFILE,)
-"""What a session may do that lacks the second factor its tenant asks for: enrol one, and what else is its own."""
 _LEGACY_TYP: Final = frozenset({"", "jwt"})
 _ENHANCED_ONLY: Final = ("tid", "sid", "client_id", "amr", "auth_time", "epoch", "enrol_only")
 _PERSONS: Final = frozenset(Role) - {Role.SERVICE}
@@ -238,7 +236,10 @@ class JwtTokenAdapter:
             "accepted": dict(self.accepted),
             "refused": dict(self.refused),
             "legacy_issuers": len(self._legacy),
-            "legacy_tokens_by_tenant": dict(self.legacy_seen),
+            "legacy_tokens_seen": sum(self.legacy_seen.values()),
+            "legacy_tenants": len(self.legacy_seen),
+            "legacy_sunsets": sorted(rfc3339(r.sunset_us) for r, _, _ in self._legacy.values() if r.sunset_us),
+            "legacy_report": "GET /api/v1/auth/legacy",
         }
         return ComponentHealth(status=status, details=details)
 

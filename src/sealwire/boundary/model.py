@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
 from sealwire.kit.caller import Principal
 from sealwire.kit.permission import Permission, Role
+
+ENROL_ONLY: Final = (Permission.OWN_PROFILE,)
+"""What a session may do that lacks the second factor its tenant asks for: enrol one, and what else is its own."""
 
 
 class VerifiedToken(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,8 +36,11 @@ class VerifiedToken(msgspec.Struct, frozen=True, kw_only=True):
     kind: Literal["user", "api_key"] = "user"
     scopes: tuple[Permission, ...] | None = None
 
-    def principal(self, *, role: Role, email: str) -> Principal:
-        """Return the principal, with role and address as the user record has them (or as far as they are known)."""
+    def principal(self, *, role: Role, email: str, enrol_only: bool = False) -> Principal:
+        """Return the principal, with role and address as the user record has them (or as far as they are known).
+
+        `enrol_only`: the tenant asks for a second factor, which the token says nothing of.
+        """
         return Principal(
             kind=self.kind,
             tenant_id=self.tenant_id,
@@ -48,7 +54,7 @@ class VerifiedToken(msgspec.Struct, frozen=True, kw_only=True):
             expires_at_s=self.expires_at_s,
             token_id=self.token_id,
             legacy=self.legacy,
-            scopes=self.scopes,
+            scopes=ENROL_ONLY if enrol_only else self.scopes,
         )
 
 

@@ -17,6 +17,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from sealwire.boundary.fallback_session_provider import FallbackSessionProvider
+from sealwire.boundary.legacy_log import LegacyLog
 from sealwire.boundary.model import ComponentHealth, Health, Source, Status, Validation, VerifiedToken
 from sealwire.boundary.ports import KnownSession
 from sealwire.contracts.auth import Auth, Revocation, SessionNotFound, SessionQuery, SessionState, UserQuery
@@ -56,6 +57,7 @@ class SessionValidationNormalizer:
         self,
         *,
         auth: Auth,
+        legacy_log: LegacyLog,
         feed: Feed,
         fallback: FallbackSessionProvider,
         cache: SharedCache,
@@ -70,6 +72,7 @@ class SessionValidationNormalizer:
         max_sessions: int = 100_000,
     ) -> None:
         self._auth = auth
+        self._legacy_log = legacy_log
         self._feed = feed
         self._fallback = fallback
         self._book = fallback.book
@@ -153,6 +156,8 @@ class SessionValidationNormalizer:
             return self._unconfirmed(token)
         known = KnownSession(state, number, self._clock.now_us())
         if state.active:
+            if token.legacy:
+                self._legacy_log.note(token)
             await self._keep(known, shared=not token.legacy)
         return self._judge_again(token, known, Source.AUTH)
 
@@ -222,6 +227,7 @@ class SessionValidationNormalizer:
                     epoch=0,
                     active=profile.active,
                     expires_at_s=token.expires_at_s,
+                    enrol_only=profile.needs_mfa,
                 )
         raise SessionNotFound
 
@@ -271,7 +277,8 @@ class SessionValidationNormalizer:
         if reason := self._fault(token, known.state):
             return self._answer(Status.REVOKED, None, source, reason)
         state = known.state
-        return self._answer(Status.VALID, token.principal(role=state.role, email=state.email), source, "")
+        principal = token.principal(role=state.role, email=state.email, enrol_only=state.enrol_only)
+        return self._answer(Status.VALID, principal, source, "")
 
     def _judge_again(self, token: VerifiedToken, known: KnownSession, source: Source) -> Validation:
         """Judge after somebody was asked: the session may have ended while the answer was on its way."""
@@ -299,7 +306,11 @@ class SessionValidationNormalizer:
                 return judged
             since_us = known.confirmed_at_us
             role = Role.GUEST if self._stale(known) else lower(judged.principal.role, token.role)
-            principal, source = token.principal(role=role, email=known.state.email), Source.FALLBACK
+            principal = token.principal(role=role, email=known.state.email, enrol_only=known.state.enrol_only)
+            source = Source.FALLBACK
+        elif token.legacy:
+            # Whose it is, and what their tenant asks of them, is for auth to say (R6.1): nobody has said it yet.
+            return self._answer(Status.UNKNOWN, None, Source.TOKEN, "legacy_unresolved")
         else:
             since_us = token.issued_at_s * US_PER_S
             principal = token.principal(role=lower(token.role, Role.MEMBER), email=token.email)

@@ -14,6 +14,7 @@ from sealwire.cli.audit_commands import audit, rotate_checkpoint
 from sealwire.cli.drill_commands import drill
 from sealwire.cli.gdpr import gdpr
 from sealwire.cli.keys import migrate_provider, rewrap
+from sealwire.cli.legacy import legacy
 from sealwire.cli.tenants import operator, tenant
 from sealwire.cli.terminal import DEFAULT_DATA, EXIT_FAILED, EXIT_USAGE, Data, Json, fail, say_json
 
@@ -34,6 +35,7 @@ app.add_typer(drill, name="drill")
 
 app.add_typer(tenant, name="tenant")
 app.add_typer(operator, name="operator")
+app.add_typer(legacy, name="legacy")
 
 
 @app.command()

@@ -361,7 +361,8 @@ class SessionState(Output):
     """What the session boundary needs to know of one session.
 
     A token of the session is good exactly while `active` and the token's `epoch` is not below `epoch` (the least one
-    this session accepts; a password change leaves the session it was made in as it is).
+    this session accepts; a password change leaves the session it was made in as it is). `enrol_only`: the tenant asks
+    for a second factor and the session has none.
     """
 
     session_id: str
@@ -372,6 +373,7 @@ class SessionState(Output):
     epoch: int
     active: bool
     expires_at_s: int
+    enrol_only: bool = False
 
 
 class SessionQuery(Input):
@@ -387,7 +389,7 @@ class UserQuery(Input):
 
 
 class Profile(Output):
-    """What other services may know of a user."""
+    """What other services may know of a user. `needs_mfa`: their tenant asks for a second factor."""
 
     user_id: str
     tenant_id: str
@@ -396,6 +398,7 @@ class Profile(Output):
     role: Role
     active: bool
     epoch: int
+    needs_mfa: bool = False
 
 
 class Profiles(Output):

@@ -10,6 +10,7 @@ import msgspec
 
 from sealwire.contracts.auth import ROTATE_SIGNING, SigningRotation
 from sealwire.contracts.identity import OPERATIONS
+from sealwire.contracts.legacy import LEGACY_REPORT
 from sealwire.kit.caller import SYSTEM_TENANT, service_caller
 from sealwire.kit.permission import Permission
 from sealwire.kit.problem import Problem
@@ -22,7 +23,7 @@ MACHINE: Final = service_caller("gateway", SYSTEM_TENANT)
 ALLOWED: Final = {
     name: operation
     for name, operation in OPERATIONS.items()
-    if operation.needs is Permission.MANAGE_TENANTS and operation is not ROTATE_SIGNING
+    if (operation.needs is Permission.MANAGE_TENANTS and operation is not ROTATE_SIGNING) or operation is LEGACY_REPORT
 }
 """What a command on the machine may ask of auth: what operators may."""
 ANSWER_TIMEOUT_S: Final = 15.0

@@ -27,6 +27,7 @@ from sealwire.contracts.auth import (
     SessionState,
     UserQuery,
 )
+from sealwire.contracts.legacy import LegacyUse, LegacyUses
 from sealwire.kit.caller import Caller
 from sealwire.kit.clock import US_PER_S, Clock
 from sealwire.kit.ids import new_id
@@ -50,6 +51,7 @@ class MemoryAuthority:
         self.outage: Exception | None = None
         self.hang = False
         self.asked: list[str] = []
+        self.legacy_uses: list[LegacyUse] = []
         self.seen_sessions: dict[str, int] = {}
         self._changed = asyncio.Event()
 
@@ -188,6 +190,10 @@ class MemoryAuthority:
     async def seen(self, caller: Caller, seen: Seen) -> None:
         await self._enter("seen")
         self.seen_sessions |= {item.session_id: item.at_us for item in seen.items}
+
+    async def note_legacy(self, caller: Caller, uses: LegacyUses) -> None:
+        await self._enter("note_legacy")
+        self.legacy_uses += uses.items
 
     async def _enter(self, name: str) -> None:
         if name:

@@ -11,6 +11,7 @@ from sealwire.adapters.embedded.auth_api_keys import SqliteApiKeyStore
 from sealwire.adapters.embedded.auth_external import SqliteIdentityStore
 from sealwire.adapters.embedded.auth_feed import SqliteRevocationStore
 from sealwire.adapters.embedded.auth_keeping import HELD_KEY, HELD_SESSION, SqliteSessionKeeping
+from sealwire.adapters.embedded.auth_legacy import SWEEP_LEGACY, SqliteLegacyStore
 from sealwire.adapters.embedded.auth_letters import SqliteInvitationStore, SqliteLetterStore, SqliteResetStore
 from sealwire.adapters.embedded.auth_openid import SqliteClientStore, SqliteGrantStore, SqliteNoticeStore
 from sealwire.adapters.embedded.auth_passkeys import EXPIRED_CHALLENGES, SqlitePasskeyStore
@@ -23,6 +24,7 @@ from sealwire.adapters.embedded.drivers.sqlite import Database, Row
 from sealwire.adapters.embedded.outbox import SqliteOutbox, SqlitePositions
 from sealwire.kit.clock import US_PER_S
 from sealwire.ports.events import NewEvent
+from sealwire.services.auth.legacy import KEPT_S as LEGACY_KEPT_S
 from sealwire.services.auth.openid_ports import OpenIdStores
 from sealwire.services.auth.ports import AuthStores
 from sealwire.services.auth.records import NewRevocation, SigningKeyRecord
@@ -74,6 +76,7 @@ class SqliteAuth:
             tenants=SqliteTenantStore(db, self._outbox, feed),
             users=users,
             subjects=SqliteSubjectStore(db, self._outbox, users),
+            legacy=SqliteLegacyStore(db),
             sessions=SqliteSessionStore(db, self._outbox, feed),
             revocations=feed,
             attempts=SqliteAttemptStore(db, self._outbox),
@@ -199,6 +202,7 @@ class SqliteUpkeep:
                 (_INVITATIONS, now_us),
                 (_ATTEMPTS, attempts_before_us),
                 (_REVOCATIONS, now_us // US_PER_S),
+                (SWEEP_LEGACY, now_us // US_PER_S - LEGACY_KEPT_S),
             ):
                 conn.execute(sql, (bound, SWEEP_ROWS))
                 deleted += conn.changes()

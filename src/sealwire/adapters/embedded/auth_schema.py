@@ -6,6 +6,7 @@ from typing import Final
 
 from sealwire.adapters.embedded.auth_external import EXTERNAL_SCHEMA
 from sealwire.adapters.embedded.auth_keeping import SESSIONS_SCHEMA
+from sealwire.adapters.embedded.auth_legacy import LEGACY_SCHEMA
 from sealwire.adapters.embedded.auth_openid import OPENID_SCHEMA
 from sealwire.adapters.embedded.auth_passkeys import PASSKEYS_SCHEMA
 from sealwire.adapters.embedded.holds import HOLDS_SCHEMA
@@ -226,4 +227,5 @@ MIGRATIONS: Final = (
     OPENID_SCHEMA,
     EXTERNAL_SCHEMA,
     SESSIONS_SCHEMA,
+    LEGACY_SCHEMA,
 )

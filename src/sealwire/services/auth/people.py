@@ -22,7 +22,7 @@ class People:
         """Return a user as others in the tenant may see them."""
         return self.shown(user, await self.person(user))
 
-    async def profile(self, user: UserRecord, tenant: TenantRecord) -> Profile:
+    async def profile(self, user: UserRecord, tenant: TenantRecord, *, needs_mfa: bool) -> Profile:
         """Return what other services may know of a user. Nobody in a suspended tenant is active."""
         person = await self.person(user)
         return Profile(
@@ -33,6 +33,7 @@ class People:
             role=user.role,
             active=user.status == "active" and tenant.status == "active",
             epoch=user.epoch,
+            needs_mfa=needs_mfa,
         )
 
     @staticmethod

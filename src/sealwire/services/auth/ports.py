@@ -19,6 +19,7 @@ from sealwire.contracts.auth import Revocation
 from sealwire.contracts.tenancy import Quotas
 from sealwire.ports.events import EventFeed, NewEvent, Positions
 from sealwire.services.auth.external_records import IdentityRecord, IdentityStore
+from sealwire.services.auth.legacy_ports import LegacyStore
 from sealwire.services.auth.model import Failures, LockoutRules, Rotation
 from sealwire.services.auth.openid_ports import OpenIdStores
 from sealwire.services.auth.passkey_store import PasskeyStore, Removal
@@ -384,6 +385,7 @@ class AuthStores(msgspec.Struct, frozen=True, kw_only=True):
     letters: LetterStore
     api_keys: ApiKeyStore
     subjects: SubjectStore
+    legacy: LegacyStore
     openid: OpenIdStores
     identities: IdentityStore
     keys: KeyStore

@@ -60,6 +60,7 @@ from sealwire.services.auth.events import Journal, Kind
 from sealwire.services.auth.external_logins import ExternalLogins
 from sealwire.services.auth.external_service import ExternalService
 from sealwire.services.auth.invitations import Guestbook
+from sealwire.services.auth.legacy import LegacyService
 from sealwire.services.auth.lockout import Lockout
 from sealwire.services.auth.logins import Logins
 from sealwire.services.auth.mfa import SecondFactors
@@ -154,9 +155,10 @@ class AuthService(TenancyService, SubjectService, RetentionService, PasskeyServi
         )  # fmt: skip
         self._users = Roster(
             store=stores.users, tenants=tenants, vault=vault, hasher=self.hasher, rules=rules, people=people,
-            guestbook=self._guestbook, journal=journal, revoker=revoker, clock=clock, config=config,
+            guestbook=self._guestbook, policy=policy, journal=journal, revoker=revoker, clock=clock, config=config,
         )  # fmt: skip
         TenancyService.__init__(self, tenants=tenants, stewards=Stewards(users=self._users, guestbook=self._guestbook))
+        LegacyService.__init__(self, store=stores.legacy, issuers=config.legacy, clock=clock)
         SubjectService.__init__(
             self, store=stores.subjects, users=stores.users, people=people, vault=vault, postman=self.postman,
             journal=journal, revoker=revoker, clock=clock,

@@ -74,7 +74,7 @@ class SubjectService:
     # ---- erasure
 
     async def erase_subject(self, caller: Caller, subject_id: str, erasure: SubjectErasure) -> SubjectErased:
-        user = await self._find(caller, subject_id)
+        user = await self._subject(caller, subject_id)
         if erasure.check_only:
             if user is not None:
                 await self._subjects.require_erasable(user)
@@ -104,7 +104,7 @@ class SubjectService:
         return SubjectErased(done=False, erased=dict(erased or {}))
 
     async def _erase_rest(self, under_way: Erasing) -> SubjectErased:
-        person = await self._opened(under_way)
+        person = await self._person_under_way(under_way)
         letters = await self._post.forget(under_way.tenant_id, person.email) if person else 0
         events, all_seen = await self._subjects.forget_events(
             under_way.user_id, lambda data: _without_person(data, under_way.user_id), limit=EVENTS_AT_ONCE
@@ -120,7 +120,7 @@ class SubjectService:
             erased["failure"] = failures
         return SubjectErased(done=True, erased=erased)
 
-    async def _opened(self, under_way: Erasing) -> Person | None:
+    async def _person_under_way(self, under_way: Erasing) -> Person | None:
         tenant_id, user_id = under_way.tenant_id, under_way.user_id
         if await self._vault.open_if_possible(tenant_id, "user:" + user_id, under_way.sealed) is None:
             return None
@@ -129,7 +129,7 @@ class SubjectService:
     # ---- restriction and rectification
 
     async def restrict_subject(self, caller: Caller, subject_id: str, restriction: SubjectRestriction) -> None:
-        user = await self._find(caller, subject_id)
+        user = await self._subject(caller, subject_id)
         if user is None or restriction.restricted == (user.status == "restricted"):
             return
         tenant_id = user.tenant_id
@@ -154,7 +154,7 @@ class SubjectService:
         await (self._subjects.restrict if restriction.restricted else self._subjects.release)(cut, [event])
 
     async def rectify_subject(self, caller: Caller, subject_id: str, changes: SubjectChanges) -> SubjectRectified:
-        user = await self._find(caller, subject_id)
+        user = await self._subject(caller, subject_id)
         if user is None:
             return SubjectRectified()
         before = await self._persons.person(user)
@@ -184,23 +184,23 @@ class SubjectService:
     # ---- export and probe
 
     async def export_subject(self, caller: Caller, subject_id: str, query: SubjectQuery) -> SubjectItems:
-        user = await self._find(caller, subject_id)
+        user = await self._subject(caller, subject_id)
         phase, _, after = (query.cursor or "profile:").partition(":")
         if phase not in ("profile", *_KINDS):
             raise Invalid("Give a `next_cursor` as it was.", path="$.cursor")
         if user is None:
             return SubjectItems(items=[])
         if phase == "profile":
-            return SubjectItems(items=[await self._profile(user)], next_cursor="session:")
+            return SubjectItems(items=[await self._profile_item(user)], next_cursor="session:")
         kind = next(kind for kind in _KINDS if kind == phase)
         rows = await self._subjects.rows(subject_id, kind, after, query.limit)
-        items = [await self._shown(user, row) for row in rows]
+        items = [await self._row_item(user, row) for row in rows]
         if len(rows) == query.limit:
             return SubjectItems(items=items, next_cursor=f"{kind}:{rows[-1].row_id}")
         rest = _KINDS[_KINDS.index(kind) + 1 :]
         return SubjectItems(items=items, next_cursor=f"{rest[0]}:" if rest else None)
 
-    async def _profile(self, user: UserRecord) -> SubjectItem:
+    async def _profile_item(self, user: UserRecord) -> SubjectItem:
         person = await self._persons.person(user)
         data = {
             "email": person.email,
@@ -211,7 +211,7 @@ class SubjectService:
         }
         return SubjectItem(kind="profile", resource_id=user.user_id, at=rfc3339(user.created_us), data=data)
 
-    async def _shown(self, user: UserRecord, row: SubjectRow) -> SubjectItem:
+    async def _row_item(self, user: UserRecord, row: SubjectRow) -> SubjectItem:
         data: dict[str, Any] = dict(row.facts)
         if row.kind == "session":
             device = await self._vault.open_device(user.tenant_id, row.row_id, row.sealed)
@@ -223,7 +223,7 @@ class SubjectService:
         return SubjectItem(kind=row.kind, resource_id=row.row_id, at=rfc3339(row.at_us), data=data)
 
     async def probe_subject(self, caller: Caller, subject_id: str, probe: SubjectProbe) -> SubjectFindings:
-        user = await self._find(caller, subject_id)
+        user = await self._subject(caller, subject_id)
         tenant_id = require_custodian(caller)
         email = (await self._persons.person(user)).email if user is not None else ""
         index = user.email_index if user is not None else b""
@@ -231,7 +231,7 @@ class SubjectService:
         places["letters_waiting"], places["letters_kept"] = await self._post.count(tenant_id, email, probe.words)
         return SubjectFindings(places=places)
 
-    async def _find(self, caller: Caller, subject_id: str) -> UserRecord | None:
+    async def _subject(self, caller: Caller, subject_id: str) -> UserRecord | None:
         """Return the person, when they are of the tenant that compliance acts in. Raises: Forbidden."""
         tenant_id = require_custodian(caller)
         user = await self._user_store.get(subject_id)

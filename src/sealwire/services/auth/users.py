@@ -37,6 +37,7 @@ from sealwire.services.auth.config import AuthConfig
 from sealwire.services.auth.events import Journal, Kind, Origin
 from sealwire.services.auth.external_records import IdentityRecord
 from sealwire.services.auth.invitations import Guestbook
+from sealwire.services.auth.mfa_policy import MfaPolicy
 from sealwire.services.auth.model import DEFAULT_TENANT, check_role_change, check_role_given
 from sealwire.services.auth.password_rules import PasswordRules
 from sealwire.services.auth.passwords import PasswordHasher
@@ -55,10 +56,12 @@ class Roster:
 
     def __init__(
         self, *, store: UserStore, tenants: Tenants, vault: Vault, hasher: PasswordHasher, rules: PasswordRules,
-        people: People, guestbook: Guestbook, journal: Journal, revoker: Revoker, clock: Clock, config: AuthConfig,
+        people: People, guestbook: Guestbook, policy: MfaPolicy, journal: Journal, revoker: Revoker, clock: Clock,
+        config: AuthConfig,
     ) -> None:  # fmt: skip
         self._store = store
         self._guestbook = guestbook
+        self._policy = policy
         self._tenants = tenants
         self._vault = vault
         self._hasher = hasher
@@ -257,9 +260,10 @@ class Roster:
         tenant = await self._tenants.find(caller.tenant_id)
         if tenant is None:
             return Profiles(items=items)
+        needs_mfa = await self._policy.demands(tenant.tenant_id)
         for at in range(0, len(wanted), _AT_ONCE):
             records = await self._store.many(caller.tenant_id, wanted[at : at + _AT_ONCE])
-            items += [await self._people.profile(record, tenant) for record in records]
+            items += [await self._people.profile(record, tenant, needs_mfa=needs_mfa) for record in records]
         return Profiles(items=items)
 
     # ---- changing

@@ -1,0 +1,38 @@
+"""`sealwire legacy`: how far the move away from legacy tokens is."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from sealwire.cli.tenants import ask
+from sealwire.cli.terminal import DEFAULT_DATA, Data, Json, say_json
+
+legacy = typer.Typer(help="Tokens of the legacy format.", no_args_is_help=True)
+
+
+@legacy.command("report")
+def legacy_report(
+    refuse_from: Annotated[
+        str, typer.Option("--refuse-from", help="What would refusing them from then on mean? (2026-12-01T00:00:00Z)")
+    ] = "",
+    data: Data = DEFAULT_DATA,
+    json: Json = False,
+) -> None:
+    """Show who still uses legacy tokens, by tenant, and what refusing them would mean. Nothing is changed."""
+    (report,) = ask(data, ("legacy_report", (), {"refuse_from": refuse_from} if refuse_from else {}))
+    if json:
+        say_json(report)
+        return
+    if not report["items"]:
+        typer.echo("no legacy issuer is named in the settings, and no legacy token was seen")
+        return
+    typer.echo(f"legacy tokens of the last {report['kept_days']} days; refused from {report['refuse_from']}:")
+    for found in report["items"]:
+        typer.echo(f"\n{found['tenant_id']}: {found['issuers']} issuers, sunset {found['sunset_at'] or 'not set'}")
+        seen = f"last seen {found['last_seen_at']}" if found["last_seen_at"] else "never seen"
+        typer.echo(
+            f"  {found['sessions']} tokens of {found['users']} users, {found['live_sessions']} still good; {seen}"
+        )
+        typer.echo(f"  would refuse {found['would_refuse_sessions']} tokens of {found['would_refuse_users']} users")
