@@ -104,7 +104,7 @@ class SignIn:
 
     async def login(self, caller: Caller, form: Mapping[str, str], browser: Browser) -> Outcome:
         """Take address and password."""
-        client, interaction, request = await self._opened(form, browser)
+        client, interaction, _ = await self._opened(form, browser)
         before = await self._browsers.present(browser.session)
         if "other" in form:
             return await self._ask_login(client, interaction, email="")
