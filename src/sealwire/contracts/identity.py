@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
-from sealwire.contracts import api_keys, auth, credentials, custody, external, openid, passkeys, tenancy
+from sealwire.contracts import api_keys, auth, credentials, custody, external, legacy, openid, passkeys, tenancy
 from sealwire.kit.operation import table
 
 OPERATIONS: Final = table(

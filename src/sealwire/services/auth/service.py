@@ -94,7 +94,9 @@ from sealwire.services.auth.users import Roster
 from sealwire.services.auth.vault import Vault
 
 
-class AuthService(TenancyService, SubjectService, RetentionService, PasskeyService, OpenIdService, ExternalService):
+class AuthService(
+    TenancyService, SubjectService, LegacyService, RetentionService, PasskeyService, OpenIdService, ExternalService
+):
     """Tenants, users, credentials, tokens, sessions and what ended (implements `contracts.identity.Identity`).
 
     `events` and `positions` are for the audit relay, which turns events into entries by `audit_entries`.
