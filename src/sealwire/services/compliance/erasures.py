@@ -111,8 +111,8 @@ class Erasures:
         """Return long words of the person's messages, from the first pages of them."""
         found: dict[str, None] = {}
         cursor: str | None = None
-        for _ in range(20):
-            page = await messaging.export_subject(caller, subject_id, SubjectQuery(cursor=cursor))
+        for _ in range(40):
+            page = await messaging.export_subject(caller, subject_id, SubjectQuery(limit=50, cursor=cursor))
             for item in page.items:
                 found.update(dict.fromkeys(_WORD.findall(_text(item))))
             cursor = page.next_cursor

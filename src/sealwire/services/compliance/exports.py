@@ -25,7 +25,7 @@ from sealwire.services.compliance.events import job_event
 from sealwire.services.compliance.job_ports import RightsStore, StoredJob
 
 KIND: Final = "sealwire.export.v1"
-PAGE: Final = 200
+PAGE: Final = 50
 _UNSAFE: Final = re.compile(r"[^\w.,()+=@ -]|^\.+|\s+$")
 _encode = msgspec.json.Encoder().encode
 

@@ -30,8 +30,8 @@ from sealwire.services.messaging.ports import Keys
 from sealwire.services.messaging.seats import Seats
 from sealwire.services.messaging.subject_ports import Rewritten, SubjectStore, WrittenMessage
 
-CHUNK: Final = 200
-"""Rows changed in one write: a millisecond or two."""
+CHUNK: Final = 50
+"""Rows changed in one write: a few milliseconds, events and announcements included."""
 _Page = tuple[list[SubjectItem], str]
 
 
