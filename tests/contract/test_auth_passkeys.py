@@ -34,6 +34,7 @@ from sealwire.contracts.passkeys import (
     PasskeyLoginStart,
     PasskeyNotFound,
     PasskeyRefused,
+    PasskeysUnusable,
     PasskeyTaken,
 )
 from sealwire.contracts.webauthn import Assertion, RequestOptions
@@ -629,6 +630,17 @@ async def test_an_api_key_has_no_passkeys(room: AuthRoom) -> None:
         await room.auth.remove_passkey(key, added.passkey.passkey_id)
     with pytest.raises(Forbidden):
         await room.auth.rename_passkey(key, added.passkey.passkey_id, PasskeyChange(name="x"))
+
+
+async def test_where_browsers_make_none_people_are_told_why(tmp_path: Path) -> None:
+    room = AuthRoom(tmp_path, config=msgspec.structs.replace(CHEAP, issuer="http://192.0.2.7:3000"))
+    await room.open()
+    try:
+        caller, _ = await room.enter("anna")
+        with pytest.raises(PasskeysUnusable, match="public_url"):
+            await room.auth.passkey_register_options(caller)
+    finally:
+        await room.close()
 
 
 # ---- where a second factor is asked for

@@ -206,6 +206,21 @@ def test_who_we_are_follows_from_the_public_address(url: str, rp_id: str, origin
     assert party_of(AuthConfig(), url) == Party(rp_id, (origin,))
 
 
+@pytest.mark.parametrize(
+    ("url", "works"),
+    [
+        ("https://chat.example.org", True),
+        ("http://127.0.0.1:3000", True),
+        ("http://chat.example.org", False),
+        ("http://0.0.0.0:3000", False),
+        ("https://192.0.2.7", False),
+        ("https://[2001:db8::1]:3000", False),
+    ],
+)
+def test_browsers_make_passkeys_for_names_by_https(url: str, works: bool) -> None:
+    assert party_of(AuthConfig(), url).works is works
+
+
 def test_settings_say_otherwise() -> None:
     config = AuthConfig(
         passkey_rp_id="example.org", passkey_origins=("https://chat.example.org", "https://example.org:443")

@@ -27,6 +27,12 @@ class PasskeyInvalid(Invalid):
     code, title = "passkey_invalid", "The passkey can't be registered"
 
 
+class PasskeysUnusable(Conflict):
+    """Browsers make no passkeys for the address of this installation: they need https and a name, or `localhost`."""
+
+    code, title = "passkeys_unusable", "This installation has no address that passkeys work for"
+
+
 class PasskeyTaken(Conflict):
     """The credential is registered already."""
 
@@ -227,7 +233,7 @@ class PasskeyRing(Protocol):
     """The part of auth that deals with them."""
 
     async def passkey_register_options(self, caller: Caller) -> CreationOptions:
-        """Raises: QuotaExceeded, Forbidden (only a person has passkeys)."""
+        """Raises: QuotaExceeded, PasskeysUnusable, Forbidden (only a person has passkeys)."""
 
     async def passkey_register(self, caller: Caller, new: NewPasskey) -> PasskeyAdded:
         """Raises: PasskeyInvalid, PasskeyTaken, QuotaExceeded, Forbidden."""

@@ -21,6 +21,7 @@ from sealwire.contracts.passkeys import (
     PasskeyInvalid,
     PasskeyNotFound,
     Passkeys,
+    PasskeysUnusable,
 )
 from sealwire.contracts.webauthn import Account, CreationOptions, Descriptor, RelyingParty
 from sealwire.kit.caller import Caller
@@ -83,8 +84,10 @@ class PasskeyCase:
     # ---- making one
 
     async def options(self, caller: Caller, user: UserRecord) -> CreationOptions:
-        """Give out a challenge that only this session can answer. Raises: QuotaExceeded, Forbidden."""
+        """Give out a challenge for this session alone. Raises: QuotaExceeded, PasskeysUnusable, Forbidden."""
         _require_person(caller)
+        if not self._party.works:
+            raise PasskeysUnusable("Whoever runs it sets server.public_url to an https address with a name.")
         known = await self._store.of_user(user.user_id)
         if len(known) >= self._config.passkeys_per_user:
             raise QuotaExceeded(f"You have {len(known)} passkeys, and may have no more.")

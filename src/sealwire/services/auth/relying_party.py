@@ -20,6 +20,11 @@ class Party(msgspec.Struct, frozen=True):
     rp_id: str
     origins: tuple[str, ...]
 
+    @property
+    def works(self) -> bool:
+        """Whether browsers make passkeys for it: for a name, not a number, and by https unless it is this machine."""
+        return not _is_address(self.rp_id) and any(_is_secure(origin) for origin in self.origins)
+
 
 def party_of(config: AuthConfig, public_url: str) -> Party:
     """Return who we are: as the settings say, or else by the address that people reach us at.
@@ -31,26 +36,34 @@ def party_of(config: AuthConfig, public_url: str) -> Party:
     origins = named or (_origin(_named(public_url), "server.public_url"),)
     rp_id = config.passkey_rp_id or urlsplit(origins[0]).hostname or ""
     for origin in origins:
-        parts = urlsplit(origin)
-        host = parts.hostname or ""
+        host = urlsplit(origin).hostname or ""
         if host != rp_id and not host.endswith("." + rp_id):
             raise ValueError(f"auth.passkey_rp_id: {origin} is not of the domain {rp_id}; see auth.passkey_origins")
-        local = host == _LOCAL or host.endswith("." + _LOCAL)
-        # Browsers make no passkeys there. An address that merely follows from others does not stop the start.
-        if parts.scheme != "https" and not local and config.passkey_origins:
+        # An address that merely follows from others does not stop the start.
+        if config.passkey_origins and not _is_secure(origin):
             raise ValueError(f"auth.passkey_origins: {origin} has to be https")
     return Party(rp_id, origins)
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_secure(origin: str) -> bool:
+    parts = urlsplit(origin)
+    host = parts.hostname or ""
+    return parts.scheme == "https" or host == _LOCAL or host.endswith("." + _LOCAL)
 
 
 def _named(url: str) -> str:
     """Return the URL with `localhost` for an address of this machine."""
     parts = urlsplit(url)
     host = parts.hostname or ""
-    try:
-        local = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        local = False
-    if not local:
+    if not _is_address(host) or not ipaddress.ip_address(host).is_loopback:
         return url
     port = f":{parts.port}" if parts.port is not None else ""
     return f"{parts.scheme}://{_LOCAL}{port}"
