@@ -1,32 +1,46 @@
-"""What does it cost to know who asks: cold, cached, through the normaliser, and in an outage? Beside a bare verify."""
+"""What does it cost to know who asks: cold, cached, through the normaliser, and in an outage? Beside a bare verify.
+
+The bare verify is one Ed25519 signature check of `cryptography`, and the guard is all that stands around it (kit/jose).
+"""
 
 from __future__ import annotations
 
 import asyncio
 import gc
-import json
 import os
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from benchmarks.harness.results import Figures, comparison, run
 from sealwire.boundary.config import BoundaryConfig
+from sealwire.boundary.jwt_token_adapter import normalised
 from sealwire.contracts.auth import SessionState
 from sealwire.kit.caller import Caller
 from sealwire.kit.clock import SystemClock
 from sealwire.kit.exchange import Exchange, Headers
+from sealwire.kit.ids import new_id
+from sealwire.kit.jose import Algorithm, Key, KeySet, Rules, sign, verify
 from sealwire.kit.operation import Policy
 from sealwire.kit.problem import Unavailable
 from sealwire.resilience.breaker import State
 from sealwire.testing.boundary_room import BoundaryRoom, exchange_of
 
 WINDOWS = 15
+GUARD_CALLS = 300
+BOUNDS = {
+    "cached_us": 15.0,
+    "adapter_normalises_us": 5.0,
+    "validate_healthy_p99_us": 300.0,
+    "validate_degraded_p99_us": 300.0,
+}
 HEADERS: Headers = [
     (b"host", b"chat.example.org"),
     (b"accept", b"*/*"),
@@ -209,19 +223,49 @@ def _rss_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def main() -> int:
-    """Print the figures; with `--json` as one JSON document."""
-    with tempfile.TemporaryDirectory() as name:
-        figures = asyncio.run(measure(Path(name) / "a"))
-        figures |= asyncio.run(memory(Path(name) / "b", 2_000 if "--quick" in sys.argv else 100_000))
-    if "--json" in sys.argv:
-        print(json.dumps({"benchmark": "token_validation", "figures": figures}))
-    else:
-        print("who asks, µs (median of windows); bounds: cached 15 (aim 5), normalisation 5, validate p99 300")
-        for figure, value in figures.items():
-            print(f"  {figure:<36}{value:>10.2f}")
-    return 0
+async def guard() -> dict[str, float]:
+    """Return the median cost in µs of a token by algorithm, the kinds interleaved: what the guard adds to its check."""
+    now_s = int(time.time())
+    required = frozenset({"sub", "sid", "tid"})
+    rules = Rules(typ=frozenset({"at+jwt"}), issuer="bench", audience="bench", required=required)
+    claims: dict[str, object] = {
+        "iss": "bench", "aud": "bench", "sub": new_id(), "client_id": "sealwire", "email": "someone@example.org",
+        "role": "member", "tid": new_id(), "sid": new_id(), "jti": new_id(), "iat": now_s, "exp": now_s + 600,
+        "auth_time": now_s, "amr": ["pwd"], "epoch": 1,
+    }  # fmt: skip
+    kinds: dict[str, Callable[[], object]] = {}
+    for alg in (Algorithm.EDDSA, Algorithm.ES256, Algorithm.RS256):
+        key = Key.generate(alg)
+        token, keys = sign(claims, key, "at+jwt"), KeySet([key])
+        kinds[f"verify_{alg.value}"] = partial(verify, token, keys, rules, now_us=now_s * 1_000_000)
+        kinds[f"sign_{alg.value}"] = partial(sign, claims, key, "at+jwt")
+        if alg is Algorithm.EDDSA:
+            verified = verify(token, keys, rules, now_us=now_s * 1_000_000)
+            kinds["adapter_normalises"] = partial(normalised, verified, "bench")
+    seen: dict[str, list[float]] = {name: [] for name in kinds}
+    for _ in range(WINDOWS):
+        for name, call in kinds.items():
+            start = time.perf_counter()
+            for _ in range(GUARD_CALLS):
+                call()
+            seen[name].append(time.perf_counter() - start)
+    return {f"{name}_us": round(median(times) / GUARD_CALLS * 1e6, 1) for name, times in seen.items()}
+
+
+def main(quick: bool = False) -> Figures:
+    """Return all costs in µs and bytes, and those with a bound beside it."""
+    with tempfile.TemporaryDirectory(prefix="sealwire-bench-") as name:
+        us = asyncio.run(guard())
+        us |= asyncio.run(measure(Path(name) / "a"))
+        us |= asyncio.run(memory(Path(name) / "b", 2_000 if quick else 100_000))
+    us["guard_adds_us"] = round(us["verify_EdDSA_us"] - us["bare_ed25519_verify_us"], 1)
+    held = [
+        comparison(figure, us[figure], bound, 1.0, less_is_better=True)
+        for figure, bound in BOUNDS.items()
+        if figure in us
+    ]
+    return {"figures": us, "comparisons": held}
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

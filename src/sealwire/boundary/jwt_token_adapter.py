@@ -21,7 +21,19 @@ from sealwire.contracts.api_keys import PREFIX as API_KEY_PREFIX
 from sealwire.contracts.api_keys import ApiKeyState
 from sealwire.contracts.auth import ACCESS_TYP, AccessClaims, Jwks, Revocation
 from sealwire.kit.clock import US_PER_S, Clock, parse_rfc3339, rfc3339
-from sealwire.kit.jose import Algorithm, Key, KeySet, KeyState, Reason, Rules, TokenRefused, fingerprint, peek, verify
+from sealwire.kit.jose import (
+    Algorithm,
+    Key,
+    KeySet,
+    KeyState,
+    Reason,
+    Rules,
+    TokenRefused,
+    Verified,
+    fingerprint,
+    peek,
+    verify,
+)
 from sealwire.kit.permission import Role
 from sealwire.kit.problem import Problem, Unauthenticated, Unavailable
 from sealwire.resilience.cache import TtlCache
@@ -93,6 +105,33 @@ class _LegacyClaims(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     role: Role
     email: str | None = None
+
+
+def normalised(verified: Verified, audience: str | None) -> VerifiedToken:
+    """Return an enhanced token's claims in the one shape. Raises: TokenRefused for what contradicts itself."""
+    if "id" in verified.claims or "@" in verified.sub:
+        raise TokenRefused(Reason.CONTRADICTION, "reads as legacy too")
+    try:
+        claims = msgspec.convert(verified.claims | {"aud": audience}, AccessClaims)
+    except msgspec.ValidationError as error:
+        raise TokenRefused(Reason.CLAIM_TYPE, str(error)) from None
+    if claims.role not in _PERSONS or claims.epoch < 0 or not 0 <= claims.auth_time <= claims.exp:
+        raise TokenRefused(Reason.CONTRADICTION, "claims")
+    return VerifiedToken(
+        tenant_id=claims.tid,
+        subject=claims.sub,
+        session_id=claims.sid,
+        token_id=claims.jti,
+        role=claims.role,
+        email=claims.email,
+        kid=verified.kid,
+        epoch=claims.epoch,
+        issued_at_s=claims.iat,
+        expires_at_s=claims.exp,
+        auth_time_s=claims.auth_time,
+        amr=tuple(claims.amr),
+        scopes=ENROL_ONLY if claims.enrol_only else None,
+    )
 
 
 class JwtTokenAdapter:
@@ -255,29 +294,7 @@ class JwtTokenAdapter:
     async def _verify_enhanced(self, token: str, kid: str) -> VerifiedToken:
         await self._ensure_key(kid)
         verified = verify(token, self._keys, self._enhanced, now_us=self._clock.now_us())
-        if "id" in verified.claims or "@" in verified.sub:
-            raise TokenRefused(Reason.CONTRADICTION, "reads as legacy too")
-        try:
-            claims = msgspec.convert(verified.claims | {"aud": self._enhanced.audience}, AccessClaims)
-        except msgspec.ValidationError as error:
-            raise TokenRefused(Reason.CLAIM_TYPE, str(error)) from None
-        if claims.role not in _PERSONS or claims.epoch < 0 or not 0 <= claims.auth_time <= claims.exp:
-            raise TokenRefused(Reason.CONTRADICTION, "claims")
-        return VerifiedToken(
-            tenant_id=claims.tid,
-            subject=claims.sub,
-            session_id=claims.sid,
-            token_id=claims.jti,
-            role=claims.role,
-            email=claims.email,
-            kid=verified.kid,
-            epoch=claims.epoch,
-            issued_at_s=claims.iat,
-            expires_at_s=claims.exp,
-            auth_time_s=claims.auth_time,
-            amr=tuple(claims.amr),
-            scopes=ENROL_ONLY if claims.enrol_only else None,
-        )
+        return normalised(verified, self._enhanced.audience)
 
     def _verify_legacy(self, token: str, rule: LegacyRule, keys: KeySet, rules: Rules) -> VerifiedToken:
         now_us = self._clock.now_us()
