@@ -235,6 +235,18 @@ async def test_the_schedule_runs_once_an_interval(tmp_path: Path) -> None:
         await room.close()
 
 
+async def test_events_that_are_recorded_go(room: KeepingRoom, anna: Caller) -> None:
+    await keep(room, anna, messages=5)
+    await until_recorded(room, anna, "retention.policy_set", 1)
+    events = room.compliance.stores.events
+    async with asyncio.timeout(20):
+        while await events.read(0, 10):
+            room.clock.advance(8 * DAY_S)
+            await room.compliance.service.keeping.engine.tidy()
+            await asyncio.sleep(0.02)
+    assert await events.newest() == 1, "a position is never given twice"
+
+
 async def test_old_lists_and_old_runs_go(room: KeepingRoom, anna: Caller) -> None:
     group = await room.messages.group(anna)
     await room.messages.say(anna, group, "old")

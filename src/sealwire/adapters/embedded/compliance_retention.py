@@ -226,6 +226,9 @@ class SqliteRunStore:
 
         return await self._db.write(forget)
 
+    async def trim(self, before_us: int) -> None:
+        await self._outbox.trim(before_us=before_us)
+
     async def reclaim(self) -> int:
         return await self._db.reclaim()
 

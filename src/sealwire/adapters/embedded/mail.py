@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from email.message import EmailMessage
 
 SUFFIX = ".eml"
+LETTER_KEPT_S = 30 * 86_400
 
 
 class FolderMailer:
@@ -71,7 +74,16 @@ class FolderMailer:
             file.flush()
             os.fsync(file.fileno())
         aside.rename(self._folder / (letter.letter_id + SUFFIX))
+        self._drop_old()
         sync_folder(self._folder)
+
+    def _drop_old(self) -> None:
+        """Delete letters that nobody took out in time: what they offer ended long ago, and the folder must not grow."""
+        before_s = time.time() - LETTER_KEPT_S
+        for path in self._letters():
+            with suppress(FileNotFoundError):
+                if path.stat().st_mtime < before_s:
+                    path.unlink()
 
 
 def _read(path: Path) -> EmailMessage:

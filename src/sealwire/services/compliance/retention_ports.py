@@ -98,6 +98,9 @@ class RunStore(Protocol):
     async def forget(self, *, runs_before_us: int, lists_before_us: int, limit: int) -> int:
         """Delete a chunk of old lists nobody executed, and of old finished runs; return how many rows."""
 
+    async def trim(self, before_us: int) -> None:
+        """Drop compliance's own events older than this that every consumer has passed."""
+
     async def reclaim(self) -> int:
         """Give the next part of the free space back; return how many bytes."""
 

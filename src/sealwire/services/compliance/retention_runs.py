@@ -35,6 +35,7 @@ POLICIES: Final = 100
 PRUNED_AT_ONCE: Final = 1000
 CHUNK: Final = 200
 DAY_US: Final = 86_400 * US_PER_S
+EVENTS_KEPT_US: Final = 7 * DAY_US
 LIST_KEPT_US: Final = 7 * DAY_US
 RUN_KEPT_US: Final = 365 * DAY_US
 LONGEST_LOOK_S: Final = 60.0
@@ -333,8 +334,9 @@ class RetentionEngine:
         return tenants
 
     async def tidy(self) -> None:
-        """Delete old lists that nobody executed, and old runs: the audit log remembers them."""
+        """Delete old lists that nobody executed, old runs, and events that are recorded: the audit log has them."""
         now_us = self._clock.now_us()
+        await self._runs.trim(now_us - EVENTS_KEPT_US)
         more = 1
         while more:
             more = await self._runs.forget(
