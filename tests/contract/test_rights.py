@@ -355,3 +355,63 @@ def test_a_month_is_a_calendar_month(asked, due):
 async def test_a_rectification_names_something(room):
     with pytest.raises((Invalid, ValueError)):
         await room.service.request_rectification(ME, NewRectification(changes=PersonChanges()))
+
+
+async def test_what_can_not_be_removed_is_certified_as_found(tmp_path):
+    there = people()
+    async with opened(tmp_path / "data", there=there) as room:
+        leaky = there["messaging"]
+        probe = leaky.probe_subject
+
+        async def always(caller, subject_id, asked):
+            return type(await probe(caller, subject_id, asked))(places={"left": 2})
+
+        leaky.probe_subject = always
+        done = await room.done(await room.service.request_erasure(ME, NewErasure()))
+        assert (done.status, done.problem) == ("done", "erasure_incomplete")
+        statement = read_certificate(done.certificate, [parse_key(done.public_key)])
+        assert statement["probe"]["found"] == 2
+
+
+async def test_what_a_hold_kept_is_erased_by_another_request(tmp_path):
+    there = people()
+    async with opened(tmp_path / "data", there=there) as room:
+        messaging = there["messaging"]
+        erase = messaging.erase_subject
+
+        async def keep(caller, subject_id, erasure):
+            return SubjectErased(done=not erasure.check_only, kept={"message": 7})
+
+        messaging.erase_subject = keep
+        messaging.probe_subject = there["auth"].probe_subject
+        first = await room.done(await room.service.request_erasure(ME, NewErasure()))
+        assert read_certificate(first.certificate, [parse_key(first.public_key)])["erased"][1][
+            "kept_under_legal_hold"
+        ] == {"message": 7}
+        messaging.erase_subject = erase
+        second = await room.done(await room.service.request_erasure(OWNER, NewErasure(subject_id=AGNES)))
+        assert second.job_id != first.job_id
+        assert messaging.things[TENANT, AGNES] == []
+
+
+async def test_an_export_under_way_ends_with_the_person(tmp_path):
+    there = people()
+    messaging = there["messaging"]
+    export, reached, go_on = messaging.export_subject, asyncio.Event(), asyncio.Event()
+
+    async def slow(caller, subject_id, query):
+        if not go_on.is_set():
+            reached.set()
+            await go_on.wait()
+        return await export(caller, subject_id, query)
+
+    async with opened(tmp_path / "data", there=there) as room:
+        messaging.export_subject = slow
+        exporting = await room.service.request_export(ME, NewExport())
+        await asyncio.wait_for(reached.wait(), 10)
+        messaging.export_subject = export
+        await room.done(await room.service.request_erasure(ME, NewErasure()))
+        go_on.set()
+        ended = await room.done(exporting)
+        assert (ended.status, ended.download) == ("failed", None)
+        assert [p for p in (tmp_path / "data-exports").rglob("*") if p.is_file()] == []

@@ -133,6 +133,10 @@ class SqliteRightsStore:
 
         return await self._db.write(clear)
 
+    async def archive_keys(self) -> frozenset[str]:
+        rows = self._db.read("SELECT archive FROM gdpr_job WHERE archive IS NOT NULL")
+        return frozenset(_archive(archive).blob_key for (archive,) in rows)
+
     async def of_subject(self, tenant_id: str, subject_id: str) -> Sequence[StoredJob]:
         return self._jobs("WHERE tenant_id = ? AND subject_id = ?", (tenant_id, subject_id))
 

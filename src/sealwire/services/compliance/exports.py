@@ -26,6 +26,7 @@ from sealwire.services.compliance.job_ports import RightsStore, StoredJob
 
 KIND: Final = "sealwire.export.v1"
 PAGE: Final = 50
+ORPHAN_AGE_S: Final = 86_400.0
 _UNSAFE: Final = re.compile(r"[^\w.,()+=@ -]|^\.+|\s+$")
 _encode = msgspec.json.Encoder().encode
 
@@ -176,10 +177,14 @@ class Exports:
             await self._store.clear_archive(job.job_id, [event])
 
     async def sweep(self) -> None:
-        """Drop archives whose time is over."""
+        """Drop archives whose time is over, and bytes that a crash left before any job named them."""
         while due := await self._store.expired(self._clock.now_us(), 20):
             for job in due:
                 await self.drop(job, "expired")
+        known = await self._store.archive_keys()
+        async for blob_key in self._archives.leftovers(older_than_s=ORPHAN_AGE_S):
+            if blob_key not in known:
+                await self._archives.delete(blob_key)
 
 
 def _safe(name: str) -> str:

@@ -109,6 +109,9 @@ class RightsStore(Protocol):
     async def clear_archive(self, job_id: str, events: Sequence[NewEvent] = ()) -> bool:
         """Take the archive off a job; True for the one call that did."""
 
+    async def archive_keys(self) -> frozenset[str]:
+        """Return the blobs that jobs name."""
+
     async def of_subject(self, tenant_id: str, subject_id: str) -> Sequence[StoredJob]:
         """Return every job about a person."""
 

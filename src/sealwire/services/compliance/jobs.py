@@ -68,6 +68,13 @@ class JobRunner:
             self._tasks[job.job_id] = task
             task.add_done_callback(lambda _: self._tasks.pop(job.job_id, None))
 
+    async def end(self, job_id: str) -> None:
+        """Stop working on a job, if it is worked on."""
+        if (task := self._tasks.get(job_id)) is not None:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
     async def settled(self, job_id: str) -> None:
         """Wait until nothing is done about a job any more."""
         while (task := self._tasks.get(job_id)) is not None:

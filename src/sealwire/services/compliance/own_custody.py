@@ -41,13 +41,14 @@ class OwnCustody:
         consents: ConsentStore,
         audit: AuditStore,
         sealer: Sealer,
-        drop_archive: Callable[[StoredJob], Awaitable[None]],
+        end_job: Callable[[StoredJob], Awaitable[None]],
     ) -> None:
+        """`end_job` stops working on a job and destroys its key and its archive."""
         self._store = store
         self._consents = consents
         self._audit = audit
         self._sealer = sealer
-        self._drop_archive = drop_archive
+        self._end_job = end_job
 
     async def export_subject(self, caller: Caller, subject_id: str, query: SubjectQuery) -> SubjectItems:
         """See `SubjectCustody`: consents, jobs, and what the audit log says the person did."""
@@ -95,9 +96,9 @@ class OwnCustody:
             return SubjectErased(done=False)
         exports = 0
         for job in await self._store.of_subject(tenant_id, subject_id):
-            if job.archive is not None:
-                await self._drop_archive(job)
-                exports += 1
+            if job.job_id != erasure.job_id and (job.archive is not None or not job.finished):
+                await self._end_job(job)
+                exports += job.archive is not None
         boxes = await self._store.empty_boxes(tenant_id, subject_id, but=erasure.job_id)
         forgotten = await self._store.forget_subject(tenant_id, subject_id, erasure.limit)
         erased = {"consent": forgotten, "export": exports, "request": boxes}

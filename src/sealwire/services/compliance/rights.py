@@ -176,15 +176,24 @@ class Rights:
         finally:
             self._fetching.discard(job.job_id)
 
+    async def end_job(self, job: StoredJob) -> None:
+        """Stop working on a job, and let go of what it knows and made."""
+        await self.runner.end(job.job_id)
+        stored = await self._store.job(job.tenant_id, job.job_id) or job
+        await self._boxes.destroy(stored)
+        await self.exports.drop(stored)
+
     # ---- erasures
 
     async def request_erasure(self, caller: Caller, erasure: NewErasure) -> GdprJob:
         """See `contracts.gdpr.Rights`."""
         subject_id = self._whose(caller, erasure.subject_id)
         tenant_id = caller.tenant_id
-        if (before := await self._erased_before(tenant_id, subject_id)) is not None:
+        before = await self._erased_before(tenant_id, subject_id)
+        if before is None:
+            await self._require_person(tenant_id, subject_id)
+        elif not (before.finished and any(receipt.kept for receipt in before.receipts)):
             return self._view(before, caller)
-        await self._require_person(tenant_id, subject_id)
         if await self._holds.held(tenant_id, subject_id=subject_id):
             raise LegalHold("A legal hold covers this person; erasing waits until it is released.")
         await self._erasures.check(tenant_id, subject_id)
@@ -193,12 +202,10 @@ class Rights:
         return await self._ask(caller, "erasure", subject_id, box, messages=messages)
 
     async def _erased_before(self, tenant_id: str, subject_id: str) -> StoredJob | None:
-        """Return the job that erases, or erased, this person; a finished one only if no hold kept anything from it."""
+        """Return the newest job that erases, or erased, this person."""
         wanted = JobFilter(kind="erasure", subject_id=subject_id)
-        for job in await self._store.jobs(tenant_id, wanted, before="", limit=1):
-            if job.status != "failed" and not (job.finished and any(r.kept for r in job.receipts)):
-                return job
-        return None
+        found = await self._store.jobs(tenant_id, wanted, before="", limit=20)
+        return next((job for job in found if job.status != "failed"), None)
 
     async def erasure_job(self, caller: Caller, job_id: str) -> GdprJob:
         """Return an erasure. Raises: JobNotFound."""

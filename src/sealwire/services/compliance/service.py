@@ -108,7 +108,7 @@ class ComplianceService(RightsAnswers):
         )  # fmt: skip
         self.own = OwnCustody(
             store=stores.rights, consents=stores.consents, audit=store, sealer=sealer,
-            drop_archive=self.rights.exports.drop,
+            end_job=self.rights.end_job,
         )  # fmt: skip
         self.keeping = Keeping(
             stores=stores, pruning=self.pruning, drop_archive=self.rights.exports.drop, custodians=around.custodians,
