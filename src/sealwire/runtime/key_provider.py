@@ -81,7 +81,7 @@ def record_of(settings: Settings) -> Record:
     return read_record(settings.data) or Record(current=_first_place(settings))
 
 
-def _agreed(settings: Settings) -> Record:
+def agreed_record(settings: Settings) -> Record:
     """Return where the keys are. Raises: SettingError when the settings say otherwise."""
     config, record = settings.crypto, read_record(settings.data)
     if record is None:
@@ -143,7 +143,7 @@ async def open_providers(settings: Settings, clock: Clock) -> ProviderSet:
 
     A key-encryption key is made only while there is nothing yet that one could have wrapped.
     """
-    record = _agreed(settings)
+    record = agreed_record(settings)
     create = not (settings.data / DATABASE).exists()
     current = await open_place(record.current, settings=settings, clock=clock, create=create)
     if record.target is None:
