@@ -37,8 +37,8 @@ class RedisCountBoard:
     ) -> tuple[Sequence[int], int]:
         keys = [self._driver.key(MEMBERS), *map(self._driver.key, counts)]
         now_ms, member_ttl_ms = time.time_ns() // 1_000_000, int(member_ttl_s * 1000)
-        words: tuple[Word, ...] = (now_ms, now_ms - member_ttl_ms, member, member_ttl_ms, int(ttl_s * 1000), *counts.values())
-        answer = await self._driver.call("EVAL", _ADD, len(keys), *keys, *words)
+        first: tuple[Word, ...] = (now_ms, now_ms - member_ttl_ms, member, member_ttl_ms, int(ttl_s * 1000))
+        answer = await self._driver.call("EVAL", _ADD, len(keys), *keys, *first, *counts.values())
         if (
             type(answer) is not list
             or len(answer) != len(keys)
