@@ -14,11 +14,12 @@ import msgspec
 import pytest
 
 from sealwire.contracts.auth import UserChange
+from sealwire.contracts.custody import SubjectErasure, SubjectQuery
 from sealwire.contracts.openid import NewClient
-from sealwire.kit.caller import Caller
+from sealwire.kit.caller import Caller, service_caller
 from sealwire.kit.codec import Page
 from sealwire.services.auth.openid_browser import browser_hash
-from sealwire.services.auth.openid_courier import GIVEN_UP_S
+from sealwire.services.auth.openid_courier import MOST_ATTEMPTS
 from sealwire.services.auth.openid_errors import OAuthRefused, PageRefused
 from sealwire.services.auth.openid_ports import Answer, OutwardRefused
 from sealwire.services.auth.openid_signin import Browser, Sent, Shown
@@ -241,9 +242,10 @@ async def test_an_app_that_is_away_is_told_again_later_each_time_and_then_given_
     assert waits[0] == 0
     assert waits[1] > 0
     assert waits == sorted(waits)
-    stage.time.advance(GIVEN_UP_S)
-    await courier.deliver()
-    stage.time.advance(GIVEN_UP_S)
+    for _ in range(MOST_ATTEMPTS):
+        stage.time.advance(1_000)
+        await courier.deliver()
+    stage.time.advance(86_400)
     assert await courier.deliver() == 0, "given up"
 
 
@@ -254,6 +256,30 @@ async def test_an_address_that_may_not_be_called_is_not_tried_again(stage: Stage
     assert await stage.service.openid.courier.deliver() == 1
     stage.time.advance(3_600)
     assert await stage.service.openid.courier.deliver() == 0
+
+
+async def test_apps_are_told_of_a_person_who_is_erased(stage: Stage, world: World) -> None:
+    token = await stage.token(code=await stage.code())
+    compliance = service_caller("compliance", "default")
+    exported, cursor = [], None
+    while cursor is not None or not exported:
+        page = await stage.auth.export_subject(compliance, stage.anna.user_id, SubjectQuery(cursor=cursor))
+        exported += page.items
+        cursor = page.next_cursor
+    assert {"profile", "session", "consent"} <= {item.kind for item in exported}
+    erasure = SubjectErasure(job_id="j1", pseudonym="p1")
+    while not (await stage.auth.erase_subject(compliance, stage.anna.user_id, erasure)).done:
+        pass
+    left = stage.storage.db.read("SELECT (SELECT count(*) FROM openid_grant), (SELECT count(*) FROM openid_consent)")
+    assert left == [(0, 0)]
+    assert await stage.refused(grant_type="refresh_token", refresh_token=token["refresh_token"]) == "invalid_grant"
+    world.status = 503
+    assert await stage.service.openid.courier.deliver() == 1
+    world.status = 200
+    stage.time.advance(60)
+    assert await stage.service.openid.courier.deliver() == 1
+    assert len(world.posts) == 2
+    assert stage.storage.db.read("SELECT count(*) FROM openid_notice") == [(0,)], "and then nothing is left of them"
 
 
 async def test_codes_never_used_are_swept_and_apps_counted(stage: Stage) -> None:

@@ -28,11 +28,11 @@ _GRANT: Final = (
 )
 _OVER: Final = "(g.ended_us > 0 OR s.ended_us > 0 OR s.expires_us <= ?1)"
 _DUE: Final = (
-    "SELECT g.client_id, g.tenant_id, g.user_id, g.session_id, c.backchannel_uri,"
-    " max(CASE WHEN g.ended_us > 0 THEN g.ended_us WHEN s.ended_us > 0 THEN s.ended_us ELSE s.expires_us END),"
-    " max(g.attempts)"
+    "SELECT g.client_id, g.tenant_id, g.user_id, g.session_id, c.backchannel_uri, max(g.attempts)"
     " FROM openid_grant g JOIN session s USING (session_id) JOIN openid_client c USING (client_id)"
-    f" WHERE g.notify = 1 AND g.due_us <= ?1 AND {_OVER} GROUP BY g.client_id, g.session_id LIMIT ?2"
+    f" WHERE g.notify = 1 AND g.due_us <= ?1 AND {_OVER} GROUP BY g.client_id, g.session_id"
+    " UNION ALL SELECT client_id, tenant_id, subject, session_id, backchannel_uri, attempts"
+    " FROM openid_notice WHERE due_us <= ?1 LIMIT ?2"
 )
 OPENID_SCHEMA: Final = """
 CREATE TABLE openid_client (
@@ -86,6 +86,27 @@ CREATE INDEX openid_grant_session ON openid_grant (session_id);
 CREATE INDEX openid_grant_client ON openid_grant (client_id, user_id);
 CREATE INDEX openid_grant_notify ON openid_grant (due_us) WHERE notify = 1;
 CREATE INDEX openid_grant_code ON openid_grant (created_us) WHERE redeemed_us = 0;
+"""
+# A person who is erased takes sessions and grants along; that their apps are told stays to be done.
+NOTICES_SCHEMA: Final = """
+CREATE TABLE openid_notice (
+    client_id TEXT NOT NULL,
+    session_id TEXT NOT NULL,
+    tenant_id TEXT NOT NULL,
+    subject TEXT NOT NULL,
+    backchannel_uri TEXT NOT NULL,
+    due_us INTEGER NOT NULL,
+    attempts INTEGER NOT NULL,
+    PRIMARY KEY (client_id, session_id)
+) WITHOUT ROWID;
+CREATE INDEX openid_notice_due ON openid_notice (due_us);
+
+CREATE TRIGGER openid_grant_gone BEFORE DELETE ON openid_grant WHEN old.notify = 1
+BEGIN
+    INSERT OR IGNORE INTO openid_notice
+    SELECT old.client_id, old.session_id, old.tenant_id, old.user_id, c.backchannel_uri, old.due_us, old.attempts
+    FROM openid_client c WHERE c.client_id = old.client_id;
+END;
 """
 
 _uses = msgspec.msgpack.Decoder(tuple[RefreshUse, ...]).decode
@@ -289,7 +310,7 @@ class SqliteGrantStore:
 
 
 class SqliteNoticeStore:
-    """What of `openid_grant` waits to be told (`notify`: 0 nothing, 1 when it is over, 2 told)."""
+    """What of `openid_grant` waits to be told (`notify`: 0 nothing, 1 when it is over, 2 told), and `openid_notice`."""
 
     def __init__(self, db: Database, outbox: SqliteOutbox) -> None:
         self._db = db
@@ -300,14 +321,18 @@ class SqliteNoticeStore:
             return conn.execute(_DUE, (now_us, limit)).fetchall()
 
         return [
-            Notice(client_id=c, tenant_id=t, user_id=u, session_id=s, backchannel_uri=b, since_us=at, attempts=n)
-            for c, t, u, s, b, at, n in await self._db.scan(due)
+            Notice(client_id=c, tenant_id=t, user_id=u, session_id=s, backchannel_uri=b, attempts=n)
+            for c, t, u, s, b, n in await self._db.scan(due)
         ]
 
     async def done(self, notice: Notice, events: Sequence[NewEvent]) -> None:
         def done(conn: apsw.Connection) -> None:
             conn.execute(
                 "UPDATE openid_grant SET notify = 2 WHERE client_id = ? AND session_id = ? AND notify = 1",
+                (notice.client_id, notice.session_id),
+            )
+            conn.execute(
+                "DELETE FROM openid_notice WHERE client_id = ? AND session_id = ?",
                 (notice.client_id, notice.session_id),
             )
             self._outbox.append(conn, events)
@@ -319,6 +344,10 @@ class SqliteNoticeStore:
             conn.execute(
                 "UPDATE openid_grant SET due_us = ?, attempts = attempts + 1"
                 " WHERE client_id = ? AND session_id = ? AND notify = 1",
+                (due_us, notice.client_id, notice.session_id),
+            )
+            conn.execute(
+                "UPDATE openid_notice SET due_us = ?, attempts = attempts + 1 WHERE client_id = ? AND session_id = ?",
                 (due_us, notice.client_id, notice.session_id),
             )
 

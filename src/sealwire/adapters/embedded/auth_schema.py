@@ -7,7 +7,7 @@ from typing import Final
 from sealwire.adapters.embedded.auth_external import EXTERNAL_SCHEMA
 from sealwire.adapters.embedded.auth_keeping import SESSIONS_SCHEMA
 from sealwire.adapters.embedded.auth_legacy import LEGACY_SCHEMA
-from sealwire.adapters.embedded.auth_openid import OPENID_SCHEMA
+from sealwire.adapters.embedded.auth_openid import NOTICES_SCHEMA, OPENID_SCHEMA
 from sealwire.adapters.embedded.auth_passkeys import PASSKEYS_SCHEMA
 from sealwire.adapters.embedded.holds import HOLDS_SCHEMA
 from sealwire.adapters.embedded.outbox import OUTBOX_SCHEMA, POSITIONS_SCHEMA
@@ -226,6 +226,7 @@ MIGRATIONS: Final = (
     _SUBJECTS + HOLDS_SCHEMA,
     OPENID_SCHEMA,
     EXTERNAL_SCHEMA,
+    NOTICES_SCHEMA,
     SESSIONS_SCHEMA,
     LEGACY_SCHEMA,
 )

@@ -33,11 +33,17 @@ _ROWS: Final = {
     " ORDER BY key_id LIMIT ?",
     "passkey": "SELECT passkey_id, created_us, sealed_name, used_us, '' FROM passkey WHERE user_id = ?"
     " AND passkey_id > ? ORDER BY passkey_id LIMIT ?",
+    "consent": "SELECT client_id, given_us, x'', scopes, '' FROM openid_consent WHERE user_id = ? AND client_id > ?"
+    " ORDER BY client_id LIMIT ?",
+    "identity": "SELECT identity_id, created_us, x'', provider, issuer FROM external_identity WHERE user_id = ?"
+    " AND identity_id > ? ORDER BY identity_id LIMIT ?",
 }
 _FACTS: Final = {
     "session": ("last_seen_us", "amr"),
     "api_key": ("name", "scopes"),
     "passkey": ("last_used_us", ""),
+    "consent": ("scopes", ""),
+    "identity": ("provider", "issuer"),
 }
 
 

@@ -182,6 +182,7 @@ def delete_removed(conn: apsw.Connection) -> int:
     )
     deleted = conn.changes()
     if not deleted:
+        conn.execute("DELETE FROM openid_client WHERE tenant_id = ?", (tenant_id,))
         conn.execute("DELETE FROM removed_tenant WHERE tenant_id = ?", (tenant_id,))
     return deleted + 1
 

@@ -1,7 +1,8 @@
 """Courier: tells apps when a session ends that they signed somebody in with, however it ended, until they took it.
 
 OpenID Connect Back-Channel Logout 1.0. The queue is the grants themselves: one that is redeemed and over, and not told
-of, is due. So nothing can be lost between the end of a session and its notice, by no crash and by no way of ending.
+of, is due. Of a person who is erased only the notice stays. So nothing can be lost between the end of a session and its
+notice, by no crash and by no way of ending.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ LOOK_EVERY_S: Final = 15.0
 GATHER_S: Final = 0.2
 FIRST_WAIT_S: Final = 2.0
 LONGEST_WAIT_S: Final = 900.0
-GIVEN_UP_S: Final = 12 * 3_600
-"""Before the session's row goes, a day after its end at the earliest (`auth.session_record_days`)."""
+MOST_ATTEMPTS: Final = 56
+"""About twelve hours."""
 
 
 class LogoutCourier:
@@ -81,18 +82,18 @@ class LogoutCourier:
                 await self._put_off(notice)
 
     async def _put_off(self, notice: Notice) -> None:
-        now_us = self._clock.now_us()
-        if now_us - notice.since_us > GIVEN_UP_S * US_PER_S:
+        if notice.attempts >= MOST_ATTEMPTS:
             await self._close(notice, "given_up")
             return
         wait_s = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0 ** min(notice.attempts, 20))
-        await self._store.later(notice, now_us + round(wait_s * US_PER_S))
+        await self._store.later(notice, self._clock.now_us() + round(wait_s * US_PER_S))
 
     async def _close(self, notice: Notice, fault: str) -> None:
         origin = await self._journal.origin(service_caller("auth", notice.tenant_id))
+        # Not about the person: they may have been erased by then.
         event = self._journal.event(
-            Kind.APP_TOLD, origin, subject_id=notice.user_id, resource_type="openid_client",
-            resource_id=notice.client_id, outcome="failure" if fault else "success", reason=fault or None,
+            Kind.APP_TOLD, origin, resource_type="openid_client", resource_id=notice.client_id,
+            outcome="failure" if fault else "success", session_id=notice.session_id, reason=fault or None,
         )  # fmt: skip
         await self._store.done(notice, [event])
 

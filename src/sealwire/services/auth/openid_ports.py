@@ -77,7 +77,10 @@ class GrantStore(Protocol):
 
 
 class NoticeStore(Protocol):
-    """Logouts that apps have to be told of. The grants are the queue: nothing can be lost between a logout and it."""
+    """Logouts that apps have to be told of. The grants are the queue: nothing can be lost between a logout and it.
+
+    A grant that goes with its session or person leaves its notice, in the same transaction.
+    """
 
     async def due(self, now_us: int, limit: int) -> Sequence[Notice]:
         """Return what has to be told now: one notice per app and session, of grants redeemed and over."""

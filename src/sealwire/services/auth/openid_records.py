@@ -100,5 +100,4 @@ class Notice(Record):
     user_id: str
     session_id: str
     backchannel_uri: str
-    since_us: int
     attempts: int

@@ -42,7 +42,7 @@ EVENTS_AT_ONCE: Final = 200
 WAIT_S: Final = 0.05
 """Between two looks at events that the audit relay has not passed yet, so that who asks again does not spin."""
 _NO_HASH: Final = "!"
-_KINDS: Final[tuple[RowKind, ...]] = ("session", "api_key", "passkey")
+_KINDS: Final[tuple[RowKind, ...]] = ("session", "api_key", "passkey", "consent", "identity")
 _read_body = msgspec.msgpack.Decoder(Body).decode
 _write_body = msgspec.msgpack.Encoder().encode
 
