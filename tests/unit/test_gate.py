@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import httpx
 import pytest
@@ -47,12 +48,17 @@ async def nothing(caller: Caller, *rest: object) -> None: ...
 
 
 class Gated:
-    def __init__(self, **config: object) -> None:
+    def __init__(self, *, full: Callable[[], bool] | None = None, **config: object) -> None:
         self.records, self.lag = Records(), Lag()
         settings = GatewayConfig(**config)
         limiter = Limiter(config=settings, counts=MinuteCounts(clock=ManualClock()))
         gate = GatewayGate(
-            config=settings, limiter=limiter, records=self.records, registry=CollectorRegistry(), lag=self.lag
+            config=settings,
+            limiter=limiter,
+            records=self.records,
+            registry=CollectorRegistry(),
+            lag=self.lag,
+            full=full,
         )
         edge = Edge(authenticate=authenticate)
         self.waiting, self.both_wait, self.go_on = 0, asyncio.Event(), asyncio.Event()
@@ -85,6 +91,17 @@ async def test_every_answer_leaves_a_record_without_query_or_secret():
     assert first.personal == {"ip_address": "198.51.100.7", "user_agent": "curl/8"}
     assert (second.tenant_id, second.action, second.outcome) == ("anonymous", "GET_unmatched", "failure")
     assert "secret" not in str(gated.records.entries)
+
+
+async def test_where_it_is_asked_for_nothing_is_answered_that_can_not_be_recorded():
+    full = True
+    gated = Gated(full=lambda: full)
+    answer = await gated.ask("GET", "/api/v1/notes/7", authorization="x")
+    assert (answer.status_code, answer.json()["code"]) == (503, "audit_unavailable")
+    assert answer.headers["retry-after"] == "5"
+    full = False
+    assert (await gated.ask("GET", "/api/v1/notes/7", authorization="x")).status_code == 204
+    assert (await Gated().ask("GET", "/api/v1/notes/7", authorization="x")).status_code == 204
 
 
 async def test_a_record_can_be_stored_whatever_the_path_holds():

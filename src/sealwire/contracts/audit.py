@@ -8,7 +8,7 @@ import msgspec
 
 from sealwire.contracts.compliance import Action, Outcome
 from sealwire.kit.codec import Id, Input
-from sealwire.kit.problem import Problem, RateLimited, Retry, TooLarge
+from sealwire.kit.problem import Problem, RateLimited, Retry, TooLarge, Unavailable
 
 Seq = Annotated[int, msgspec.Meta(ge=1, le=2**62)]
 Format = Literal["record", "sealed", "ocsf"]
@@ -25,6 +25,12 @@ class SlowReader(Problem):
     """The client of a live stream took nothing for too long; it goes on where it stopped with `Last-Event-ID`."""
 
     code, title, status, retry = "slow_reader", "The stream was not read in time", 408, Retry.NOW
+
+
+class AuditUnavailable(Unavailable):
+    """What is asked can't be recorded for now, and this installation answers nothing unrecorded."""
+
+    code, title = "audit_unavailable", "Requests can't be recorded for the moment"
 
 
 class EvidenceTooLarge(TooLarge):

@@ -342,12 +342,15 @@ class Assembly:
         lag = Lag()
         lag.start()
         self._started.append(("loop lag", lag.stop))
+        spool = await self.records()
+        refuses = self._settings.gateway.spool_full == "refuse"
         gate = GatewayGate(
             config=self._settings.gateway,
             limiter=self.limiter,
-            records=await self.records(),
+            records=spool,
             registry=self._metrics,
             lag=lag,
+            full=(lambda: spool.is_full) if refuses else None,
         )
         self.app = App(
             opened,

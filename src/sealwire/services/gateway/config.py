@@ -62,4 +62,11 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
     spool_max_bytes: Annotated[
         int, Meta(ge=1 << 20, description="Records that wait for compliance; past it new ones are dropped and counted")
     ] = 256 << 20
+    spool_full: Annotated[
+        Literal["drop", "refuse"],
+        Meta(
+            description="What becomes of requests while the spool is full: answered, and their records counted as lost"
+            " in a record of their own (drop); or refused with 503 (refuse)"
+        ),
+    ] = "drop"
     metrics_allow: Annotated[list[str], Meta(description="Addresses beside loopback that may read /metrics")] = []

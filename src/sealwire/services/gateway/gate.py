@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from sealwire.contracts.audit import AuditUnavailable
 from sealwire.contracts.compliance import Actor, AuditEntry
 from sealwire.kit.caller import ANONYMOUS, Caller
 from sealwire.kit.exchange import Exchange
@@ -76,8 +78,10 @@ class GatewayGate:
         records: RecordSink,
         registry: CollectorRegistry,
         lag: Lag,
+        full: Callable[[], bool] | None = None,
     ) -> None:
-        """Without a `limiter` nobody is limited."""
+        """Without a `limiter` nobody is limited. While `full` says so, what can't be recorded is refused."""
+        self._full = full
         self._records = records
         self._lag = lag
         self._max_in_flight = config.max_in_flight
@@ -122,7 +126,9 @@ class GatewayGate:
             ]
 
     def admit(self, exchange: Exchange, caller: Caller) -> None:
-        """Count the person. Raises: RateLimited."""
+        """Count the person. Raises: RateLimited, AuditUnavailable."""
+        if self._full is not None and exchange.route.audited and self._full():
+            raise AuditUnavailable("The records of requests have no room left.", retry_after_s=5)
         if self._limiter is None:
             return
         rate: RateClass = exchange.route.rate

@@ -126,6 +126,7 @@ class RecordSpool:
         self._sender: asyncio.Task[None] | None = None
         self._waiting_since_s = 0.0
         self._stopping = False
+        self._losing = False
 
     # ---- what the gateway uses
 
@@ -172,6 +173,11 @@ class RecordSpool:
         self._thread = ThreadPoolExecutor(1, "spool")
 
     @property
+    def is_full(self) -> bool:
+        """Whether a record put now would be counted instead of kept, as far as the last ones tell."""
+        return self._losing or self.stats.bytes >= self._config.limit_bytes
+
+    @property
     def waiting(self) -> int:
         """How many records in memory are not delivered yet (those on disk alone not counted)."""
         return len(self._fresh) + self._in_memory
@@ -213,6 +219,7 @@ class RecordSpool:
         """Write what was put since the last time; keep it for the sender too while there is room in memory."""
         fresh, self._fresh = self._fresh, []
         self.stats.put += len(fresh)
+        lost = self.stats.dropped
         if gaps := self._gaps.due(now=last):  # kept past the limit
             self._write(gaps)
         for start in range(0, len(fresh), RECORDS_A_FRAME):
@@ -221,6 +228,8 @@ class RecordSpool:
                 self._write(frame)
             else:
                 self._lose(frame, "spool_full")
+        if fresh:
+            self._losing = self.stats.dropped > lost
 
     def _write(self, frame: list[AuditEntry]) -> None:
         """Put a frame on disk; when the disk refuses it, keep it in memory while there is room."""
