@@ -7,6 +7,7 @@ import io
 import json
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from base64 import b64encode
@@ -239,3 +240,59 @@ def test_the_last_owner_is_not_erased(installation):
     refused = owner.http.post("/compliance/gdpr/erasures", json={"reason": "tired"})
     assert (refused.status_code, refused.json()["code"]) == (409, "last_owner")
     assert owner.http.get("/auth/me").status_code == 200
+
+
+def test_while_the_person_is_sending(installation):
+    scene = Scene(installation)
+    owner, agnes = scene.owner, scene.agnes
+    direct = agnes.converse(owner, kind="direct")
+    refusals: list[int] = []
+    begun = threading.Event()
+
+    def send() -> None:
+        for number in range(100_000):
+            draft = {"body": f"{WORD} {number}", "client_message_id": f"race-{number}"}
+            answer = agnes.http.post(f"/conversations/{(scene.group, direct)[number % 2]}/messages", json=draft)
+            if answer.status_code not in (200, 201):
+                refusals.append(answer.status_code)
+                return
+            if number == 10:
+                begun.set()
+
+    sending = threading.Thread(target=send)
+    sending.start()
+    assert begun.wait(20)
+    asked = owner.http.post("/compliance/gdpr/erasures", json={"subject_id": agnes.user_id, "reason": "asked"})
+    job = finished(owner, "erasures", asked.json()["job_id"])
+    sending.join(20)
+    assert refusals, "the person was cut off"
+    assert refusals[0] in (401, 403, 404)
+    assert read_certificate(job["certificate"], [parse_key(job["public_key"])])["probe"]["found"] == 0
+    assert scene.raw() == 0
+    for conversation in (scene.group, direct):
+        items = owner.http.get(f"/conversations/{conversation}/messages", params={"limit": 200}).json()["items"]
+        assert all(message["deleted"] for message in items if message["sender_id"] != owner.user_id)
+    assert owner.send(scene.group, "is anybody there")["seq"]
+    again = owner.http.post("/conversations", json={"kind": "direct", "member_ids": [agnes.user_id]})
+    assert again.status_code in (404, 422), again.text
+
+
+def test_a_legal_hold_stands_against_it(installation):
+    scene = Scene(installation)
+    owner, agnes = scene.owner, scene.agnes
+    hold = owner.http.post("/compliance/holds", json={"subject_id": agnes.user_id, "reason": "a lawsuit"})
+    assert hold.status_code == 201, hold.text
+    refused = agnes.http.post("/compliance/gdpr/erasures", json={"reason": "leaving"})
+    assert (refused.status_code, refused.json()["code"]) == (409, "legal_hold")
+    assert agnes.http.get("/auth/me").status_code == 200
+    assert owner.http.delete(f"/compliance/holds/{hold.json()['hold_id']}").status_code == 204
+    kept = {"conversation_id": scene.group, "reason": "a lawsuit"}
+    assert owner.http.post("/compliance/holds", json=kept).status_code == 201
+    asked = agnes.http.post("/compliance/gdpr/erasures", json={"reason": "leaving"})
+    job = finished(owner, "erasures", asked.json()["job_id"])
+    statement = read_certificate(job["certificate"], [parse_key(job["public_key"])])
+    held = {part["where"]: part["kept_under_legal_hold"] for part in statement["erased"]}
+    assert held["messaging"]["message"] == 1
+    assert held["media"]["file"] == 1
+    items = owner.http.get(f"/conversations/{scene.group}/messages").json()["items"]
+    assert items[0]["body"] == f"there is {WORD} for everybody"
