@@ -87,7 +87,12 @@ def test_every_length_form_is_read_and_written(size: int) -> None:
         (masked(1, b"\xe2\x82", fin=False) + masked(0, b"x"), 1007),
         (b"\x81\xff\xff" + b"\xff" * 7, 1009),
     ],
-)
+    ids=[
+        "not-masked", "reserved-bit", "unknown-opcode", "continuation-of-nothing", "message-within-a-message",
+        "fragmented-ping", "long-ping", "long-by-its-length", "long-by-its-parts", "not-utf-8", "not-utf-8-over-parts",
+        "longest-length",
+    ],
+)  # fmt: skip
 def test_what_breaks_the_framing_fails_with_its_code(data: bytes, code: int) -> None:
     with pytest.raises(FrameFault) as caught:
         read_all([bytes([b]) for b in data] if len(data) < 300 else [data])

@@ -188,6 +188,7 @@ async def test_the_server_s_stop_tells_clients_to_come_back() -> None:
 @pytest.mark.parametrize(
     ("data", "code"),
     [(frames.server_frame(b"unmasked"), 1002), (Frame(Opcode.TEXT, b"\xff").serialize(mask=True), 1007)],
+    ids=["not-masked", "not-utf-8"],
 )
 async def test_broken_framing_is_told_and_ended(server: Server, data: bytes, code: int) -> None:
     reader, writer = await raw(server)
