@@ -23,6 +23,7 @@ from sealwire.adapters.embedded.messaging import SqliteMessaging
 from sealwire.adapters.embedded.outbox import SqlitePositions
 from sealwire.clients.compliance import send_records
 from sealwire.clients.key_ring import KeyRing
+from sealwire.clients.quotas import QuotaBook
 from sealwire.contracts import accountability, crypto, identity, media, messaging, search
 from sealwire.contracts.compliance import AuditEntry
 from sealwire.contracts.custody import SubjectCustody
@@ -126,13 +127,18 @@ def _one_by_one(entry: Callable[[Event], AuditEntry]) -> Entries:
     return entries
 
 
+def _quotas(assembly: Assembly, service: str) -> QuotaBook:
+    return QuotaBook(auth=lambda: assembly.contract("auth"), service=service, clock=assembly.clock)
+
+
 async def build_crypto(assembly: Assembly) -> Room:
     """Keys first: everybody else seals with them."""
     db = Database.open(assembly.data / "crypto.db", CRYPTO_MIGRATIONS)
     store = SqliteKeyStore(db)
     service = CryptoService(
-        store=store, provider=assembly.provider, clock=assembly.clock, config=assembly.settings.crypto
-    )
+        store=store, provider=assembly.provider, clock=assembly.clock, config=assembly.settings.crypto,
+        quotas=_quotas(assembly, "crypto"),
+    )  # fmt: skip
     relay = _relay(assembly, "crypto", store.feed, SqlitePositions(db), _one_by_one(crypto_entry))
     jobs = KeyJobs(
         settings=assembly.settings,
@@ -253,6 +259,7 @@ async def build_messaging(assembly: Assembly) -> Room:
         auth=assembly.contract("auth"),
         clock=assembly.clock,
         config=assembly.settings.messaging,
+        quotas=_quotas(assembly, "messaging"),
     )
     relay = _relay(assembly, "messaging", storage.events, storage.positions, _one_by_one(messaging_entry))
 
@@ -281,6 +288,7 @@ async def build_media(assembly: Assembly) -> Room:
         scanner=SignatureScanner(),
         clock=assembly.clock,
         config=assembly.settings.media,
+        quotas=_quotas(assembly, "media"),
     )
     relay = _relay(assembly, "media", store.feed, SqlitePositions(db), _one_by_one(media_entry))
 

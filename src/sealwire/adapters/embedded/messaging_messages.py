@@ -37,6 +37,12 @@ class SqliteMessageStore:
 
     # ---- reading
 
+    async def sent(self, tenant_id: str) -> int:
+        def sent(conn: apsw.Connection) -> int:
+            return int(conn.execute("SELECT total(last_seq) FROM conversation WHERE tenant_id = ?", (tenant_id,)).get)
+
+        return await self._db.scan(sent)
+
     async def history(
         self, conversation_id: str, *, after: int | None, before: int | None, limit: int
     ) -> Sequence[StoredMessage]:

@@ -9,11 +9,12 @@ from functools import partial
 from typing import Final
 
 from sealwire.contracts.crypto import KeyNotFound, KeyType, KeyUnusable
+from sealwire.contracts.tenancy import QuotaSource
 from sealwire.kit.caller import Caller, service_caller
 from sealwire.kit.clock import Clock
 from sealwire.kit.envelopes import bind, wipe
 from sealwire.kit.ids import new_id
-from sealwire.kit.problem import Unavailable
+from sealwire.resilience.failure import PartOut
 from sealwire.services.crypto.config import CryptoConfig
 from sealwire.services.crypto.events import KeyEvent, key_event
 from sealwire.services.crypto.flights import Flights
@@ -61,8 +62,12 @@ class LiveKey:
 class KeyChain:
     """All keys of this installation, unwrapped when they are needed."""
 
-    def __init__(self, *, store: KeyStore, provider: ProviderSet, clock: Clock, config: CryptoConfig) -> None:
+    def __init__(
+        self, *, store: KeyStore, provider: ProviderSet, clock: Clock, config: CryptoConfig,
+        quotas: QuotaSource | None = None,
+    ) -> None:  # fmt: skip
         self._store = store
+        self._quotas = quotas
         self._provider = provider
         self._clock = clock
         self._monotonic: Callable[[], float] = clock.monotonic
@@ -129,7 +134,11 @@ class KeyChain:
             versions=(version,),
         )
         event = key_event(caller, "crypto.key.created", key_id=key_id, at_us=now_us, version=1, purpose=purpose)
-        stored = await self._store.create(key, event, max_keys=self._config.max_keys_per_tenant)
+        most = self._config.max_keys_per_tenant
+        if purpose == "tenant" and self._quotas is not None:  # system keys are made on first use, whoever needs one
+            own = (await self._quotas.of(tenant_id)).keys
+            most = most if own is None else min(own, most)
+        stored = await self._store.create(key, event, max_keys=most)
         if stored.key_id == key_id:  # ours: the uses reserved with it are ours too
             self._budgets[key_id, 1] = self._budget(key_type, version.reserved_uses, version.reserved_uses)
         return stored
@@ -257,13 +266,16 @@ class KeyChain:
         except (KekUnusable, WrapRefused) as fault:
             raise self._out(fault, "The key provider can't unwrap the tenant's master key.") from None
 
-    def _out(self, fault: Exception, detail: str) -> Unavailable:
-        """Log what the provider's fault is, once a second at most, and return what callers are told."""
+    def _out(self, fault: Exception, detail: str) -> PartOut:
+        """Log what the provider's fault is, once a second at most, and return what callers are told.
+
+        It says nothing against crypto itself: keys that are unwrapped go on being used meanwhile.
+        """
         now_s = self._monotonic()
         if now_s >= self._quiet_until_s:
             self._quiet_until_s = now_s + _QUIET_S
             _log.error("the key provider is out: %s", fault)
-        return Unavailable(detail)
+        return PartOut(detail)
 
     async def _new_version(
         self, tenant_id: str, key_id: str, key_type: KeyType, purpose: str, number: int, now_us: int

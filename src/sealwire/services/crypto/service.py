@@ -41,6 +41,7 @@ from sealwire.contracts.crypto import (
     WrappedKey,
 )
 from sealwire.contracts.custody import HoldDesk
+from sealwire.contracts.tenancy import QuotaSource
 from sealwire.kit.caller import Caller
 from sealwire.kit.clock import Clock, rfc3339
 from sealwire.kit.codec import Page
@@ -65,12 +66,15 @@ from sealwire.services.crypto.subjects import SubjectKeys
 class CryptoService:
     """`contracts.crypto.Crypto` in this process."""
 
-    def __init__(self, *, store: KeyStore, provider: KeyProvider, clock: Clock, config: CryptoConfig) -> None:
+    def __init__(
+        self, *, store: KeyStore, provider: KeyProvider, clock: Clock, config: CryptoConfig,
+        quotas: QuotaSource | None = None,
+    ) -> None:  # fmt: skip
         self._store = store
         self._providers = ProviderSet.of(provider)
         self._clock = clock
         self._config = config
-        self._chain = KeyChain(store=store, provider=self._providers, clock=clock, config=config)
+        self._chain = KeyChain(store=store, provider=self._providers, clock=clock, config=config, quotas=quotas)
         self._journal = UseJournal(
             store=store,
             window_s=config.journal_window_ms / 1000,

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from sealwire.contracts.auth import Auth
 from sealwire.contracts.media import InfoQuery, Infos, Link, MediaInfo, MediaNotFound, NewLink
 from sealwire.contracts.messaging import Messaging
+from sealwire.contracts.tenancy import QuotaSource
 from sealwire.kit.caller import Caller
 from sealwire.kit.clock import Clock, rfc3339
 from sealwire.kit.permission import Permission
@@ -43,6 +44,7 @@ class MediaService:
         scanner: Scanner,
         clock: Clock,
         config: MediaConfig,
+        quotas: QuotaSource | None = None,
     ) -> None:
         self._store = store
         self._blobs = blobs
@@ -78,6 +80,7 @@ class MediaService:
             config=config,
             examine=self._looks.add,
             bury=self._sweeper.soon,
+            quotas=quotas,
         )
         self.downloads = Downloads(
             store=store,

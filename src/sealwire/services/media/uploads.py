@@ -10,6 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from sealwire.contracts.media import MediaNotFound, UploadTooLarge
+from sealwire.contracts.tenancy import QuotaSource
 from sealwire.kit.caller import Caller
 from sealwire.kit.clock import US_PER_S, Clock
 from sealwire.kit.exchange import Disconnected
@@ -126,6 +127,7 @@ class Uploads:
         config: MediaConfig,
         examine: Callable[[StoredFile], None],
         bury: Callable[[], None],
+        quotas: QuotaSource | None = None,
     ) -> None:
         """`examine` has a complete file looked at later, `bury` has doomed blobs deleted soon."""
         self._store = store
@@ -137,6 +139,7 @@ class Uploads:
         self._config = config
         self._examine = examine
         self._bury = bury
+        self._quotas = quotas
         self._examinations: OrderedDict[str, Examination] = OrderedDict()
 
     async def begin(self, caller: Caller, beginning: Beginning) -> StoredFile:
@@ -176,7 +179,7 @@ class Uploads:
         event = self._event(caller, "media.upload.started", file, size_bytes=beginning.length or 0)
         await self._store.create(
             file,
-            max_tenant_bytes=self._config.max_tenant_bytes,
+            max_tenant_bytes=await self._room_of(caller.tenant_id),
             most_open=self._config.max_open_uploads,
             max_open_bytes=max(self._config.max_open_bytes, self._config.max_file_bytes),
             event=event,
@@ -184,6 +187,11 @@ class Uploads:
         if beginning.length == 0:
             return await self._append(caller, file, [], Examination(self._scanner))
         return file
+
+    async def _room_of(self, tenant_id: str) -> int:
+        """Return how many bytes the tenant's files may take."""
+        own = None if self._quotas is None else (await self._quotas.of(tenant_id)).media_bytes
+        return self._config.max_tenant_bytes if own is None else min(own, self._config.max_tenant_bytes)
 
     async def find(self, caller: Caller, media_id: str) -> StoredFile:
         """Return an upload of the caller. Raises: UploadGone."""
@@ -210,7 +218,7 @@ class Uploads:
         told = await self._store.set_length(
             media_id,
             length,
-            max_tenant_bytes=self._config.max_tenant_bytes,
+            max_tenant_bytes=await self._room_of(caller.tenant_id),
             most_open=self._config.max_open_uploads,
             max_open_bytes=max(self._config.max_open_bytes, self._config.max_file_bytes),
         )
@@ -356,7 +364,7 @@ class Uploads:
     async def _join(self, caller: Caller, file: StoredFile) -> StoredFile:
         file = msgspec.structs.replace(file, state=FileState.SCANNING, expires_at_us=None)
         event = self._event(caller, "media.uploaded", file)
-        limit = self._config.max_tenant_bytes
+        limit = await self._room_of(caller.tenant_id)
         if not await self._store.join(file, event=event, max_tenant_bytes=limit):
             raise MediaNotFound("A part is not there, or not complete.")
         found = await self._store.file(file.tenant_id, file.media_id)

@@ -24,6 +24,7 @@ from sealwire.kit.problem import Unavailable
 from sealwire.services.messaging import model
 from sealwire.services.messaging.bodies import Bodies, body_context, pack
 from sealwire.services.messaging.config import MessagingConfig
+from sealwire.services.messaging.meter import SendMeter
 from sealwire.services.messaging.model import (
     Appended,
     Content,
@@ -55,8 +56,10 @@ class MessageCases:
         tail: Tail,
         clock: Clock,
         config: MessagingConfig,
+        meter: SendMeter | None = None,
     ) -> None:
         self._store = store
+        self._meter = meter
         self._seats = seats
         self._keys = keys
         self._marks = request_marks
@@ -106,13 +109,19 @@ class MessageCases:
             meta=model.meta_of(draft),
             carried=sent,
         )
-        try:
-            stored = await self._store.append(sealed)
-        except SeatStale:
-            stored = await self._append_again(caller, sealed)
+        if self._meter is None or self._meter.is_free(tenant_id):
+            stored = await self._append(caller, sealed)
+        else:
+            stored = await self._meter.send(tenant_id, lambda: self._append(caller, sealed))
         if type(stored) is Appended:
             return sent.complete(stored.seq)
         return await self._duplicate(stored, request_hash)  # type: ignore[arg-type]  # the other of the two
+
+    async def _append(self, caller: Caller, sealed: SealedDraft) -> Appended | StoredMessage:
+        try:
+            return await self._store.append(sealed)
+        except SeatStale:
+            return await self._append_again(caller, sealed)
 
     async def _append_again(self, caller: Caller, sealed: SealedDraft) -> Appended | StoredMessage:
         """The members changed while the message was on its way: look whether the caller still is one."""

@@ -124,6 +124,9 @@ class MessageStore(Protocol):
         names no message.
         """
 
+    async def sent(self, tenant_id: str) -> int:
+        """Return how many messages were ever sent in the tenant's conversations. Slow: reads all of these."""
+
     async def history(
         self, conversation_id: str, *, after: int | None, before: int | None, limit: int
     ) -> Sequence[StoredMessage]:

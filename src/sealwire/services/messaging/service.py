@@ -47,6 +47,7 @@ from sealwire.contracts.messaging import (
     StreamPage,
     StreamQuery,
 )
+from sealwire.contracts.tenancy import QuotaSource
 from sealwire.kit.caller import Caller
 from sealwire.kit.clock import Clock
 from sealwire.kit.codec import Page
@@ -59,6 +60,7 @@ from sealwire.services.messaging.jobs import Jobs
 from sealwire.services.messaging.keeping import KeepingCases
 from sealwire.services.messaging.keeping_ports import Keeping
 from sealwire.services.messaging.messages import MessageCases
+from sealwire.services.messaging.meter import SendMeter
 from sealwire.services.messaging.ports import ConversationEvents, ConversationStore, Keys, MessageStore
 from sealwire.services.messaging.request_marks import RequestMarks
 from sealwire.services.messaging.seats import Seats
@@ -86,8 +88,12 @@ class MessagingService:
         auth: Auth,
         clock: Clock,
         config: MessagingConfig,
+        quotas: QuotaSource | None = None,
     ) -> None:
-        """`keys` is messaging's key ring; `crypto` keeps the key of request marks; `auth` knows the people."""
+        """`keys` is messaging's key ring; `crypto` keeps the key of request marks; `auth` knows the people.
+
+        `quotas`: how many messages tenants may send; without it as many as they like.
+        """
         bodies = Bodies(keys=keys, clock=clock)
         seats = Seats(conversations, most=config.seats_cached)
         self._events = events
@@ -111,6 +117,7 @@ class MessagingService:
             tail=tail,
             clock=clock,
             config=config,
+            meter=None if quotas is None else SendMeter(store=messages, quotas=quotas),
         )
         self._feeds = FeedCases(
             conversations=conversations,
