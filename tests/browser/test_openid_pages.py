@@ -1,0 +1,94 @@
+"""The pages of a sign-in for an app in a real Chromium: its CSP lets them work, and lets the app's redirect through."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from sealwire.testing.chromium import Chromium, Page, PageFailed
+from sealwire.testing.installation import PASSWORD, Installation, Person
+from sealwire.testing.openid_app import App
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+DEADLINE_S = 30.0
+
+
+class _Callback(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        body = b"<!doctype html><title>the app</title>"
+        self.send_response(200)
+        self.send_header("content-type", "text/html")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        return
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Installation]:
+    """An installation whose owner is of this test."""
+    running = Installation(tmp_path / "data").start()
+    yield running
+    running.kill()
+
+
+@pytest.fixture
+def app_url() -> Iterator[str]:
+    """An app on another origin."""
+    server = HTTPServer(("127.0.0.1", 0), _Callback)
+    thread = Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/callback"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+async def until(page: Page, expression: str) -> Any:
+    """Wait until an expression is true in whatever page is shown by then; return its value."""
+    async with asyncio.timeout(DEADLINE_S):
+        while True:
+            try:
+                if value := await page.run(expression):
+                    return value
+            except PageFailed:  # between two pages there is none
+                pass
+            await asyncio.sleep(0.05)
+
+
+async def test_a_person_signs_in_by_the_pages(site: Installation, chromium: Chromium, app_url: str) -> None:
+    anna = Person(site.url, "anna")
+    made = anna.http.post("/auth/clients", json={"name": "The app", "redirect_uris": [app_url]})
+    assert made.status_code == 201, made.text
+    app = App.of(site.url, made.json()["client"]["client_id"], made.json()["client_secret"])
+    begun = app.create_authorization_url(app_url)
+    page = await chromium.page(begun["url"])
+    await until(page, "document.title === 'Sign in'")
+    # the style counts (its hash is in the policy), scripts don't
+    assert await page.run("getComputedStyle(document.querySelector('main')).borderTopLeftRadius") == "8px"
+    assert await page.run("document.scripts.length") == 0
+    assert await page.run("document.querySelector('#password').type") == "password"
+    fill = f"""document.querySelector('#email').value = {json.dumps(anna.email)};
+        document.querySelector('#password').value = {json.dumps(PASSWORD)};
+        document.querySelector('form').requestSubmit(); true"""
+    await page.run(fill)
+    await until(page, "document.title === 'Sign in to The app?'")
+    await page.run("document.querySelector('button[value=allow]').click(); true")
+    shown = await until(page, "document.title === 'the app' && location.href")
+    code = shown.partition("code=")[2].partition("&")[0]
+    token = app.fetch_access_token(redirect_uri=app_url, code=code, code_verifier=begun["code_verifier"])
+    assert app.parse_id_token(token, nonce=begun["nonce"])["sub"] == anna.user_id
+    assert await page.run("document.cookie") == "", "no script reads our cookies"
+    # once more: nothing is asked, the app is shown at once
+    again = app.create_authorization_url(app_url)
+    await page.run(f"location.href = {json.dumps(again['url'])}; true")
+    await until(page, f"document.title === 'the app' && location.href.includes({json.dumps(again['state'])})")
