@@ -185,7 +185,8 @@ async def test_due_is_what_is_older_and_says_what_is_held(room: MessagingRoom, a
 
 async def test_disposal_takes_what_is_not_held_and_tells_search(room: MessagingRoom, anna: Caller, ben: Caller) -> None:
     group = await room.group(anna, ben)
-    ids = [(await room.say(who, group, "text")).message_id for who in (anna, ben, anna)]
+    said = [await room.say(who, group, "text") for who in (anna, ben, anna)]
+    ids, first_key = [message.message_id for message in said], said[0].client_message_id
     room.clock.advance(DAY_S)
     await room.messaging.put_hold(COMPLIANCE, "h1", HoldPlacement(subject_id=ben.user_id))
     run = Disposal(run_id=new_id(), ids=[*ids, new_id(), "no id at all"], action="tombstone")
@@ -197,6 +198,8 @@ async def test_disposal_takes_what_is_not_held_and_tells_search(room: MessagingR
     told = await room.messaging.publications(service_caller("search", "system"), PublicationQuery(after=newest - 1))
     purged = [msgspec.json.decode(item.data, type=MessagesPurged).message_ids for item in told.items]
     assert purged == [[ids[0], ids[2]]]
+    anew = await room.say(anna, group, "text", key=first_key)
+    assert (anew.seq, anew.duplicate) == (4, False), "the life of the message is over, and so is its key"
     again = await room.messaging.dispose(COMPLIANCE, "messages", run)
     assert again == done, "the same batch again counts what it counted"
     other = await room.messaging.dispose(

@@ -104,7 +104,9 @@ class SqliteKeeping:
         found = fetch(conn, _FOUND, (wanted, tenant_id))
         held = sum(1 for *_, is_held in found if is_held)
         going = [row for row in found if not row[4] and row[3] != PURGED and (row[2] or rows)]
-        strip(conn, [row[0] for row in going], at_us, PURGED if rows else 0)
+        keys = [row[0] for row in going]
+        strip(conn, keys, at_us, PURGED if rows else 0)
+        self._free_requests(conn, keys)
         of: dict[int, list[str]] = {}
         for key, message_id, *_ in going:
             of.setdefault(key >> SEQ_BITS, []).append(id_text(message_id))
@@ -112,6 +114,13 @@ class SqliteKeeping:
             detail = Detail(reason=why.reason, message_ids=tuple(message_ids))
             self._events.record(conn, num, [Change("messages.purged", actor, at_us, detail=detail)])
         return Disposed(disposed=len(going), held=held, missing=len(ids) - held - len(going))
+
+    def _free_requests(self, conn: apsw.Connection, keys: Sequence[int]) -> None:
+        """Let the requests be made anew: the life of these messages is over. What is left of a row is small."""
+        wanted = str(list(keys))
+        of_these = "key IN (SELECT value FROM json_each(?))"
+        self._requests.forget(conn, fetch(conn, f"SELECT request_key, key FROM message WHERE {of_these}", (wanted,)))
+        conn.execute(f"UPDATE message SET request_key = x'', request_hash = x'' WHERE {of_these}", (wanted,))
 
     async def sweep_purged(self, after: int, limit: int) -> int:
         """See `Keeping`. One conversation a call."""

@@ -34,7 +34,7 @@ CONNECTION_PRAGMAS = (
     "wal_autocheckpoint=0",  # the writer sees to it, off the loop, past CHECKPOINT_PAGES
 )
 PAGE_BYTES = 4096
-RECLAIM_PAGES = 128
+RECLAIM_PAGES = 64
 LOG_KEPT_BYTES = 1 << 20
 """A log this small is not worth a checkpoint of its own to be emptied."""
 SCAN_THREADS = 2
