@@ -17,6 +17,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
+_HEX = b"0123456789abcdef"
 JSON = (b"content-type", b"application/json")
 PROBLEM = (b"content-type", b"application/problem+json")
 JSON_LINE = b"content-type: application/json\r\n"
@@ -123,13 +124,22 @@ class Exchange:
         return client[0] if client else ""
 
     def set_trace(self) -> None:
-        """Take the trace id of a W3C `traceparent` header, or make one."""
+        """Take the trace id of a W3C `traceparent` header, or make one.
+
+        Versions after 00 begin as that one and may go on behind another dash (Trace Context section 4.3).
+        """
         parent = self.header(b"traceparent")
-        if parent is not None and len(parent) == 55 and parent[:3] == b"00-":
-            trace = parent[3:35]
-            if trace.isalnum() and trace == trace.lower() and trace.strip(b"0"):
-                self.trace_id = trace.decode()
-                return
+        if (
+            parent is not None
+            and (len(parent) == 55 or (parent[55:56] == b"-" and parent[:2] != b"00"))
+            and parent[2:3] == parent[35:36] == parent[52:53] == b"-"
+            and parent[:2] != b"ff"
+            and not (parent[:2] + parent[3:35] + parent[36:52] + parent[53:55]).translate(None, _HEX)
+            and parent[3:35].strip(b"0")
+            and parent[36:52].strip(b"0")
+        ):
+            self.trace_id = parent[3:35].decode()
+            return
         self.trace_id = random_hex()
 
     def body_at_hand(self, limit_bytes: int) -> bytes | None:

@@ -180,7 +180,9 @@ class BoundedHttp(HttpToolsProtocol):
             "server": self.server,
         }
         self.scope = scope  # type: ignore[assignment]  # the same as uvicorn's, by its members
-        self._upgrading = parser.should_upgrade() and self._should_upgrade() and self._is_bare_get()
+        self._upgrading = (
+            parser.should_upgrade() and version == "1.1" and self._should_upgrade() and self._is_bare_get()
+        )
         self.headers = NO_TRAILERS  # type: ignore[assignment]  # what is appended to it is gone
         self._unread_bytes = 0
         if self._upgrading:
