@@ -559,12 +559,12 @@ async def test_the_ring_keeps_its_limits_and_wipes(crypto: Crypto, room: Room) -
     ring = KeyRing(crypto=crypto, service="messaging", clock=room.clock, max_keys=3, max_uses=5, max_age_s=60)
     first = await ring.sealing_key("t1", "c1", "u1")
     for _ in range(5):
-        first.seal(b"", b"")
+        first.seal(b"", b"c")
     assert ring.ready("t1", "c1", "u1") is None
     second = await ring.sealing_key("t1", "c1", "u1")
     assert (second.key_id, second.uses) == (first.key_id, 0)
     for i in range(5):
-        await ring.seal("t1", f"c{i}", "u2", b"", b"")
+        await ring.seal("t1", f"c{i}", "u2", b"", b"c")
     assert len(ring) == 3
     room.clock.advance(31)
     ring.sweep()
@@ -581,28 +581,28 @@ async def test_the_ring_keeps_its_limits_and_wipes(crypto: Crypto, room: Room) -
 
 async def test_the_ring_forgets_and_destroys(crypto: Crypto, room: Room) -> None:
     ring = KeyRing(crypto=crypto, service="messaging", clock=room.clock)
-    sealed = {(s, u): await ring.seal("t1", s, u, b"x", b"") for s in ("c1", "c2") for u in ("u1", "u2")}
+    sealed = {(s, u): await ring.seal("t1", s, u, b"x", b"c") for s in ("c1", "c2") for u in ("u1", "u2")}
     assert await ring.destroy("t1", subject_id="u1") == 2
     for (scope, user), envelope in sealed.items():
         if user == "u1":
             with pytest.raises(KeyUnusable):
-                await ring.open("t1", scope, user, envelope, b"")
+                await ring.open("t1", scope, user, envelope, b"c")
         else:
-            assert await ring.open("t1", scope, user, envelope, b"") == b"x"
+            assert await ring.open("t1", scope, user, envelope, b"c") == b"x"
     assert await ring.destroy("t1", scope="c1") == 1
     with pytest.raises(KeyUnusable):
-        await ring.open("t1", "c1", "u2", sealed["c1", "u2"], b"")
+        await ring.open("t1", "c1", "u2", sealed["c1", "u2"], b"c")
 
 
 async def test_a_load_that_fails_is_not_remembered(crypto: Crypto, room: Room) -> None:
     ring = KeyRing(crypto=crypto, service="messaging", clock=room.clock)
-    sealed = await ring.seal("t1", "c1", "u1", b"x", b"")
+    sealed = await ring.seal("t1", "c1", "u1", b"x", b"c")
     ring.clear_cache()
     outcomes = await asyncio.gather(
-        *(ring.open("t1", "c9", "u1", sealed, b"") for _ in range(3)), return_exceptions=True
+        *(ring.open("t1", "c9", "u1", sealed, b"c") for _ in range(3)), return_exceptions=True
     )
     assert all(isinstance(o, DecryptionFailed) for o in outcomes)
-    assert await ring.open("t1", "c1", "u1", sealed, b"") == b"x"
+    assert await ring.open("t1", "c1", "u1", sealed, b"c") == b"x"
 
 
 # ---- the client

@@ -7,12 +7,14 @@ import os
 from base64 import b64encode
 from collections.abc import AsyncIterator
 from pathlib import Path
+from random import Random
 
 import pytest
 
 from sealwire.adapters.embedded.crypto import MIGRATIONS, SqliteKeyStore
 from sealwire.adapters.embedded.drivers.sqlite import Database
 from sealwire.adapters.hsm.pkcs11 import Pkcs11KeyProvider
+from sealwire.clients.crypto import local_crypto
 from sealwire.clients.key_ring import KeyRing
 from sealwire.contracts.crypto import (
     OPERATIONS,
@@ -30,7 +32,10 @@ from sealwire.contracts.crypto import (
 from sealwire.kit.caller import Caller, Principal, service_caller
 from sealwire.kit.clock import SystemClock
 from sealwire.kit.permission import Role
-from sealwire.kit.problem import Forbidden
+from sealwire.kit.problem import Forbidden, Retry
+from sealwire.resilience.failure import PartOut
+from sealwire.resilience.guard import Guard
+from sealwire.resilience.registry import Registry
 from sealwire.services.crypto.config import CryptoConfig
 from sealwire.services.crypto.provider_set import ProviderSet
 from sealwire.services.crypto.providers import FileKeyProvider, KekUnusable, KeyProvider
@@ -356,3 +361,32 @@ async def test_a_provider_that_is_out_is_no_destination(room: Room) -> None:
     room.clock.advance(1000)
     await sample.read(room.service)
     assert os.listdir(room.folder)
+
+
+async def test_a_provider_that_is_out_stops_only_those_who_need_it(room: Room) -> None:
+    """Neither the breaker nor the other tenants hear of it."""
+    here, away = await Sample("t1").make(room.service), await Sample("t2").make(room.service)
+    registry = Registry(clock=room.clock)
+    crypto = local_crypto(room.service, Guard.of("crypto", registry=registry, clock=room.clock, rng=Random(7)))
+    room.service._chain._keys["t2", away.master.key_id].wipe()
+    room.providers.close()
+    for _ in range(200):
+        with pytest.raises(PartOut) as told:
+            await crypto.decrypt_with_master_key(away.caller, back(away.master))
+        assert (told.value.status, told.value.retry, told.value.retry_after_s) == (503, Retry.AFTER, 1.0)
+        assert (await crypto.decrypt_with_master_key(here.caller, back(here.master))).plaintext == SECRET
+    with pytest.raises(KekUnusable):
+        await room.service.checks()["key_provider"]()
+
+
+async def test_a_ring_wipes_by_itself_what_nobody_uses(room: Room) -> None:
+    clock = ManualClock()
+    ring = KeyRing(crypto=room.service, service="messaging", clock=clock, max_age_s=0.05)
+    key = await ring.sealing_key("t1", "c1", "u1")
+    clock.advance(1)
+    async with asyncio.timeout(10):
+        while len(ring):  # noqa: ASYNC110 - what is waited for has no event
+            await asyncio.sleep(0.01)
+        clock.advance(60)
+        while not key.wiped:  # noqa: ASYNC110 - the same
+            await asyncio.sleep(0.01)

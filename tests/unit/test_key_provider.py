@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -127,3 +129,18 @@ def test_a_damaged_record_stops_the_start(data: Path) -> None:
     (data / "keys" / "provider.json").write_text("{")
     with pytest.raises(SettingError, match="not readable"):
         record_of(load(data))
+
+
+def test_without_a_token_nothing_of_it_is_loaded(data: Path) -> None:
+    """Start time and memory at rest are measured."""
+    program = (
+        "import asyncio, sys, sealwire.runtime.assembly\n"
+        "from sealwire.kit.clock import SystemClock\n"
+        "from sealwire.runtime import settings\n"
+        "from sealwire.runtime.key_provider import open_providers\n"
+        f"loaded, _ = settings.load(flags={{'server': {{'data': {str(data)!r}}}}}, env={{}})\n"
+        "asyncio.run(open_providers(loaded, SystemClock()))\n"
+        "print([name for name in sys.modules if name.startswith(('pkcs11', 'sealwire.adapters.hsm'))])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

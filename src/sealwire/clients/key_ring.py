@@ -17,6 +17,7 @@ from sealwire.resilience import deadline
 _Owner = tuple[str, str, str]
 """Tenant, scope, subject."""
 _GRACE_S: Final = 30.0
+_SWEEP_S: Final = 30.0
 
 
 class _Held:
@@ -69,6 +70,7 @@ class KeyRing:
         self._by_id: OrderedDict[tuple[str, bytes], _Held] = OrderedDict()
         self._retired: deque[tuple[float, SealingKey]] = deque()
         self._loads: dict[tuple[_Owner, bytes], asyncio.Task[SealingKey]] = {}
+        self._sweeping: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -146,7 +148,7 @@ class KeyRing:
             del self._loads[load]
 
     def sweep(self) -> None:
-        """Wipe what is past its time; call now and then, so that a key unused doesn't outlive its limit in memory."""
+        """Wipe what is past its time. The ring does it by itself now and then while it holds keys."""
         self._reap()
         now_s = self._monotonic()
         for name in [name for name, held in self._by_id.items() if held.expires_s <= now_s]:
@@ -159,6 +161,21 @@ class KeyRing:
         while self._retired:
             self._retired.pop()[1].wipe()
         self._loads.clear()
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+            self._sweeping = None
+
+    def _sweep_later(self) -> None:
+        """See to it that a key nobody uses doesn't outlive its limit in memory."""
+        if self._sweeping is None:
+            pause_s = min(self._max_age_s, _SWEEP_S)
+            self._sweeping = asyncio.get_running_loop().call_later(pause_s, self._sweep_now)
+
+    def _sweep_now(self) -> None:
+        self._sweeping = None
+        self.sweep()
+        if self._by_id or self._retired:
+            self._sweep_later()
 
     async def _load_once(self, owner: _Owner, key_id: bytes) -> SealingKey:
         """Load a key, once however many ask at the same time; `key_id` empty means the current one."""
@@ -204,6 +221,7 @@ class KeyRing:
         while len(self._by_id) >= self._max_keys:
             self._retire(next(iter(self._by_id)))
         self._by_id[name] = held
+        self._sweep_later()
         if held.seals:
             self._current[held.owner] = held
 

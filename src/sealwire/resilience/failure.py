@@ -24,6 +24,12 @@ class Unreachable(Unavailable):
     code, title = "unreachable", "A part this needs can't be reached"
 
 
+class PartOut(Unavailable):
+    """A part behind the one that was asked is out; what doesn't need it is answered."""
+
+    code, title = "part_out", "Something this call needs is out for the moment"
+
+
 class TimedOut(DeadlineExceeded):
     """The part did not answer in the time that is normal for it (the request's own deadline had time left)."""
 
@@ -32,21 +38,22 @@ def is_failure(error: Exception) -> bool:
     """Whether the outcome speaks against the dependency.
 
     Timeouts, broken connections and unavailability do. A problem below 500 is an answer of a healthy service; our own
-    refusals (full queue, a breaker further in) and a session that can't be confirmed say nothing about it. Nor does a
-    bug (500, or any other exception): it speaks of one input, and whoever found that input could otherwise shut the
-    part for everybody by sending it again and again.
+    refusals (full queue, a breaker further in), a part that only some calls need, and a session that can't be confirmed
+    say nothing about it. Nor does a bug (500, or any other exception): it speaks of one input, and whoever found that
+    input could otherwise shut the part for everybody by sending it again and again.
     """
     if isinstance(error, Problem):
-        return error.status > 500 and not isinstance(error, (CircuitOpen, Overloaded, SessionUnconfirmed))
+        return error.status > 500 and not isinstance(error, (CircuitOpen, Overloaded, PartOut, SessionUnconfirmed))
     return isinstance(error, OSError)
 
 
 def may_repeat(error: Exception, repeat: Repeat) -> bool:
     """Whether the call may be sent again after this error (R7.2): nothing that could then happen twice.
 
-    A breaker that is open and a full queue are refusals of ours: asking again at once would defeat them.
+    A breaker that is open and a full queue are refusals of ours: asking again at once would defeat them. A part that is
+    out is being looked after by the one that was asked.
     """
-    if isinstance(error, (CircuitOpen, Overloaded)):
+    if isinstance(error, (CircuitOpen, Overloaded, PartOut)):
         return False
     if isinstance(error, Unreachable):
         return True
