@@ -692,5 +692,3 @@ async def test_passkeys_and_challenges_survive_a_restart_and_are_swept(tmp_path:
         assert room.storage.db.read(count) == [(0,)]
     finally:
         await room.close()
-
-
