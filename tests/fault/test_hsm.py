@@ -192,7 +192,9 @@ async def test_a_pin_in_the_environment_is_not_tried_twice_either(
             await opener(pin="env:TOKEN_PIN")
     monkeypatch.setenv("TOKEN_PIN", PIN)
     (tmp_path / "pin-refused").unlink()
-    await (await opener(pin="env:TOKEN_PIN")).check()
+    provider = await opener(pin="env:TOKEN_PIN")
+    await provider.check()
+    assert PIN.encode() not in seen_from_outside(provider.worker_pid)
     monkeypatch.delenv("TOKEN_PIN")
     with pytest.raises(PinUnusable, match="no PIN in TOKEN_PIN"):
         await opener(pin="env:TOKEN_PIN")

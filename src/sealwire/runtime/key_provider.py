@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from pathlib import Path
 from typing import Final, Literal
 
@@ -133,7 +134,7 @@ async def open_place(place: Place, *, settings: Settings, clock: Clock, create: 
             timeout_s=settings.crypto.pkcs11_timeout_s,
         ),
         create=create,
-        refused_pin=settings.data / "keys" / "pin-refused",
+        refused_pin=settings.data / "keys" / f"pin-refused-{sha256(place.token.encode()).hexdigest()[:8]}",
         clock=clock,
     )  # fmt: skip
 

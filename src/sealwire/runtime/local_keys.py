@@ -33,7 +33,8 @@ class LocalKeys:
         if not path.exists():
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             key_id, key = os.urandom(ID_BYTES), os.urandom(KEY_BYTES)
-            write_whole(path, key_id + await self._provider.wrap(key, context + key_id))
+            async with self._provider.making():
+                write_whole(path, key_id + await self._provider.wrap(key, context + key_id))
         content = path.read_bytes()
         key_id, wrapped = content[:ID_BYTES], content[ID_BYTES:]
         return key_id, bytes(await self._provider.unwrap(wrapped, context + key_id))

@@ -54,7 +54,11 @@ class Worker:
     async def start(cls, opening: Opening, *, timeout_s: float) -> Worker:
         """Start the process and let it log in. Raises: WorkerLost, which says what is out."""
         ours, theirs = socket.socketpair()
-        env = {name: value for name, value in os.environ.items() if not name.startswith("SEALWIRE_")}
+        env = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith("SEALWIRE_") and value != opening.pin
+        }
         with theirs:
             process = subprocess.Popen(  # noqa: S603, ASYNC220 - our own module; a fork takes milliseconds
                 [sys.executable, "-m", MODULE, str(theirs.fileno())],
