@@ -42,6 +42,7 @@ from sealwire.runtime import rooms
 from sealwire.runtime.catalog import CATALOG
 from sealwire.runtime.http_protocol import BoundedHttp, bounded
 from sealwire.runtime.key_provider import open_providers
+from sealwire.runtime.limits import Limits
 from sealwire.runtime.local_keys import LocalKeys
 from sealwire.runtime.server import Server, listen
 from sealwire.runtime.settings import RUNNING, Settings, own_data, prepare_data
@@ -50,9 +51,6 @@ from sealwire.services.auth.config import LegacyIssuer
 from sealwire.services.auth.model import DEFAULT_TENANT
 from sealwire.services.gateway.admission import Admission
 from sealwire.services.gateway.gate import GatewayGate, Lag
-from sealwire.services.gateway.limit_exchange import LimitExchange
-from sealwire.services.gateway.limiter import Limiter
-from sealwire.services.gateway.minute_counts import MinuteCounts
 from sealwire.services.gateway.routes import SECURITY_HEADERS, public_routes
 from sealwire.services.gateway.spool import RecordSpool, SpoolConfig
 from sealwire.services.socket.metrics import SocketCollector
@@ -82,8 +80,8 @@ class Assembly:
         self.service_apps: dict[str, App] = {}
         self.shared = SharedState.open(self._settings.cache, clock=self._clock, rng=self._rng)
         self._spool: RecordSpool | None = None
-        self._limits_check: Probe | None = None
-        self.limiter = _limiter(self._settings, self._clock)
+        self._limits = Limits(self._settings, self._clock)
+        self.limiter = self._limits.limiter
 
     # ---- what it says of itself
 
@@ -138,7 +136,8 @@ class Assembly:
     async def _start_boundary(self) -> None:
         self._started.append(("shared state", self.shared.stop))
         await self.shared.start()
-        await self._share_limits()
+        self._started.append(("limits", self._limits.stop))
+        await self._limits.share(self.shared.board, self.local_keys, self._rng)
         config = self._settings.auth
         secure = self._settings.server.public_url.startswith("https://")
         key = await self.local_keys.sealing_key("boundary")
@@ -163,17 +162,6 @@ class Assembly:
         )
         self._started.append(("boundary", self.boundary.stop))
         await self.boundary.start()
-
-    async def _share_limits(self) -> None:
-        """Count requests together with other gateways, where there is something to share."""
-        if self.limiter is None or self.shared.board is None:
-            return
-        _, secret = await self.local_keys.secret("limits")
-        counts, board = self.limiter.counts, self.shared.board
-        exchange = LimitExchange(counts=counts, board=board, secret=secret, rng=self._rng)
-        self._started.append(("limits", exchange.stop))
-        await exchange.start()
-        self._limits_check = exchange.check
 
     async def _start_relays(self) -> None:
         self._started.append(("audit trail", self._stop_relays))
@@ -387,8 +375,7 @@ class Assembly:
         found["cache"] = self._probe_cache
         if self._spool is not None:
             found |= self._spool.checks()
-        if self._limits_check is not None:
-            found["rate_limits"] = self._limits_check
+        found |= self._limits.checks
         found["revocation_feed"] = self._probe_feed
         return found
 
@@ -399,13 +386,6 @@ class Assembly:
     async def _probe_feed(self) -> None:
         if not await self.boundary.coordinator.ensure_fresh():
             raise DegradedOnly("the revocation feed is older than its bound")
-
-
-def _limiter(settings: Settings, clock: SystemClock) -> Limiter | None:
-    """Return what limits requests. With a shared cache there may be others, so one that was never heard counts too."""
-    if settings.gateway.rate_limits == "off":
-        return None
-    return Limiter(config=settings.gateway, counts=MinuteCounts(clock=clock, members=2 if settings.cache.url else 1))
 
 
 def _all_of(checks: Callable[[], Mapping[str, Probe]]) -> Probe:
