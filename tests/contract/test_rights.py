@@ -306,6 +306,29 @@ async def test_what_was_under_way_goes_on_after_a_restart(tmp_path):
         assert statement["probe"]["texts"] >= 3, "what the probe looks for outlives the restart"
 
 
+async def test_an_export_is_written_anew_after_a_restart(tmp_path):
+    there = people()
+    messaging = there["messaging"]
+    export, reached = messaging.export_subject, asyncio.Event()
+
+    async def stuck(caller, subject_id, query):
+        reached.set()
+        await asyncio.Event().wait()
+
+    messaging.export_subject = stuck
+    async with opened(tmp_path / "data", there=there) as room:
+        asked = await room.service.request_export(ME, NewExport())
+        await asyncio.wait_for(reached.wait(), 10)
+        assert 0 < (await room.service.export_job(ME, asked.job_id)).progress < 1
+    messaging.export_subject = export
+    async with opened(tmp_path / "data", there=there) as room:
+        done = await room.done(asked, ME)
+        _, parts = await room.opened.service.download(ME, done.job_id)
+        archive = zipfile.ZipFile(io.BytesIO(b"".join([part async for part in parts])))
+        assert archive.testzip() is None
+        assert len(json.loads(archive.read("messaging/message.json"))) == 7
+
+
 async def test_what_is_left_keeps_it_open(tmp_path):
     there = people()
     async with opened(tmp_path / "data", there=there) as room:

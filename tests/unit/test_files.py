@@ -7,7 +7,7 @@ import stat
 
 import pytest
 
-from sealwire.kit.files import write_all, write_whole
+from sealwire.kit.files import count_in_files, write_all, write_whole
 
 
 def test_a_file_is_replaced_as_a_whole_with_its_mode(tmp_path):
@@ -45,3 +45,15 @@ def test_more_than_a_pipe_holds_is_written_to_the_end():
     os.close(reader)
     os.wait()
     assert got == content
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 2, 3, 5, 7, 1 << 20])
+def test_texts_are_counted_wherever_chunks_end(tmp_path, chunk_bytes):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (tmp_path / "one").write_bytes(b"..needle.....thread...needle")
+    (folder / "two").write_bytes(b"needl\0e thread")
+    places = [tmp_path / "one", folder, tmp_path / "none"]
+    assert count_in_files(places, [b"needle", b"thread", b""], chunk_bytes=chunk_bytes) == 4
+    assert count_in_files(places, [b"haystack"], chunk_bytes=chunk_bytes) == 0
+    assert count_in_files(places, []) == 0

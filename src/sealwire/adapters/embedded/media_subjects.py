@@ -86,6 +86,8 @@ class SqliteMediaSubjects:
         return await asyncio.to_thread(count_in_files, files, texts)
 
     async def compact(self) -> None:
+        while await self._db.reclaim():  # in small steps first: writers wait for the last one only
+            pass
         await self._db.compact()
 
 

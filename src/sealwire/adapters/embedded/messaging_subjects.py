@@ -254,6 +254,8 @@ class SqliteMessagingSubjects:
         return await asyncio.to_thread(count_in_files, files, texts)
 
     async def compact(self) -> None:
+        while await self._db.reclaim():  # in small steps first: writers wait for the last one only
+            pass
         await self._db.compact()
 
     # ---- parts
