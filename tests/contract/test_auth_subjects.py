@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,10 @@ async def erase(room: AuthRoom, user_id: str) -> dict[str, int]:
         if answer.done:
             return counts
     raise AssertionError("the erasure does not end")
+
+
+def _insert(conn: Any, *, row: str, given: dict[str, str]) -> None:
+    conn.execute(row, given)
 
 
 async def people(room: AuthRoom) -> tuple[Caller, Caller, LoginResult]:
@@ -293,10 +298,23 @@ async def test_a_new_address_is_where_the_person_is_found_and_the_old_one_is_nob
 
 async def test_an_export_tells_what_auth_has(room: AuthRoom) -> None:
     _, anna, _ = await people(room)
+    given = {"anna": anna.user_id}
+    for row in (
+        "INSERT INTO openid_consent VALUES ($anna, 'app-1', 'openid', 1)",
+        "INSERT INTO external_identity VALUES ('i-1', 'default', $anna, 'corp', 'https://corp.example', x'01', 1)",
+        "INSERT INTO passkey VALUES ('p-1', 'default', $anna, x'02', x'', x'', 0, 0, 1, 0, 0)",
+    ):
+        await room.storage.db.write(partial(_insert, row=row, given=given))
     profile, cursor = await room.auth.export_subject(COMPLIANCE, anna.user_id, SubjectQuery()), ""
     assert profile.items[0].data["email"] == "anna@example.org"
     cursor = profile.next_cursor or ""
     (session,) = (await room.auth.export_subject(COMPLIANCE, anna.user_id, SubjectQuery(cursor=cursor))).items
+    kinds = set()
+    while cursor:
+        page = await room.auth.export_subject(COMPLIANCE, anna.user_id, SubjectQuery(cursor=cursor))
+        kinds |= {item.kind for item in page.items}
+        cursor = page.next_cursor or ""
+    assert kinds == {"session", "consent", "identity", "passkey"}
     assert (session.data["ip_address"], session.data["user_agent"]) == ("192.0.2.7", "test/1.0")
 
 

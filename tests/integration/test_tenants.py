@@ -72,6 +72,10 @@ def test_what_was_made_at_rest_is_there(place):
 def test_an_operator_reads_the_log_of_nobody_and_no_tenants(place):
     assert place.operator.http.get("/compliance/audit", params={"tenant_id": "anonymous"}).status_code == 200
     assert place.operator.http.get("/compliance/audit", params={"tenant_id": "system"}).status_code == 200
+    for path in ("/compliance/audit/verify", "/compliance/audit/export"):
+        assert place.operator.http.get(path, params={"tenant_id": "anonymous"}).status_code == 200
+        assert place.operator.http.get(path).status_code == 200
+        assert place.operator.http.get(path, params={"tenant_id": place.clinic}).status_code == 403
     for tenant in (place.clinic, "default"):
         assert place.operator.http.get("/compliance/audit", params={"tenant_id": tenant}).status_code == 403
 
