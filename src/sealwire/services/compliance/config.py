@@ -25,7 +25,7 @@ class ComplianceConfig(msgspec.Struct, frozen=True, kw_only=True):
     ] = 100_000
     group_records: Annotated[
         int, Meta(ge=1, le=10_000, description="Records of one tenant written in one transaction at most")
-    ] = 512
+    ] = 1_024
     waiting_records: Annotated[
         int, Meta(ge=1, description="Records of one tenant that may wait for the disk; past it 503")
     ] = 50_000

@@ -21,6 +21,7 @@ from typing import Any, Final
 from sealwire import __version__
 from sealwire.contracts.compliance import AuditRecord
 from sealwire.kit.clock import parse_rfc3339
+from sealwire.services.compliance.sealing import ERASED, UNREADABLE
 
 OCSF_VERSION: Final = "1.3.0"
 API_ACTIVITY: Final = 6003
@@ -95,7 +96,7 @@ def ocsf_event(record: AuditRecord) -> dict[str, Any]:
         "status_detail": record.outcome,
         "message": record.action,
         "actor": {"user": _actor(record)},
-        "src_endpoint": {"ip": _text(metadata, "ip_address")} if _text(metadata, "ip_address") else {"name": "unknown"},
+        "src_endpoint": _endpoint(_text(metadata, "ip_address")),
         "metadata": {
             "version": OCSF_VERSION,
             "product": {"name": "Sealwire", "vendor_name": "Sealwire", "version": __version__},
@@ -146,6 +147,11 @@ def _actor(record: AuditRecord) -> dict[str, Any]:
 def _api(record: AuditRecord) -> dict[str, Any]:
     service = {"name": record.action.partition(".")[0] if record.resource_type != "api_request" else "gateway"}
     return {"operation": record.action, "service": service}
+
+
+def _endpoint(address: str) -> dict[str, str]:
+    """An address that was erased, or never known, is none: the schema has a name for what there is instead."""
+    return {"name": address or "unknown"} if address in {"", ERASED, UNREADABLE} else {"ip": address}
 
 
 def _http_request(record: AuditRecord) -> dict[str, Any]:
