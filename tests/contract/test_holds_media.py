@@ -16,15 +16,16 @@ from sealwire.kit.clock import rfc3339
 from sealwire.kit.ids import new_id
 from sealwire.services.media.config import MediaConfig
 from sealwire.testing.media_room import TUS, MediaRoom
+from sealwire.testing.wirings import WIRINGS
 
 COMPLIANCE = service_caller("compliance", "default")
 DAY_S = 86_400
 
 
-@pytest.fixture
-async def room(tmp_path: Path) -> AsyncIterator[MediaRoom]:
+@pytest.fixture(params=WIRINGS)
+async def room(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[MediaRoom]:
     config = MediaConfig(sweep_s=3600, max_open_uploads=3, max_file_bytes=1000, max_open_bytes=1500)
-    room = MediaRoom(tmp_path, config=config)
+    room = MediaRoom(tmp_path, wiring=request.param, config=config)
     await room.open()
     yield room
     await room.close()

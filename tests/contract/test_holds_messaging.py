@@ -17,15 +17,18 @@ from sealwire.kit.ids import new_id
 from sealwire.kit.problem import Forbidden
 from sealwire.services.messaging.config import MessagingConfig
 from sealwire.testing.messaging_room import MessagingRoom
+from sealwire.testing.wirings import WIRINGS
 
 COMPLIANCE = service_caller("compliance", "default")
 DAY_S = 86_400
 
 
-@pytest.fixture
-async def room(tmp_path: Path) -> AsyncIterator[MessagingRoom]:
+@pytest.fixture(params=WIRINGS)
+async def room(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[MessagingRoom]:
     # Its jobs run when a test says so.
-    room = MessagingRoom(tmp_path, config=MessagingConfig(purge_every_s=3600, trim_every_s=86_400))
+    room = MessagingRoom(
+        tmp_path, wiring=request.param, config=MessagingConfig(purge_every_s=3600, trim_every_s=86_400)
+    )
     await room.open()
     yield room
     await room.close()

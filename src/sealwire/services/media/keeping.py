@@ -49,8 +49,12 @@ class KeepingCases:
         await self._desk.put_hold(caller, hold_id, placement)
 
     async def release_hold(self, caller: Caller, hold_id: str) -> None:
-        """See `HoldCustody`; what was deleted meanwhile is purged soon."""
+        """See `HoldCustody`; what was deleted meanwhile is purged soon.
+
+        The list of forgotten conversations is walked anew: keys that the hold kept can go.
+        """
         await self._desk.release_hold(caller, hold_id)
+        await self._store.follow(_FORGOTTEN, 0)
         self._released = True
         self._bury()
 
