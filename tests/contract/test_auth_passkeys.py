@@ -14,6 +14,7 @@ import pyotp
 import pytest
 
 from sealwire.contracts.auth import (
+    BadCredentials,
     LoginResult,
     MfaAnswer,
     MfaFailed,
@@ -40,6 +41,7 @@ from sealwire.contracts.passkeys import (
 from sealwire.contracts.webauthn import Assertion, RequestOptions
 from sealwire.kit.caller import Caller, service_caller
 from sealwire.kit.problem import Forbidden, Invalid, QuotaExceeded, StepUpRequired
+from sealwire.services.auth.external_records import IdentityRecord
 from sealwire.services.auth.mfa_policy import MfaKept
 from sealwire.testing.auth_room import CHEAP, AuthRoom, somebody
 from sealwire.testing.authenticator import EDDSA, ES256, RS256, Bent, SoftAuthenticator
@@ -550,6 +552,22 @@ async def test_methods_are_exactly_what_the_person_can_do_now(room: AuthRoom) ->
     for stranger in (FactorsQuery(user_id="nobody"), FactorsQuery(user_id=caller.user_id)):
         with pytest.raises(UserNotFound):
             await room.auth.factors(service_caller("gateway", "elsewhere"), stranger)
+
+
+async def test_who_came_through_a_provider_has_no_password_to_prove(room: AuthRoom) -> None:
+    tenant = await room.storage.stores.tenants.find("default")
+    assert tenant is not None
+    identity = IdentityRecord(
+        identity_id="i1", tenant_id="default", user_id="", provider="p", issuer="https://elsewhere.example",
+        subject_index=b"s", created_us=room.clock.now_us(),
+    )  # fmt: skip
+    made = await room.service._users.add_external(somebody(), tenant, "eve@example.org", "Eve", identity)
+    query = FactorsQuery(user_id=made.user_id)
+    assert (await room.auth.factors(service_caller("gateway", "default"), query)).methods == []
+    with pytest.raises(BadCredentials):
+        await room.log_in("eve", password="!")
+    with pytest.raises(BadCredentials):
+        await room.log_in("eve")
 
 
 # ---- keeping them

@@ -16,6 +16,7 @@ from sealwire.services.auth.events import Journal, Kind
 from sealwire.services.auth.lockout import Lockout
 from sealwire.services.auth.mfa_policy import MfaKept, MfaPolicy
 from sealwire.services.auth.passkey_store import PasskeyStore, Removal
+from sealwire.services.auth.passwords import NO_PASSWORD
 from sealwire.services.auth.people import People
 from sealwire.services.auth.ports import MfaStore
 from sealwire.services.auth.records import TotpRecord, UserRecord
@@ -104,7 +105,7 @@ class SecondFactors:
         """Return what a step-up takes of this person: a second factor of those who have one, else their password."""
         if user.mfa:
             return await self.methods(user.user_id)
-        return ["password"] if user.password_hash.startswith("$") else []
+        return [] if user.password_hash == NO_PASSWORD else ["password"]
 
     async def holds(self, caller: Caller, user: UserRecord, method: str, code: str) -> bool:
         """Check a code and use it up: the same code never counts twice, however many ask at once."""

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 from argon2 import PasswordHasher as Argon2
@@ -16,6 +16,8 @@ from sealwire.kit.problem import Unavailable
 from sealwire.services.auth.password_rules import normalised
 
 T = TypeVar("T")
+NO_PASSWORD: Final = "!"  # noqa: S105 - the want of one
+"""Stands where a hash would for people without a password; no password matches it, at the cost of any other."""
 
 
 class Costs(msgspec.Struct, frozen=True, kw_only=True):

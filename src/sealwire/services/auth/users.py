@@ -40,7 +40,7 @@ from sealwire.services.auth.invitations import Guestbook
 from sealwire.services.auth.mfa_policy import MfaPolicy
 from sealwire.services.auth.model import DEFAULT_TENANT, check_role_change, check_role_given
 from sealwire.services.auth.password_rules import PasswordRules
-from sealwire.services.auth.passwords import PasswordHasher
+from sealwire.services.auth.passwords import NO_PASSWORD, PasswordHasher
 from sealwire.services.auth.people import People
 from sealwire.services.auth.ports import EventsOf, UserStore
 from sealwire.services.auth.records import Cut, Reason, TenantRecord, UserRecord, UserStatus
@@ -150,7 +150,7 @@ class Roster:
     async def add_external(
         self, caller: Caller, tenant: TenantRecord, email: str, display_name: str, identity: IdentityRecord
     ) -> UserRecord:
-        """Make a member whom an identity provider vouches for, with that identity; the password is chance.
+        """Make a member whom an identity provider vouches for, with that identity and no password.
 
         Raises: EmailTaken, QuotaExceeded, IdentityTaken.
         """
@@ -161,7 +161,7 @@ class Roster:
             email_index=self._vault.email_index(tenant.tenant_id, email),
             sealed=await self._vault.seal_person(tenant.tenant_id, user_id, Person(email, display_name)),
             role=Role.MEMBER,
-            password_hash=await self._hasher.hash(os.urandom(32).hex()),
+            password_hash=NO_PASSWORD,
             created_us=self._clock.now_us(),
         )
         origin = await self._journal.origin(caller, tenant.tenant_id)
