@@ -31,7 +31,7 @@ class SocketConfig(msgspec.Struct, frozen=True, kw_only=True):
     ] = 512 * 1024
     first_message_bytes: Annotated[
         int, Meta(ge=1_024, le=65_536, description="Longest frame of a client that has not authenticated yet")
-    ] = 8 * 1024
+    ] = 6 * 1024
     backlog_bytes: Annotated[
         int, Meta(ge=16_384, le=1 << 26, description="Unsent bytes after which a client is slow and gets no more")
     ] = 512 * 1024

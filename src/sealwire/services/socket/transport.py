@@ -31,7 +31,7 @@ class TransportLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Bounds of one socket (services/socket/config.py says what each means)."""
 
     message_bytes: int = 512 * 1024
-    first_message_bytes: int = 8 * 1024
+    first_message_bytes: int = 6 * 1024
     backlog_bytes: int = 512 * 1024
     slow_grace_s: float = 10.0
     close_timeout_s: float = 2.0
