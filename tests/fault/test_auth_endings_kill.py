@@ -41,7 +41,8 @@ async def erase(room, owner, worker):
         user_id = await room.add(owner, name)
         granted = await room.log_in(name)
         await room.auth.reset_password(somebody(), ResetRequest(email=f"{name}@example.org"))
-        who = {"user_id": user_id, "email": f"{name}@example.org", "session_id": granted.session_id, "refresh": granted.refresh_token}
+        who = {"user_id": user_id, "session_id": granted.session_id, "refresh": granted.refresh_token}
+        who["email"] = f"{name}@example.org"
         say(did="begun", **who)
         done = False
         while not done:
