@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeVar, dataclass_transform
+from typing import Annotated, Any, Final, TypeVar, dataclass_transform
 
 import msgspec
 
@@ -42,6 +42,10 @@ class Page(Input):
     cursor: Annotated[str, msgspec.Meta(max_length=512)] | None = None
 
 
+_PARENTHESES: Final = bytes.maketrans(b"[{]}", b"(())")
+_NO_MARKS: Final = bytes(set(range(256)) - set(b'[{]}"'))
+
+
 def fault_path(value: Any, path: str = "$") -> str:
     """Return where in a decoded document a string holds NUL, or an empty string."""
     if isinstance(value, str):
@@ -58,27 +62,21 @@ def fault_path(value: Any, path: str = "$") -> str:
 
 
 def too_deep(body: bytes) -> bool:
-    """Whether brackets nest deeper than MAX_DEPTH anywhere (brackets inside strings count too: a cheap upper bound)."""
+    """Whether the brackets of a JSON document nest deeper than MAX_DEPTH; for what is no JSON, an upper bound.
+
+    At the speed of `bytes` methods, in time linear in the body: byte by byte in Python it took 4 ms for 100 KB, on the
+    loop. All but quotes and brackets is dropped, then what stands in strings, then innermost pairs, level by level.
+    """
     if body.count(b"[") + body.count(b"{") <= MAX_DEPTH:
         return False
-    depth, quoted, escaped = 0, False, False
-    for byte in body:
-        if quoted:
-            if escaped:
-                escaped = False
-            elif byte == 0x5C:
-                escaped = True
-            elif byte == 0x22:
-                quoted = False
-        elif byte == 0x22:
-            quoted = True
-        elif byte in b"[{":
-            depth += 1
-            if depth > MAX_DEPTH:
-                return True
-        elif byte in b"]}":
-            depth -= 1
-    return False
+    marks = body.replace(b"\\\\", b"").replace(b'\\"', b"").translate(_PARENTHESES, _NO_MARKS)
+    rest = b"".join(marks.replace(b'""', b"").split(b'"')[::2])
+    for _ in range(MAX_DEPTH):
+        shorter = rest.replace(b"()", b"")
+        if len(shorter) == len(rest):
+            break
+        rest = shorter
+    return b"()" in rest or rest.count(b"(") > MAX_DEPTH
 
 
 def invalid(error: msgspec.ValidationError) -> Invalid:
