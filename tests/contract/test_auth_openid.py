@@ -15,12 +15,12 @@ import pytest
 
 from sealwire.contracts.auth import UserChange
 from sealwire.contracts.custody import SubjectErasure, SubjectQuery
-from sealwire.contracts.openid import NewClient
+from sealwire.contracts.openid import NewClient, PageRefused
 from sealwire.kit.caller import Caller, service_caller
 from sealwire.kit.codec import Page
 from sealwire.services.auth.openid_browser import browser_hash
 from sealwire.services.auth.openid_courier import MOST_ATTEMPTS
-from sealwire.services.auth.openid_errors import OAuthRefused, PageRefused
+from sealwire.services.auth.openid_errors import OAuthRefused
 from sealwire.services.auth.openid_ports import Answer, OutwardRefused
 from sealwire.services.auth.openid_signin import Browser, Sent, Shown
 from sealwire.services.auth.openid_tokens import LOGOUT_TYP

@@ -13,7 +13,7 @@ from sealwire.kit.caller import Caller
 from sealwire.kit.codec import Input, Output, Page, ShortText
 from sealwire.kit.operation import Degraded, Operation, Policy, RateClass, Repeat, table
 from sealwire.kit.permission import Permission
-from sealwire.kit.problem import NotFound
+from sealwire.kit.problem import NotFound, Problem
 
 AUTHORIZE_PATH: Final = "/auth/authorize"
 TOKEN_PATH: Final = "/auth/token"  # noqa: S105 - a path
@@ -39,6 +39,15 @@ class ConsentNotFound(NotFound):
     """The caller gave that app no consent."""
 
     code, title = "consent_not_found", "No such consent"
+
+
+class PageRefused(Problem):
+    """A sign-in page can't go on: the app or its address is in doubt, or the form is not this browser's, or too old.
+
+    The app is told nothing of it; a browser gets it as a page.
+    """
+
+    code, title, status = "sign_in_refused", "This did not work", 400
 
 
 def check_uri(uri: str, *, private_use: bool) -> None:

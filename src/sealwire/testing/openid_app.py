@@ -108,7 +108,9 @@ class PageBrowser:
         assert self.answer is not None
         form = self.page.form(ending)
         self.answer = self.http.post(
-            form.action, data={**form.fields, **fields}, headers={"sec-fetch-site": "same-origin"}
+            form.action,
+            data={**form.fields, **fields},
+            headers={"sec-fetch-site": "same-origin", "accept": "text/html"},
         )
         return self.answer
 

@@ -17,6 +17,7 @@ from sealwire.kit.problem import Problem, UnsupportedMedia
 from sealwire.services.auth import openid_pages as pages
 from sealwire.services.auth.cookies import read_cookie, session_cookie, side_cookie
 from sealwire.services.auth.external_logins import ExternalLogins
+from sealwire.services.auth.openid_routes import tell, wants_page
 
 FLOW_COOKIE: Final = "flow"
 _NO_STORE: Final = (b"cache-control", b"no-store")
@@ -54,7 +55,9 @@ class _Desk:
             return_to = exchange.query.get("return_to", "")
             url, cookie = await self._external.start(exchange.params["provider"], return_to)
         except Problem as problem:
-            await _tell(exchange, problem)
+            if not wants_page(exchange):
+                raise
+            await tell(exchange, problem)
             return
         exchange.extra_headers.append(side_cookie(exchange, FLOW_COOKIE, cookie))
         await exchange.answer(303, b"", ((b"location", url.encode("ascii")), _NO_STORE))
@@ -65,7 +68,9 @@ class _Desk:
             cookie = read_cookie(exchange, FLOW_COOKIE)
             return_to, proved = await self._external.answered(exchange.params["provider"], exchange.query, cookie)
         except Problem as problem:
-            await _tell(exchange, problem)
+            if not wants_page(exchange):
+                raise
+            await tell(exchange, problem)
             return
         exchange.extra_headers.append(side_cookie(exchange, FLOW_COOKIE, proved))
         if return_to:
@@ -95,13 +100,6 @@ async def _json(exchange: Exchange) -> bytes:
     if exchange.text_header(b"content-type").partition(";")[0].strip().lower() != "application/json":
         raise UnsupportedMedia("Send the body with Content-Type: application/json.")
     return body
-
-
-async def _tell(exchange: Exchange, problem: Problem) -> None:
-    if problem.retry_after_s is not None:
-        exchange.extra_headers.append((b"retry-after", b"%d" % max(1, round(problem.retry_after_s))))
-    title = "Not now" if problem.status >= 500 else "This did not work"
-    await _show(exchange, pages.message(title, problem.detail), problem.status)
 
 
 async def _show(exchange: Exchange, html: bytes, status: int) -> None:

@@ -14,11 +14,3 @@ class OAuthRefused(Exception):
         self.error = error
         self.description = description
         self.status = status
-
-
-class PageRefused(Exception):
-    """An authorization request that can't even be answered at the app's address, as that address is in doubt."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self.text = text

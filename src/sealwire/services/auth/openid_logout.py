@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from urllib.parse import urlencode
 
+from sealwire.contracts.openid import PageRefused
 from sealwire.kit.caller import Caller
 from sealwire.kit.clock import Clock
 from sealwire.kit.jose import TokenRefused
 from sealwire.services.auth import openid_pages as pages
 from sealwire.services.auth.openid_browser import BrowserState, Interaction, Present, browser_hash
 from sealwire.services.auth.openid_clients import ClientRegistry
-from sealwire.services.auth.openid_errors import PageRefused
 from sealwire.services.auth.openid_requests import state_of
 from sealwire.services.auth.openid_signin import Browser, Outcome, Sent, Shown
 from sealwire.services.auth.openid_tokens import AppTokens, audience_hint

@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from sealwire.contracts.openid import SCOPES
-from sealwire.services.auth.openid_errors import OAuthRefused, PageRefused
+from sealwire.contracts.openid import SCOPES, PageRefused
+from sealwire.services.auth.openid_errors import OAuthRefused
 from sealwire.services.auth.openid_records import ClientRecord
 from sealwire.services.auth.records import Record
 

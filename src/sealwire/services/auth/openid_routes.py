@@ -10,17 +10,17 @@ from typing import Any, Final
 import msgspec
 
 from sealwire.contracts import auth as contract
-from sealwire.contracts.openid import AUTHORIZE_PATH, END_SESSION_PATH, TOKEN_PATH, USERINFO_PATH
+from sealwire.contracts.openid import AUTHORIZE_PATH, END_SESSION_PATH, TOKEN_PATH, USERINFO_PATH, PageRefused
 from sealwire.kit.caller import Caller
 from sealwire.kit.codec import encode
 from sealwire.kit.exchange import JSON, Exchange, Headers, read_form
 from sealwire.kit.http import Edge, Route
 from sealwire.kit.operation import Degraded, Policy, RateClass
-from sealwire.kit.problem import Malformed, Problem, Unauthenticated, Unavailable
+from sealwire.kit.problem import Malformed, Problem, Unauthenticated
 from sealwire.services.auth import openid_pages as pages
 from sealwire.services.auth.cookies import read_cookie, side_cookie
 from sealwire.services.auth.openid import OpenIdProvider
-from sealwire.services.auth.openid_errors import OAuthRefused, PageRefused
+from sealwire.services.auth.openid_errors import OAuthRefused
 from sealwire.services.auth.openid_signin import Browser, Outcome, Sent
 
 SESSION_COOKIE: Final = "sso"
@@ -113,15 +113,10 @@ class _Desk:
                     raise PageRefused("This form was sent by another site.")
                 params = await _form(exchange) if by_form else exchange.query
                 outcome = await answered(caller, params, browser)
-            except PageRefused as refused:
-                await _show(exchange, pages.message("This did not work", refused.text), 400)
-            except Unavailable as problem:
-                exchange.extra_headers.append((b"retry-after", b"%d" % max(1, round(problem.retry_after_s or 1))))
-                await _show(exchange, pages.message("Not now", "Please try again in a moment."), 503)
             except Problem as problem:
-                if problem.status >= 500:
+                if not wants_page(exchange):
                     raise
-                await _show(exchange, pages.message("This did not work", problem.detail), problem.status)
+                await tell(exchange, problem)
             else:
                 if not known:
                     exchange.extra_headers.append(side_cookie(exchange, BROWSER_COOKIE, browser.browser))
@@ -192,6 +187,20 @@ async def _answer(exchange: Exchange, outcome: Outcome) -> None:
         await exchange.answer(303, b"", ((b"location", outcome.url.encode("ascii")), *NO_STORE))
         return
     await _show(exchange, outcome.html, outcome.status, outcome.target)
+
+
+def wants_page(exchange: Exchange) -> bool:
+    """Whether a browser asks: anything else is better told by a problem document."""
+    return b"text/html" in (exchange.header(b"accept") or b"")
+
+
+async def tell(exchange: Exchange, problem: Problem) -> None:
+    """Show a problem as a page."""
+    if problem.retry_after_s is not None:
+        exchange.extra_headers.append((b"retry-after", b"%d" % max(1, round(problem.retry_after_s))))
+    title = "Not now" if problem.status >= 500 else "This did not work"
+    text = "Please try again in a moment." if problem.status >= 500 else problem.detail
+    await _show(exchange, pages.message(title, text), problem.status)
 
 
 async def _show(exchange: Exchange, html: bytes, status: int, target: str = "") -> None:

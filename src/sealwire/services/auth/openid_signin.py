@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 import msgspec
 
 from sealwire.contracts.auth import BadCredentials, Login, LoginResult, MfaAnswer, MfaFailed, StepUp, TooManyAttempts
+from sealwire.contracts.openid import PageRefused
 from sealwire.kit.caller import Caller
 from sealwire.kit.clock import US_PER_S, Clock
 from sealwire.kit.jose import TokenRefused
@@ -17,7 +18,7 @@ from sealwire.services.auth.logins import Logins
 from sealwire.services.auth.mfa_policy import MfaPolicy
 from sealwire.services.auth.openid_browser import BrowserState, Interaction, Present, browser_hash
 from sealwire.services.auth.openid_clients import ClientRegistry
-from sealwire.services.auth.openid_errors import OAuthRefused, PageRefused
+from sealwire.services.auth.openid_errors import OAuthRefused
 from sealwire.services.auth.openid_grants import Grants
 from sealwire.services.auth.openid_records import ClientRecord
 from sealwire.services.auth.openid_requests import AuthorizationRequest, check_redirect, read_request, state_of
