@@ -16,7 +16,7 @@ import msgspec
 from sealwire.adapters.hsm.wire import LENGTH, MOST_BYTES, Answer, Fault, Opening, Request, framed
 
 MODULE: Final = "sealwire.adapters.hsm.drivers.pkcs11_worker"
-START_S: Final = 3.0
+START_S: Final = 10.0
 """What a start may take besides an answer's time: the interpreter, and the library's own beginning."""
 END_TIMEOUT_S: Final = 1.0
 _decode = msgspec.msgpack.Decoder(Answer).decode
