@@ -95,7 +95,7 @@ class Reader:
         return [int(e["id"]) for e in self.events if e["event"] in ("record", "ocsf")]
 
 
-def until(look: Any, within_s: float = 20) -> Any:
+def until(look: Any, within_s: float = 60) -> Any:
     deadline = time.monotonic() + within_s
     while not (found := look()):
         assert time.monotonic() < deadline, "never seen"
@@ -146,7 +146,7 @@ def test_a_client_that_comes_back_gets_each_record_once_in_order(installation, a
     last_id = "0"
     writer.start()
     finished = lambda: done.is_set() and sum(e["data"]["action"] == "message.created" for e in events) == 120  # noqa: E731 - a condition
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     breaks = 0
     while not finished():
         assert time.monotonic() < deadline, f"{len(seen)} records after {breaks} breaks"
@@ -200,7 +200,7 @@ def test_the_stream_ends_within_a_second_after_logout(installation, auditor):
     before = time.monotonic()
     assert auditor.http.post("/auth/logout").status_code == 204
     assert reader.ended.wait(10)
-    assert reader.ended_at - before < 1.5, "a second, and what a busy machine adds"
+    assert reader.ended_at - before < 2.5, "a second, and what a busy machine adds"
 
 
 def test_who_may_not_read_the_log_gets_no_stream(installation, auditor, stranger):
@@ -255,7 +255,7 @@ def test_a_reader_that_takes_nothing_is_ended_and_holds_nobody_up(installation, 
     )
     quick = Reader(installation.url, auditor.token, last_id="0")
     # More than the sockets' buffers hold: each request leaves a record of about 1 KiB.
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     ended = False
     sent = 0
     while not ended:
@@ -265,7 +265,7 @@ def test_a_reader_that_takes_nothing_is_ended_and_holds_nobody_up(installation, 
             sent += 1
         log = installation.log.read_text()
         ended = "slow_reader" in log
-    until(lambda: sum(e["data"]["action"] == "GET_/api/v1/auth/me" for e in quick.events) >= sent)
+    until(lambda: sum(e["data"]["action"] == "GET_/api/v1/auth/me" for e in list(quick.events)) >= sent)
     assert quick.seqs == list(range(1, len(quick.seqs) + 1))
     taken = b""
     connection.settimeout(10)
