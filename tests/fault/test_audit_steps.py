@@ -23,7 +23,7 @@ from sealwire.testing.compliance import ComplianceRoom, open_compliance
 
 CALLER = service_caller("gateway", "t0")
 KEY = SealingKey(key_id=b"k" * 16, key=b"s" * 32)
-PATIENCE_S = 120
+PATIENCE_S = 900
 
 COMMON = """
 import asyncio, os, signal, sys
