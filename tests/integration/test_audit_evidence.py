@@ -82,7 +82,7 @@ def test_a_mirror_and_a_bundle_are_verified_offline(installation, alone, tmp_pat
         assert sealwire("audit", "mirror", folder, *at).returncode == 0
     found = verdict(folder, "--key", key)
     assert (found["ok"], found["covered"] > 0) == (True, True)
-    entries = next((folder / "tile" / "entries").rglob("*.p/*"))
+    entries = max((folder / "tile" / "entries").rglob("*.p/*"), key=lambda path: int(path.name))  # the newest
     content = entries.read_bytes()
     entries.write_bytes(content.replace(b"message.created", b"message.deleted", 1))
     assert verdict(folder, "--key", key)["fault"]["kind"] == "changed"
