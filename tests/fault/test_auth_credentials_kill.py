@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 import re
-import signal
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,6 +12,7 @@ from sealwire.contracts.auth import Registration
 from sealwire.contracts.credentials import InvitationInvalid, ResetConfirmation, ResetInvalid
 from sealwire.kit.clock import SystemClock
 from sealwire.testing.auth_room import BOUNDARY, PASSWORD, AuthRoom, somebody
+from sealwire.testing.victim import killed_after
 
 VICTIM = """
 import asyncio, json, re, sys
@@ -70,31 +66,9 @@ asyncio.run(main())
 """
 
 
-async def killed_after(folder: Path, lines: int) -> list[dict[str, Any]]:
-    """Run the victim, kill it once it has said `lines` things; return everything it managed to say."""
-    victim = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", VICTIM, str(folder), stdout=asyncio.subprocess.PIPE
-    )
-    assert victim.stdout is not None
-    said = []
-    try:
-        async with asyncio.timeout(60):
-            while len(said) < lines:
-                line = await victim.stdout.readline()
-                assert line, "the victim ended by itself"
-                said.append(json.loads(line))
-            victim.send_signal(signal.SIGKILL)
-            rest = await victim.stdout.read()
-    finally:
-        if victim.returncode is None:
-            victim.kill()
-        await victim.wait()
-    return said + [json.loads(line) for line in rest[: rest.rfind(b"\n") + 1].splitlines()]
-
-
 @pytest.mark.parametrize("lines", [23, 47])
 async def test_what_was_spent_stays_spent(tmp_path: Path, lines: int) -> None:
-    said = await killed_after(tmp_path, lines)
+    said = await killed_after(VICTIM, tmp_path, lines)
     room = AuthRoom(tmp_path, clock=SystemClock())
     auth = await room.open()
     try:

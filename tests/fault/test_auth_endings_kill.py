@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-import signal
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +13,7 @@ from sealwire.contracts.tenancy import TenantChange
 from sealwire.kit.caller import service_caller
 from sealwire.kit.clock import SystemClock
 from sealwire.testing.auth_room import BOUNDARY, AuthRoom, somebody
+from sealwire.testing.victim import killed_after
 
 VICTIM = """
 import asyncio, json, sys
@@ -74,24 +71,6 @@ asyncio.run(main())
 COMPLIANCE, SYSTEM = service_caller("compliance", "default"), service_caller("gateway", "system")
 
 
-async def killed_after(folder: Path, lines: int) -> list[dict[str, Any]]:
-    """Run the victim, kill it once it has said `lines` things; return everything it managed to say."""
-    victim = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", VICTIM, str(folder), stdout=asyncio.subprocess.PIPE
-    )
-    assert victim.stdout is not None
-    said = []
-    async with asyncio.timeout(100):
-        while len(said) < lines:
-            line = await victim.stdout.readline()
-            assert line, "the victim died by itself"
-            said.append(json.loads(line))
-    victim.send_signal(signal.SIGKILL)
-    rest = await victim.stdout.read()
-    await victim.wait()
-    return said + [json.loads(line) for line in rest.decode().splitlines(keepends=True) if line.endswith("\n")]
-
-
 async def gone(room: AuthRoom, what: dict[str, Any]) -> None:
     """Neither session nor refresh token does anything any more."""
     try:
@@ -106,7 +85,7 @@ async def gone(room: AuthRoom, what: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("lines", [15, 60])
 async def test_what_was_answered_holds_and_the_rest_can_be_finished(tmp_path: Path, lines: int) -> None:
-    said = await killed_after(tmp_path, lines)
+    said = await killed_after(VICTIM, tmp_path, lines)
     room = AuthRoom(tmp_path, clock=SystemClock())
     await room.open()
     try:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-import signal
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +9,7 @@ import pytest
 from sealwire.contracts.auth import FeedQuery, RefreshInvalid, RefreshRequest, SessionQuery
 from sealwire.kit.clock import SystemClock
 from sealwire.testing.auth_room import BOUNDARY, AuthRoom, somebody
+from sealwire.testing.victim import killed_after
 
 VICTIM = """
 import asyncio, json, sys
@@ -43,32 +40,9 @@ asyncio.run(main())
 """
 
 
-async def killed_after(folder: Path, lines: int) -> list[dict[str, str]]:
-    """Run the victim, kill it once it has said `lines` things; return everything it managed to say."""
-    victim = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", VICTIM, str(folder), stdout=asyncio.subprocess.PIPE
-    )
-    assert victim.stdout is not None
-    said = []
-    try:
-        async with asyncio.timeout(60):
-            while len(said) < lines:
-                line = await victim.stdout.readline()
-                assert line, "the victim ended by itself"
-                said.append(json.loads(line))
-            victim.send_signal(signal.SIGKILL)
-            rest = await victim.stdout.read()
-    finally:
-        if victim.returncode is None:
-            victim.kill()
-        await victim.wait()
-    whole = rest[: rest.rfind(b"\n") + 1].splitlines()
-    return said + [json.loads(line) for line in whole]
-
-
 @pytest.mark.parametrize("lines", [60, 131])
 async def test_what_was_acknowledged_survives_kill_9(tmp_path: Path, lines: int) -> None:
-    said = await killed_after(tmp_path, lines)
+    said = await killed_after(VICTIM, tmp_path, lines)
     last = {entry["session"]: entry for entry in said}
     room = AuthRoom(tmp_path, clock=SystemClock())
     auth = await room.open()
