@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 
 from sealwire.contracts.api_keys import ApiKeyQuery, ApiKeyRefused, NewApiKey
@@ -45,6 +46,7 @@ from sealwire.contracts.custody import (
 from sealwire.contracts.tenancy import OwnerInvitation, TenantOwned
 from sealwire.kit.caller import Caller, service_caller
 from sealwire.kit.codec import Page
+from sealwire.kit.files import count_in_files
 from sealwire.kit.problem import Forbidden
 from sealwire.testing.auth_room import BOUNDARY, CHEAP, PASSWORD, AuthRoom, somebody
 from sealwire.testing.wirings import WIRINGS
@@ -132,6 +134,30 @@ async def test_letters_invitations_and_what_is_sealed_into_events_go_too(room: A
     token = kept.get_content().split("token=")[1].split()[0]
     with pytest.raises(ResetInvalid):
         await room.auth.confirm_reset(somebody(), ResetConfirmation(token=token, new_password="granite otter plinth 9"))
+
+
+def sealed_of(room: AuthRoom, user_id: str) -> list[bytes]:
+    """Return what is sealed of a person in auth's file: the tenant's key, which opens it, outlives them."""
+    conn = apsw.Connection(str(room.folder / "auth.db"), flags=apsw.SQLITE_OPEN_READONLY)
+    try:
+        sql = "SELECT sealed FROM user WHERE user_id = ?1 UNION SELECT sealed_origin FROM session WHERE user_id = ?1"
+        return [bytes(sealed) for (sealed,) in conn.execute(sql, (user_id,))]
+    finally:
+        conn.close()
+
+
+@pytest.mark.parametrize("crash_at_the_end", [False, True])
+async def test_no_sealed_copy_stays_in_the_files_not_even_in_the_log(room: AuthRoom, crash_at_the_end: bool) -> None:
+    _, anna, _ = await people(room)
+    sealed = sealed_of(room, anna.user_id)
+    assert len(sealed) >= 2
+    assert count_in_files([room.folder], sealed) >= len(sealed)
+    if crash_at_the_end:  # the last step was stored, its log was not emptied
+        await room.auth.erase_subject(COMPLIANCE, anna.user_id, ERASURE)
+        await room.storage.stores.subjects.finish_erasing(anna.user_id, [])
+        assert count_in_files([room.folder], sealed)
+    await erase(room, anna.user_id)
+    assert count_in_files([room.folder], sealed) == 0
 
 
 async def test_events_that_the_audit_relay_has_not_passed_are_waited_for(room: AuthRoom) -> None:

@@ -128,6 +128,11 @@ class SqliteSubjectStore:
 
         return await self._db.write(finish)
 
+    async def compact(self) -> None:
+        while await self._db.reclaim():  # in small steps first: writers wait for the last one only
+            pass
+        await self._db.compact()
+
     # ---- restricting
 
     async def restrict(self, cut: Cut, events: Sequence[NewEvent]) -> bool:

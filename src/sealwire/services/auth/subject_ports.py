@@ -67,6 +67,9 @@ class SubjectStore(Protocol):
     async def finish_erasing(self, user_id: str, attempts: Sequence[bytes]) -> int:
         """Forget failures counted under the keys `attempts` and what was kept to go on with."""
 
+    async def compact(self) -> None:
+        """Leave nothing of what was deleted in the files, their log included. Raises: Unavailable."""
+
     async def restrict(self, cut: Cut, events: Sequence[NewEvent]) -> bool:
         """Restrict a user and keep the status they had; False when they are restricted already. Atomic."""
 
