@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
+import apsw
 import pytest
 
 from sealwire.adapters.embedded.holds import SqliteHoldBook
 from sealwire.contracts.custody import ProcessingRestricted, SubjectErasure, SubjectProbe, SubjectRestriction
 from sealwire.contracts.messaging import ConversationNotFound, Draft, Edit, History
 from sealwire.kit.caller import Caller, service_caller
+from sealwire.kit.files import count_in_files
 from sealwire.testing.messaging_room import MessagingRoom
 
 
@@ -49,6 +51,26 @@ async def test_kept_messages_are_readable_and_of_somebody(room):
     assert message.client_message_id == ""
     assert not message.deleted
     assert [r.user_ids for r in message.reactions] == [[bertil.user_id]]
+
+
+@pytest.mark.parametrize("messages", ["tombstone", "anonymise"])
+async def test_no_mark_stays_that_would_confirm_a_guess_of_what_was_said(room, messages):
+    agnes, bertil = await room.enter("agnes"), await room.enter("bertil")
+    group = await room.group(agnes, bertil)
+    await room.say(agnes, group, "yes")
+    await room.say(bertil, group, "no")
+
+    def marks() -> list[bytes]:
+        conn = apsw.Connection(str(room.folder / "messaging.db"), flags=apsw.SQLITE_OPEN_READONLY)
+        try:
+            return [bytes(mark) for (mark,) in conn.execute("SELECT request_hash FROM message ORDER BY key")]
+        finally:
+            conn.close()
+
+    hers, his = marks()
+    await erase(room, agnes, messages=messages)
+    assert marks() == [b"", his], "the tenant's key of marks is still there: it would tell what hashes to this"
+    assert count_in_files([room.folder], [hers]) == 0
 
 
 async def test_tombstones_are_what_followers_get_too(room):

@@ -164,7 +164,7 @@ class SqliteMessagingSubjects:
             rows = _changeable(conn, tenant_id, subject_id, keys)
             listed = json.dumps([key for key, *_ in rows])
             conn.execute(
-                "UPDATE message SET sealed = NULL, meta = NULL, client_message_id = '', sender_id = ?,"
+                "UPDATE message SET sealed = NULL, meta = NULL, client_message_id = '', request_hash = x'', sender_id = ?,"
                 f" deleted_at_us = ifnull(deleted_at_us, ?) WHERE key {_IN}",
                 (pseudonym, at_us, listed),
             )
@@ -187,8 +187,8 @@ class SqliteMessagingSubjects:
                 if row[2] is None and row[3] == new[row[0]].version
             ]
             conn.executemany(
-                "UPDATE message SET sealed = ?, meta = ?, client_message_id = '', sender_id = ?, version = version + 1"
-                " WHERE key = ?",
+                "UPDATE message SET sealed = ?, meta = ?, client_message_id = '', request_hash = x'', sender_id = ?,"
+                " version = version + 1 WHERE key = ?",
                 [(new[key].sealed, new[key].meta, pseudonym, key) for key, *_ in rows],
             )
             conn.execute(f"DELETE FROM message_version WHERE key {_IN}", (json.dumps([key for key, *_ in rows]),))
