@@ -164,8 +164,8 @@ class SqliteMessagingSubjects:
             rows = _changeable(conn, tenant_id, subject_id, keys)
             listed = json.dumps([key for key, *_ in rows])
             conn.execute(
-                "UPDATE message SET sealed = NULL, meta = NULL, client_message_id = '', request_hash = x'', sender_id = ?,"
-                f" deleted_at_us = ifnull(deleted_at_us, ?) WHERE key {_IN}",
+                "UPDATE message SET sealed = NULL, meta = NULL, client_message_id = '', request_hash = x'',"
+                f" sender_id = ?, deleted_at_us = ifnull(deleted_at_us, ?) WHERE key {_IN}",
                 (pseudonym, at_us, listed),
             )
             conn.execute(f"DELETE FROM message_version WHERE key {_IN}", (listed,))
