@@ -11,6 +11,7 @@ import zipfile
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
+import msgspec
 import pytest
 
 from sealwire.contracts import accountability
@@ -19,6 +20,7 @@ from sealwire.contracts.compliance import Actor, AuditBatch, AuditEntry, AuditQu
 from sealwire.contracts.custody import SubjectErased
 from sealwire.contracts.gdpr import (
     ExportGone,
+    ExportNotReady,
     GdprJob,
     JobNotFound,
     JobQuery,
@@ -58,6 +60,7 @@ def person(subject: str, role: Role = Role.MEMBER) -> Caller:
     )
 
 
+ADMIN = person("admin-1", Role.ADMIN)
 ME, OWNER, AUDITOR, OTHER = person(AGNES), person("owner-1", Role.OWNER), person("aud-1", Role.AUDITOR), person("m-2")
 
 
@@ -249,6 +252,30 @@ async def test_an_export_is_a_zip_that_is_fetched_once(tmp_path):
     assert json.loads(archive.read("compliance/consent.json"))[0]["purpose"] == "news"
 
 
+async def test_two_who_come_at_once_don_t_both_get_it(tmp_path):
+    async with opened(tmp_path / "data") as room:
+        service = room.opened.service
+        done = await room.done(await service.request_export(ME, NewExport()), ME)
+        _, broken_off = await service.download(ME, done.job_id)
+        with pytest.raises(ExportNotReady):
+            await service.download(ME, done.job_id)
+        await broken_off.aclose()
+        size, parts = await service.download(ME, done.job_id)
+        assert sum([len(part) async for part in parts]) == size
+        with pytest.raises(ExportGone):
+            await service.download(ME, done.job_id)
+
+
+async def test_who_lost_the_right_to_it_does_not_fetch_it(tmp_path):
+    async with opened(tmp_path / "data") as room:
+        service = room.opened.service
+        done = await room.done(await service.request_export(OWNER, NewExport(subject_id=AGNES)))
+        with pytest.raises(Forbidden):
+            await service.download(person(OWNER.user_id, Role.MEMBER), done.job_id)
+        _, parts = await service.download(OWNER, done.job_id)
+        await parts.aclose()
+
+
 async def test_an_export_that_is_not_fetched_goes_with_its_time(tmp_path):
     clock = ManualClock()
     async with opened(tmp_path / "data", clock=clock) as room:
@@ -268,6 +295,29 @@ async def test_rectification_reaches_every_service(room):
     assert done.status == "done"
     assert room.there["auth"].things[TENANT, AGNES][0].data["display_name"] == "Agnes Hill"
     assert [receipt.service for receipt in done.receipts] == ["auth", "messaging", "compliance"]
+
+
+async def test_only_an_owner_changes_an_owner(room):
+    room.there["auth"].things[TENANT, "owner-1"][0].data["role"] = "owner"
+    changes = PersonChanges(email="mine-now@example.org")
+    for act in (
+        room.service.request_rectification(ADMIN, NewRectification(subject_id="owner-1", changes=changes)),
+        room.service.request_erasure(ADMIN, NewErasure(subject_id="owner-1")),
+        room.service.restrict(ADMIN, NewRestriction(subject_id="owner-1", reason="because")),
+        room.service.lift_restriction(ADMIN, "owner-1"),
+    ):
+        with pytest.raises(Forbidden):
+            await act
+    assert room.there["auth"].things[TENANT, "owner-1"][0].data["email"] == "o@example.org"
+    for who, subject in ((ADMIN, AGNES), (OWNER, None), (person("owner-2", Role.OWNER), "owner-1")):
+        asked = NewRectification(subject_id=subject, changes=PersonChanges(display_name="As it is"))
+        assert (await room.done(await room.service.request_rectification(who, asked))).status == "done"
+
+
+def test_an_address_that_is_put_right_is_an_address():
+    for text in ("agnes", "agnes@", "a@b@example.org", "agnes@example.org\r\nBcc: all@example.org"):
+        with pytest.raises(msgspec.ValidationError):
+            msgspec.convert({"email": text}, PersonChanges)
 
 
 async def test_restriction_stops_processing_and_keeps(room):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from calendar import monthrange
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from random import Random
@@ -37,7 +37,7 @@ from sealwire.kit.caller import Caller, service_caller
 from sealwire.kit.clock import US_PER_S, Clock, rfc3339
 from sealwire.kit.codec import Page
 from sealwire.kit.ids import new_id
-from sealwire.kit.permission import Permission
+from sealwire.kit.permission import Permission, Role
 from sealwire.kit.problem import Forbidden, NotFound, Unavailable
 from sealwire.ports.blobs import BlobStore
 from sealwire.services.compliance.archives import Archives
@@ -150,26 +150,31 @@ class Rights:
         """Return an export. Raises: JobNotFound."""
         return self._view(await self._look(caller, "export", job_id), caller)
 
-    async def download(self, caller: Caller, job_id: str) -> tuple[int, AsyncIterator[bytes]]:
-        """Return size and bytes of an archive; once all of them were taken, it is gone.
+    async def download(self, caller: Caller, job_id: str) -> tuple[int, AsyncGenerator[bytes, None]]:
+        """Return size and bytes of an archive; once all of them were taken, it is gone. Close it when done.
 
-        Raises: JobNotFound, ExportNotReady (also while another download of it runs), ExportGone.
+        Raises: JobNotFound, ExportNotReady (also while another download of it runs), ExportGone; Forbidden for who may
+        no longer ask for it, however it was when they did.
         """
         job = await self._look(caller, "export", job_id)
         if job.requested_by != caller.user_id or caller.principal.kind != "user":
             raise Forbidden("An export is fetched by the person who asked for it.")
+        self._whose(caller, job.subject_id)
         if not job.finished:
             raise ExportNotReady("Ask for the job until it is done.")
         if job.archive is None or job.archive.expires_us <= self._clock.now_us():
             raise ExportGone
         if job_id in self._fetching:
             raise ExportNotReady("It is being fetched at this moment.")
-        return job.archive.size_bytes, self._fetch(job, caller.user_id)
+        parts = self._fetch(job, caller.user_id)
+        await anext(parts)  # it is being fetched from here on, not from the first byte on
+        return job.archive.size_bytes, parts
 
-    async def _fetch(self, job: StoredJob, actor: str) -> AsyncIterator[bytes]:
+    async def _fetch(self, job: StoredJob, actor: str) -> AsyncGenerator[bytes, None]:
         assert job.archive is not None  # `download` looked
         self._fetching.add(job.job_id)
         try:
+            yield b""
             async for part in self._archives.read(job.tenant_id, job.job_id, job.archive):
                 yield part
             await self.exports.drop(job, "fetched", actor)
@@ -191,7 +196,7 @@ class Rights:
         tenant_id = caller.tenant_id
         before = await self._erased_before(tenant_id, subject_id)
         if before is None:
-            await self._require_person(tenant_id, subject_id)
+            await self._require_changeable(caller, subject_id)
         elif not (before.finished and any(receipt.kept for receipt in before.receipts)):
             return self._view(before, caller)
         if await self._holds.held(tenant_id, subject_id=subject_id):
@@ -215,7 +220,8 @@ class Rights:
 
     async def request_rectification(self, caller: Caller, rectification: NewRectification) -> GdprJob:
         """See `contracts.gdpr.Rights`."""
-        subject_id = await self._person(caller, rectification.subject_id)
+        subject_id = self._whose(caller, rectification.subject_id)
+        await self._require_changeable(caller, subject_id)
         changes = rectification.changes
         box = Box(email=changes.email, display_name=changes.display_name)
         return await self._ask(caller, "rectification", subject_id, box)
@@ -321,7 +327,7 @@ class Rights:
     async def restrict(self, caller: Caller, restriction: NewRestriction) -> Restriction:
         """Keep a person's data without processing it: written down, then in force in every service, then answered."""
         tenant_id, subject_id = caller.tenant_id, restriction.subject_id
-        await self._require_person(tenant_id, subject_id)
+        await self._require_changeable(caller, subject_id)
         now_us = self._clock.now_us()
         event = change_event(caller, "gdpr.restricted", resource_type="person", resource_id=subject_id, at_us=now_us)
         reason = await self._boxes.seal_reason(tenant_id, subject_id, restriction.reason)
@@ -331,7 +337,8 @@ class Rights:
         return await self._restriction(tenant_id, stored)
 
     async def lift_restriction(self, caller: Caller, subject_id: str) -> None:
-        """Process a person's data again. Raises: NotFound when it isn't restricted."""
+        """Process a person's data again. Raises: NotFound when it isn't restricted, Forbidden."""
+        await self._require_changeable(caller, subject_id)
         event = change_event(
             caller, "gdpr.restriction_lifted", resource_type="person", resource_id=subject_id,
             at_us=self._clock.now_us(),
@@ -381,14 +388,26 @@ class Rights:
         await self._require_person(caller.tenant_id, whose)
         return whose
 
-    async def _require_person(self, tenant_id: str, subject_id: str) -> None:
-        """Raises: PersonNotFound when auth has nothing of them."""
+    async def _require_changeable(self, caller: Caller, subject_id: str) -> None:
+        """Hold an admin to what `change_user` holds them to: only an owner changes an owner.
+
+        Who may give an owner another address could have a new password sent there. Raises: PersonNotFound, Forbidden.
+        """
+        role = await self._require_person(caller.tenant_id, subject_id)
+        may = caller.principal.role in (Role.OWNER, Role.SERVICE) or subject_id == caller.user_id
+        if role == Role.OWNER and not may:
+            raise Forbidden("Only an owner can change an owner.")
+
+    async def _require_person(self, tenant_id: str, subject_id: str) -> object:
+        """Return the person's role. Raises: PersonNotFound when auth has nothing of them."""
         auth = self._custodians().get("auth")
         if auth is None:
             raise Unavailable("The directory of people is not there for the moment.")
         caller = service_caller(SERVICE, tenant_id)
-        if not (await auth.export_subject(caller, subject_id, SubjectQuery(limit=1))).items:
+        found = (await auth.export_subject(caller, subject_id, SubjectQuery(limit=1))).items
+        if not found:
             raise PersonNotFound
+        return found[0].data.get("role")
 
 
 def a_month_after(at_us: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from sealwire.contracts.custody import (
     SubjectChanges,
@@ -46,7 +46,7 @@ class RightsAnswers:
         """See `Rights.export_job`."""
         return await self.rights.export_job(caller, job_id)
 
-    async def download(self, caller: Caller, job_id: str) -> tuple[int, AsyncIterator[bytes]]:
+    async def download(self, caller: Caller, job_id: str) -> tuple[int, AsyncGenerator[bytes, None]]:
         """See `Rights.download`."""
         return await self.rights.download(caller, job_id)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Protocol
 
 from sealwire.contracts.gdpr import DOWNLOAD_PATH
@@ -16,7 +17,7 @@ from sealwire.kit.permission import Permission
 class ArchiveSource(Protocol):
     """What the route reads."""
 
-    async def download(self, caller: Caller, job_id: str) -> tuple[int, AsyncIterator[bytes]]: ...
+    async def download(self, caller: Caller, job_id: str) -> tuple[int, AsyncGenerator[bytes, None]]: ...
 
 
 def rights_routes(source: ArchiveSource, edge: Edge) -> list[Route]:
@@ -42,9 +43,10 @@ def _download(source: ArchiveSource) -> Run:
             (b"content-disposition", b'attachment; filename="export.zip"'),
             (b"cache-control", b"no-store"),
         )
-        await exchange.start(200, headers)
-        async for part in parts:
-            await exchange.write(part)
-        await exchange.finish()
+        async with aclosing(parts):
+            await exchange.start(200, headers)
+            async for part in parts:
+                await exchange.write(part)
+            await exchange.finish()
 
     return run
