@@ -6,6 +6,7 @@ from typing import Annotated, Any, Final, Literal, Protocol
 
 import msgspec
 
+from sealwire.contracts.auth import Email
 from sealwire.contracts.custody import MessagePolicy
 from sealwire.kit.caller import Caller
 from sealwire.kit.codec import Id, Input, Output, Page, ShortText
@@ -60,7 +61,7 @@ class NewErasure(Input):
 class PersonChanges(Input):
     """What is wrong today, as it should be. At least one."""
 
-    email: Annotated[str, msgspec.Meta(min_length=3, max_length=254)] | None = None
+    email: Email | None = None
     display_name: Annotated[str, msgspec.Meta(min_length=1, max_length=128)] | None = None
 
     def __post_init__(self) -> None:
