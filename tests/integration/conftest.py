@@ -1,4 +1,4 @@
-"""One real installation for the flows of docs/life; each test brings its own people."""
+"""A real installation per file for the flows of docs/life, younger than its tokens; tests bring their own people."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from sealwire.testing.installation import Installation, Person
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     data: Path = tmp_path_factory.mktemp("installation") / "data"
     running = Installation(data, expose=True).start()
@@ -19,7 +19,7 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installat
     running.kill()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def owner(installation: Installation) -> Person:
     """The first person ever: owns the tenant `default`."""
     return Person(installation.url, "owner")
