@@ -295,12 +295,12 @@ def header_kid(granted: Any) -> str:
 async def test_the_feed_wakes_those_who_wait(room: AuthRoom) -> None:
     anna, granted = await room.enter("anna")
     assert (await room.auth.revocations(BOUNDARY, FeedQuery(after=0, wait_ms=10))).items == []
-    waiting = asyncio.create_task(room.auth.revocations(BOUNDARY, FeedQuery(after=0, wait_ms=5_000)))
+    waiting = asyncio.create_task(room.auth.revocations(BOUNDARY, FeedQuery(after=0, wait_ms=10_000)))
     await asyncio.sleep(0.02)
     began = time.monotonic()
     await room.auth.logout(anna)
     answer = await waiting
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < 8, "woken long before the wait is over"
     assert [(e.number, e.session_id) for e in answer.items] == [(1, granted.session_id)]
     assert answer.newest == 1
     assert (await room.auth.revocations(BOUNDARY, FeedQuery(after=1))).items == []

@@ -161,6 +161,6 @@ async def test_publish_never_waits_for_an_engine_that_is_away(
             started = time.perf_counter()
             for i in range(5000):
                 bus.publish("t", b"%d" % i)
-            assert time.perf_counter() - started < 0.5
+            assert time.perf_counter() - started < 5, "a patience of its own for each would take minutes"
             await until(lambda: len(heard) == 5000)
             assert bus.dropped >= 5000 - 2048, "what waits is bounded"

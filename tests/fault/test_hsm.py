@@ -163,7 +163,7 @@ async def test_a_wrong_pin_is_tried_once_and_a_right_one_needs_no_restart(
     with pytest.raises(PinUnusable, match="isn't tried again"):  # nor by another start
         await opener()
     marker = (hsm.folder.parent / "pin-refused").read_text()
-    assert "0000" not in marker
+    assert "0000-wrong" not in marker
     hsm.set_pin_file(PIN)
     await until(provider.check)
     assert await provider.unwrap(wrapped, b"here") == b"k" * 32

@@ -136,7 +136,7 @@ async def test_while_the_board_is_out_the_floor_is_strict_and_then_they_count_to
         slowest = max(slowest, time.perf_counter() - began)
         await asyncio.sleep(0)
     assert one.counts.get("write/anna") >= 20, "each of ours counts for both"
-    assert slowest < 0.05, "nobody waits for the board"
+    assert slowest < 1.0, "nobody waits for the board, which takes two seconds or never answers"
     proxy.set(Fault.NONE)
     await until(lambda: one.counts.fresh and two.counts.fresh)
     await until(lambda: two.counts.incr("write/anna", 60) >= 12)

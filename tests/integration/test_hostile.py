@@ -196,7 +196,7 @@ def test_a_slow_head_is_bounded_and_others_are_served(installation):
         connection.sendall(b"GET /health HTTP/1.1\r\nHost:")
     started = time.monotonic()
     assert httpx.get(installation.url + "/health").status_code == 200
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 5
     for connection in slow:
         connection.close()
 

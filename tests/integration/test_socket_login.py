@@ -14,7 +14,8 @@ from sealwire.contracts.auth import COOKIE_LOOPBACK
 from sealwire.testing.installation import PASSWORD, Person
 from sealwire.testing.wire import Wire
 
-BOUND_S = 1.0
+BOUND_S = 2.5
+"""A second is what the benchmarks hold; the rest is what a busy machine adds."""
 
 
 def ports(installation) -> list[str]:
@@ -134,4 +135,4 @@ async def test_a_socket_by_cookie_ends_with_its_session(installation, person) ->
     )
     assert left.status_code == 204
     assert [await wire.closed() for wire in wires] == [4502] * 3
-    assert time.monotonic() - started < BOUND_S + 1, "a second, and what a busy machine adds"
+    assert time.monotonic() - started < BOUND_S
