@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from hashlib import sha256
 
+from sealwire.contracts.audit import EvidenceQuery
 from sealwire.contracts.compliance import (
     Accepted,
     Actor,
@@ -102,15 +103,7 @@ class AuditLog:
     async def query(self, caller: Caller, query: AuditQuery) -> AuditRecords:
         """Return records that match all filters, in `seq` order, personal data opened or shown as erased."""
         tenant_id = log_of(caller, query.tenant_id)
-        wanted = RecordFilter(
-            actor=query.actor,
-            action=query.action,
-            resource_type=query.resource_type,
-            resource_id=query.resource_id,
-            outcome=query.outcome,
-            from_us=read_time(query.from_, "from"),
-            to_us=read_time(query.to, "to"),
-        )
+        wanted = filter_of(query)
         after = number_of(query.cursor)
         found = await self._store.search(tenant_id, wanted, after_seq=after, limit=query.limit)
         items = [await self._sealer.show(record) for record in found.records]
@@ -145,7 +138,20 @@ def _alarm_id(tenant_id: str, audit_id: str) -> str:
     return f"{h[:8]}-{h[8:12]}-8{h[13:16]}-8{h[17:20]}-{h[20:32]}"
 
 
-def read_time(text: str | None, name: str) -> int | None:
+def filter_of(query: AuditQuery | EvidenceQuery) -> RecordFilter:
+    """Return what a query looks for. Raises: Invalid, naming the time that can't be read."""
+    return RecordFilter(
+        actor=query.actor,
+        action=query.action,
+        resource_type=query.resource_type,
+        resource_id=query.resource_id,
+        outcome=query.outcome,
+        from_us=_read_time(query.from_, "from"),
+        to_us=_read_time(query.to, "to"),
+    )
+
+
+def _read_time(text: str | None, name: str) -> int | None:
     """Return a time of a query in µs. Raises: Invalid, naming the parameter."""
     if text is None:
         return None

@@ -11,13 +11,13 @@ from sealwire.contracts.audit import EvidenceQuery, EvidenceTooLarge
 from sealwire.contracts.compliance import Checkpoint, InclusionQuery
 from sealwire.kit.clock import Clock, rfc3339
 from sealwire.kit.problem import Invalid
-from sealwire.services.compliance.audit import read_time
+from sealwire.services.compliance.audit import filter_of
 from sealwire.services.compliance.bundle import FORMAT, BundleHead, Exhibit, Question
 from sealwire.services.compliance.chain import line_of
 from sealwire.services.compliance.evidence import Evidence
 from sealwire.services.compliance.manifest import FORMAT as EXPORT_FORMAT
 from sealwire.services.compliance.manifest import Manifest
-from sealwire.services.compliance.ports import AuditStore, RecordFilter, StoredRecord
+from sealwire.services.compliance.ports import AuditStore, StoredRecord
 from sealwire.services.compliance.remains import PrunedRecord
 
 MAX_RECORDS = 10_000
@@ -98,16 +98,7 @@ class Bundles:
         if query.is_range:
             count = min(_PAGE, last - at)
             return await self._store.records(tenant_id, at + 1, count), at + count
-        wanted = RecordFilter(
-            actor=query.actor,
-            action=query.action,
-            resource_type=query.resource_type,
-            resource_id=query.resource_id,
-            outcome=query.outcome,
-            from_us=read_time(query.from_, "from"),
-            to_us=read_time(query.to, "to"),
-        )
-        found = await self._store.search(tenant_id, wanted, after_seq=at, limit=_PAGE)
+        found = await self._store.search(tenant_id, filter_of(query), after_seq=at, limit=_PAGE)
         return found.records, last if found.looked_up_to is None else found.looked_up_to
 
     async def _exhibits(
