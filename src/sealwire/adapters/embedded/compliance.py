@@ -132,14 +132,7 @@ class SqliteConsentStore:
         return await self._db.write(give)
 
     async def withdraw(self, tenant_id: str, subject_id: str, purpose: str, at: str, event: NewEvent) -> bool:
-        def withdraw(conn: apsw.Connection) -> bool:
-            conn.execute(_WITHDRAW, (at, tenant_id, subject_id, purpose))
-            if not conn.changes():
-                return False
-            self._outbox.append(conn, [event])
-            return True
-
-        return await self._db.write(withdraw)
+        return await self._outbox.change(_WITHDRAW, (at, tenant_id, subject_id, purpose), event)
 
     async def history(
         self, tenant_id: str, subject_id: str, *, after: int, limit: int
@@ -172,11 +165,11 @@ class SqliteRetentionStore:
 
     async def set_policy(self, tenant_id: str, policy: RetentionPolicy, event: NewEvent) -> None:
         row = (tenant_id, policy.resource_type, policy.keep_days, policy.action, policy.updated_at)
-        await self._change("REPLACE INTO retention_policy VALUES (?, ?, ?, ?, ?)", row, event)
+        await self._outbox.change("REPLACE INTO retention_policy VALUES (?, ?, ?, ?, ?)", row, event)
 
     async def remove_policy(self, tenant_id: str, resource_type: str, event: NewEvent) -> bool:
         sql = "DELETE FROM retention_policy WHERE tenant_id = ? AND resource_type = ?"
-        return await self._change(sql, (tenant_id, resource_type), event)
+        return await self._outbox.change(sql, (tenant_id, resource_type), event)
 
     async def held(self, tenant_id: str, *, subject_id: str = "", conversation_id: str = "") -> bool:
         rows = self._db.read(
@@ -185,15 +178,3 @@ class SqliteRetentionStore:
             (tenant_id, subject_id, conversation_id),
         )
         return bool(rows)
-
-    async def _change(self, sql: str, row: tuple[object, ...], event: NewEvent) -> bool:
-        """Run a statement and store its event if it changed something; say whether it did."""
-
-        def change(conn: apsw.Connection) -> bool:
-            conn.execute(sql, row)
-            if not conn.changes():
-                return False
-            self._outbox.append(conn, [event])
-            return True
-
-        return await self._db.write(change)

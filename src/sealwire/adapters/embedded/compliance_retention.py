@@ -60,19 +60,21 @@ class SqliteHoldStore:
     async def place(self, tenant_id: str, hold: Hold, event: NewEvent) -> None:
         h = hold
         row = (tenant_id, h.hold_id, h.reason, h.created_at, h.created_by, h.subject_id, h.conversation_id, h.state)
-        await self._change(f"INSERT INTO hold (tenant_id, {_HOLD}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL)", row, event)
+        await self._outbox.change(
+            f"INSERT INTO hold (tenant_id, {_HOLD}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL)", row, event
+        )
 
     async def confirm(self, tenant_id: str, hold_id: str, at: str, event: NewEvent) -> bool:
         sql = "UPDATE hold SET state = 'in_force', in_force_at = ? WHERE tenant_id = ? AND hold_id = ? AND state = ?"
-        return await self._change(sql, (at, tenant_id, hold_id, "placing"), event)
+        return await self._outbox.change(sql, (at, tenant_id, hold_id, "placing"), event)
 
     async def begin_release(self, tenant_id: str, hold_id: str, event: NewEvent) -> bool:
         sql = "UPDATE hold SET state = 'releasing' WHERE tenant_id = ? AND hold_id = ? AND state <> 'releasing'"
-        return await self._change(sql, (tenant_id, hold_id), event)
+        return await self._outbox.change(sql, (tenant_id, hold_id), event)
 
     async def drop(self, tenant_id: str, hold_id: str, event: NewEvent) -> bool:
         sql = "DELETE FROM hold WHERE tenant_id = ? AND hold_id = ? AND state = 'releasing'"
-        return await self._change(sql, (tenant_id, hold_id), event)
+        return await self._outbox.change(sql, (tenant_id, hold_id), event)
 
     async def get(self, tenant_id: str, hold_id: str) -> Hold | None:
         rows = self._db.read(f"SELECT {_HOLD} FROM hold WHERE tenant_id = ? AND hold_id = ?", (tenant_id, hold_id))
@@ -93,16 +95,6 @@ class SqliteHoldStore:
     async def unsettled(self) -> Sequence[tuple[str, Hold]]:
         rows = self._db.read(f"SELECT tenant_id, {_HOLD} FROM hold WHERE state <> 'in_force'")
         return [(row[0], hold_of(row[1:])) for row in rows]
-
-    async def _change(self, sql: str, row: tuple[object, ...], event: NewEvent) -> bool:
-        def change(conn: apsw.Connection) -> bool:
-            conn.execute(sql, row)
-            if not conn.changes():
-                return False
-            self._outbox.append(conn, [event])
-            return True
-
-        return await self._db.write(change)
 
 
 class SqliteRunStore:

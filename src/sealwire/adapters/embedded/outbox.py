@@ -82,6 +82,18 @@ class SqliteOutbox:
         )
         self._arrivals.note()
 
+    async def change(self, sql: str, row: tuple[object, ...], event: NewEvent) -> bool:
+        """Run a statement and store its event if it changed something, in one transaction; say whether it did."""
+
+        def change(conn: apsw.Connection) -> bool:
+            conn.execute(sql, row)
+            if not conn.changes():
+                return False
+            self.append(conn, [event])
+            return True
+
+        return await self._db.write(change)
+
     async def read(self, after: int, limit: int) -> Sequence[Event]:
         return [
             Event(position=p, event_id=i, tenant_id=t, kind=k, at_us=at, data=d)
