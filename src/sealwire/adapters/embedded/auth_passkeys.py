@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import apsw
@@ -164,29 +164,43 @@ class SqlitePasskeyStore:
     async def remove(
         self, user_id: str, passkey_id: str, *, keeps_a_factor: bool, events: Sequence[NewEvent]
     ) -> Removal:
-        def remove(conn: apsw.Connection) -> Removal:
+        def remove(conn: apsw.Connection) -> bool:
             conn.execute("DELETE FROM passkey WHERE passkey_id = ? AND user_id = ?", (passkey_id, user_id))
-            if not conn.changes():
-                return Removal.ABSENT
-            settle_factors(conn, user_id, keeps_a_factor=keeps_a_factor)
-            self._outbox.append(conn, events)
-            return Removal.REMOVED
+            return conn.changes() > 0
 
-        try:
-            return await self._db.write(remove)
-        except LastFactor:
-            return Removal.LAST_FACTOR
+        return await remove_factor(
+            self._db, self._outbox, remove, user_id, keeps_a_factor=keeps_a_factor, events=events
+        )
 
 
-class LastFactor(Exception):
+class _LastFactor(Exception):
     """The user is to keep a usable second factor and would not; raised inside a write it takes that write back."""
 
 
-def settle_factors(conn: apsw.Connection, user_id: str, *, keeps_a_factor: bool) -> None:
+async def remove_factor(
+    db: Database, outbox: SqliteOutbox, delete: Callable[[apsw.Connection], bool], user_id: str, *,
+    keeps_a_factor: bool, events: Sequence[NewEvent],
+) -> Removal:  # fmt: skip
+    """Remove a second factor with its events, in one transaction. `delete` says whether there was one."""
+
+    def remove(conn: apsw.Connection) -> Removal:
+        if not delete(conn):
+            return Removal.ABSENT
+        _settle_factors(conn, user_id, keeps_a_factor=keeps_a_factor)
+        outbox.append(conn, events)
+        return Removal.REMOVED
+
+    try:
+        return await db.write(remove)
+    except _LastFactor:
+        return Removal.LAST_FACTOR
+
+
+def _settle_factors(conn: apsw.Connection, user_id: str, *, keeps_a_factor: bool) -> None:
     """From inside a write, after a removal: settle whether the user has a second factor still.
 
     A suspended passkey counts: what protected the account does not stop to because somebody copied it. Recovery codes
-    stand in for a second factor and go with the last one. Raises: LastFactor.
+    stand in for a second factor and go with the last one. Raises: _LastFactor.
     """
     usable = conn.execute(
         "SELECT 1 FROM totp WHERE user_id = ?1 AND sealed_secret IS NOT NULL"
@@ -194,7 +208,7 @@ def settle_factors(conn: apsw.Connection, user_id: str, *, keeps_a_factor: bool)
         (user_id,),
     ).fetchall()
     if keeps_a_factor and not usable:
-        raise LastFactor
+        raise _LastFactor
     conn.execute(
         "UPDATE user SET mfa = EXISTS (SELECT 1 FROM totp WHERE user_id = ?1 AND sealed_secret IS NOT NULL)"
         " OR EXISTS (SELECT 1 FROM passkey WHERE user_id = ?1) WHERE user_id = ?1",

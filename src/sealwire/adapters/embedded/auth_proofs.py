@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import apsw
 
-from sealwire.adapters.embedded.auth_passkeys import LastFactor, settle_factors
+from sealwire.adapters.embedded.auth_passkeys import remove_factor
 from sealwire.adapters.embedded.drivers.sqlite import Database, Row
 from sealwire.adapters.embedded.outbox import SqliteOutbox
 from sealwire.ports.events import NewEvent
@@ -167,18 +167,13 @@ class SqliteMfaStore:
         return await self._db.write(use)
 
     async def remove(self, user_id: str, *, keeps_a_factor: bool, events: Sequence[NewEvent]) -> Removal:
-        def remove(conn: apsw.Connection) -> Removal:
+        def remove(conn: apsw.Connection) -> bool:
             conn.execute("DELETE FROM totp WHERE user_id = ?", (user_id,))
-            if not conn.changes():
-                return Removal.ABSENT
-            settle_factors(conn, user_id, keeps_a_factor=keeps_a_factor)
-            self._outbox.append(conn, events)
-            return Removal.REMOVED
+            return conn.changes() > 0
 
-        try:
-            return await self._db.write(remove)
-        except LastFactor:
-            return Removal.LAST_FACTOR
+        return await remove_factor(
+            self._db, self._outbox, remove, user_id, keeps_a_factor=keeps_a_factor, events=events
+        )
 
     async def _changed(self, sql: str, params: tuple[str | int | bytes, ...]) -> bool:
         def change(conn: apsw.Connection) -> bool:
