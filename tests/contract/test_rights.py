@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
+import itertools
 import json
 import time
 import zipfile
@@ -444,6 +445,26 @@ async def test_what_can_not_be_removed_is_certified_as_found(tmp_path):
         assert (done.status, done.problem) == ("done", "erasure_incomplete")
         statement = read_certificate(done.certificate, [parse_key(done.public_key)])
         assert statement["probe"]["found"] == 2
+
+
+async def test_others_have_as_long_between_two_steps_as_a_step_took(tmp_path):
+    there = people()
+    messaging = there["messaging"]
+    erase, spans = messaging.erase_subject, []
+
+    async def slowly(caller, subject_id, erasure):
+        began_s = time.monotonic()
+        if not erasure.check_only:
+            time.sleep(0.02)  # noqa: ASYNC251 - a step that has the loop to itself
+            spans.append((began_s, time.monotonic()))
+        return await erase(caller, subject_id, msgspec.structs.replace(erasure, limit=1))
+
+    messaging.erase_subject = slowly
+    async with opened(tmp_path / "data", there=there) as room:
+        assert (await room.done(await room.service.request_erasure(ME, NewErasure()))).status == "done"
+    assert len(spans) == 7
+    for (began_s, ended_s), (next_s, _) in itertools.pairwise(spans):
+        assert next_s - ended_s >= 0.9 * (ended_s - began_s)
 
 
 async def test_what_a_hold_kept_is_erased_by_another_request(tmp_path):

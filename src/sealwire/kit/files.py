@@ -39,7 +39,7 @@ def write_whole(path: Path, content: bytes, *, mode: int = 0o600) -> None:
     sync_folder(path.parent)
 
 
-def count_in_files(paths: Iterable[Path], needles: Sequence[bytes], *, chunk_bytes: int = 1 << 20) -> int:
+def count_in_files(paths: Iterable[Path], needles: Sequence[bytes], *, chunk_bytes: int = 1 << 17) -> int:
     """Return how often any of these byte strings stands in files, or in all files of folders. Reads; for a thread.
 
     Memory stays flat in the size of a file. A file that went away meanwhile holds nothing.
