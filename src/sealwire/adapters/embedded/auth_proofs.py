@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import apsw
 
@@ -13,6 +14,10 @@ from sealwire.ports.events import NewEvent
 from sealwire.services.auth.model import Failures, LockoutRules, one_more
 from sealwire.services.auth.passkey_store import Removal
 from sealwire.services.auth.records import Challenge, TotpRecord
+
+_CHALLENGE: Final = "token_hash, tenant_id, user_id, expires_us, attempts, amr"
+# What a login that waits has proved so far: a provider's word is no password.
+CHALLENGE_AMR_SCHEMA: Final = "ALTER TABLE challenge ADD COLUMN amr TEXT NOT NULL DEFAULT 'pwd';"
 
 
 class SqliteAttemptStore:
@@ -63,8 +68,9 @@ class SqliteMfaStore:
 
         def store(conn: apsw.Connection) -> None:
             conn.execute(
-                "INSERT INTO challenge VALUES (?, ?, ?, ?, ?)",
-                (c.token_hash, c.tenant_id, c.user_id, c.expires_us, c.attempts),
+                "INSERT INTO challenge (token_hash, tenant_id, user_id, expires_us, attempts, amr)"
+                " VALUES (?, ?, ?, ?, ?, ?)",
+                (c.token_hash, c.tenant_id, c.user_id, c.expires_us, c.attempts, " ".join(c.amr)),
             )
             self._outbox.append(conn, events)
 
@@ -74,30 +80,19 @@ class SqliteMfaStore:
         def attempt(conn: apsw.Connection) -> Challenge | None:
             rows: list[Row] = conn.execute(
                 "UPDATE challenge SET attempts = attempts + 1 WHERE token_hash = ? AND expires_us > ? AND attempts < ?"
-                " RETURNING tenant_id, user_id, expires_us, attempts",
+                f" RETURNING {_CHALLENGE}",
                 (token_hash, now_us, most),
             ).fetchall()
-            if not rows:
-                return None
-            tenant_id, user_id, expires_us, attempts = rows[0]
-            return Challenge(
-                token_hash=token_hash, tenant_id=tenant_id, user_id=user_id, expires_us=expires_us, attempts=attempts
-            )
+            return _challenge_of(rows[0]) if rows else None
 
         return await self._db.write(attempt)
 
     async def waiting(self, token_hash: bytes, *, now_us: int, most: int) -> Challenge | None:
         rows = self._db.read(
-            "SELECT tenant_id, user_id, expires_us, attempts FROM challenge"
-            " WHERE token_hash = ? AND expires_us > ? AND attempts < ?",
+            f"SELECT {_CHALLENGE} FROM challenge WHERE token_hash = ? AND expires_us > ? AND attempts < ?",
             (token_hash, now_us, most),
         )
-        if not rows:
-            return None
-        tenant_id, user_id, expires_us, attempts = rows[0]
-        return Challenge(
-            token_hash=token_hash, tenant_id=tenant_id, user_id=user_id, expires_us=expires_us, attempts=attempts
-        )
+        return _challenge_of(rows[0]) if rows else None
 
     async def spend(self, token_hash: bytes) -> bool:
         return await self._changed("DELETE FROM challenge WHERE token_hash = ?", (token_hash,))
@@ -181,3 +176,11 @@ class SqliteMfaStore:
             return conn.changes() > 0
 
         return await self._db.write(change)
+
+
+def _challenge_of(row: Row) -> Challenge:
+    token_hash, tenant_id, user_id, expires_us, attempts, amr = row
+    return Challenge(
+        token_hash=token_hash, tenant_id=tenant_id, user_id=user_id, expires_us=expires_us, attempts=attempts,
+        amr=tuple(amr.split()),
+    )  # fmt: skip

@@ -9,6 +9,7 @@ from sealwire.adapters.embedded.auth_keeping import SESSIONS_SCHEMA
 from sealwire.adapters.embedded.auth_legacy import LEGACY_SCHEMA
 from sealwire.adapters.embedded.auth_openid import NOTICES_SCHEMA, OPENID_SCHEMA
 from sealwire.adapters.embedded.auth_passkeys import PASSKEYS_SCHEMA
+from sealwire.adapters.embedded.auth_proofs import CHALLENGE_AMR_SCHEMA
 from sealwire.adapters.embedded.holds import HOLDS_SCHEMA
 from sealwire.adapters.embedded.outbox import OUTBOX_SCHEMA, POSITIONS_SCHEMA
 
@@ -229,4 +230,5 @@ MIGRATIONS: Final = (
     NOTICES_SCHEMA,
     SESSIONS_SCHEMA,
     LEGACY_SCHEMA,
+    CHALLENGE_AMR_SCHEMA,
 )

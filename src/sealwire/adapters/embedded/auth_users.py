@@ -232,10 +232,10 @@ class SqliteUserStore:
     ) -> UserRecord:  # fmt: skip
         def add(conn: apsw.Connection) -> UserRecord:
             found: list[Row] = conn.execute(
-                "SELECT owner_claimed, users FROM tenant WHERE tenant_id = ?", (user.tenant_id,)
+                "SELECT owner_claimed, users FROM tenant WHERE tenant_id = ? AND status = 'active'", (user.tenant_id,)
             ).fetchall()
             if not found:
-                raise RegistrationClosed("The tenant is gone.")
+                raise RegistrationClosed("The tenant is gone, or suspended.")
             claimed, users = found[0]
             claimed = claimed or _has_owner(conn, user.tenant_id)
             if needs_claim and claimed:

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from sealwire.kit.caller import SYSTEM_TENANT
+
 
 class LegacyIssuer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An issuer of tokens in the legacy format (`[[auth.legacy]]`). `key`: PEM, or for HS256 the secret.
@@ -46,6 +48,8 @@ class ExternalProvider(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     def __post_init__(self) -> None:
         if "openid" not in self.scopes:
             raise ValueError("a provider is asked for the scope openid")
+        if self.sign_up and self.tenant == SYSTEM_TENANT:
+            raise ValueError("operators are invited: nobody signs up in the tenant `system`")
 
 
 class AuthConfig(msgspec.Struct, frozen=True, kw_only=True):

@@ -152,7 +152,7 @@ class ExternalLogins:
             user = await self._sign_up(caller, provider, proof, tenant)
         else:
             raise IdentityUnknown("Log in as before and link this identity to your account.")
-        if user is None or user.status != "active" or user.tenant_id != tenant.tenant_id or tenant.status != "active":
+        if user is None or user.status != "active" or user.tenant_id != tenant.tenant_id:
             raise ExternalRefused
         try:
             return await self._logins.admit(caller, user, amr=_AMR)
@@ -209,7 +209,7 @@ class ExternalLogins:
             raise ExternalRefused("That took too long; begin again.")
         provider = self._provider(flow.provider)
         tenant = await self._stores.tenants.find(provider.settings.tenant)
-        if tenant is None:
+        if tenant is None or tenant.status != "active":
             raise ExternalRefused
         if of_tenant and tenant.tenant_id != of_tenant:
             raise Forbidden("This provider is for another tenant.")

@@ -91,7 +91,7 @@ class Logins:
             better = await self._hasher.hash(login.password)
             await self._stores.users.rehash(user.user_id, old=user.password_hash, new=better)
         if user.mfa:
-            return await self._challenge(caller, user)
+            return await self._challenge(caller, user, _AMR["password"])
         granted = await self._sessions.open(caller, user, amr=_AMR["password"], forgive=standing.forgivable)
         if granted is None:
             raise BadCredentials(_FAILED)
@@ -105,7 +105,7 @@ class Logins:
             Kind.LOGIN_FAILED, origin, subject_id=subject_id, outcome="failure", method="password"
         )
 
-    async def _challenge(self, caller: Caller, user: UserRecord) -> LoginResult:
+    async def _challenge(self, caller: Caller, user: UserRecord, amr: tuple[str, ...]) -> LoginResult:
         """Ask for the second factor, with a token that is worth nothing but that."""
         token = "swm1." + base64.urlsafe_b64encode(os.urandom(32)).rstrip(b"=").decode()
         origin = await self._journal.origin(caller, user.tenant_id)
@@ -115,6 +115,7 @@ class Logins:
             tenant_id=user.tenant_id,
             user_id=user.user_id,
             expires_us=self._clock.now_us() + self._config.mfa_ttl_s * US_PER_S,
+            amr=amr,
         )
         await self._stores.mfa.challenge(challenge, [event])
         return LoginResult(mfa_required=True, mfa_token=token, methods=await self._factors.methods(user.user_id))
@@ -126,7 +127,7 @@ class Logins:
             token_hash, now_us=self._clock.now_us(), most=self._config.mfa_attempts
         )
         user = await self._stores.users.get(challenge.user_id) if challenge is not None else None
-        if user is None:
+        if challenge is None or user is None:
             raise MfaFailed("The code is not valid, or the login took too long; begin again.")
         async with self._lockout.proof(user.user_id) as standing:
             proved = await self._proved(caller, user, answer.method, answer.code, Purpose.MFA, token_hash.hex())
@@ -139,7 +140,7 @@ class Logins:
                 raise MfaFailed
         if not await self._stores.mfa.spend(token_hash):
             raise MfaFailed
-        amr = (*_AMR["password"], *proved)
+        amr = (*challenge.amr, *proved)
         granted = await self._sessions.open(caller, user, amr=amr, forgive=standing.forgivable)
         if granted is None:
             raise MfaFailed
@@ -151,7 +152,7 @@ class Logins:
         Raises: BadCredentials when they were deactivated meanwhile.
         """
         if user.mfa:
-            return await self._challenge(caller, user)
+            return await self._challenge(caller, user, amr)
         granted = await self._sessions.open(caller, user, amr=amr, forgive=())
         if granted is None:
             raise BadCredentials(_FAILED)

@@ -89,13 +89,14 @@ class SessionRecord(Record):
 
 
 class Challenge(Record):
-    """A login that waits for its second factor. Stored under the hash of its token."""
+    """A login that waits for its second factor. Stored under the hash of its token; `amr` is what was proved so far."""
 
     token_hash: bytes
     tenant_id: str
     user_id: str
     expires_us: int
     attempts: int = 0
+    amr: tuple[str, ...] = ("pwd",)
 
 
 class TotpRecord(Record):
