@@ -20,6 +20,9 @@ MAX_ANSWER_BYTES: Final = 256 * 1024
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
+_GLOBAL_UNICAST: Final = ipaddress.ip_network("2000::/3")
+"""All of IPv6 that is given out for the internet. Outside lie forms that may lead inside and that Python calls global:
+site-local (fec0::/10), IPv4-compatible (::/96), a local NAT64 (64:ff9b:1::/48, RFC 8215)."""
 
 
 class HttpOutward:
@@ -46,6 +49,8 @@ class HttpOutward:
         named = any(address in network for network in self._networks)
         if plain:
             return named and address.is_loopback
+        if isinstance(address, ipaddress.IPv6Address) and address not in _GLOBAL_UNICAST:
+            return named
         return named or (address.is_global and not address.is_multicast)
 
     async def _call(
