@@ -131,7 +131,8 @@ def test_an_export_is_verified_offline_and_tampering_is_named(alone, tmp_path):
         assert (code, report["ok"]) == (1, False), name
         assert report["fault"]["kind"] == name
     held = tmp_path / "note"
-    held.write_text(alone.http.get("/compliance/audit/checkpoint").text)  # before the export: records go on coming
+    note = alone.http.get("/compliance/audit/checkpoint").text  # before the export: records go on coming
+    held.write_text(note + "\n")  # as `echo` leaves it
     unsigned = tmp_path / "unsigned.ndjson"
     unsigned.write_text(alone.http.get("/compliance/audit/export").text)
     command = [sys.executable, "-m", "sealwire.cli.main", "audit", "verify", str(unsigned), "--key", str(key)]

@@ -140,6 +140,13 @@ def test_a_person_is_erased_and_the_log_stays_proven(installation, tmp_path):
     assert genuine.returncode == 0, genuine.stderr
     assert genuine.stdout.startswith("ok")
     assert job["certificate_sha256"] in genuine.stdout
+    for ends in ("", "\n\n"):  # $(…) takes the last newline away, jq -r adds one: nothing signed depends on it
+        (tmp_path / "certificate").write_text(job["certificate"].rstrip("\n") + ends)
+        saved = subprocess.run(
+            [*command[:5], "certificate", *command[6:]], cwd=tmp_path, capture_output=True, text=True, timeout=60
+        )
+        assert saved.returncode == 0, saved.stderr
+        assert job["certificate_sha256"] in saved.stdout
     (tmp_path / "erasure.json").write_text(json.dumps(job).replace(agnes.user_id, owner.user_id))
     assert subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=60).returncode == 1
 

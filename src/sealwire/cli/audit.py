@@ -11,6 +11,7 @@ import msgspec
 import typer
 
 from sealwire.cli.audit_live import LiveLog
+from sealwire.cli.terminal import note_of
 from sealwire.kit.codec import encode
 from sealwire.services.compliance.bundle import verify_bundle
 from sealwire.services.compliance.notes import NoteInvalid, VerifierKey, parse_key, verify_cosignatures
@@ -65,7 +66,7 @@ def verify_source(
     progress = Progress()
     try:
         given = read_key(key) if key is not None else None
-        held = [path.read_text(encoding="utf-8") for path in checkpoints]
+        held = [note_of(path.read_text(encoding="utf-8")) for path in checkpoints]
         report, used, notes = _verify(source, given, held, progress)
         progress.end()
         seen, report = _cosigned(report, [*held, *notes], [read_key(path) for path in witnesses])

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sealwire.cli.terminal import EXIT_FAILED, EXIT_USAGE, Json, fail, say_json
+from sealwire.cli.terminal import EXIT_FAILED, EXIT_USAGE, Json, fail, note_of, say_json
 
 gdpr = typer.Typer(help="People's rights.", no_args_is_help=True)
 
@@ -48,7 +48,7 @@ def _note(content: bytes) -> str:
     """Return the certificate of a file that is one, or of a job's JSON that has one. Raises: ValueError."""
     text = content.decode("utf-8")
     if not text.startswith("{"):
-        return text
+        return note_of(text)
     import msgspec
 
     try:

@@ -22,6 +22,11 @@ def fail(text: str, code: int = EXIT_FAILED) -> NoReturn:
     raise typer.Exit(code)
 
 
+def note_of(text: str) -> str:
+    """Return a file's signed note: nothing signed depends on how many newlines a shell, or jq, left at the end."""
+    return text.rstrip("\r\n") + "\n"
+
+
 def say_json(value: Any) -> None:
     """Print one JSON document on a line of its own."""
     from sealwire.kit.codec import encode
