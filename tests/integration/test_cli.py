@@ -112,3 +112,36 @@ def test_a_second_process_on_the_same_data_is_refused(installation, tmp_path):
     done = sealwire("up", "--data", str(installation.data), "--port-base", "9900", cwd=tmp_path)
     assert done.returncode == 1
     assert "in use" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("tenant", "list"),
+        ("tenant", "suspend", "clinic", "--yes"),
+        ("operator", "list"),
+        ("operator", "disable", "somebody"),
+        ("legacy", "report"),
+    ],
+)
+def test_a_mistyped_data_folder_is_told_and_not_made_into_an_installation(tmp_path, words):
+    done = sealwire(*words, "--data", "dta", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "dta is not the data folder of an installation" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("tenant", "create", "St_Mary"), "slug: at most 64 of a-z"),
+        (("tenant", "create", "clinic", "--owner-email", "chief"), "email: an address like"),
+        (("operator", "create", "nobody"), "email: an address like"),
+    ],
+)
+def test_wrong_words_are_told_before_anything_is_made(tmp_path, words, told):
+    done = sealwire(*words, cwd=tmp_path)
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert "regex" not in done.stderr
+    assert list(tmp_path.iterdir()) == []

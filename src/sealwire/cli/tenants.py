@@ -15,10 +15,36 @@ operator = typer.Typer(help="Those who run the installation.", no_args_is_help=T
 Tenant = Annotated[str, typer.Argument(help="The tenant's id or slug.")]
 Email = Annotated[str, typer.Argument(help="The e-mail address.")]
 PAGE = 200
+EXPECTED = {
+    "slug": "at most 64 of a-z, 0-9 and hyphens, and no hyphen at the beginning",
+    "email": "an address like ann@example.org",
+    "refuse_from": "a time like 2026-12-01T00:00:00Z",
+}
+"""What a member has to look like, for people: contracts say it as regular expressions."""
 
 
-def ask(data: Path, *calls: tuple[str, tuple[str, ...], dict[str, Any] | None]) -> list[Any]:
-    """Have auth carry calls out (operation, path parameters, body or query) and return what it answered."""
+def check(operation: str, takes: dict[str, Any] | None) -> None:
+    """Leave with wrong usage where an operation does not take this; nothing has been changed then."""
+    import msgspec
+
+    from sealwire.runtime import offline
+
+    kind = offline.ALLOWED[operation].takes
+    if kind is None:
+        return
+    try:
+        msgspec.convert(takes or {}, kind)
+    except msgspec.ValidationError as error:
+        told, _, place = str(error).partition(" - at `$.")
+        member = place.rstrip("`")
+        fail(f"{member}: {EXPECTED.get(member, told)}", EXIT_USAGE)
+
+
+def ask(data: Path, *calls: tuple[str, tuple[str, ...], dict[str, Any] | None], prepare: bool = False) -> list[Any]:
+    """Have auth carry calls out (operation, path parameters, body or query) and return what it answered.
+
+    `prepare`: also where nothing ever ran; then the data folder is made.
+    """
     import msgspec
 
     from sealwire.kit.config import SettingError
@@ -26,6 +52,10 @@ def ask(data: Path, *calls: tuple[str, tuple[str, ...], dict[str, Any] | None]) 
     from sealwire.runtime import settings as runtime_settings
     from sealwire.runtime.errands import Call
 
+    for name, _, takes in calls:
+        check(name, takes)
+    if not prepare and not (data / "auth.db").exists():
+        fail(f"{data} is not the data folder of an installation", EXIT_USAGE)
     asked = [
         Call(operation=name, params=params, takes=msgspec.Raw(msgspec.json.encode(takes or {})))
         for name, params, takes in calls
@@ -82,7 +112,9 @@ def tenant_create(
     json: Json = False,
 ) -> None:
     """Make a tenant."""
-    ask(data, ("add_tenant", (), {"slug": slug, "name": name or slug}))
+    if owner_email:
+        check("invite_owner", {"email": owner_email})
+    ask(data, ("add_tenant", (), {"slug": slug, "name": name or slug}), prepare=True)
     (made,) = ask(data, ("tenant", (slug,), None))
     show(made, json=json)
     if owner_email:
@@ -157,7 +189,7 @@ def tenant_quota(
 @operator.command("create")
 def operator_create(email: Email, data: Data = DEFAULT_DATA, json: Json = False) -> None:
     """Invite a person to run the installation; they choose their password when they register, in tenant `system`."""
-    (invited,) = ask(data, ("add_operator", (), {"email": email}))
+    (invited,) = ask(data, ("add_operator", (), {"email": email}), prepare=True)
     told(invited, "operator", json=json)
 
 
