@@ -124,7 +124,8 @@ def test_a_rotation_asked_for_while_nothing_runs_is_the_next_starts_first_work(t
     owner.http.get("/compliance/audit/checkpoint")
     assert running.stop() == 0
     done = sealwire("keys", "rotate-checkpoint", "--data", running.data)
-    assert done.returncode in (0, 1)  # nobody sees to it, for now
+    assert done.returncode == 1
+    assert "next start" in done.stderr
     running.start()
     try:
         deadline = time.monotonic() + 20

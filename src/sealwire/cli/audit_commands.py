@@ -1,4 +1,4 @@
-"""`sealwire audit` and `sealwire keys rotate-checkpoint`."""
+"""`sealwire audit …`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sealwire.cli.terminal import DEFAULT_DATA, EXIT_USAGE, Data, Json, fail, say_json
+from sealwire.cli.terminal import EXIT_USAGE, Json, fail
 
 if TYPE_CHECKING:
     from sealwire.cli.audit_live import LiveLog
@@ -119,25 +119,3 @@ def _save(save: Callable[[LiveLog], object], url: str | None, token: str | None,
         save(log)
     except OSError as error:
         fail(str(error))
-
-
-def rotate_checkpoint(data: Data = DEFAULT_DATA, json: Json = False) -> None:
-    """Sign checkpoints of every log with a new key, for which the old one vouches: the first key known is enough."""
-    from sealwire.runtime import errands
-
-    if not (data / "compliance.db").exists():
-        fail(f"{data} is not the data folder of an installation that was started", EXIT_USAGE)
-    try:
-        errand = errands.ask(data, "rotate-checkpoint", compromised=False)
-    except OSError as error:
-        fail(str(error))
-    report = errands.wait(data, errand, timeout_s=30.0)
-    if json:
-        say_json(report or errands.Report(errand_id=errand.errand_id, error="waits for the next start"))
-    if report is None:
-        fail("the installation does not run: the rotation waits in the data folder and is the next start's first work")
-    if report.error:
-        fail(report.error)
-    if not json:
-        typer.echo("\n".join(report.key_ids))
-        typer.echo(f"{len(report.key_ids)} logs sign with a new key")

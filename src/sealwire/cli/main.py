@@ -10,11 +10,12 @@ from typing import Annotated
 
 import typer
 
-from sealwire.cli.audit_commands import audit, rotate_checkpoint
+from sealwire.cli.audit_commands import audit
 from sealwire.cli.drill_commands import drill
 from sealwire.cli.gdpr import gdpr
 from sealwire.cli.keys import migrate_provider, rewrap
 from sealwire.cli.legacy import legacy
+from sealwire.cli.rotations import rotate_checkpoint, rotate_signing
 from sealwire.cli.tenants import operator, tenant
 from sealwire.cli.terminal import DEFAULT_DATA, EXIT_FAILED, EXIT_USAGE, Data, Json, fail, say_json
 
@@ -143,37 +144,7 @@ def keys_init(
     typer.echo(f"key-encryption key: {where}; the installation is production")
 
 
-@keys.command("rotate-signing")
-def keys_rotate_signing(
-    data: Data = DEFAULT_DATA,
-    compromised: Annotated[bool, typer.Option("--compromised", help="The old key counts no longer, at once, and "
-                                              "every session of every tenant ends.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    json: Json = False,
-) -> None:  # fmt: skip
-    """Sign access tokens with a new key. Tokens in flight stay good: the old key verifies until the last has ended."""
-    from sealwire.runtime import errands
-
-    if not (data / "auth.db").exists():
-        fail(f"{data} is not the data folder of an installation that was started", EXIT_USAGE)
-    if compromised and not yes and not typer.confirm("End every session of every tenant?"):
-        fail("nothing was changed", EXIT_USAGE)
-    try:
-        errand = errands.ask(data, "rotate-signing", compromised=compromised)
-    except OSError as error:
-        fail(str(error))
-    report = errands.wait(data, errand, timeout_s=15.0)
-    if json:
-        say_json(report or errands.Report(errand_id=errand.errand_id, error="waits for the next start"))
-    if report is None:
-        fail("the installation does not run: the rotation waits in the data folder and is the next start's first work")
-    if report.error:
-        fail(report.error)
-    if not json:
-        typer.echo(f"published keys: {', '.join(report.key_ids)}")
-        typer.echo("every session has ended" if compromised else "the new key signs once verifiers know it")
-
-
+keys.command("rotate-signing")(rotate_signing)
 keys.command("rotate-checkpoint")(rotate_checkpoint)
 
 
