@@ -10,9 +10,14 @@ import pytest
 
 from sealwire.contracts.compliance import AuditQuery, HoldPending, NewHold
 from sealwire.contracts.crypto import Destruction, NewKey
+from sealwire.contracts.custody import MessagePolicy
+from sealwire.contracts.gdpr import GdprJob, JobQuery, NewErasure
+from sealwire.contracts.messaging import Conversation, History, Message
 from sealwire.kit.caller import Caller
 from sealwire.kit.codec import Page
 from sealwire.kit.problem import Conflict, Invalid, NotFound
+from sealwire.services.compliance.certificates import read_certificate
+from sealwire.services.compliance.notes import parse_key
 from sealwire.testing.keeping_room import KeepingRoom
 
 HOLDERS = ("crypto", "auth", "messaging", "media")
@@ -138,3 +143,54 @@ async def test_the_log_tells_of_a_holds_life(room: KeepingRoom, anna: Caller) ->
             await asyncio.sleep(0.02)
     assert [r.action for r in records] == ["hold.put", "hold.in_force", "hold.released", "hold.ended"]
     assert [r.actor.id for r in records][::2] == [anna.user_id, anna.user_id]
+
+
+async def erased(room: KeepingRoom, by: Caller, jobs: int) -> list[GdprJob]:
+    """Return the erasures there are once there are that many, all done; the newest first."""
+    async with asyncio.timeout(30):
+        while True:
+            items = (await room.compliance.service.gdpr_jobs(by, JobQuery(kind="erasure"))).items
+            if len(items) == jobs and all(job.status == "done" for job in items):
+                return items
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("policy", ["tombstone", "anonymise"])
+@pytest.mark.parametrize("crash", [False, True])
+async def test_what_a_hold_kept_of_an_erased_person_goes_with_the_hold(
+    room: KeepingRoom, anna: Caller, policy: MessagePolicy, crash: bool
+) -> None:
+    agnes = await room.files.enter("agnes")
+    group, other = [await room.messages.group(anna, agnes) for _ in range(2)]
+    await room.messages.say(agnes, group, "kept for the court")
+    await room.messages.say(agnes, other, "kept for another court")
+    first, second = [await room.hold(anna, conversation_id=c.conversation_id) for c in (group, other)]
+    service = room.compliance.service
+    await service.request_erasure(anna, NewErasure(subject_id=agnes.user_id, messages=policy))
+    (job,) = await erased(room, anna, 1)
+    assert any(receipt.kept for receipt in job.receipts)
+    if crash:  # decided, and not done when the process ends
+        room.doors["media"].shut = True
+        await service.release(anna, first)
+        await room.close_compliance()
+        await room.open_compliance()
+    else:
+        await service.release(anna, first)
+    again, _ = await erased(room, anna, 2)
+    assert any(receipt.kept for receipt in again.receipts), "the other hold is in force"
+
+    async def said(where: Conversation) -> Message:
+        return (await room.messages.messaging.history(anna, where.conversation_id, History())).items[0]
+
+    assert ((await said(group)).deleted, (await said(other)).deleted) == (policy == "tombstone", False)
+    assert (await said(group)).sender_id != agnes.user_id
+    assert (await said(other)).sender_id == agnes.user_id
+    await until(room, anna, ["in_force"])
+    await room.compliance.service.release(anna, second)
+    last, *_ = await erased(room, anna, 3)
+    assert not any(receipt.kept for receipt in last.receipts)
+    assert last.certificate is not None
+    assert (await said(other)).sender_id != agnes.user_id
+    assert (await said(other)).body == (None if policy == "tombstone" else "kept for another court")
+    probed = read_certificate(last.certificate, [parse_key(last.public_key or "")])["probe"]
+    assert probed["found"] == 0

@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from sealwire.contracts.crypto import Crypto, SystemSignable
+from sealwire.contracts.custody import MessagePolicy
 from sealwire.kit.caller import service_caller
 from sealwire.services.compliance.canonical import canonical
 from sealwire.services.compliance.notes import (
@@ -20,6 +21,7 @@ from sealwire.services.compliance.notes import (
     NoteInvalid,
     NoteSignature,
     VerifierKey,
+    parse_note,
     verify_note,
     write_note,
 )
@@ -59,6 +61,11 @@ class Certificates:
 def digest(note: str) -> str:
     """Return the SHA-256 of a certificate, as the audit log names it."""
     return sha256(note.encode()).hexdigest()
+
+
+def policy_of(note: str) -> MessagePolicy:
+    """Return what became of the messages, as a certificate of our own says."""
+    return "anonymise" if '"messages":"anonymise"' in parse_note(note).text else "tombstone"
 
 
 def read_certificate(note: str, keys: Sequence[VerifierKey]) -> dict[str, Any]:

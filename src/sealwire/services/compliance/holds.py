@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Final
 
@@ -34,8 +34,18 @@ HoldCustodians = Callable[[], Mapping[str, HoldCustody]]
 class HoldKeeper:
     """Places and releases holds, and answers what they cover."""
 
-    def __init__(self, *, store: HoldStore, custodians: HoldCustodians, clock: Clock, patience_s: float) -> None:
-        """`custodians` gives the services there are, all or none; `patience_s` is how long a caller waits for them."""
+    def __init__(
+        self,
+        *,
+        store: HoldStore,
+        custodians: HoldCustodians,
+        released: Callable[[str], Awaitable[None]],
+        clock: Clock,
+        patience_s: float,
+    ) -> None:
+        """`custodians` gives the services there are, all or none; `patience_s` is how long a caller waits for them;
+        `released` hears of the tenant when nobody keeps any more what a hold on a conversation kept."""
+        self._released = released
         self._store = store
         self._custodians = custodians
         self._clock = clock
@@ -154,6 +164,8 @@ class HoldKeeper:
         caller = service_caller(SERVICE, tenant_id)
         for custodian in self._holders():
             await custodian.release_hold(caller, hold.hold_id)
+        if hold.conversation_id is not None:  # before the hold is gone: after a crash it is heard of again
+            await self._released(tenant_id)
         now_us = self._clock.now_us()
         event = change_event(caller, "hold.ended", resource_type="hold", resource_id=hold.hold_id, at_us=now_us)
         await self._store.drop(tenant_id, hold.hold_id, event)

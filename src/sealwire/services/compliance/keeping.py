@@ -96,13 +96,15 @@ class Keeping:
         pruning: Pruning,
         drop_archive: Callable[[StoredJob], Awaitable[None]],
         custodians: Callable[[], Mapping[str, Any]],
+        released: Callable[[str], Awaitable[None]],
         clock: Clock,
         config: ComplianceConfig,
     ) -> None:
-        """`custodians` gives the services that hold data, asked anew for every step."""
+        """`custodians` gives the services that hold data, asked anew for every step; `released`: see `HoldKeeper`."""
         self.holds = HoldKeeper(
-            store=stores.holds, custodians=custodians, clock=clock, patience_s=config.hold_patience_s
-        )
+            store=stores.holds, custodians=custodians, released=released, clock=clock,
+            patience_s=config.hold_patience_s,
+        )  # fmt: skip
         shelf = OwnShelf(
             pruning=pruning, rights=stores.rights, holds=stores.holds, runs=stores.runs, drop_archive=drop_archive
         )

@@ -42,7 +42,7 @@ from sealwire.kit.problem import Forbidden, NotFound, Unavailable
 from sealwire.ports.blobs import BlobStore
 from sealwire.services.compliance.archives import Archives
 from sealwire.services.compliance.boxes import Boxes, JobKeys
-from sealwire.services.compliance.certificates import SERVICE, Certificates, digest
+from sealwire.services.compliance.certificates import SERVICE, Certificates, digest, policy_of
 from sealwire.services.compliance.config import ComplianceConfig
 from sealwire.services.compliance.cursors import read_cursor, write_cursor
 from sealwire.services.compliance.erasures import ORDER, Custodians, Erasures
@@ -54,6 +54,7 @@ from sealwire.services.compliance.ports import RetentionStore
 from sealwire.services.compliance.sealing import Keys
 
 SWEEP_S: Final = 60.0
+JOBS_A_LOOK: Final = 200
 PREFIX: Final = "/api/v1"
 
 
@@ -205,6 +206,24 @@ class Rights:
         messages = erasure.messages or self._config.erased_messages
         box = Box(reason=erasure.reason, pseudonym=new_id(), messages=messages)
         return await self._ask(caller, "erasure", subject_id, box, messages=messages)
+
+    async def erase_what_was_kept(self, tenant_id: str) -> None:
+        """Begin again with everybody of whom a hold on a conversation kept something: one was released.
+
+        What another hold keeps is kept again. Done twice, what is under way or done by then is left alone.
+        """
+        seen: set[str] = set()
+        caller, wanted, before = service_caller(SERVICE, tenant_id), JobFilter(kind="erasure", status="done"), ""
+        while found := await self._store.jobs(tenant_id, wanted, before=before, limit=JOBS_A_LOOK):
+            before = found[-1].job_id
+            for job in found:  # the newest first: what it kept is what is still there
+                if job.subject_id not in seen and any(receipt.kept for receipt in job.receipts):
+                    assert job.certificate is not None  # done
+                    box = Box(reason="a hold was released", pseudonym=new_id(), messages=policy_of(job.certificate))
+                    await self._ask(
+                        service_caller(SERVICE, tenant_id), "erasure", job.subject_id, box, after=job.job_id
+                    )
+                seen.add(job.subject_id)
 
     async def _erased_before(self, tenant_id: str, subject_id: str) -> StoredJob | None:
         """Return the newest job that erases, or erased, this person."""

@@ -112,7 +112,7 @@ class ComplianceService(RightsAnswers):
         )  # fmt: skip
         self.keeping = Keeping(
             stores=stores, pruning=self.pruning, drop_archive=self.rights.exports.drop, custodians=around.custodians,
-            clock=clock, config=config,
+            released=self.rights.erase_what_was_kept, clock=clock, config=config,
         )  # fmt: skip
         self._relay = Consumer(
             name="compliance-audit",
