@@ -118,10 +118,11 @@ def test_users_and_sessions_are_found_and_follow_a_new_session() -> None:
     assert set(hub.of_user("t", "u")) == {a, b}
     assert hub.of_user("other", "u") == ()
     hub.register(a, tenant_id="t", user_id="u", session_id="s2")
-    assert hub.of_session("t", "s1") == ()
-    assert set(hub.of_session("t", "s2")) == {a, b}
+    assert (hub.stats().connections, hub.stats().sessions) == (2, 1)
     hub.unregister(a)
-    assert hub.everyone() == (b,)
+    assert hub.of_user("t", "u") == (b,)
+    hub.unregister(b)
+    assert (hub.stats().connections, hub.stats().sessions) == (0, 0)
 
 
 def test_a_large_room_lets_small_ones_pass() -> None:

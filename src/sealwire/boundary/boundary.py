@@ -50,7 +50,6 @@ class Boundary:
         sockets: WebSocketAuthGateway,
         authenticator: Authenticator,
         health: IntegrationHealth,
-        cache: SharedCache,
         legacy_log: LegacyLog,
     ) -> None:
         self.adapter = adapter
@@ -60,7 +59,6 @@ class Boundary:
         self.sockets = sockets
         self.authenticator = authenticator
         self.health = health
-        self._cache = cache
         self.legacy_log = legacy_log
 
     @classmethod
@@ -198,7 +196,6 @@ class Boundary:
             sockets=sockets,
             authenticator=authenticator,
             health=health,
-            cache=cache,
             legacy_log=legacy_log,
         )
 
@@ -229,12 +226,8 @@ class Boundary:
         await self.fallback.stop()
 
     def checks(self) -> Mapping[str, Probe]:
-        """Return what readiness depends on; the shared cache is not among it (see `check_cache`)."""
+        """Return what readiness depends on; the shared cache is not among it."""
         return {"revocation_feed": self._check_feed, "session_journal": self._check_journal}
-
-    async def check_cache(self) -> None:
-        """Raises: CacheFault when the shared cache does not work. Readiness reports it as degraded, not as down."""
-        await self._cache.check()
 
     async def _check_feed(self) -> None:
         if not await self.coordinator.ensure_fresh():

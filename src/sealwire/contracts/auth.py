@@ -159,14 +159,6 @@ class Grant(Output):
     token_type: str = "Bearer"  # noqa: S105 - the scheme's name, no secret
 
 
-class MfaNeeded(Output):
-    """The password was right; a second factor is wanted."""
-
-    mfa_token: str
-    methods: list[str]
-    mfa_required: bool = True
-
-
 class LoginResult(Output, omit_defaults=True):
     """Either a grant or the wish for a second factor: the members of the one or of the other."""
 

@@ -24,7 +24,6 @@ MessagePolicy = Literal["tombstone", "anonymise"]
 """What becomes of an erased person's messages: bodiless tombstones; or kept for the others, their author unknown."""
 _Cursor = Annotated[str, msgspec.Meta(max_length=512)] | None
 _Chunk = Annotated[int, msgspec.Meta(ge=1, le=1000)]
-_Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 _Word = Annotated[str, msgspec.Meta(min_length=4, max_length=320)]
 
 

@@ -124,7 +124,6 @@ class Installation(msgspec.Struct, frozen=True, kw_only=True):
     """What `sealwire keys init` wrote down about the installation. `kek` is empty when it is in a token."""
 
     kek: str
-    production: bool = True
 
 
 def load(

@@ -79,7 +79,6 @@ _HASH_DIGITS = 64
 _IDS_A_STATEMENT = 32
 _INSERT_ID = "INSERT INTO audit_id VALUES (?, ?, ?)"
 _INSERT_IDS = ", ".join([_INSERT_ID] + ["(?, ?, ?)"] * (_IDS_A_STATEMENT - 1))
-_INSERT_TENANT = "INSERT INTO tenant (tenant_id, size, last_hash) VALUES (?, 0, zeroblob(32))"
 _INSERT_PIECE = "INSERT INTO piece VALUES (?, ?, ?, ?, ?)"
 _CHECKPOINT = "SELECT size, root, note, public_key, at_us FROM checkpoint"
 _PIECES_WORTH_JOINING = 12

@@ -39,11 +39,6 @@ class PinSource:
         self._in_file = kind == "file"
         self._env = env
 
-    @property
-    def from_file(self) -> bool:
-        """Whether it is in a file."""
-        return self._in_file
-
     def read(self) -> Pin:
         """Return the PIN. Raises: PinUnusable when there is none, or others may read it."""
         if self._in_file:

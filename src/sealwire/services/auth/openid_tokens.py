@@ -25,7 +25,6 @@ LOGOUT_EVENT: Final = "http://schemas.openid.net/event/backchannel-logout"
 LOGOUT_LIFE_S: Final = 120
 HINT_AGE_S: Final = 365 * 86_400
 _REFRESH: Final = re.compile(r"swg1\.([0-9a-f-]{36})\.([1-9][0-9]{0,9})\.([A-Za-z0-9_-]{43})")
-_BEGINNING_US: Final = US_PER_S
 _HASHES: Final = {Algorithm.EDDSA: hashlib.sha512, Algorithm.ES256: hashlib.sha256, Algorithm.RS256: hashlib.sha256}
 
 

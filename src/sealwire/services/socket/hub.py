@@ -152,14 +152,6 @@ class Hub:
         """The user's connections here."""
         return tuple(self._users.get((tenant_id, user_id), ()))
 
-    def of_session(self, tenant_id: str, session_id: str) -> tuple[Member, ...]:
-        """The session's connections here."""
-        return tuple(self._sessions.get((tenant_id, session_id), ()))
-
-    def everyone(self) -> tuple[Member, ...]:
-        """All registered connections."""
-        return tuple(self._identity)
-
     def join(self, key: RoomKey, member: Member) -> None:
         """Put the member into the room: it gets what is published from now on."""
         if key not in member.rooms:

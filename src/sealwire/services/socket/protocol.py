@@ -182,12 +182,8 @@ def decode_commands(frame: bytes) -> list[Command]:
     return commands
 
 
-def is_pong(command: Command) -> bool:
-    """Whether the command is the empty one that answers a ping."""
-    return command == PONG
-
-
 PONG: Final = Command()
+"""The empty command, which answers a ping."""
 
 
 def encode_error(id_: int, error: Error) -> bytes:
