@@ -19,7 +19,7 @@ async def killed_after(program: str, folder: Path, lines: int, *, timeout_s: flo
         sys.executable, "-c", program, str(folder), stdout=asyncio.subprocess.PIPE
     )
     assert victim.stdout is not None
-    said = []
+    said: list[dict[str, Any]] = []
     try:
         async with asyncio.timeout(timeout_s):
             while len(said) < lines:
