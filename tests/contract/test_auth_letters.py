@@ -320,3 +320,21 @@ async def test_an_invitation_is_as_good_as_who_gave_it(closed: tuple[AuthRoom, C
     member = room.caller(await room.log_in("admin"))
     with pytest.raises(Forbidden):
         await room.auth.invite(member, NewInvitation(email="x@example.org"))
+
+
+# ---- where letters lead
+
+
+async def test_letters_lead_to_the_address_people_reach_the_installation_at(tmp_path: Path) -> None:
+    room = AuthRoom(tmp_path, public_url="http://127.0.0.1:4700")
+    await room.open()
+    owner, _ = await room.enter("olga")
+    await room.auth.invite(owner, NewInvitation(email="ivo@example.org"))
+    await room.auth.reset_password(somebody(), ResetRequest(email="olga@example.org"))
+    invitation, reset = sorted(
+        (letter.get_content() for letter in await room.letters()), key=lambda text: "swp1." in text
+    )
+    await room.close()
+    assert "http://127.0.0.1:4700/console#/register?invitation=swi1." in invitation
+    assert "tenant" not in invitation, "who is in the default tenant names none"
+    assert "http://127.0.0.1:4700/console#/reset?token=swp1." in reset

@@ -85,6 +85,12 @@ async def new_owner(room: AuthRoom, tenant: str, name: str = "chief") -> Caller:
     return await join(room, name, invited.token)
 
 
+async def test_an_invitation_names_the_tenant_that_is_asked_for_at_the_login(room: AuthRoom) -> None:
+    await new_tenant(room)
+    await room.auth.invite_owner(SYSTEM, "clinic", OwnerInvitation(email="chief@example.org"))
+    assert "give the tenant as well: clinic" in (await room.letters())[-1].get_content()
+
+
 # ---- operators
 
 

@@ -61,10 +61,12 @@ class AuthRoom:
         wiring: str = "direct",
         clock: Clock | None = None,
         outward: Outward | None = None,
+        public_url: str = "",
     ) -> None:
         self.folder = folder
         self.config = config
         self.wiring = wiring
+        self.public_url = public_url
         self.outward: Outward = outward or HttpOutward(networks=config.outward_networks)
         # It stands still, but near the real time: the edge measures the age of a step-up by the machine's clock.
         self.clock: Clock = clock or ManualClock(now_us=SystemClock().now_us() // US_PER_S * US_PER_S)
@@ -89,6 +91,7 @@ class AuthRoom:
             clock=self.clock,
             config=self.config,
             outward=self.outward,
+            public_url=self.public_url,
         )
         await self.service.start()
         self.auth: Identity = open_wiring(self.wiring, self.service, OPERATIONS, routes, clock=self.clock)

@@ -22,7 +22,7 @@ from sealwire.kit.problem import Forbidden
 from sealwire.services.auth.config import AuthConfig
 from sealwire.services.auth.events import Journal, Kind
 from sealwire.services.auth.letters import INVITATION_SUBJECT, invitation_text
-from sealwire.services.auth.model import check_role_given
+from sealwire.services.auth.model import DEFAULT_TENANT, check_role_given
 from sealwire.services.auth.one_time import new_token, token_hash
 from sealwire.services.auth.ports import AuthStores
 from sealwire.services.auth.postman import Postman
@@ -36,14 +36,16 @@ class Guestbook:
     """The open invitations of every tenant."""
 
     def __init__(
-        self, *, stores: AuthStores, vault: Vault, postman: Postman, journal: Journal, clock: Clock, config: AuthConfig
-    ) -> None:
+        self, *, stores: AuthStores, vault: Vault, postman: Postman, journal: Journal, clock: Clock,
+        config: AuthConfig, site: str,
+    ) -> None:  # fmt: skip
         self._stores = stores
         self._vault = vault
         self._postman = postman
         self._journal = journal
         self._clock = clock
         self._config = config
+        self._site = site
 
     async def add(self, caller: Caller, new: NewInvitation) -> Invitation:
         """Invite a person. Raises: Forbidden, EmailTaken, QuotaExceeded."""
@@ -77,7 +79,11 @@ class Guestbook:
             created_us=now_us,
             expires_us=now_us + life_s * US_PER_S,
         )
-        text = invitation_text(site=self._config.issuer, token=token, role=role.value, days=max(1, life_s // _DAY_S))
+        tenant = await self._stores.tenants.find(tenant_id)
+        named = tenant.slug if tenant is not None and tenant_id != DEFAULT_TENANT else ""
+        text = invitation_text(
+            site=self._site, token=token, role=role.value, days=max(1, life_s // _DAY_S), tenant=named
+        )
         letter = await self._postman.seal(tenant_id, to=email, subject=INVITATION_SUBJECT, text=text)
         event = self._journal.event(
             Kind.INVITED, await self._journal.origin(caller, email=email), resource_type="invitation",

@@ -19,12 +19,14 @@ def reset_text(*, display_name: str, site: str, token: str, minutes: int) -> str
     )
 
 
-def invitation_text(*, site: str, token: str, role: str, days: int) -> str:
-    """Word the letter of an invitation."""
+def invitation_text(*, site: str, token: str, role: str, days: int, tenant: str) -> str:
+    """Word the letter of an invitation. `tenant`: the slug that is given at every login; empty where none is needed."""
+    log_in = f"When you log in later, give the tenant as well: {tenant}\n\n" if tenant else ""
     return (
         "Hello,\n\n"
         f"you are invited to join {site} as {role}.\n"
         f"Open this link within {days} days to register; it works once, for this address:\n\n"
         f"{site}/console#/register?invitation={token}\n\n"
+        f"{log_in}"
         "If you don't know what this is about, do nothing.\n"
     )

@@ -33,6 +33,7 @@ class Resets:
     def __init__(
         self, *, stores: AuthStores, vault: Vault, people: People, hasher: PasswordHasher, rules: PasswordRules,
         lockout: Lockout, postman: Postman, journal: Journal, revoker: Revoker, clock: Clock, config: AuthConfig,
+        site: str,
     ) -> None:  # fmt: skip
         self._stores = stores
         self._vault = vault
@@ -45,6 +46,7 @@ class Resets:
         self._revoker = revoker
         self._clock = clock
         self._config = config
+        self._site = site
 
     async def ask(self, caller: Caller, request: ResetRequest) -> ResetAsked:
         """Send a letter to the address the account has. Known or not: a letter is sealed, one write is made."""
@@ -57,7 +59,7 @@ class Resets:
         person = await self._people.person(user) if user is not None and usable else _NOBODY
         token, now_us = new_token("swp1"), self._clock.now_us()
         text = reset_text(
-            display_name=person.display_name, site=self._config.issuer, token=token,
+            display_name=person.display_name, site=self._site, token=token,
             minutes=self._config.reset_ttl_s // 60,
         )  # fmt: skip
         # To the stored address, never to the one typed: two that fold into one may be two mailboxes.

@@ -110,6 +110,7 @@ class AuthService(
 
         Raises: ValueError for settings of passkeys that contradict each other.
         """
+        site = issuer_of(config, public_url)
         party = party_of(config, public_url or config.issuer)
         vault = Vault(sealer=sealer, keys=stores.keys)
         people = People(vault=vault)
@@ -149,11 +150,11 @@ class AuthService(
         tenants = Tenants(store=stores.tenants, vault=vault, journal=journal, revoker=revoker, clock=clock)
         self.postman = Postman(store=stores.letters, mailer=mailer, vault=vault, journal=journal, clock=clock)
         self._guestbook = Guestbook(
-            stores=stores, vault=vault, postman=self.postman, journal=journal, clock=clock, config=config
+            stores=stores, vault=vault, postman=self.postman, journal=journal, clock=clock, config=config, site=site
         )
         self._resets = Resets(
             stores=stores, vault=vault, people=people, hasher=self.hasher, rules=rules, lockout=lockout,
-            postman=self.postman, journal=journal, revoker=revoker, clock=clock, config=config,
+            postman=self.postman, journal=journal, revoker=revoker, clock=clock, config=config, site=site,
         )  # fmt: skip
         self._users = Roster(
             store=stores.users, tenants=tenants, vault=vault, hasher=self.hasher, rules=rules, people=people,
@@ -184,12 +185,12 @@ class AuthService(
         openid = OpenIdProvider(
             stores=stores, outward=outward, vault=vault, signing=self.signing, logins=self._logins,
             sessions=self._sessions, people=people, policy=policy, journal=journal, clock=clock, config=config,
-            issuer=issuer_of(config, public_url),
+            issuer=site,
         )  # fmt: skip
         OpenIdService.__init__(self, openid=openid)
         external = ExternalLogins(
             stores=stores, identities=stores.identities, outward=outward, logins=self._logins, users=self._users,
-            vault=vault, journal=journal, clock=clock, config=config, site=issuer_of(config, public_url),
+            vault=vault, journal=journal, clock=clock, config=config, site=site,
         )  # fmt: skip
         ExternalService.__init__(self, external=external)
         self._stores = stores
