@@ -220,9 +220,7 @@ class Rights:
                 if job.subject_id not in seen and any(receipt.kept for receipt in job.receipts):
                     assert job.certificate is not None  # done
                     box = Box(reason="a hold was released", pseudonym=new_id(), messages=policy_of(job.certificate))
-                    await self._ask(
-                        service_caller(SERVICE, tenant_id), "erasure", job.subject_id, box, after=job.job_id
-                    )
+                    await self._ask(caller, "erasure", job.subject_id, box, after=job.job_id)
                 seen.add(job.subject_id)
 
     async def _erased_before(self, tenant_id: str, subject_id: str) -> StoredJob | None:
