@@ -29,6 +29,7 @@ from sealwire.kit.http import Authenticate
 from sealwire.kit.operation import SAFE_VERBS, Policy
 from sealwire.kit.permission import Permission
 from sealwire.kit.problem import Forbidden, Problem, SessionUnconfirmed, Unauthenticated
+from sealwire.kit.tasks import cancel_and_wait
 from sealwire.resilience.cache import TtlCache
 
 _LOG = logging.getLogger("sealwire.boundary")
@@ -111,8 +112,7 @@ class Authenticator:
         """Report what is left. Safe to call twice."""
         task, self._task = self._task, None
         if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            await cancel_and_wait(task)
             await self._report_now()
 
     def __call__(self, exchange: Exchange, policy: Policy) -> Caller | Awaitable[Caller]:

@@ -19,6 +19,7 @@ from sealwire.boundary.ports import FeedPosition, JournalEntry, KnownRevocation,
 from sealwire.boundary.revocation_book import RevocationBook
 from sealwire.contracts.auth import Revocation, SessionState
 from sealwire.kit.clock import US_PER_S, Clock
+from sealwire.kit.tasks import cancel_and_wait
 
 _LOG = logging.getLogger("sealwire.boundary")
 FLUSH_EVERY_S: Final = 0.5
@@ -69,9 +70,7 @@ class FallbackSessionProvider:
     async def stop(self) -> None:
         """Write what is left and let go of the disk. Safe to call twice."""
         tasks, self._tasks = self._tasks, []
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel_and_wait(*tasks)
         if tasks:
             try:
                 await self.persist()

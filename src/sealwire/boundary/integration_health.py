@@ -21,6 +21,7 @@ from sealwire.kit.http import Edge, Route, Run
 from sealwire.kit.operation import Policy, RateClass
 from sealwire.kit.permission import Permission
 from sealwire.kit.problem import Forbidden, Unauthenticated
+from sealwire.kit.tasks import cancel_and_wait
 from sealwire.resilience.breaker import Breaker, State
 from sealwire.resilience.registry import Registry
 
@@ -62,9 +63,7 @@ class IntegrationHealth:
     async def stop(self) -> None:
         """Stop them. Safe to call twice."""
         task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        await cancel_and_wait(task)
 
     def routes(self, edge: Edge) -> list[Route]:
         """Return the routes, with full paths: they stand outside of /api/v1."""

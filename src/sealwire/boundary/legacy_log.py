@@ -11,6 +11,7 @@ from sealwire.contracts.legacy import Legacy, LegacyUse, LegacyUses
 from sealwire.kit.caller import SYSTEM_TENANT, service_caller
 from sealwire.kit.clock import US_PER_S, Clock
 from sealwire.kit.problem import Problem
+from sealwire.kit.tasks import cancel_and_wait
 
 MAX_WAITING: Final = 10_000
 _BATCH: Final = 1_000
@@ -52,8 +53,7 @@ class LegacyLog:
         """Tell what is left. Safe to call twice."""
         task, self._task = self._task, None
         if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            await cancel_and_wait(task)
             await self.flush()
 
     async def flush(self) -> None:

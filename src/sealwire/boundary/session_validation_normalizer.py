@@ -26,6 +26,7 @@ from sealwire.kit.clock import US_PER_S, Clock
 from sealwire.kit.envelopes import EnvelopeRefused, SealingKey
 from sealwire.kit.permission import Role, lower
 from sealwire.kit.problem import Problem
+from sealwire.kit.tasks import cancel_and_wait
 from sealwire.ports.cache import CacheFault, SharedCache
 from sealwire.resilience.breaker import Breaker, State, Transition
 from sealwire.resilience.cache import TtlCache
@@ -101,9 +102,7 @@ class SessionValidationNormalizer:
     async def stop(self) -> None:
         """Stop watching. Safe to call twice."""
         task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        await cancel_and_wait(task)
 
     @property
     def degraded(self) -> bool:

@@ -31,6 +31,7 @@ from sealwire.kit.exchange import Scope
 from sealwire.kit.forwarded import forwarded_for
 from sealwire.kit.permission import Permission
 from sealwire.kit.problem import Forbidden, Problem, SessionUnconfirmed, Unauthenticated
+from sealwire.kit.tasks import cancel_and_wait
 
 _LOG = logging.getLogger("sealwire.boundary")
 _BEARER: Final = b"bearer."
@@ -136,9 +137,7 @@ class WebSocketAuthGateway:
         if self._task is not None:
             tasks.append(self._task)
             self._task = None
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel_and_wait(*tasks)
 
     # -- in
 

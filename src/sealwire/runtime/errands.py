@@ -19,6 +19,7 @@ import msgspec
 from sealwire.kit.files import write_whole
 from sealwire.kit.ids import new_id
 from sealwire.kit.problem import Problem
+from sealwire.kit.tasks import cancel_and_wait
 
 _LOG: Final = logging.getLogger("sealwire.errands")
 FOLDER: Final = "errands"
@@ -117,10 +118,7 @@ class Errands:
     async def stop(self) -> None:
         """Stop looking. Safe to call twice."""
         task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await cancel_and_wait(task)
 
     async def look(self) -> None:
         """See to the errands that wait. Each is taken away after it was done, so a crash repeats it."""

@@ -8,7 +8,6 @@ both and goes on by itself.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from pathlib import Path
@@ -20,6 +19,7 @@ from sealwire.kit.caller import SYSTEM_TENANT, Caller, service_caller
 from sealwire.kit.clock import Clock
 from sealwire.kit.files import write_whole
 from sealwire.kit.ids import new_id
+from sealwire.kit.tasks import cancel_and_wait
 from sealwire.runtime.key_provider import Place, Record, open_place, record_of, write_record
 from sealwire.runtime.local_keys import LocalKeys
 from sealwire.runtime.settings import Settings
@@ -102,10 +102,7 @@ class KeyJobs:
     async def stop(self) -> None:
         """Stop where it is: what is left goes on after the next start. Safe to call twice."""
         task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await cancel_and_wait(task)
 
     async def look(self) -> None:
         """Do the job that waits. It is taken away after it ended, so a crash repeats it. Raises: OSError."""

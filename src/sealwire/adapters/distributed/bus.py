@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from sealwire.adapters.distributed.drivers.redis import RedisDriver
 from sealwire.adapters.embedded.bus import InProcessBus
+from sealwire.kit.tasks import cancel_and_wait
 from sealwire.ports.bus import Handler
 from sealwire.ports.cache import CacheFault
 from sealwire.resilience.backoff import full_jitter
@@ -60,9 +61,7 @@ class RedisBus:
     async def stop(self) -> None:
         """Stop. Safe to call twice."""
         tasks, self._tasks = self._tasks, []
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel_and_wait(*tasks)
 
     def publish(self, topic: str, payload: bytes) -> None:
         self._local.publish(topic, payload)

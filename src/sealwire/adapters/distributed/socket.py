@@ -9,6 +9,7 @@ from typing import Final
 
 from sealwire.adapters.distributed.drivers.redis import RedisDriver, Word
 from sealwire.kit.clock import US_PER_S, Clock
+from sealwire.kit.tasks import cancel_and_wait
 from sealwire.ports.cache import CacheFault
 from sealwire.services.socket.hub import RoomKey
 
@@ -42,9 +43,7 @@ class RedisPresence:
     async def stop(self) -> None:
         """Stop; entries that are left go by their time. Safe to call twice."""
         tasks, self._tasks = self._tasks, []
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel_and_wait(*tasks)
 
     def enter(self, place: RoomKey, client_id: str, user_id: str) -> None:
         self._own.setdefault(place, {})[client_id] = user_id

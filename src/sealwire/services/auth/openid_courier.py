@@ -8,12 +8,12 @@ notice, by no crash and by no way of ending.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from typing import Final
 
 from sealwire.kit.caller import service_caller
 from sealwire.kit.clock import US_PER_S, Clock
+from sealwire.kit.tasks import cancel_and_wait
 from sealwire.services.auth.events import Journal, Kind
 from sealwire.services.auth.openid_ports import NoticeStore, Outward, OutwardRefused
 from sealwire.services.auth.openid_records import Notice
@@ -54,10 +54,7 @@ class LogoutCourier:
     async def stop(self) -> None:
         """End; what was not told is the next start's. Safe to call twice."""
         task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await cancel_and_wait(task)
 
     async def deliver(self) -> int:
         """Tell what is due, some at once; return how many were due."""

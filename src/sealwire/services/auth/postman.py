@@ -14,6 +14,7 @@ from sealwire.kit.caller import service_caller
 from sealwire.kit.clock import US_PER_S, Clock
 from sealwire.kit.ids import new_id
 from sealwire.kit.problem import Problem
+from sealwire.kit.tasks import cancel_and_wait
 from sealwire.ports.mail import Letter, Mailer, MailRefused
 from sealwire.services.auth.events import Journal, Kind
 from sealwire.services.auth.model import folded_email
@@ -53,10 +54,7 @@ class Postman:
     async def stop(self) -> None:
         """End; what was not handed over is the next start's. Safe to call twice."""
         task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await cancel_and_wait(task)
 
     async def seal(self, tenant_id: str, *, to: str, subject: str, text: str) -> LetterRecord:
         """Write a letter, to be stored in the same transaction as what it is about."""

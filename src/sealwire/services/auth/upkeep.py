@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 
 from sealwire.contracts.auth import Seen
 from sealwire.kit.caller import SYSTEM_TENANT, service_caller
 from sealwire.kit.clock import US_PER_S, Clock
+from sealwire.kit.tasks import cancel_and_wait
 from sealwire.services.auth.config import AuthConfig
 from sealwire.services.auth.events import Journal
 from sealwire.services.auth.ports import AuthStores
@@ -47,10 +47,7 @@ class Upkeep:
     async def stop(self) -> None:
         """End, and store the last uses noted."""
         task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await cancel_and_wait(task)
         await self.flush_seen()
 
     def note(self, seen: Seen) -> None:

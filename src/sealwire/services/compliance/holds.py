@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
 from typing import Final
 
 from sealwire.contracts.compliance import SERVICE, Hold, HoldPending, Holds, NewHold
@@ -19,6 +18,7 @@ from sealwire.kit.clock import Clock, rfc3339
 from sealwire.kit.codec import Page
 from sealwire.kit.ids import new_id
 from sealwire.kit.problem import Invalid, NotFound
+from sealwire.kit.tasks import cancel_and_wait
 from sealwire.services.compliance.cursors import read_cursor, write_cursor
 from sealwire.services.compliance.events import change_event
 from sealwire.services.compliance.retention_ports import HoldStore
@@ -60,11 +60,7 @@ class HoldKeeper:
     async def stop(self) -> None:
         """End; what is unsettled is taken up at the next start."""
         work, self._work = list(self._work.values()), {}
-        for task in work:
-            task.cancel()
-        for task in work:
-            with suppress(asyncio.CancelledError):
-                await task
+        await cancel_and_wait(*work)
 
     async def holds(self, caller: Caller, page: Page) -> Holds:
         """Return the tenant's holds."""

@@ -15,6 +15,7 @@ from sealwire.contracts.auth import EmailTaken, LastOwner
 from sealwire.contracts.compliance import LegalHold
 from sealwire.kit.clock import Clock
 from sealwire.kit.problem import Invalid, NotFound, Problem
+from sealwire.kit.tasks import cancel_and_wait
 from sealwire.resilience.backoff import full_jitter
 from sealwire.services.compliance.events import job_event
 from sealwire.services.compliance.job_ports import RightsStore, StoredJob
@@ -55,11 +56,7 @@ class JobRunner:
         """Stop working; what is unfinished goes on with the next start."""
         self._open = False
         tasks = list(self._tasks.values())
-        for task in tasks:
-            task.cancel()
-        for task in tasks:
-            with suppress(asyncio.CancelledError):
-                await task
+        await cancel_and_wait(*tasks)
 
     def begin(self, job: StoredJob) -> None:
         """Work on a job, unless it is worked on."""
@@ -70,10 +67,7 @@ class JobRunner:
 
     async def end(self, job_id: str) -> None:
         """Stop working on a job, if it is worked on."""
-        if (task := self._tasks.get(job_id)) is not None:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+        await cancel_and_wait(self._tasks.get(job_id))
 
     async def settled(self, job_id: str) -> None:
         """Wait until nothing is done about a job any more."""

@@ -22,6 +22,7 @@ from sealwire.kit.clock import US_PER_S, Clock, rfc3339
 from sealwire.kit.codec import Page
 from sealwire.kit.ids import new_id
 from sealwire.kit.problem import Invalid, NotFound
+from sealwire.kit.tasks import cancel_and_wait
 from sealwire.ports.events import NewEvent
 from sealwire.services.compliance.config import ComplianceConfig
 from sealwire.services.compliance.cursors import read_cursor, write_cursor
@@ -80,11 +81,7 @@ class RetentionEngine:
         schedule, self._schedule = self._schedule, None
         tasks = [*self._tasks.values(), *([] if schedule is None else [schedule])]
         self._tasks = {}
-        for task in tasks:
-            task.cancel()
-        for task in tasks:
-            with suppress(asyncio.CancelledError):
-                await task
+        await cancel_and_wait(*tasks)
 
     async def settled(self, run_id: str) -> None:
         """Wait until this process does nothing more about a run."""

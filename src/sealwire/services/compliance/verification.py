@@ -12,6 +12,7 @@ import msgspec
 from sealwire.contracts.compliance import AuditRangeEmpty, Verification, VerifyQuery
 from sealwire.kit.ids import new_id
 from sealwire.kit.problem import Invalid, NotFound
+from sealwire.kit.tasks import cancel_and_wait
 from sealwire.resilience import deadline
 from sealwire.services.compliance.evidence import Evidence
 from sealwire.services.compliance.key_chain import KeyChain
@@ -238,9 +239,7 @@ class Verifier:
     async def stop(self) -> None:
         """End the jobs under way."""
         tasks = [job.task for job in self._jobs.values() if job.task is not None and not job.task.done()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel_and_wait(*tasks)
 
     def _begin(self, tenant_id: str, query: VerifyQuery, first: int, last: int, head: LogHead) -> Verification:
         job_id = new_id()

@@ -11,6 +11,7 @@ from sealwire.contracts.compliance import LegalHold
 from sealwire.kit.caller import service_caller
 from sealwire.kit.clock import Clock
 from sealwire.kit.problem import Unavailable
+from sealwire.kit.tasks import cancel_and_wait
 from sealwire.services.crypto.config import CryptoConfig
 from sealwire.services.crypto.events import key_event
 from sealwire.services.crypto.journal import UseJournal
@@ -51,9 +52,7 @@ class Keeper:
         task, self._task = self._task, None
         if task is None:
             return
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+        await cancel_and_wait(task)
         if self._shred_due:
             try:
                 await self._store.shred()

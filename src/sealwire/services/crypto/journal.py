@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import suppress
 from typing import Final
 
 import msgspec
 
 from sealwire.kit.problem import Unavailable
+from sealwire.kit.tasks import cancel_and_wait
 from sealwire.services.crypto.events import KeyEvent
 from sealwire.services.crypto.ports import KeyStore
 
@@ -111,10 +111,7 @@ class UseJournal:
         """Flush and end."""
         self.sum_up()
         task, self._flushing = self._flushing, None
-        if task is not None:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+        await cancel_and_wait(task)
         await self.flush()
 
     async def _flush_soon(self) -> None:

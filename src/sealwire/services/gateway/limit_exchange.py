@@ -10,6 +10,7 @@ from typing import Final
 
 from sealwire.kit.ids import new_id
 from sealwire.kit.pages import DegradedOnly
+from sealwire.kit.tasks import cancel_and_wait
 from sealwire.resilience.backoff import full_jitter
 from sealwire.services.gateway.minute_counts import WINDOW_S, MinuteCounts
 from sealwire.services.gateway.ports import CountBoard
@@ -47,9 +48,7 @@ class LimitExchange:
     async def stop(self) -> None:
         """End. Safe to call twice."""
         task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        await cancel_and_wait(task)
 
     async def check(self) -> str:
         """Tell how many count together. Raises: DegradedOnly while the others are not heard."""

@@ -9,6 +9,7 @@ from typing import Final
 
 from sealwire.kit.caller import service_caller
 from sealwire.kit.clock import Clock
+from sealwire.kit.tasks import cancel_and_wait
 from sealwire.services.media.config import MediaConfig
 from sealwire.services.media.events import media_event
 from sealwire.services.media.examination import Examination
@@ -49,10 +50,7 @@ class Looks:
     async def stop(self) -> None:
         """End; what wasn't looked at stays `scanning`."""
         task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+        await cancel_and_wait(task)
 
     def add(self, file: StoredFile) -> None:
         """Have a file looked at."""

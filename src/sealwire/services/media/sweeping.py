@@ -10,6 +10,7 @@ from typing import Final
 
 from sealwire.kit.caller import service_caller
 from sealwire.kit.clock import US_PER_S, Clock
+from sealwire.kit.tasks import cancel_and_wait
 from sealwire.ports.blobs import BlobStore
 from sealwire.services.media.config import MediaConfig
 from sealwire.services.media.events import media_event
@@ -55,10 +56,7 @@ class Sweeper:
     async def stop(self) -> None:
         """End; what is left to delete is remembered."""
         task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+        await cancel_and_wait(task)
 
     def soon(self) -> None:
         """Have doomed blobs deleted now, off the caller's path."""

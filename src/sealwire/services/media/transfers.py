@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from sealwire.kit.caller import Caller
 from sealwire.kit.clock import Clock
 from sealwire.kit.problem import Problem, Unavailable
+from sealwire.kit.tasks import cancel_and_wait
 
 T = TypeVar("T")
 _log = logging.getLogger("sealwire.media")
@@ -110,10 +111,7 @@ class Transfers:
     async def stop(self, *, grace_s: float = 5.0) -> None:
         """End all transfers: what an upload got so far is kept, and its client resumes elsewhere."""
         task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+        await cancel_and_wait(task)
         waiting = [transfer.ended.wait() for transfer in self._open]
         for transfer in list(self._open):
             transfer.end(Unavailable("This instance is stopping; resume in a moment."))

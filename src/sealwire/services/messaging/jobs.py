@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 
 from sealwire.contracts.compliance import LegalHold
 from sealwire.kit.clock import US_PER_S, Clock
+from sealwire.kit.tasks import cancel_and_wait
 from sealwire.services.messaging.config import MessagingConfig
 from sealwire.services.messaging.keeping_ports import Keeping
 from sealwire.services.messaging.model import Actor
@@ -59,11 +59,7 @@ class Jobs:
     async def stop(self) -> None:
         """End."""
         tasks, self._tasks = self._tasks, []
-        for task in tasks:
-            task.cancel()
-        for task in tasks:
-            with suppress(asyncio.CancelledError):
-                await task
+        await cancel_and_wait(*tasks)
 
     async def purge(self) -> int:
         """Turn messages whose time is over into tombstones, and purge what a released hold kept. Return how many."""

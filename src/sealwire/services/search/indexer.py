@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from contextlib import suppress
 from random import Random
 
 import msgspec
@@ -17,6 +16,7 @@ from sealwire.contracts.search import SERVICE
 from sealwire.kit.caller import SYSTEM_TENANT, service_caller
 from sealwire.kit.clock import Clock
 from sealwire.kit.problem import Problem
+from sealwire.kit.tasks import cancel_and_wait
 from sealwire.ports.index import IndexFault, Put, Remove, SearchIndex
 from sealwire.services.search.config import SearchConfig
 from sealwire.services.search.model import entries_of
@@ -79,10 +79,7 @@ class Indexer:
         """End; what was read is applied before or read again after the next start."""
         self._stopping.set()
         task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+        await cancel_and_wait(task)
 
     async def _run(self) -> None:
         while not self._stopping.is_set():

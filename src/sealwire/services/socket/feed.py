@@ -14,6 +14,7 @@ from sealwire.contracts.messaging import Messaging, Passing, Publication, Public
 from sealwire.contracts.socket import SERVICE
 from sealwire.kit.caller import SYSTEM_TENANT, service_caller
 from sealwire.kit.problem import Unavailable
+from sealwire.kit.tasks import cancel_and_wait
 
 _LOG = logging.getLogger("sealwire.socket")
 _FAR = 2**62
@@ -58,9 +59,7 @@ class Feed:
     async def stop(self) -> None:
         """End."""
         task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        await cancel_and_wait(task)
 
     def wake(self) -> None:
         """Hear that somebody connected."""
