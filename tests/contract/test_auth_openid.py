@@ -19,7 +19,7 @@ from sealwire.contracts.openid import NewClient, PageRefused
 from sealwire.kit.caller import Caller, service_caller
 from sealwire.kit.codec import Page
 from sealwire.services.auth.openid_browser import browser_hash
-from sealwire.services.auth.openid_courier import MOST_ATTEMPTS
+from sealwire.services.auth.openid_courier import AT_ONCE, MOST_ATTEMPTS
 from sealwire.services.auth.openid_errors import OAuthRefused
 from sealwire.services.auth.openid_ports import Answer, OutwardRefused
 from sealwire.services.auth.openid_signin import Browser, Sent, Shown
@@ -247,6 +247,19 @@ async def test_an_app_that_is_away_is_told_again_later_each_time_and_then_given_
         await courier.deliver()
     stage.time.advance(86_400)
     assert await courier.deliver() == 0, "given up"
+
+
+async def test_apps_that_never_answer_keep_no_other_from_being_told(stage: Stage, world: World) -> None:
+    def queue(conn: Any) -> None:
+        stuck = [(f"0-{number}", "https://tar.example/pit", number, 2) for number in range(3 * AT_ONCE)]
+        for session_id, url, due_us, attempts in (*stuck, ("z", EARS, 1_000_000, 0)):
+            row = (stage.client_id, session_id, "default", "somebody", url, due_us, attempts)
+            conn.execute("INSERT INTO openid_notice VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+
+    await stage.service.openid.courier.stop()
+    await stage.storage.db.write(queue)
+    await stage.service.openid.courier.deliver()
+    assert EARS in [url for url, _ in world.posts], "who was not tried yet comes first"
 
 
 async def test_an_address_that_may_not_be_called_is_not_tried_again(stage: Stage, world: World) -> None:

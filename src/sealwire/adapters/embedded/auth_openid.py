@@ -27,12 +27,13 @@ _GRANT: Final = (
     " challenge, nonce, created_us, redeemed_us, refresh_head, refresh_uses, ended_us"
 )
 _OVER: Final = "(g.ended_us > 0 OR s.ended_us > 0 OR s.expires_us <= ?1)"
+# Those not tried yet come first: apps that never answer must not keep others from being told.
 _DUE: Final = (
     "SELECT g.client_id, g.tenant_id, g.user_id, g.session_id, c.backchannel_uri, max(g.attempts)"
     " FROM openid_grant g JOIN session s USING (session_id) JOIN openid_client c USING (client_id)"
     f" WHERE g.notify = 1 AND g.due_us <= ?1 AND {_OVER} GROUP BY g.client_id, g.session_id"
     " UNION ALL SELECT client_id, tenant_id, subject, session_id, backchannel_uri, attempts"
-    " FROM openid_notice WHERE due_us <= ?1 LIMIT ?2"
+    " FROM openid_notice WHERE due_us <= ?1 ORDER BY 6 LIMIT ?2"
 )
 OPENID_SCHEMA: Final = """
 CREATE TABLE openid_client (
