@@ -23,7 +23,8 @@ def operations_page() -> str:
         NOTE,
         "# Operations",
         "",
-        "Public paths stand under `/api/v1` at the gateway; `service` ones are internal.",
+        "Public paths stand under `/api/v1` at the gateway, but for `/.well-known/…`; `service` ones are internal.",
+        "Downloads, uploads, streams and the endpoints of OpenID Connect are not listed here: see `/documentation`.",
         "",
     ]
     for name in CONTRACTS:

