@@ -24,7 +24,7 @@ from sealwire.contracts.compliance import (
 )
 from sealwire.kit.caller import ANONYMOUS_TENANT, SYSTEM_TENANT, Caller, Principal, service_caller
 from sealwire.kit.permission import Role
-from sealwire.kit.problem import Forbidden, NotFound
+from sealwire.kit.problem import Forbidden, NotFound, RateLimited
 from sealwire.services.compliance.bundle import verify_bundle, write_exhibit, write_head
 from sealwire.services.compliance.config import ComplianceConfig
 from sealwire.services.compliance.export_route import export_line
@@ -184,3 +184,19 @@ async def test_a_verification_of_another_log_is_not_found(tmp_path: Path) -> Non
         for stranger in (person(Role.OWNER, "beta"), person(Role.OPERATOR, SYSTEM_TENANT)):
             with pytest.raises(NotFound):
                 await room.service.verify_job(stranger, job.job_id)
+
+
+async def test_one_tenant_does_not_take_every_turn_of_verification(tmp_path: Path) -> None:
+    async with open_compliance(tmp_path, config=ComplianceConfig(verify_at_once=1)) as room:
+        batch = [entry(f"{tenant}{i}", tenant, i + 1) for i in range(20) for tenant in ("acme", "beta")]
+        await room.service.append(service_caller("gateway", "t"), AuditBatch(records=batch))
+        acme, beta = person(Role.AUDITOR, "acme"), person(Role.AUDITOR, "beta")
+        asked = [room.service.verify(acme, VerifyQuery(to_seq=last)) for last in range(5, 20)]
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        refused = [answer for answer in answers if isinstance(answer, RateLimited)]
+        assert 0 < len(refused) < len(answers)
+        job = await room.service.verify(beta, VerifyQuery())
+        async with asyncio.timeout(20):
+            while (job := await room.service.verify_job(beta, job.job_id or "")).progress < 1:
+                await asyncio.sleep(0.01)
+        assert job.ok

@@ -11,7 +11,7 @@ import msgspec
 
 from sealwire.contracts.compliance import AuditRangeEmpty, Verification, VerifyQuery
 from sealwire.kit.ids import new_id
-from sealwire.kit.problem import Invalid, NotFound
+from sealwire.kit.problem import Invalid, NotFound, RateLimited
 from sealwire.kit.tasks import cancel_and_wait
 from sealwire.resilience import deadline
 from sealwire.services.compliance.evidence import Evidence
@@ -27,6 +27,7 @@ from sealwire.services.compliance.walk import Fault, Item, Tampering, Walk
 _CHECKPOINTS_A_LOOK = 64
 _JOBS_KEPT = 1_000
 _JOBS_AT_ONCE = 2
+_JOBS_A_TENANT = 4
 
 
 class StoredLog:
@@ -219,14 +220,21 @@ class Verifier:
         self._turns = asyncio.Semaphore(_JOBS_AT_ONCE)
 
     async def verify(self, tenant_id: str, query: VerifyQuery) -> Verification:
-        """Verify the range, or begin a job when it is long. Raises: AuditRangeEmpty, Invalid."""
+        """Verify the range, or begin a job when it is long. Raises: AuditRangeEmpty, Invalid, RateLimited."""
         head = await self._store.head(tenant_id)
         first, last = _range(query, head)
         if last - first + 1 <= self._at_once:
             return await self._run(tenant_id, first, last, head, lambda records: None)
-        for job in self._jobs.values():
-            if job.tenant_id == tenant_id and job.query == query and job.task is not None and not job.task.done():
+        under_way = [
+            job
+            for job in self._jobs.values()
+            if job.tenant_id == tenant_id and job.task is not None and not job.task.done()
+        ]
+        for job in under_way:
+            if job.query == query:
                 return job.result
+        if len(under_way) >= _JOBS_A_TENANT:  # the turns are everybody's
+            raise RateLimited(f"{_JOBS_A_TENANT} verifications of this log are under way.", retry_after_s=10.0)
         return self._begin(tenant_id, query, first, last, head)
 
     async def job(self, job_id: str, may_read: Callable[[str], bool]) -> Verification:
