@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from sealwire.testing.free_ports import free_port_base
+
 START_TIMEOUT_S: Final = 15.0
 FLAVOURS: Final = ("valkey", "redis")
 _WHEELS: Final = {
