@@ -87,6 +87,18 @@ def test_a_mirror_and_a_bundle_are_verified_offline(installation, alone, tmp_pat
     entries.write_bytes(content.replace(b"message.created", b"message.deleted", 1))
     assert verdict(folder, "--key", key)["fault"]["kind"] == "changed"
 
+    # The folder is not talked into another log, nor into a shorter one.
+    for name, old, new in (
+        ("keys.json", b"+", b"x+"),
+        ("checkpoint", b"\n", b"\n9"),
+    ):
+        before = (folder / name).read_bytes()
+        held = before.replace(old, new, 1)
+        (folder / name).write_bytes(held)
+        refused = sealwire("audit", "mirror", folder, *at)
+        assert (refused.returncode, (folder / name).read_bytes()) == (1, held), refused.stderr
+        (folder / name).write_bytes(before)
+
     bundle = tmp_path / "evidence.json"
     assert sealwire("audit", "bundle", bundle, *at, "--action", "message.created").returncode == 0
     found = verdict(bundle, "--key", key)

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from sealwire.contracts.compliance import Checkpoint
+from sealwire.services.compliance.notes import parse_checkpoint, parse_note
 from sealwire.services.compliance.tiles import BundleAddress, TileAddress, path_of, tiles_of
 
 PREFIX = "/api/v1/compliance/audit"
@@ -86,11 +87,12 @@ class LiveLog:
     def mirror(self, folder: Path) -> int:
         """Save the log as a folder of tlog tiles with `keys.json` beside; return its size. Full tiles stay as they are.
 
-        Raises: Refused.
+        Raises: Refused, also when the installation shows another log, or less of it, than the folder has.
         """
         folder.mkdir(parents=True, exist_ok=True)
         head = self.checkpoint()
         size = head.tree_size
+        _require_same(folder, head)
         bundles = [BundleAddress(n, min(256, size - n * 256)) for n in range(-(-size // 256))]
         addresses: list[TileAddress | BundleAddress] = [*tiles_of(size), *bundles]
         for address in addresses:
@@ -124,6 +126,20 @@ class LiveLog:
             raise Refused(f"{self._url}/{path} answers {error.code}: {_detail(error)}", error.code) from None
         except urllib.error.URLError as error:
             raise Refused(f"{self._url} can't be reached: {error.reason}") from None
+
+
+def _require_same(folder: Path, head: Checkpoint) -> None:
+    """Hold the installation to what it showed before: the first key, and how long the log was. Raises: Refused."""
+    keys, note = folder / "keys.json", folder / "checkpoint"
+    try:
+        known = json.loads(keys.read_bytes())["first_key"] if keys.exists() else head.first_key
+        size = parse_checkpoint(parse_note(note.read_text(encoding="utf-8")).text).size if note.exists() else 0
+    except (ValueError, KeyError, TypeError) as error:
+        raise Refused(f"{folder} can't be read: {error}") from None
+    if known != head.first_key:
+        raise Refused(f"the log's first key is {head.first_key}, and {known} in {keys}: it is another log")
+    if size > head.tree_size:
+        raise Refused(f"the log has {head.tree_size} records, and {size} in {note}: it was cut, or is another one")
 
 
 def _detail(error: urllib.error.HTTPError) -> str:
