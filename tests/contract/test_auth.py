@@ -293,6 +293,18 @@ async def test_an_address_that_tries_many_accounts_is_told_to_wait(open_room: An
     assert (await room.log_in("anna")).access_token
 
 
+async def test_all_addresses_of_one_network_of_ipv6_wait_together(open_room: Any) -> None:
+    room = await open_room(lockout_free_ip=4, lockout_base_s=30.0)
+    await room.register("anna")
+    for i in range(4):
+        with pytest.raises(BadCredentials):
+            await room.auth.login(somebody(f"2001:db8:0:1::{i}"), Login(email=f"p{i}@example.org", password="x" * 12))
+    login = Login(email="anna@example.org", password=PASSWORD)
+    with pytest.raises(TooManyAttempts):
+        await room.auth.login(somebody("2001:db8:0:1:ffff::7"), login)
+    assert (await room.auth.login(somebody("2001:db8:0:2::7"), login)).access_token
+
+
 async def test_guesses_sent_at_once_count_one_by_one(open_room: Any) -> None:
     room = await open_room(lockout_free=5)
     await room.register("anna")

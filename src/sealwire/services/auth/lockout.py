@@ -10,6 +10,7 @@ import msgspec
 
 from sealwire.contracts.auth import TooManyAttempts
 from sealwire.kit.clock import US_PER_S, Clock
+from sealwire.kit.forwarded import network_of
 from sealwire.kit.problem import Unavailable
 from sealwire.ports.events import NewEvent
 from sealwire.services.auth.config import AuthConfig
@@ -48,7 +49,11 @@ class Lockout:
 
     @asynccontextmanager
     async def login(self, account: str, ip: str) -> AsyncIterator[Standing]:
-        """Take a turn for a login on `account` from `ip`. Raises: TooManyAttempts when the address has to wait."""
+        """Take a turn for a login on `account` from `ip`. Raises: TooManyAttempts when the address has to wait.
+
+        Of IPv6 the network counts, as it does for the limits of the gateway: one host has a whole one to choose from.
+        """
+        ip = network_of(ip)
         by_pair = self._vault.attempt_key("pair", account, ip)
         by_account = self._vault.attempt_key("account", account)
         by_ip = self._vault.attempt_key("ip", ip)
@@ -91,7 +96,7 @@ class Lockout:
     async def forgive_login(self, account: str, ip: str) -> None:
         """Forget the failures on an account, also from that address: its password is a new one."""
         await self._store.forgive(
-            [self._vault.attempt_key("pair", account, ip), self._vault.attempt_key("account", account)]
+            [self._vault.attempt_key("pair", account, network_of(ip)), self._vault.attempt_key("account", account)]
         )
 
     async def fail(self, standing: Standing, events: Sequence[NewEvent]) -> None:
