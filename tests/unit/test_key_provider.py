@@ -74,6 +74,19 @@ def test_a_token_needs_all_its_names(data: Path) -> None:
     assert place == token_place(load(data, **TOKEN).crypto)
 
 
+def test_a_token_is_recorded_so_that_it_opens_from_every_working_folder(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "mounted").symlink_to("secret")
+    for given, recorded in (
+        ("file:mounted/pin", f"file:{tmp_path}/mounted/pin"),  # not what it leads to: that changes with a new PIN
+        ("env:PIN", "env:PIN"),
+    ):
+        assert token_place(load(data, **{**TOKEN, "pkcs11_pin": given}).crypto).pin == recorded
+
+
 def test_a_pin_is_no_setting_and_is_not_repeated(data: Path) -> None:
     with pytest.raises(SettingError) as told:
         load(data, pkcs11_pin="4711-secret")

@@ -73,8 +73,14 @@ def token_place(config: CryptoConfig) -> Place:
         raise SettingError(f"crypto.{absent[0]}: needed for a key-encryption key in a token")
     return Place(
         kind="pkcs11", module=config.pkcs11_module, token=config.pkcs11_token, key=config.pkcs11_key,
-        pin=config.pkcs11_pin,
+        pin=_anywhere(config.pkcs11_pin),
     )  # fmt: skip
+
+
+def _anywhere(pin: str) -> str:
+    """Say where a PIN is so that it is found from every working folder: who recorded it is not who starts up."""
+    kind, gap, path = pin.partition(":")
+    return f"{kind}{gap}{Path(path).absolute()}" if kind == "file" and path else pin
 
 
 def record_of(settings: Settings) -> Record:
