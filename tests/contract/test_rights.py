@@ -447,6 +447,27 @@ async def test_what_can_not_be_removed_is_certified_as_found(tmp_path):
         assert statement["probe"]["found"] == 2
 
 
+async def test_a_restriction_that_a_crash_left_half_told_is_told_at_the_next_start(tmp_path):
+    there = people()
+    messaging = there["messaging"]
+    restrict, reached = messaging.restrict_subject, asyncio.Event()
+
+    async def stuck(caller, subject_id, restriction):
+        reached.set()
+        await asyncio.Event().wait()
+
+    messaging.restrict_subject = stuck
+    async with opened(tmp_path / "data", there=there) as room:
+        asking = asyncio.create_task(room.service.restrict(OWNER, NewRestriction(subject_id=AGNES, reason="contested")))
+        await asyncio.wait_for(reached.wait(), 10)
+        asking.cancel()
+    assert (TENANT, AGNES) not in messaging.restricted
+    messaging.restrict_subject = restrict
+    async with opened(tmp_path / "data", there=there), asyncio.timeout(20):
+        while (TENANT, AGNES) not in messaging.restricted:  # noqa: ASYNC110 - a set wakes nobody
+            await asyncio.sleep(0.01)
+
+
 async def test_others_have_as_long_between_two_steps_as_a_step_took(tmp_path):
     there = people()
     messaging = there["messaging"]

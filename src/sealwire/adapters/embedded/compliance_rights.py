@@ -179,6 +179,9 @@ class SqliteRightsStore:
 
         return await self._db.write(restrict)
 
+    async def restricted(self) -> Sequence[tuple[str, str]]:
+        return [(tenant, subject) for tenant, subject in self._db.read("SELECT tenant_id, subject_id FROM restriction")]
+
     async def lift(self, tenant_id: str, subject_id: str, event: NewEvent) -> bool:
         def lift(conn: apsw.Connection) -> bool:
             conn.execute("DELETE FROM restriction WHERE tenant_id = ? AND subject_id = ?", (tenant_id, subject_id))

@@ -127,6 +127,9 @@ class RightsStore(Protocol):
     async def restrict(self, tenant_id: str, restriction: StoredRestriction, event: NewEvent) -> StoredRestriction:
         """Store a restriction; of one in force that one is returned."""
 
+    async def restricted(self) -> Sequence[tuple[str, str]]:
+        """Return (tenant, person) of every restriction in force."""
+
     async def lift(self, tenant_id: str, subject_id: str, event: NewEvent) -> bool:
         """End a restriction; False when there is none."""
 

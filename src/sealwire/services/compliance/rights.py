@@ -38,7 +38,7 @@ from sealwire.kit.clock import US_PER_S, Clock, rfc3339
 from sealwire.kit.codec import Page
 from sealwire.kit.ids import new_id
 from sealwire.kit.permission import Permission, Role
-from sealwire.kit.problem import Forbidden, NotFound, Unavailable
+from sealwire.kit.problem import Conflict, Forbidden, NotFound, Unavailable
 from sealwire.ports.blobs import BlobStore
 from sealwire.services.compliance.archives import Archives
 from sealwire.services.compliance.boxes import Boxes, JobKeys
@@ -135,10 +135,18 @@ class Rights:
         await self.runner.stop()
 
     async def _sweep(self) -> None:
+        told = False
         while True:
             with suppress(Unavailable):
+                if not told:  # what is written down is in force, whatever a crash left of the telling
+                    for tenant_id, subject_id in await self._store.restricted():
+                        with suppress(Conflict, Forbidden, NotFound):  # refused as when it was asked for
+                            await self._tell(tenant_id, subject_id, restricted=True)
+                        if (tenant_id, subject_id) not in await self._store.restricted():  # lifted meanwhile
+                            await self._tell(tenant_id, subject_id, restricted=False)
+                    told = True
                 await self.exports.sweep()
-            await asyncio.sleep(SWEEP_S)
+            await asyncio.sleep(SWEEP_S if told else 1.0)
 
     # ---- exports
 
