@@ -73,8 +73,10 @@ def _do(
     settings: Settings, kind: Literal["migrate-provider", "rewrap"], place: Place | None, *, as_json: bool
 ) -> JobState:
     """Have the installation that runs do it, or do it here when none does."""
+    from sealwire.kit.config import SettingError
     from sealwire.runtime import key_jobs
     from sealwire.runtime.settings import is_in_use
+    from sealwire.services.crypto.providers import KekUnusable
 
     data = settings.data
     if not (data / "crypto.db").exists():
@@ -95,7 +97,10 @@ def _do(
     if is_in_use(data):
         ended = key_jobs.wait(data, job, begun_within_s=BEGUN_WITHIN_S, show=show)
     else:
-        ended = asyncio.run(_alone(settings, job, show))
+        try:
+            ended = asyncio.run(_alone(settings, job, show))
+        except (SettingError, KekUnusable, OSError) as error:
+            fail(str(error))
     if ended is None:
         fail("the installation does not answer; nothing was changed")
     if as_json:

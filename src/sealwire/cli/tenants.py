@@ -51,6 +51,7 @@ def ask(data: Path, *calls: tuple[str, tuple[str, ...], dict[str, Any] | None], 
     from sealwire.runtime import offline
     from sealwire.runtime import settings as runtime_settings
     from sealwire.runtime.errands import Call
+    from sealwire.services.crypto.providers import KekUnusable
 
     for name, _, takes in calls:
         check(name, takes)
@@ -63,7 +64,7 @@ def ask(data: Path, *calls: tuple[str, tuple[str, ...], dict[str, Any] | None], 
     try:
         settings, _ = runtime_settings.load(flags={"server": {"data": str(data)}})
         report = offline.ask(settings, asked)
-    except (SettingError, OSError, RuntimeError, msgspec.MsgspecError) as error:
+    except (SettingError, KekUnusable, OSError, RuntimeError, msgspec.MsgspecError) as error:
         fail(str(error))
     if report.error:
         fail(report.error)
