@@ -149,9 +149,14 @@ def test_wrong_words_are_told_before_anything_is_made(tmp_path, words, told):
 
 def test_a_key_encryption_key_that_does_not_open_is_told_without_a_trace(tmp_path):
     assert sealwire("operator", "create", "op@example.org", cwd=tmp_path).returncode == 0
-    (tmp_path / "data" / "keys" / "kek").write_text("not a key\n")
+    kek = tmp_path / "data" / "keys" / "kek"
+    good = kek.read_bytes()
+    kek.write_text("not a key\n")
     for words in (("tenant", "list"), ("keys", "rewrap")):
         done = sealwire(*words, cwd=tmp_path)
         assert done.returncode == 1, words
         assert "sealwire: " in done.stderr
         assert "Traceback" not in done.stderr, done.stderr
+    kek.write_bytes(good)
+    done = sealwire("keys", "rewrap", cwd=tmp_path)
+    assert done.returncode == 0, "work that nobody began is not in the way: " + done.stderr

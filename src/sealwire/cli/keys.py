@@ -100,6 +100,8 @@ def _do(
         try:
             ended = asyncio.run(_alone(settings, job, show))
         except (SettingError, KekUnusable, OSError) as error:
+            if key_jobs.state(data, job) is None:  # nobody began it: it must not stand in the way of the next one
+                (data / "keys" / key_jobs.JOB).unlink(missing_ok=True)
             fail(str(error))
     if ended is None:
         fail("the installation does not answer; nothing was changed")
