@@ -293,10 +293,6 @@ class Assembly:
         """Where metrics are registered."""
         return self._metrics
 
-    def room(self, name: str) -> rooms.Room:
-        """Return a room that was built already."""
-        return self._rooms[name]
-
     def contract(self, name: str) -> Any:
         """Return a service that runs already, behind its guard."""
         return self._rooms[name].contract
