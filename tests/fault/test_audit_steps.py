@@ -233,13 +233,15 @@ async def main():
         await spool.start()
         hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
         resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, hard))
+        full = False  # a new segment may take some again: that it said so once counts
         for i in range(600):
             spool.put(entry(i))
+            full = full or spool.is_full
             if i % 20 == 0:
                 await asyncio.sleep(0.005)
-        while spool.stats.put < 600:
-            await asyncio.sleep(0.005)
-        full = spool.is_full
+        while spool.stats.put < 600 or not full:
+            full = full or spool.is_full
+            await asyncio.sleep(0.001)
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
         out = False
         await spool.stop(grace_s=30)

@@ -40,9 +40,10 @@ def refused(answer: httpx.Response, what: str) -> None:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory):
-    data = tmp_path_factory.mktemp("quotas") / "data"
-    quota(data, "--users", "2", "--messages", "5", "--media-bytes", "100", "--keys", "1")
-    running = Installation(data).start()
+    running = Installation(tmp_path_factory.mktemp("quotas") / "data").start()
+    assert running.stop() == 0
+    quota(running.data, "--users", "2", "--messages", "5", "--media-bytes", "100", "--keys", "1")
+    running.start()
     yield running
     running.kill()
 
