@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import json
 import re
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,33 @@ def installation(tmp_path: Path):
     running = Installation(data, env=env).start()
     yield running, json.loads(made.stdout.splitlines()[0])["token"]
     running.kill()
+
+
+def test_a_start_is_held_up_by_nobody_who_asks_meanwhile(tmp_path: Path) -> None:
+    env = {"SEALWIRE_GATEWAY__MAX_IN_FLIGHT": "1", "SEALWIRE_GATEWAY__ALWAYS_ADMITTED": "1"}
+    running = Installation(tmp_path / "data", env=env)
+    over = threading.Event()
+
+    def ask() -> None:
+        with httpx.Client(timeout=5) as client:
+            while not over.is_set():
+                with contextlib.suppress(httpx.HTTPError):
+                    client.get(running.url + "/ready")
+
+    askers = [threading.Thread(target=ask) for _ in range(8)]
+    for asker in askers:
+        asker.start()
+    try:
+        running.start()
+        until_up = time.monotonic() + DEADLINE_S
+        while '"event":"up"' not in running.log.read_text():
+            assert time.monotonic() < until_up, running.log.read_text()[-500:]
+            time.sleep(0.05)
+    finally:
+        over.set()
+        for asker in askers:
+            asker.join()
+        running.kill()
 
 
 def patiently(client: httpx.Client, verb: str, path: str, **options: object) -> httpx.Response:
