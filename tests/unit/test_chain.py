@@ -101,6 +101,17 @@ def test_a_record_gets_its_place(value: Record) -> None:
     assert form_of(record_bytes(blank)).bytes_at(value.seq, value.prev_hash.encode()) == record_bytes(value)
 
 
+def test_a_record_that_is_just_not_too_long_has_its_place() -> None:
+    last = msgspec.structs.replace(record(), seq=2**53 - 1, metadata=msgspec.Raw(canonical({"a": ""})))
+    room = 65_535 - len(record_bytes(last))
+    fits, too_long = (
+        record(prev_hash="", seq=0, metadata=msgspec.Raw(canonical({"a": "x" * n}))) for n in (room, room + 1)
+    )
+    assert len(form_of(record_bytes(fits)).bytes_at(2**53 - 1, b"0" * 64)) == 65_535
+    with pytest.raises(TooLong):
+        form_of(record_bytes(too_long))
+
+
 @given(st.integers(64_800, 65_400), st.text(st.sampled_from("\x00\x01a"), max_size=128))
 def test_the_limit_is_exact(size: int, action: str) -> None:
     value = record(action=action, prev_hash="", seq=0, metadata=msgspec.Raw(canonical({"a": "x" * size})))

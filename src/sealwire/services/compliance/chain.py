@@ -18,7 +18,8 @@ from sealwire.services.compliance.canonical import NotCanonical, canonical
 _HASH_MEMBER = b',"hash":"'
 _HASH_DIGITS = 64
 _AFTER_HASH = b',"metadata":'
-_SEQ_DIGITS = 16
+_MORE_SEQ_DIGITS = 15
+"""Of the longest `seq`, 16 digits, beside the 0 that stands before it is known."""
 _EMPTY_PREV_HASH = b',"prev_hash":""'
 _NO_SEQ = b',"seq":0'
 
@@ -89,7 +90,7 @@ def form_of(body: bytes) -> Form:
 
     Raises: TooLong when the record could pass MAX_RECORD_BYTES at some place.
     """
-    if len(body) + _HASH_DIGITS + _SEQ_DIGITS > MAX_RECORD_BYTES:
+    if len(body) + _HASH_DIGITS + _MORE_SEQ_DIGITS > MAX_RECORD_BYTES:
         raise TooLong
     # Behind `prev_hash` there are texts and a number only, and a quote inside of text is escaped.
     first = body.rindex(_EMPTY_PREV_HASH) + len(_EMPTY_PREV_HASH) - 1
