@@ -164,7 +164,7 @@ async def test_restriction_keeps_what_is_there(room):
 
 async def test_a_hold_on_the_person_keeps_everything_until_it_is_released(room):
     if not room.has_holds:
-        pytest.skip("this service keeps no holds of its own yet")
+        pytest.skip("this service holds copies only: the owners of the data keep the holds")
     before = await items(room, room.subject_id)
     for _ in range(2):
         await room.custody.put_hold(compliance(room), "hold-1", HoldPlacement(subject_id=room.subject_id))
