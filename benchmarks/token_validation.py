@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from benchmarks.harness.results import Figures, comparison, run
 from sealwire.boundary.config import BoundaryConfig
 from sealwire.boundary.jwt_token_adapter import normalised
-from sealwire.contracts.auth import SessionState
+from sealwire.contracts.sessions import SessionState
 from sealwire.kit.caller import Caller
 from sealwire.kit.clock import SystemClock
 from sealwire.kit.exchange import Exchange, Headers

@@ -28,8 +28,11 @@ from sealwire.boundary.fallback_session_provider import FallbackSessionProvider
 from sealwire.boundary.jwt_token_adapter import JwtTokenAdapter
 from sealwire.boundary.service_boundary_coordinator import ServiceBoundaryCoordinator
 from sealwire.boundary.session_validation_normalizer import CACHE_BREAKER, SessionValidationNormalizer
-from sealwire.contracts.auth import Auth, FeedQuery, Jwks, Revocations, Seen, SessionQuery, SessionState
+from sealwire.contracts.auth import Auth
 from sealwire.contracts.messaging import Body, Key
+from sealwire.contracts.revocations import FeedQuery, Revocations
+from sealwire.contracts.sessions import Seen, SessionQuery, SessionState
+from sealwire.contracts.tokens import Jwks
 from sealwire.kit.caller import Caller
 from sealwire.kit.clock import SystemClock
 from sealwire.kit.codec import Input, Output

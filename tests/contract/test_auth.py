@@ -10,26 +10,19 @@ import msgspec
 import pytest
 from argon2 import PasswordHasher as Argon2
 
-from sealwire.contracts.auth import (
-    BadCredentials,
-    EmailTaken,
-    FeedQuery,
-    Login,
-    PasswordChange,
-    ProfileChange,
+from sealwire.contracts.logins import BadCredentials, Login, PasswordChange, TooManyAttempts
+from sealwire.contracts.revocations import FeedQuery
+from sealwire.contracts.sessions import (
     RefreshInvalid,
     RefreshRequest,
     RefreshReused,
-    Registration,
-    RegistrationClosed,
     Seen,
     SeenSession,
     SessionNotFound,
     SessionQuery,
-    TokenQuery,
-    TooManyAttempts,
-    WeakPassword,
 )
+from sealwire.contracts.tokens import TokenQuery
+from sealwire.contracts.users import EmailTaken, ProfileChange, Registration, RegistrationClosed, WeakPassword
 from sealwire.kit.caller import Caller
 from sealwire.kit.clock import rfc3339
 from sealwire.kit.codec import Page
@@ -242,7 +235,7 @@ async def test_every_failure_costs_the_same_and_says_the_same(open_room: Any, mo
 
 
 def user_change() -> Any:
-    from sealwire.contracts.auth import UserChange
+    from sealwire.contracts.users import UserChange
 
     return UserChange
 

@@ -11,24 +11,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from sealwire.contracts.auth import (
-    BadCredentials,
-    EmailTaken,
-    FeedQuery,
-    LastOwner,
-    NewTenant,
-    NewUser,
-    RefreshInvalid,
-    RefreshRequest,
-    SessionQuery,
-    SigningRotation,
-    TokenQuery,
-    TotpCode,
-    UserChange,
-    UserNotFound,
-    UserQuery,
-    WeakPassword,
-)
+from sealwire.contracts.logins import BadCredentials, TotpCode
+from sealwire.contracts.revocations import FeedQuery
+from sealwire.contracts.sessions import RefreshInvalid, RefreshRequest, SessionQuery
+from sealwire.contracts.tenants import NewTenant
+from sealwire.contracts.tokens import SigningRotation, TokenQuery
+from sealwire.contracts.users import EmailTaken, LastOwner, NewUser, UserChange, UserNotFound, UserQuery, WeakPassword
 from sealwire.kit.caller import Caller, service_caller
 from sealwire.kit.codec import Page
 from sealwire.kit.permission import Role

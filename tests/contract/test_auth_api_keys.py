@@ -18,18 +18,10 @@ from sealwire.contracts.api_keys import (
     NewApiKey,
     NewServiceAccount,
 )
-from sealwire.contracts.auth import (
-    BadCredentials,
-    FeedQuery,
-    Login,
-    NewUser,
-    PasswordChange,
-    Seen,
-    SeenSession,
-    SessionNotFound,
-    SessionQuery,
-    UserChange,
-)
+from sealwire.contracts.logins import BadCredentials, Login, PasswordChange
+from sealwire.contracts.revocations import FeedQuery
+from sealwire.contracts.sessions import Seen, SeenSession, SessionNotFound, SessionQuery
+from sealwire.contracts.users import NewUser, UserChange
 from sealwire.kit.caller import Caller
 from sealwire.kit.codec import Page
 from sealwire.kit.permission import Permission, Role

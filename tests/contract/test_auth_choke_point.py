@@ -21,22 +21,12 @@ import pytest
 import sealwire.contracts
 import sealwire.services.auth
 from sealwire.adapters import embedded
-from sealwire.contracts.auth import (
-    FeedQuery,
-    LoginResult,
-    NewTenant,
-    NewUser,
-    PasswordChange,
-    RefreshRequest,
-    RefreshReused,
-    Revocation,
-    SessionNotFound,
-    SessionQuery,
-    SigningRotation,
-    TokenQuery,
-    UserChange,
-    UserQuery,
-)
+from sealwire.contracts.logins import LoginResult, PasswordChange
+from sealwire.contracts.revocations import FeedQuery, Revocation
+from sealwire.contracts.sessions import RefreshRequest, RefreshReused, SessionNotFound, SessionQuery
+from sealwire.contracts.tenants import NewTenant
+from sealwire.contracts.tokens import SigningRotation, TokenQuery
+from sealwire.contracts.users import NewUser, UserChange, UserQuery
 from sealwire.kit.caller import Caller, service_caller
 from sealwire.kit.operation import Operation
 from sealwire.testing.auth_room import BOUNDARY, CHEAP, PASSWORD, AuthRoom

@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 
 from sealwire.clients.auth import AuthClient, local_auth
-from sealwire.contracts.auth import OPERATIONS, FeedQuery, RefreshInvalid, SessionNotFound, UserChange, UserNotFound
+from sealwire.contracts.auth import OPERATIONS
+from sealwire.contracts.revocations import FeedQuery
+from sealwire.contracts.sessions import RefreshInvalid, SessionNotFound
+from sealwire.contracts.users import UserChange, UserNotFound
 from sealwire.kit.problem import Unauthenticated
 from sealwire.resilience.breaker import State
 from sealwire.resilience.guard import Guard

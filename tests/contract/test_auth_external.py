@@ -11,8 +11,8 @@ import msgspec
 import pyotp
 import pytest
 
-from sealwire.contracts.auth import LoginResult, MfaAnswer, TotpCode
 from sealwire.contracts.external import ExternalRefused
+from sealwire.contracts.logins import LoginResult, MfaAnswer, TotpCode
 from sealwire.contracts.tenancy import TenantChange
 from sealwire.kit.caller import service_caller
 from sealwire.kit.clock import US_PER_S

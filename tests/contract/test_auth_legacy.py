@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from sealwire.contracts.auth import UserQuery
 from sealwire.contracts.custody import SubjectErasure
 from sealwire.contracts.legacy import LegacyQuery, LegacyTenant, LegacyUse, LegacyUses
+from sealwire.contracts.users import UserQuery
 from sealwire.kit.caller import service_caller
 from sealwire.kit.clock import US_PER_S, rfc3339
 from sealwire.kit.problem import Forbidden, Invalid

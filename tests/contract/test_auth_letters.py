@@ -12,8 +12,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from sealwire.contracts.auth import BadCredentials, EmailTaken, RegistrationClosed, UserChange, WeakPassword
-from sealwire.contracts.auth import Registration as Form
 from sealwire.contracts.credentials import (
     InvitationInvalid,
     InvitationNotFound,
@@ -22,6 +20,9 @@ from sealwire.contracts.credentials import (
     ResetInvalid,
     ResetRequest,
 )
+from sealwire.contracts.logins import BadCredentials
+from sealwire.contracts.users import EmailTaken, RegistrationClosed, UserChange, WeakPassword
+from sealwire.contracts.users import Registration as Form
 from sealwire.kit.caller import Caller
 from sealwire.kit.codec import Page
 from sealwire.kit.permission import Role

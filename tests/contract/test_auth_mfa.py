@@ -11,16 +11,16 @@ import msgspec
 import pyotp
 import pytest
 
-from sealwire.contracts.auth import (
+from sealwire.contracts.logins import (
     BadCredentials,
     LoginResult,
     MfaAnswer,
     MfaFailed,
-    RefreshRequest,
     StepUp,
     TooManyAttempts,
     TotpCode,
 )
+from sealwire.contracts.sessions import RefreshRequest
 from sealwire.kit.caller import Caller
 from sealwire.kit.problem import Invalid, StepUpRequired, Unauthenticated
 from sealwire.testing.auth_room import PASSWORD, AuthRoom, somebody

@@ -11,7 +11,9 @@ import pyotp
 import pytest
 
 from sealwire.boundary.config import BoundaryConfig
-from sealwire.contracts.auth import OPERATIONS, LoginResult, MfaAnswer, RefreshRequest, StepUp, TotpCode
+from sealwire.contracts.auth import OPERATIONS
+from sealwire.contracts.logins import LoginResult, MfaAnswer, StepUp, TotpCode
+from sealwire.contracts.sessions import RefreshRequest
 from sealwire.kit.caller import Caller
 from sealwire.kit.codec import Page
 from sealwire.kit.http import Edge

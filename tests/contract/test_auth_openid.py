@@ -13,9 +13,9 @@ from urllib.parse import parse_qsl, urlsplit
 import msgspec
 import pytest
 
-from sealwire.contracts.auth import UserChange
 from sealwire.contracts.custody import SubjectErasure, SubjectQuery
 from sealwire.contracts.openid import NewClient, PageRefused
+from sealwire.contracts.users import UserChange
 from sealwire.kit.caller import Caller, service_caller
 from sealwire.kit.codec import Page
 from sealwire.services.auth.openid_browser import browser_hash

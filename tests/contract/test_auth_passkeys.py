@@ -13,7 +13,7 @@ import msgspec
 import pyotp
 import pytest
 
-from sealwire.contracts.auth import (
+from sealwire.contracts.logins import (
     BadCredentials,
     LoginResult,
     MfaAnswer,
@@ -21,8 +21,6 @@ from sealwire.contracts.auth import (
     StepUp,
     TooManyAttempts,
     TotpCode,
-    UserChange,
-    UserNotFound,
 )
 from sealwire.contracts.passkeys import (
     FactorsQuery,
@@ -38,6 +36,7 @@ from sealwire.contracts.passkeys import (
     PasskeysUnusable,
     PasskeyTaken,
 )
+from sealwire.contracts.users import UserChange, UserNotFound
 from sealwire.contracts.webauthn import Assertion, RequestOptions
 from sealwire.kit.caller import Caller, service_caller
 from sealwire.kit.problem import Forbidden, Invalid, QuotaExceeded, StepUpRequired

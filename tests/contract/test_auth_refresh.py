@@ -17,7 +17,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from sealwire.contracts.auth import RefreshInvalid, RefreshRequest, RefreshReused
+from sealwire.contracts.sessions import RefreshInvalid, RefreshRequest, RefreshReused
 from sealwire.services.auth.model import Verdict, rotate
 from sealwire.services.auth.records import RefreshUse
 from sealwire.testing.auth_room import CHEAP, AuthRoom, somebody

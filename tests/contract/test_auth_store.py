@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from sealwire.contracts.auth import EmailTaken, LastOwner, RegistrationClosed
+from sealwire.contracts.users import EmailTaken, LastOwner, RegistrationClosed
 from sealwire.kit.ids import new_id
 from sealwire.kit.permission import Role
 from sealwire.kit.problem import QuotaExceeded

@@ -13,21 +13,6 @@ import apsw
 import pytest
 
 from sealwire.contracts.api_keys import ApiKeyQuery, ApiKeyRefused, NewApiKey
-from sealwire.contracts.auth import (
-    BadCredentials,
-    EmailTaken,
-    FeedQuery,
-    LastOwner,
-    LoginResult,
-    RefreshInvalid,
-    RefreshRequest,
-    Registration,
-    SessionNotFound,
-    SessionQuery,
-    UserChange,
-    UserNotFound,
-    UserQuery,
-)
 from sealwire.contracts.credentials import (
     InvitationInvalid,
     NewInvitation,
@@ -43,7 +28,11 @@ from sealwire.contracts.custody import (
     SubjectQuery,
     SubjectRestriction,
 )
+from sealwire.contracts.logins import BadCredentials, LoginResult
+from sealwire.contracts.revocations import FeedQuery
+from sealwire.contracts.sessions import RefreshInvalid, RefreshRequest, SessionNotFound, SessionQuery
 from sealwire.contracts.tenancy import OwnerInvitation, TenantOwned
+from sealwire.contracts.users import EmailTaken, LastOwner, Registration, UserChange, UserNotFound, UserQuery
 from sealwire.kit.caller import Caller, service_caller
 from sealwire.kit.codec import Page
 from sealwire.kit.files import count_in_files

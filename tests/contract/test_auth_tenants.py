@@ -11,20 +11,10 @@ import msgspec
 import pytest
 
 from sealwire.contracts.api_keys import ApiKeyQuery, ApiKeyRefused, NewApiKey
-from sealwire.contracts.auth import (
-    BadCredentials,
-    FeedQuery,
-    LoginResult,
-    NewTenant,
-    RefreshInvalid,
-    RefreshRequest,
-    Registration,
-    RegistrationClosed,
-    SessionQuery,
-    UserChange,
-    UserQuery,
-)
 from sealwire.contracts.credentials import InvitationInvalid
+from sealwire.contracts.logins import BadCredentials, LoginResult
+from sealwire.contracts.revocations import FeedQuery
+from sealwire.contracts.sessions import RefreshInvalid, RefreshRequest, SessionQuery
 from sealwire.contracts.tenancy import (
     NewOperator,
     OperatorChange,
@@ -37,6 +27,8 @@ from sealwire.contracts.tenancy import (
     TenantOwned,
     TenantReserved,
 )
+from sealwire.contracts.tenants import NewTenant
+from sealwire.contracts.users import Registration, RegistrationClosed, UserChange, UserQuery
 from sealwire.kit.caller import Caller, service_caller
 from sealwire.kit.codec import Page
 from sealwire.kit.permission import Permission, Role

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from sealwire.contracts.auth import UserChange
 from sealwire.contracts.media import InfoQuery, Media, MediaNotFound, NewLink
+from sealwire.contracts.users import UserChange
 from sealwire.kit.caller import Caller, service_caller
 from sealwire.kit.problem import Forbidden, Unavailable
 from sealwire.kit.segments import CHUNK_BYTES

@@ -16,7 +16,6 @@ import msgspec
 import pytest
 
 from sealwire.contracts import accountability
-from sealwire.contracts.auth import LastOwner
 from sealwire.contracts.compliance import Actor, AuditBatch, AuditEntry, AuditQuery, LegalHold, NewConsent, VerifyQuery
 from sealwire.contracts.custody import SubjectErased
 from sealwire.contracts.gdpr import (
@@ -32,6 +31,7 @@ from sealwire.contracts.gdpr import (
     PersonChanges,
     PersonNotFound,
 )
+from sealwire.contracts.users import LastOwner
 from sealwire.kit.caller import Caller, Principal, service_caller
 from sealwire.kit.codec import Page
 from sealwire.kit.permission import Role

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from sealwire.contracts.api_keys import ApiKeyQuery, ApiKeyRefused
-from sealwire.contracts.auth import Registration
 from sealwire.contracts.credentials import InvitationInvalid, ResetConfirmation, ResetInvalid
+from sealwire.contracts.users import Registration
 from sealwire.kit.clock import SystemClock
 from sealwire.testing.auth_room import BOUNDARY, PASSWORD, AuthRoom, somebody
 from sealwire.testing.victim import killed_after
@@ -18,7 +18,7 @@ VICTIM = """
 import asyncio, json, re, sys
 from pathlib import Path
 from sealwire.contracts.api_keys import NewApiKey, NewServiceAccount
-from sealwire.contracts.auth import Registration
+from sealwire.contracts.users import Registration
 from sealwire.contracts.credentials import NewInvitation, ResetConfirmation, ResetRequest
 from sealwire.kit.clock import SystemClock
 from sealwire.testing.auth_room import PASSWORD, AuthRoom, somebody

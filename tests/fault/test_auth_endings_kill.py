@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from sealwire.contracts.auth import RefreshInvalid, RefreshRequest, SessionNotFound, SessionQuery, UserQuery
 from sealwire.contracts.custody import SubjectErasure
+from sealwire.contracts.sessions import RefreshInvalid, RefreshRequest, SessionNotFound, SessionQuery
 from sealwire.contracts.tenancy import TenantChange
+from sealwire.contracts.users import UserQuery
 from sealwire.kit.caller import service_caller
 from sealwire.kit.clock import SystemClock
 from sealwire.testing.auth_room import BOUNDARY, AuthRoom, somebody
@@ -18,7 +19,7 @@ from sealwire.testing.victim import killed_after
 VICTIM = """
 import asyncio, json, sys
 from pathlib import Path
-from sealwire.contracts.auth import NewTenant
+from sealwire.contracts.tenants import NewTenant
 from sealwire.contracts.credentials import ResetRequest
 from sealwire.contracts.custody import SubjectErasure
 from sealwire.contracts.tenancy import TenantChange

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from sealwire.contracts.auth import FeedQuery, RefreshInvalid, RefreshRequest, SessionQuery
+from sealwire.contracts.revocations import FeedQuery
+from sealwire.contracts.sessions import RefreshInvalid, RefreshRequest, SessionQuery
 from sealwire.kit.clock import SystemClock
 from sealwire.testing.auth_room import BOUNDARY, AuthRoom, somebody
 from sealwire.testing.victim import killed_after
@@ -14,7 +15,7 @@ from sealwire.testing.victim import killed_after
 VICTIM = """
 import asyncio, json, sys
 from pathlib import Path
-from sealwire.contracts.auth import RefreshRequest
+from sealwire.contracts.sessions import RefreshRequest
 from sealwire.kit.clock import SystemClock
 from sealwire.testing.auth_room import AuthRoom, somebody
 

@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, urlsplit
 import httpx
 import pytest
 
-from sealwire.contracts.auth import CSRF_HEADER
+from sealwire.contracts.auth_terms import CSRF_HEADER
 from sealwire.testing.free_ports import free_port_base
 from sealwire.testing.installation import PASSWORD, Installation, Person
 from sealwire.testing.openid_app import PageBrowser

@@ -12,7 +12,7 @@ import httpx
 import pyotp
 import pytest
 
-from sealwire.contracts.auth import COOKIE_LOOPBACK, CSRF_HEADER
+from sealwire.contracts.auth_terms import COOKIE_LOOPBACK, CSRF_HEADER
 from sealwire.testing.installation import PASSWORD
 
 STEP_S = 30

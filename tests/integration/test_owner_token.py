@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from sealwire.contracts.auth import Registration, RegistrationClosed
+from sealwire.contracts.users import Registration, RegistrationClosed
 from sealwire.kit.caller import ANONYMOUS, Caller
 from sealwire.kit.permission import Role
 from sealwire.runtime import settings

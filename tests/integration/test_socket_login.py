@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from sealwire.contracts.auth import COOKIE_LOOPBACK
+from sealwire.contracts.auth_terms import COOKIE_LOOPBACK
 from sealwire.testing.installation import PASSWORD, Person
 from sealwire.testing.wire import Wire
 

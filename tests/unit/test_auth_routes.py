@@ -12,8 +12,8 @@ import msgspec
 import pytest
 
 from sealwire.clients.step_up import proofs_by
-from sealwire.contracts.auth import LoginResult
 from sealwire.contracts.identity import OPERATIONS
+from sealwire.contracts.logins import LoginResult
 from sealwire.contracts.webauthn import CreationOptions, RequestOptions
 from sealwire.kit.caller import ANONYMOUS, Caller
 from sealwire.kit.exchange import Exchange

@@ -13,7 +13,8 @@ import pytest
 from sealwire.boundary.config import BoundaryConfig
 from sealwire.contracts.admission import SessionRevoked
 from sealwire.contracts.api_keys import ApiKeyMade, NewApiKey, NewServiceAccount
-from sealwire.contracts.auth import OPERATIONS, UserChange
+from sealwire.contracts.auth import OPERATIONS
+from sealwire.contracts.users import UserChange
 from sealwire.kit.caller import Caller
 from sealwire.kit.clock import SystemClock
 from sealwire.kit.http import Route

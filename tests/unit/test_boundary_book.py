@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from sealwire.boundary.model import VerifiedToken
 from sealwire.boundary.revocation_book import RevocationBook
-from sealwire.contracts.auth import Revocation
+from sealwire.contracts.revocations import Revocation
 from sealwire.kit.permission import Role
 from sealwire.testing.clock import ManualClock
 
@@ -58,7 +58,7 @@ TOKENS = [
 
 
 def kills(revocation: Revocation, token: VerifiedToken) -> bool:
-    """What contracts/auth.py says of an entry, word for word."""
+    """What contracts/revocations.py says of an entry, word for word."""
     same_tenant = revocation.tenant_id == token.tenant_id
     if revocation.kind == "session":
         return revocation.session_id == token.session_id

@@ -11,7 +11,7 @@ import pytest
 
 from sealwire.boundary.config import BoundaryConfig
 from sealwire.boundary.model import Health, Status
-from sealwire.contracts.auth import FeedQuery, Revocation, Revocations
+from sealwire.contracts.revocations import FeedQuery, Revocation, Revocations
 from sealwire.kit.caller import Caller
 from sealwire.kit.clock import SystemClock
 from sealwire.kit.problem import Unavailable

@@ -14,7 +14,8 @@ from sealwire.adapters.embedded.session_journal import SealedSessionJournal
 from sealwire.boundary.fallback_session_provider import FallbackSessionProvider
 from sealwire.boundary.model import Health
 from sealwire.boundary.ports import FeedPosition, JournalEntry, KnownRevocation, KnownSession
-from sealwire.contracts.auth import Revocation, SessionState
+from sealwire.contracts.revocations import Revocation
+from sealwire.contracts.sessions import SessionState
 from sealwire.kit.envelopes import SealingKey
 from sealwire.kit.permission import Role
 from sealwire.testing.clock import ManualClock

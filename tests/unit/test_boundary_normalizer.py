@@ -10,7 +10,7 @@ import pytest
 
 from sealwire.boundary.jwt_token_adapter import LegacyRule
 from sealwire.boundary.model import Source, Status, Validation
-from sealwire.contracts.auth import SessionState
+from sealwire.contracts.sessions import SessionState
 from sealwire.kit.jose import Algorithm, Key, sign
 from sealwire.kit.permission import Permission, Role
 from sealwire.kit.problem import Unavailable

@@ -19,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from sealwire.boundary.config import BoundaryConfig
 from sealwire.boundary.model import Status, Validation
 from sealwire.contracts.admission import CredentialExpired, SessionRevoked
-from sealwire.contracts.auth import SessionState
+from sealwire.contracts.sessions import SessionState
 from sealwire.kit.permission import Role, lower
 from sealwire.kit.problem import Problem, Unavailable
 from sealwire.testing.boundary_room import BoundaryRoom

@@ -11,7 +11,7 @@ import pytest
 from sealwire.boundary.config import BoundaryConfig
 from sealwire.boundary.websocket_auth_gateway import AdmittedSocket
 from sealwire.contracts.admission import CredentialExpired, SessionRevoked
-from sealwire.contracts.auth import SessionState
+from sealwire.contracts.sessions import SessionState
 from sealwire.kit.exchange import Headers, Scope
 from sealwire.kit.permission import Role
 from sealwire.kit.problem import Problem, SessionUnconfirmed, Unauthenticated, Unavailable

@@ -12,7 +12,10 @@ import pytest
 from sealwire.boundary.config import BoundaryConfig
 from sealwire.boundary.model import Status
 from sealwire.contracts.admission import SessionRevoked
-from sealwire.contracts.auth import LoginResult, PasswordChange, RefreshRequest, TokenQuery, UserChange
+from sealwire.contracts.logins import LoginResult, PasswordChange
+from sealwire.contracts.sessions import RefreshRequest
+from sealwire.contracts.tokens import TokenQuery
+from sealwire.contracts.users import UserChange
 from sealwire.kit.caller import Caller
 from sealwire.kit.clock import SystemClock
 from sealwire.kit.operation import Policy

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from sealwire.boundary.jwt_token_adapter import LegacyRule
 from sealwire.boundary.model import Status
-from sealwire.contracts.auth import SessionState
+from sealwire.contracts.sessions import SessionState
 from sealwire.kit.caller import SYSTEM_TENANT
 from sealwire.kit.jose import Algorithm, Key, KeySet, Reason, Rules, TokenRefused, verify
 from sealwire.kit.permission import Role

@@ -21,7 +21,9 @@ from sealwire.boundary.revocation_book import RevocationBook
 from sealwire.boundary.service_boundary_coordinator import ServiceBoundaryCoordinator
 from sealwire.boundary.session_validation_normalizer import SessionValidationNormalizer
 from sealwire.contracts.admission import SessionRevoked
-from sealwire.contracts.auth import CSRF_HEADER, Auth, Seen, SeenSession
+from sealwire.contracts.auth import Auth
+from sealwire.contracts.auth_terms import CSRF_HEADER
+from sealwire.contracts.sessions import Seen, SeenSession
 from sealwire.kit.caller import ANONYMOUS, SYSTEM_TENANT, Caller, Principal, service_caller
 from sealwire.kit.clock import US_PER_S, Clock
 from sealwire.kit.exchange import Exchange

@@ -17,7 +17,8 @@ from typing import Any, Final
 from sealwire.boundary.model import ComponentHealth, Health
 from sealwire.boundary.ports import FeedPosition, JournalEntry, KnownRevocation, KnownSession, SessionJournal
 from sealwire.boundary.revocation_book import RevocationBook
-from sealwire.contracts.auth import Revocation, SessionState
+from sealwire.contracts.revocations import Revocation
+from sealwire.contracts.sessions import SessionState
 from sealwire.kit.clock import US_PER_S, Clock
 from sealwire.kit.tasks import cancel_and_wait
 

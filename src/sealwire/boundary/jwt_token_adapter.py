@@ -19,7 +19,9 @@ from sealwire.boundary.model import ENROL_ONLY, ComponentHealth, Health, Verifie
 from sealwire.contracts.admission import CredentialExpired
 from sealwire.contracts.api_keys import PREFIX as API_KEY_PREFIX
 from sealwire.contracts.api_keys import ApiKeyState
-from sealwire.contracts.auth import ACCESS_TYP, AccessClaims, Jwks, Revocation
+from sealwire.contracts.auth_terms import ACCESS_TYP
+from sealwire.contracts.revocations import Revocation
+from sealwire.contracts.tokens import AccessClaims, Jwks
 from sealwire.kit.clock import US_PER_S, Clock, parse_rfc3339, rfc3339
 from sealwire.kit.jose import (
     Algorithm,

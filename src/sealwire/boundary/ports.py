@@ -7,7 +7,8 @@ from typing import Protocol
 
 import msgspec
 
-from sealwire.contracts.auth import Revocation, SessionState
+from sealwire.contracts.revocations import Revocation
+from sealwire.contracts.sessions import SessionState
 
 
 class KnownSession(msgspec.Struct, frozen=True, tag="s", array_like=True):

@@ -6,7 +6,7 @@ from collections import OrderedDict, deque
 
 import msgspec
 
-from sealwire.contracts.auth import Revocation
+from sealwire.contracts.revocations import Revocation
 from sealwire.kit.clock import Clock
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sealwire.boundary.model import VerifiedToken
-from sealwire.contracts.auth import Revocation
+from sealwire.contracts.revocations import Revocation
 from sealwire.kit.clock import US_PER_S, Clock
 
 FOREVER_S = 400 * 86_400

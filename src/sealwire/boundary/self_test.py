@@ -15,7 +15,8 @@ from sealwire.boundary.model import Status, VerifiedToken
 from sealwire.boundary.service_boundary_coordinator import ServiceBoundaryCoordinator
 from sealwire.boundary.session_validation_normalizer import SessionValidationNormalizer
 from sealwire.boundary.websocket_auth_gateway import WebSocketAuthGateway
-from sealwire.contracts.auth import Revocation, SessionState
+from sealwire.contracts.revocations import Revocation
+from sealwire.contracts.sessions import SessionState
 from sealwire.kit.clock import US_PER_S, Clock
 from sealwire.kit.ids import new_id
 from sealwire.kit.permission import Role

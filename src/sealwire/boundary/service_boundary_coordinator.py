@@ -17,7 +17,8 @@ from typing import Any, Final
 from sealwire.boundary.fallback_session_provider import FallbackSessionProvider
 from sealwire.boundary.model import ComponentHealth, Health
 from sealwire.boundary.receipts import Receipts
-from sealwire.contracts.auth import Auth, FeedQuery, Revocation
+from sealwire.contracts.auth import Auth
+from sealwire.contracts.revocations import FeedQuery, Revocation
 from sealwire.kit.caller import SYSTEM_TENANT, service_caller
 from sealwire.kit.clock import Clock
 from sealwire.kit.problem import Problem

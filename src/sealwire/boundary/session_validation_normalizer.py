@@ -20,7 +20,10 @@ from sealwire.boundary.fallback_session_provider import FallbackSessionProvider
 from sealwire.boundary.legacy_log import LegacyLog
 from sealwire.boundary.model import ComponentHealth, Health, Source, Status, Validation, VerifiedToken
 from sealwire.boundary.ports import KnownSession
-from sealwire.contracts.auth import Auth, Revocation, SessionNotFound, SessionQuery, SessionState, UserQuery
+from sealwire.contracts.auth import Auth
+from sealwire.contracts.revocations import Revocation
+from sealwire.contracts.sessions import SessionNotFound, SessionQuery, SessionState
+from sealwire.contracts.users import UserQuery
 from sealwire.kit.caller import Caller, Principal, service_caller
 from sealwire.kit.clock import US_PER_S, Clock
 from sealwire.kit.envelopes import EnvelopeRefused, SealingKey

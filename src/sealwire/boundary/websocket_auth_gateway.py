@@ -24,7 +24,7 @@ from sealwire.boundary.service_boundary_coordinator import ServiceBoundaryCoordi
 from sealwire.boundary.session_validation_normalizer import SessionValidationNormalizer
 from sealwire.boundary.turnstile import Turnstile
 from sealwire.contracts.admission import SUBPROTOCOL, Admission, CredentialExpired, Handshake, SessionRevoked
-from sealwire.contracts.auth import Revocation
+from sealwire.contracts.revocations import Revocation
 from sealwire.kit.caller import Caller, Principal
 from sealwire.kit.clock import US_PER_S, Clock
 from sealwire.kit.exchange import Scope

@@ -9,20 +9,12 @@ from typing import Final
 
 from sealwire.clients.guarded import Guarded, guarded
 from sealwire.clients.http import Remote, Transport, remote
-from sealwire.contracts.auth import (
-    OPERATIONS,
-    Auth,
-    Introspection,
-    LoginResult,
-    Profile,
-    RefreshRequest,
-    Revocation,
-    SessionQuery,
-    SessionState,
-    TokenQuery,
-    UserNotFound,
-    UserQuery,
-)
+from sealwire.contracts.auth import OPERATIONS, Auth
+from sealwire.contracts.logins import LoginResult
+from sealwire.contracts.revocations import Revocation
+from sealwire.contracts.sessions import RefreshRequest, SessionQuery, SessionState
+from sealwire.contracts.tokens import Introspection, TokenQuery
+from sealwire.contracts.users import Profile, UserNotFound, UserQuery
 from sealwire.kit.caller import ANONYMOUS, SYSTEM_TENANT, Caller, service_caller
 from sealwire.kit.clock import US_PER_S, Clock
 from sealwire.kit.problem import Unauthenticated

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final, Literal, Protocol
 
 import msgspec
 
-from sealwire.contracts.auth import SERVICE
+from sealwire.contracts.auth_terms import SERVICE
 from sealwire.kit.caller import Caller
 from sealwire.kit.codec import Id, Input, Output, Page, ShortText
 from sealwire.kit.operation import Degraded, Operation, Policy, Repeat, table

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Protocol
 
 import msgspec
 
-from sealwire.contracts.auth import SERVICE, Email, Password, Slug, Token, UserRole
+from sealwire.contracts.auth_terms import SERVICE, Email, Password, Slug, Token, UserRole
 from sealwire.kit.caller import Caller
 from sealwire.kit.codec import Id, Input, Output, Page
 from sealwire.kit.operation import Degraded, Operation, Policy, RateClass, Repeat, table

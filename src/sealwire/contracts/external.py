@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from sealwire.contracts.auth import SERVICE
+from sealwire.contracts.auth_terms import SERVICE
 from sealwire.kit.caller import Caller
 from sealwire.kit.codec import Input, Output
 from sealwire.kit.operation import Degraded, Operation, Policy, Repeat, table

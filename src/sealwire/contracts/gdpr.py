@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final, Literal, Protocol
 
 import msgspec
 
-from sealwire.contracts.auth import Email
+from sealwire.contracts.auth_terms import Email
 from sealwire.contracts.custody import MessagePolicy
 from sealwire.kit.caller import Caller
 from sealwire.kit.codec import Id, Input, Output, Page, ShortText

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final, Protocol
 
 from sealwire.contracts import api_keys, auth, credentials, custody, external, legacy, openid, passkeys, tenancy
+from sealwire.contracts.auth_terms import SERVICE
 from sealwire.kit.operation import table
 
 OPERATIONS: Final = table(
@@ -14,7 +15,7 @@ OPERATIONS: Final = table(
     *passkeys.OPERATIONS.values(),
     *tenancy.OPERATIONS.values(),
     *legacy.OPERATIONS.values(),
-    *custody.operations(auth.SERVICE, custody.SUBJECT, custody.HOLDS, custody.RETENTION),
+    *custody.operations(SERVICE, custody.SUBJECT, custody.HOLDS, custody.RETENTION),
     *openid.OPERATIONS.values(),
     *external.OPERATIONS.values(),
 )

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from sealwire.contracts.auth import SERVICE
+from sealwire.contracts.auth_terms import SERVICE
 from sealwire.kit.caller import Caller
 from sealwire.kit.codec import Input, Output, Page, ShortText
 from sealwire.kit.operation import Degraded, Operation, Policy, RateClass, Repeat, table

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal, Protocol
 
-from sealwire.contracts.auth import SERVICE, Email, LoginResult, Slug, Token
+from sealwire.contracts.auth_terms import SERVICE, Email, Slug, Token
+from sealwire.contracts.logins import LoginResult
 from sealwire.contracts.webauthn import Assertion, CreationOptions, RegistrationResponse, RequestOptions
 from sealwire.kit.caller import Caller
 from sealwire.kit.codec import Id, Input, Output, ShortText

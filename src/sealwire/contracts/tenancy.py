@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
 
-from sealwire.contracts.auth import SERVICE, Email, Tenant
+from sealwire.contracts.auth_terms import SERVICE, Email
 from sealwire.contracts.credentials import Invitation
+from sealwire.contracts.tenants import Tenant
 from sealwire.kit.caller import Caller
 from sealwire.kit.codec import Input, Output, Page, ShortText
 from sealwire.kit.operation import Degraded, Operation, Policy, Repeat, table

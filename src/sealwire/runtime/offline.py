@@ -8,9 +8,9 @@ from typing import Any, Final
 
 import msgspec
 
-from sealwire.contracts.auth import ROTATE_SIGNING, SigningRotation
 from sealwire.contracts.identity import OPERATIONS
 from sealwire.contracts.legacy import LEGACY_REPORT
+from sealwire.contracts.tokens import ROTATE_SIGNING, SigningRotation
 from sealwire.kit.caller import SYSTEM_TENANT, service_caller
 from sealwire.kit.permission import Permission
 from sealwire.kit.problem import Problem

@@ -15,8 +15,11 @@ from sealwire.adapters.embedded.crypto import MIGRATIONS, SqliteKeyStore
 from sealwire.adapters.embedded.drivers.sqlite import Database
 from sealwire.adapters.embedded.mail import FolderMailer
 from sealwire.clients.key_ring import KeyRing
-from sealwire.contracts.auth import Login, LoginResult, NewUser, Registration, SessionQuery, UserRole
+from sealwire.contracts.auth_terms import UserRole
 from sealwire.contracts.identity import OPERATIONS, Identity
+from sealwire.contracts.logins import Login, LoginResult
+from sealwire.contracts.sessions import SessionQuery
+from sealwire.contracts.users import NewUser, Registration
 from sealwire.kit.caller import ANONYMOUS, Caller, Principal, service_caller
 from sealwire.kit.clock import US_PER_S, Clock, SystemClock
 from sealwire.kit.permission import Permission

@@ -11,23 +11,13 @@ from typing import Any, cast
 
 import msgspec
 
-from sealwire.contracts.auth import (
-    ACCESS_TYP,
-    AccessClaims,
-    Auth,
-    FeedQuery,
-    Jwks,
-    Profile,
-    Profiles,
-    Revocation,
-    Revocations,
-    Seen,
-    SessionNotFound,
-    SessionQuery,
-    SessionState,
-    UserQuery,
-)
+from sealwire.contracts.auth import Auth
+from sealwire.contracts.auth_terms import ACCESS_TYP
 from sealwire.contracts.legacy import LegacyUse, LegacyUses
+from sealwire.contracts.revocations import FeedQuery, Revocation, Revocations
+from sealwire.contracts.sessions import Seen, SessionNotFound, SessionQuery, SessionState
+from sealwire.contracts.tokens import AccessClaims, Jwks
+from sealwire.contracts.users import Profile, Profiles, UserQuery
 from sealwire.kit.caller import Caller
 from sealwire.kit.clock import US_PER_S, Clock
 from sealwire.kit.ids import new_id

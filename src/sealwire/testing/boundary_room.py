@@ -13,7 +13,7 @@ from sealwire.boundary.boundary import Boundary
 from sealwire.boundary.config import BoundaryConfig
 from sealwire.boundary.jwt_token_adapter import LegacyRule
 from sealwire.clients.guarded import guarded
-from sealwire.contracts.auth import COOKIE_LOOPBACK
+from sealwire.contracts.auth_terms import COOKIE_LOOPBACK
 from sealwire.contracts.identity import OPERATIONS, Identity
 from sealwire.kit.clock import Clock
 from sealwire.kit.envelopes import SealingKey

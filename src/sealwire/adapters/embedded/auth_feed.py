@@ -9,7 +9,7 @@ import apsw
 
 from sealwire.adapters.embedded.drivers.sqlite import Database
 from sealwire.adapters.embedded.outbox import Arrivals, SqliteOutbox
-from sealwire.contracts.auth import Revocation
+from sealwire.contracts.revocations import Revocation
 from sealwire.ports.events import NewEvent
 from sealwire.services.auth.records import NewRevocation
 

@@ -19,7 +19,7 @@ from sealwire.contracts.api_keys import (
     ApiKeyState,
     NewApiKey,
 )
-from sealwire.contracts.auth import SessionNotFound, SessionState
+from sealwire.contracts.sessions import SessionNotFound, SessionState
 from sealwire.kit.caller import Caller
 from sealwire.kit.clock import US_PER_S, Clock, rfc3339
 from sealwire.kit.codec import Page

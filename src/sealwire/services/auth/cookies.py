@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sealwire.contracts.auth import COOKIE, COOKIE_LOOPBACK
+from sealwire.contracts.auth_terms import COOKIE, COOKIE_LOOPBACK
 from sealwire.kit.exchange import Exchange
 
 

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from sealwire.contracts.auth import BadCredentials, Email, LoginResult
+from sealwire.contracts.auth_terms import Email
 from sealwire.contracts.crypto import DecryptionFailed, KeyUnusable
 from sealwire.contracts.external import (
     PROVIDERS_PATH,
@@ -25,6 +25,7 @@ from sealwire.contracts.external import (
     ProviderNotFound,
     Providers,
 )
+from sealwire.contracts.logins import BadCredentials, LoginResult
 from sealwire.kit.caller import Caller
 from sealwire.kit.clock import US_PER_S, Clock, rfc3339
 from sealwire.kit.envelopes import EnvelopeRefused

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import msgspec
 
-from sealwire.contracts.auth import EmailTaken
 from sealwire.contracts.credentials import (
     Invitation,
     InvitationInvalid,
@@ -13,6 +12,7 @@ from sealwire.contracts.credentials import (
     NewInvitation,
 )
 from sealwire.contracts.tenancy import Invited
+from sealwire.contracts.users import EmailTaken
 from sealwire.kit.caller import SYSTEM_TENANT, Caller
 from sealwire.kit.clock import US_PER_S, Clock, rfc3339
 from sealwire.kit.codec import Page

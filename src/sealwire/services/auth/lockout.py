@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import msgspec
 
-from sealwire.contracts.auth import TooManyAttempts
+from sealwire.contracts.logins import TooManyAttempts
 from sealwire.kit.clock import US_PER_S, Clock
 from sealwire.kit.forwarded import network_of
 from sealwire.kit.problem import Unavailable

@@ -13,16 +13,8 @@ from typing import Final
 
 import msgspec
 
-from sealwire.contracts.auth import (
-    BadCredentials,
-    Login,
-    LoginResult,
-    MfaAnswer,
-    MfaFailed,
-    PasswordChange,
-    StepUp,
-    WeakPassword,
-)
+from sealwire.contracts.logins import BadCredentials, Login, LoginResult, MfaAnswer, MfaFailed, PasswordChange, StepUp
+from sealwire.contracts.users import WeakPassword
 from sealwire.contracts.webauthn import Assertion
 from sealwire.kit.caller import ANONYMOUS_TENANT, STEP_UP_WINDOW_S, Caller
 from sealwire.kit.clock import US_PER_S, Clock

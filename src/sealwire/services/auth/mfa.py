@@ -9,7 +9,7 @@ from typing import Final
 
 import pyotp
 
-from sealwire.contracts.auth import MfaFailed, RecoveryCodes, TotpCode, TotpEnrollment
+from sealwire.contracts.logins import MfaFailed, RecoveryCodes, TotpCode, TotpEnrollment
 from sealwire.kit.caller import Caller
 from sealwire.kit.clock import US_PER_S, Clock
 from sealwire.services.auth.events import Journal, Kind

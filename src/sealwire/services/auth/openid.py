@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sealwire.contracts.auth import Introspection
 from sealwire.contracts.openid import (
     AUTHORIZE_PATH,
     END_SESSION_PATH,
@@ -13,6 +12,7 @@ from sealwire.contracts.openid import (
     USERINFO_PATH,
     ProviderMetadata,
 )
+from sealwire.contracts.tokens import Introspection
 from sealwire.kit.caller import Caller
 from sealwire.kit.clock import Clock
 from sealwire.services.auth.config import AuthConfig

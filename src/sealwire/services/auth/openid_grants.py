@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from sealwire.contracts.auth import Introspection
+from sealwire.contracts.tokens import Introspection
 from sealwire.kit.caller import Caller
 from sealwire.kit.clock import US_PER_S, Clock
 from sealwire.kit.ids import new_id

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from sealwire.contracts import auth as contract
+from sealwire.contracts import tokens
 from sealwire.contracts.openid import AUTHORIZE_PATH, END_SESSION_PATH, TOKEN_PATH, USERINFO_PATH, PageRefused
 from sealwire.kit.caller import Caller
 from sealwire.kit.codec import encode
@@ -64,7 +64,7 @@ def openid_routes(openid: OpenIdProvider, edge: Edge) -> list[Route]:
 def with_apps(routes: Iterable[Route], openid: OpenIdProvider) -> list[Route]:
     """Let apps use revocation and introspection too, by their own credentials; everybody else as before."""
     desk = _Desk(openid)
-    by_apps = {contract.REVOKE: desk.revoke, contract.INTROSPECT: desk.introspect}
+    by_apps = {tokens.REVOKE: desk.revoke, tokens.INTROSPECT: desk.introspect}
     return [route if route.operation not in by_apps else _for_both(route, by_apps[route.operation]) for route in routes]
 
 

@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from sealwire.contracts.auth import BadCredentials, Login, LoginResult, MfaAnswer, MfaFailed, StepUp, TooManyAttempts
+from sealwire.contracts.logins import BadCredentials, Login, LoginResult, MfaAnswer, MfaFailed, StepUp, TooManyAttempts
 from sealwire.contracts.openid import PageRefused
 from sealwire.kit.caller import Caller
 from sealwire.kit.clock import US_PER_S, Clock

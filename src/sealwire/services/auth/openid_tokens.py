@@ -8,7 +8,7 @@ import hmac
 import re
 from typing import Any, Final
 
-from sealwire.contracts.auth import ACCESS_TYP
+from sealwire.contracts.auth_terms import ACCESS_TYP
 from sealwire.contracts.openid import USERINFO_PATH
 from sealwire.kit.clock import US_PER_S, Clock
 from sealwire.kit.ids import new_id

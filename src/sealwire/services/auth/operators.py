@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from sealwire.contracts.auth import User, UserChange, UserNotFound
 from sealwire.contracts.tenancy import Invited, Operator, OperatorChange, Operators, TenantOwned, TenantReserved
+from sealwire.contracts.users import User, UserChange, UserNotFound
 from sealwire.kit.caller import SYSTEM_TENANT, Caller
 from sealwire.kit.codec import Page
 from sealwire.kit.permission import Role

@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from typing import Final
 
-from sealwire.contracts.auth import LoginResult, MfaFailed
+from sealwire.contracts.logins import LoginResult, MfaFailed
 from sealwire.contracts.passkeys import PasskeyLogin, PasskeyLoginStart, PasskeyRefused
 from sealwire.contracts.webauthn import Assertion, RequestOptions
 from sealwire.kit.caller import ANONYMOUS_TENANT, Caller

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sealwire.contracts.auth import LoginResult, UserNotFound
+from sealwire.contracts.logins import LoginResult
 from sealwire.contracts.passkeys import (
     Factors,
     FactorsQuery,
@@ -14,6 +14,7 @@ from sealwire.contracts.passkeys import (
     PasskeyLoginStart,
     Passkeys,
 )
+from sealwire.contracts.users import UserNotFound
 from sealwire.contracts.webauthn import CreationOptions, RequestOptions
 from sealwire.kit.caller import Caller
 from sealwire.kit.problem import Forbidden

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sealwire.contracts.auth import Profile, User
+from sealwire.contracts.users import Profile, User
 from sealwire.kit.clock import rfc3339
 from sealwire.services.auth.records import TenantRecord, UserRecord
 from sealwire.services.auth.vault import Person, Vault

@@ -15,7 +15,7 @@ from typing import Protocol
 
 import msgspec
 
-from sealwire.contracts.auth import Revocation
+from sealwire.contracts.revocations import Revocation
 from sealwire.contracts.tenancy import Quotas
 from sealwire.ports.events import EventFeed, NewEvent, Positions
 from sealwire.services.auth.external_records import IdentityRecord, IdentityStore

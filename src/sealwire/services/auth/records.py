@@ -200,7 +200,7 @@ class Reason(StrEnum):
 
 
 class NewRevocation(Record):
-    """An entry for the feed, before it has a number. Fields as in `contracts.auth.Revocation`."""
+    """An entry for the feed, before it has a number. Fields as in `contracts.revocations.Revocation`."""
 
     change_id: str
     kind: Literal["session", "subject", "role", "token", "tenant"]

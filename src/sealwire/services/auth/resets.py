@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from sealwire.contracts.auth import WeakPassword
 from sealwire.contracts.credentials import ResetAsked, ResetConfirmation, ResetDone, ResetInvalid, ResetRequest
+from sealwire.contracts.users import WeakPassword
 from sealwire.kit.caller import ANONYMOUS_TENANT, Caller
 from sealwire.kit.clock import US_PER_S, Clock
 from sealwire.services.auth.config import AuthConfig

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from sealwire.contracts import auth as contract
-from sealwire.contracts import passkeys
+from sealwire.contracts import logins, passkeys, sessions, tokens, users
 from sealwire.contracts.api_keys import ADD_API_KEY
-from sealwire.contracts.auth import Login, LoginResult, MfaAnswer
 from sealwire.contracts.identity import OPERATIONS, Identity
+from sealwire.contracts.logins import Login, LoginResult, MfaAnswer
 from sealwire.contracts.passkeys import PasskeyLogin
 from sealwire.kit.exchange import Exchange, Headers
 from sealwire.kit.http import Edge, Route
@@ -18,23 +17,23 @@ _NO_STORE = (b"cache-control", b"no-store")
 def routes(auth: Identity, edge: Edge) -> list[Route]:
     """Return every route of auth. The gateway mounts those that are not for services."""
     decorate = {
-        contract.REGISTER: _not_stored,
-        contract.LOGIN: _granted,
-        contract.MFA_VERIFY: _granted,
-        contract.REFRESH: _granted,
-        contract.STEP_UP: _granted,
-        contract.TOTP_ENROLL: _not_stored,
-        contract.TOTP_CONFIRM: _not_stored,
-        contract.INTROSPECT: _not_stored,
+        users.REGISTER: _not_stored,
+        logins.LOGIN: _granted,
+        logins.MFA_VERIFY: _granted,
+        sessions.REFRESH: _granted,
+        logins.STEP_UP: _granted,
+        logins.TOTP_ENROLL: _not_stored,
+        logins.TOTP_CONFIRM: _not_stored,
+        tokens.INTROSPECT: _not_stored,
         ADD_API_KEY: _not_stored,
         passkeys.PASSKEY_REGISTER_OPTIONS: _not_stored,
         passkeys.PASSKEY_REGISTER: _not_stored,
         passkeys.PASSKEY_LOGIN_OPTIONS: _not_stored,
         passkeys.PASSKEY_LOGIN: _granted,
         passkeys.PASSKEY_STEP_UP_OPTIONS: _not_stored,
-        contract.LOGOUT: _left,
-        contract.LOGOUT_ALL: _left,
-        contract.JWKS: _public_keys,
+        sessions.LOGOUT: _left,
+        sessions.LOGOUT_ALL: _left,
+        tokens.JWKS: _public_keys,
     }
     return [
         edge.bind(operation, getattr(auth, name), decorate=decorate.get(operation))

@@ -5,37 +5,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 
 from sealwire.contracts.api_keys import ApiKeyMade, ApiKeyQuery, ApiKeys, ApiKeyState, NewApiKey
-from sealwire.contracts.auth import (
-    FeedQuery,
-    Introspection,
-    Jwks,
-    Login,
-    LoginResult,
-    MfaAnswer,
-    NewUser,
-    PasswordChange,
-    ProfileChange,
-    Profiles,
-    RecoveryCodes,
-    RefreshRequest,
-    Registered,
-    Registration,
-    Revocations,
-    Seen,
-    SessionNotFound,
-    SessionQuery,
-    Sessions,
-    SessionState,
-    SigningRotation,
-    StepUp,
-    TokenQuery,
-    TotpCode,
-    TotpEnrollment,
-    User,
-    UserChange,
-    UserQuery,
-    Users,
-)
 from sealwire.contracts.compliance import AuditEntry
 from sealwire.contracts.credentials import (
     Invitation,
@@ -45,6 +14,30 @@ from sealwire.contracts.credentials import (
     ResetConfirmation,
     ResetDone,
     ResetRequest,
+)
+from sealwire.contracts.logins import (
+    Login,
+    LoginResult,
+    MfaAnswer,
+    PasswordChange,
+    RecoveryCodes,
+    StepUp,
+    TotpCode,
+    TotpEnrollment,
+)
+from sealwire.contracts.revocations import FeedQuery, Revocations
+from sealwire.contracts.sessions import RefreshRequest, Seen, SessionNotFound, SessionQuery, Sessions, SessionState
+from sealwire.contracts.tokens import Introspection, Jwks, SigningRotation, TokenQuery
+from sealwire.contracts.users import (
+    NewUser,
+    ProfileChange,
+    Profiles,
+    Registered,
+    Registration,
+    User,
+    UserChange,
+    UserQuery,
+    Users,
 )
 from sealwire.kit.caller import SYSTEM_TENANT, Caller, service_caller
 from sealwire.kit.clock import Clock

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from sealwire.contracts.auth import (
-    LoginResult,
+from sealwire.contracts.logins import LoginResult
+from sealwire.contracts.sessions import (
     RefreshInvalid,
     RefreshRequest,
     RefreshReused,

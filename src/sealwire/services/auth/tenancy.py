@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from sealwire.contracts import tenancy
-from sealwire.contracts.auth import NewTenant, Tenant
 from sealwire.contracts.tenancy import (
     Invited,
     NewOperator,
@@ -15,6 +14,7 @@ from sealwire.contracts.tenancy import (
     TenantChange,
     TenantDetails,
 )
+from sealwire.contracts.tenants import NewTenant, Tenant
 from sealwire.kit.caller import Caller
 from sealwire.kit.codec import Page
 from sealwire.kit.permission import Permission, Role

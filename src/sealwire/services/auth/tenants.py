@@ -8,8 +8,8 @@ from typing import Any, Final
 import msgspec
 
 from sealwire.contracts import tenancy
-from sealwire.contracts.auth import NewTenant, Tenant
 from sealwire.contracts.tenancy import QuotaChange, Quotas, TenantChange, TenantDetails, TenantNotFound, TenantReserved
+from sealwire.contracts.tenants import NewTenant, Tenant
 from sealwire.kit.caller import ANONYMOUS_TENANT, SYSTEM_TENANT, Caller, service_caller
 from sealwire.kit.clock import US_PER_S, Clock, rfc3339
 from sealwire.kit.codec import Page

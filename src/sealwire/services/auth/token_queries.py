@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sealwire.contracts.auth import AccessClaims, Introspection, TokenQuery
+from sealwire.contracts.tokens import AccessClaims, Introspection, TokenQuery
 from sealwire.kit.caller import Caller
 from sealwire.kit.clock import US_PER_S
 from sealwire.kit.jose import TokenRefused

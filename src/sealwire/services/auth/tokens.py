@@ -9,7 +9,8 @@ from typing import Final
 
 import msgspec
 
-from sealwire.contracts.auth import ACCESS_TYP, AccessClaims
+from sealwire.contracts.auth_terms import ACCESS_TYP
+from sealwire.contracts.tokens import AccessClaims
 from sealwire.kit.clock import US_PER_S, Clock
 from sealwire.kit.ids import new_id
 from sealwire.kit.jose import Reason, Rules, TokenRefused, sign, verify

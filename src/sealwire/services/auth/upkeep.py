@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from sealwire.contracts.auth import Seen
+from sealwire.contracts.sessions import Seen
 from sealwire.kit.caller import SYSTEM_TENANT, service_caller
 from sealwire.kit.clock import US_PER_S, Clock
 from sealwire.kit.tasks import cancel_and_wait

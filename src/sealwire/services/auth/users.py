@@ -10,7 +10,8 @@ from typing import Final
 import msgspec
 
 from sealwire.contracts.api_keys import NewServiceAccount
-from sealwire.contracts.auth import (
+from sealwire.contracts.credentials import InvitationInvalid
+from sealwire.contracts.users import (
     NewUser,
     Profile,
     ProfileChange,
@@ -25,7 +26,6 @@ from sealwire.contracts.auth import (
     Users,
     WeakPassword,
 )
-from sealwire.contracts.credentials import InvitationInvalid
 from sealwire.kit.caller import Caller
 from sealwire.kit.clock import Clock
 from sealwire.kit.codec import Page

@@ -11,8 +11,8 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from sealwire.contracts.auth import EmailTaken, LastOwner
 from sealwire.contracts.compliance import LegalHold
+from sealwire.contracts.users import EmailTaken, LastOwner
 from sealwire.kit.clock import Clock
 from sealwire.kit.problem import Invalid, NotFound, Problem
 from sealwire.kit.tasks import cancel_and_wait

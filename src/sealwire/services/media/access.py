@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from sealwire.contracts.admission import SessionRevoked
-from sealwire.contracts.auth import Auth, SessionNotFound, SessionQuery
+from sealwire.contracts.auth import Auth
 from sealwire.contracts.media import MediaNotFound
 from sealwire.contracts.messaging import ConversationNotFound, Messaging
+from sealwire.contracts.sessions import SessionNotFound, SessionQuery
 from sealwire.kit.caller import Caller, service_caller
 from sealwire.kit.permission import Permission
 from sealwire.kit.problem import Forbidden

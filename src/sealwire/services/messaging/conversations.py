@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from sealwire.contracts.auth import Auth, UserQuery
+from sealwire.contracts.auth import Auth
 from sealwire.contracts.messaging import (
     SERVICE,
     Conversation,
@@ -20,6 +20,7 @@ from sealwire.contracts.messaging import (
     NewConversation,
     NewMember,
 )
+from sealwire.contracts.users import UserQuery
 from sealwire.kit.caller import Caller, service_caller
 from sealwire.kit.clock import Clock, rfc3339
 from sealwire.kit.codec import Page

@@ -1,0 +1,24 @@
+"""What the contracts of auth have in common: its name, the forms of what callers send, cookies."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+SERVICE = "auth"
+ACCESS_TYP = "at+jwt"
+"""Media type of our access tokens (RFC 9068 section 2.1)."""
+COOKIE = "__Host-sealwire"
+COOKIE_LOOPBACK = "sealwire"
+"""The session cookie holds the access token; the plain name is for http on loopback, where `__Host-` needs https."""
+CSRF_HEADER = "X-Sealwire-CSRF"
+
+Email = Annotated[
+    str, msgspec.Meta(min_length=3, max_length=254, pattern=r"^[^\s@\x00-\x20\x7f]+@[^\s@\x00-\x20\x7f]+\.[^\s@.]+$")
+]
+Password = Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
+Slug = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[a-z0-9][a-z0-9-]*$")]
+Token = Annotated[str, msgspec.Meta(min_length=1, max_length=8192)]
+Code = Annotated[str, msgspec.Meta(min_length=6, max_length=32, pattern=r"^[A-Za-z0-9-]+$")]
+UserRole = Literal["owner", "admin", "auditor", "member", "guest", "operator"]
