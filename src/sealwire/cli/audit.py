@@ -205,7 +205,8 @@ def say(verdict: Verdict) -> None:
         typer.echo("  there are no records")
         return
     if not verdict.ok:
-        typer.secho("BROKEN", fg=typer.colors.RED, nl=False)
+        shown = verdict.fault is None or verdict.fault.kind is not Tampering.NOT_SHOWN
+        typer.secho("BROKEN" if shown else "NOT SHOWN", fg=typer.colors.RED, nl=False)
         for fault in [verdict.fault] if verdict.fault is not None else []:
             at = "" if fault.seq is None else f" at seq {fault.seq}"
             typer.echo(f"  {fault.kind.value}{at}: {fault.detail}")

@@ -8,6 +8,7 @@ from hashlib import sha256
 
 from sealwire.contracts.audit import EvidenceQuery
 from sealwire.contracts.compliance import (
+    SERVICE,
     Accepted,
     Actor,
     AuditBatch,
@@ -22,6 +23,7 @@ from sealwire.kit.permission import Role
 from sealwire.kit.problem import Forbidden, Invalid
 from sealwire.services.compliance.cursors import number_of, write_cursor
 from sealwire.services.compliance.ports import AuditStore, RecordFilter
+from sealwire.services.compliance.pruning import PRUNED_ACTION
 from sealwire.services.compliance.sealing import Intake, Sealer
 from sealwire.services.compliance.sequencer import Logs, Verdict
 
@@ -51,6 +53,8 @@ class AuditLog:
         entries = batch.records
         if not entries:
             return Accepted(accepted=0, duplicates=0)
+        if caller.service != SERVICE and any(entry.action == PRUNED_ACTION for entry in entries):
+            raise Invalid("What is pruned is compliance's own to say.", path="$.records")
         intakes = await self._sealer.take_in(entries)
         by_tenant: dict[str, list[Intake]] = {}
         for intake in intakes:

@@ -15,9 +15,10 @@ from sealwire.services.compliance.chain import read_link
 from sealwire.services.compliance.key_chain import KeyChain
 from sealwire.services.compliance.merkle import ProofInvalid, leaf_hash, verify_inclusion
 from sealwire.services.compliance.notes import NoteInvalid, TreeHead, VerifierKey, parse_key
+from sealwire.services.compliance.pruning import PRUNED_START, joined, pruned_by, without
 from sealwire.services.compliance.remains import PrunedRecord, is_hash
 from sealwire.services.compliance.verify import Report, read_item
-from sealwire.services.compliance.walk import UNREADABLE, Fault, Tampering
+from sealwire.services.compliance.walk import UNREADABLE, UNSHOWN, Fault, Tampering
 
 FORMAT = "sealwire-evidence/1"
 
@@ -30,8 +31,16 @@ class Question(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     filters: dict[str, str] = {}
 
 
+class Exhibit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A record (as a line of an export), or what is left of a pruned one, and its inclusion proof in lowercase hex."""
+
+    record: msgspec.Raw = msgspec.Raw(b"")
+    pruned: PrunedRecord | None = None
+    proof: list[str] = []
+
+
 class BundleHead(msgspec.Struct, frozen=True, kw_only=True):
-    """All of a bundle but its records."""
+    """All of a bundle but its records. `pruning` are the records that say of each pruned one that it was pruned."""
 
     format: str
     origin: str
@@ -42,14 +51,7 @@ class BundleHead(msgspec.Struct, frozen=True, kw_only=True):
     public_key: str
     first_key: str
     rotations: list[str] = []
-
-
-class Exhibit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A record (as a line of an export), or what is left of a pruned one, and its inclusion proof in lowercase hex."""
-
-    record: msgspec.Raw = msgspec.Raw(b"")
-    pruned: PrunedRecord | None = None
-    proof: list[str] = []
+    pruning: list[Exhibit] = []
 
 
 class Bundle(BundleHead, frozen=True, kw_only=True):
@@ -87,7 +89,11 @@ def verify_bundle(
         bundle = read_bundle_file(content)
         trusted = keys[0] if keys else parse_key(bundle.first_key)
         head = KeyChain.of(keys or [trusted], bundle.rotations).checkpoint(bundle.checkpoint)
-        fault = _check_frame(bundle, head) or _check_records(bundle, head, seen, progress)
+        fault = (
+            _check_frame(bundle, head)
+            or _check_records(bundle, head, seen, progress)
+            or _check_pruning(bundle, head, seen)
+        )
     except UNREADABLE:
         fault = Fault(Tampering.CHANGED, None, "the bundle can't be read")
         return _report(fault, seen, ""), None
@@ -103,6 +109,7 @@ class _Seen:
     def __init__(self) -> None:
         self.count = self.first = self.last = 0
         self.pruned: list[tuple[int, int]] = []
+        self.said: list[tuple[int, int]] = []
         self.hash = ""
 
 
@@ -126,10 +133,8 @@ def _check_records(bundle: Bundle, head: TreeHead, seen: _Seen, progress: Progre
             return Fault(Tampering.REORDERED, seq, f"seq {seq} stands behind seq {seen.last}")
         if whole and seq != expected:
             return Fault(Tampering.REMOVED, expected, f"{seq - expected} records missing")
-        try:
-            verify_inclusion(seq - 1, head.size, leaf, [_hash(text) for text in exhibit.proof], head.root)
-        except (ProofInvalid, ValueError) as error:
-            return Fault(Tampering.CHANGED, seq, f"the record is not the one that was signed: {error}")
+        if fault := _prove(exhibit, seq, leaf, head):
+            return fault
         if seen.last == seq - 1 and seen.hash and prev_hash not in {"", seen.hash}:
             return Fault(Tampering.CHANGED, seq, "the record does not continue the one before it")
         seen.count, seen.first, seen.last, seen.hash = seen.count + 1, seen.first or seq, seq, hash_hex
@@ -140,6 +145,26 @@ def _check_records(bundle: Bundle, head: TreeHead, seen: _Seen, progress: Progre
     if whole and expected <= last:
         return Fault(Tampering.TRUNCATED, expected, f"the last {last - expected + 1} records are missing")
     return None
+
+
+def _prove(exhibit: Exhibit, seq: int, leaf: bytes, head: TreeHead) -> Fault | None:
+    try:
+        verify_inclusion(seq - 1, head.size, leaf, [_hash(text) for text in exhibit.proof], head.root)
+    except (ProofInvalid, ValueError) as error:
+        return Fault(Tampering.CHANGED, seq, f"the record is not the one that was signed: {error}")
+    return None
+
+
+def _check_pruning(bundle: Bundle, head: TreeHead, seen: _Seen) -> Fault | None:
+    """Ask of each pruned record that a record under the checkpoint names it: its leaf alone shows only that it was."""
+    for exhibit in bundle.pruning:
+        if exhibit.pruned is not None:
+            continue  # it says nothing any more
+        seq, _, leaf, _, fault = _read(exhibit, bundle.tenant_id, seen)
+        if fault := fault or _prove(exhibit, seq, leaf, head):
+            return fault
+    unshown = without(joined(seen.pruned), joined(seen.said))
+    return Fault(Tampering.NOT_SHOWN, unshown[0][0], UNSHOWN) if unshown else None
 
 
 def _read(exhibit: Exhibit, tenant_id: str, seen: _Seen) -> tuple[int, str, bytes, str, Fault | None]:
@@ -160,6 +185,8 @@ def _read(exhibit: Exhibit, tenant_id: str, seen: _Seen) -> tuple[int, str, byte
     if link.tenant_id != tenant_id:
         fault = Fault(Tampering.INSERTED, link.seq, "the record belongs to another log")
         return link.seq, stated, b"", link.prev_hash, fault
+    if body.startswith(PRUNED_START):
+        seen.said += pruned_by(body)  # believed only when it is proved: the verdict waits for that
     return link.seq, stated, leaf_hash(body), link.prev_hash, None
 
 

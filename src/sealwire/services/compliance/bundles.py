@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_left, bisect_right
 from collections.abc import AsyncIterator, Sequence
 
 import msgspec
@@ -17,7 +18,8 @@ from sealwire.services.compliance.chain import line_of
 from sealwire.services.compliance.evidence import Evidence
 from sealwire.services.compliance.manifest import FORMAT as EXPORT_FORMAT
 from sealwire.services.compliance.manifest import Manifest
-from sealwire.services.compliance.ports import AuditStore, StoredRecord
+from sealwire.services.compliance.ports import AuditStore, RecordFilter, StoredRecord
+from sealwire.services.compliance.pruning import PRUNED_ACTION, pruned_by
 from sealwire.services.compliance.remains import PrunedRecord
 
 MAX_RECORDS = 10_000
@@ -60,9 +62,32 @@ class Bundles:
         checkpoint = await self._evidence.answer(tenant_id)
         last = min(query.to_seq or checkpoint.tree_size, checkpoint.tree_size)
         records = await self._find(tenant_id, query, last)
-        return self._head(tenant_id, query, checkpoint, last), self._exhibits(tenant_id, checkpoint.tree_size, records)
+        gone = [r.seq for r in records if r.leaf]
+        if gone:  # perhaps just now: by then the log says so, and this checkpoint covers what it says
+            checkpoint = await self._evidence.answer(tenant_id)
+        size = checkpoint.tree_size
+        pruning = [e async for e in self._exhibits(tenant_id, size, await self._said_of(tenant_id, gone, size))]
+        head = self._head(tenant_id, query, checkpoint, last, pruning)
+        return head, self._exhibits(tenant_id, size, records)
 
-    def _head(self, tenant_id: str, query: EvidenceQuery, c: Checkpoint, last: int) -> BundleHead:
+    async def _said_of(self, tenant_id: str, gone: Sequence[int], size: int) -> list[StoredRecord]:
+        """Return the newest records of pruning that name these records, as few as do."""
+        named: dict[int, int] = {}
+        after: int | None = 0 if gone else None
+        while after is not None:
+            wanted = RecordFilter(action=PRUNED_ACTION)
+            found = await self._store.search(tenant_id, wanted, after_seq=after, limit=_PAGE)
+            for record in found.records:
+                for first, end in pruned_by(record.body) if record.seq <= size else ():
+                    for seq in gone[bisect_left(gone, first) : bisect_right(gone, end)]:
+                        named[seq] = record.seq
+            after = found.looked_up_to
+            await asyncio.sleep(0)
+        return [(await self._store.records(tenant_id, seq, 1))[0] for seq in sorted(set(named.values()))]
+
+    def _head(
+        self, tenant_id: str, query: EvidenceQuery, c: Checkpoint, last: int, pruning: list[Exhibit]
+    ) -> BundleHead:
         asked = msgspec.to_builtins(query)
         asked = {name: asked[name] for name in asked if name not in {"from_seq", "to_seq", "tenant_id"}}
         filters = {name: str(value) for name, value in asked.items() if value is not None}
@@ -76,6 +101,7 @@ class Bundles:
             public_key=c.public_key,
             first_key=c.first_key,
             rotations=c.rotations,
+            pruning=pruning,
         )
 
     async def _find(self, tenant_id: str, query: EvidenceQuery, last: int) -> list[StoredRecord]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from sealwire.contracts.compliance import Accepted, Actor, AuditBatch, AuditEntry
+from sealwire.contracts.compliance import SERVICE, Accepted, Actor, AuditBatch, AuditEntry
 from sealwire.kit.caller import Caller, service_caller
 from sealwire.kit.clock import Clock
 from sealwire.kit.ids import new_id
@@ -93,12 +93,13 @@ def read_ranges(text: str) -> list[Range]:
 
 
 def pruned_by(body: bytes) -> list[Range]:
-    """Return which records a record of pruning says are gone; none for any other record."""
+    """Return which records before it a record of pruning says are gone; none for any other record."""
     try:
         record = read_record(body)
-        if record.action != PRUNED_ACTION or record.actor.type != "service":
+        if (record.action, record.actor.type, record.actor.id) != (PRUNED_ACTION, "service", SERVICE):
             return []
-        return read_ranges(str(_read_metadata(record.metadata).get("pruned", "")))
+        named = read_ranges(str(_read_metadata(record.metadata).get("pruned", "")))
+        return [(first, min(last, record.seq - 1)) for first, last in named if first < record.seq]
     except (ValueError, msgspec.MsgspecError):
         return []
 
@@ -148,7 +149,7 @@ class Pruning:
             AuditEntry(
                 audit_id=new_id(),
                 tenant_id=tenant_id,
-                actor=Actor(type="service", id="compliance"),
+                actor=Actor(type="service", id=SERVICE),
                 action=PRUNED_ACTION,
                 resource_type="audit_record",
                 resource_id=run_id,
@@ -157,7 +158,7 @@ class Pruning:
             )
             for start in range(0, len(gone), _RANGES_A_RECORD)
         ]
-        await self._append(service_caller("compliance", tenant_id), AuditBatch(records=records))
+        await self._append(service_caller(SERVICE, tenant_id), AuditBatch(records=records))
 
     async def _said(self, tenant_id: str) -> list[Range]:
         """Return what the log says is gone: by its own records alone, so that nobody else's pruning is taken over."""

@@ -34,6 +34,11 @@ class Tampering(StrEnum):
     """The checkpoint itself: not a note, or not signed by the key."""
     TREE = "tree"
     """Stored hashes of the tree don't fit the records, which fit one another."""
+    NOT_SHOWN = "not shown"
+    """Nothing that can be told: a record is said to be pruned, and what is here does not prove it."""
+
+
+UNSHOWN = "the record is said to be pruned, and no record of pruning under the checkpoint names it"
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -82,8 +87,8 @@ class Walk:
         self.hashed = hashed
         self.pruned: list[tuple[int, int]] = []
         """Ranges of pruned records seen."""
-        self.said: list[tuple[int, int]] = []
-        """Ranges that records of pruning name."""
+        self.said: list[tuple[int, list[tuple[int, int]]]] = []
+        """Records of pruning: `seq`, and the ranges that each names."""
         self.gained: list[list[bytes]] = []
         """The new nodes at heights 0, 8, 16 … that the last `feed` brought."""
 
@@ -114,7 +119,7 @@ class Walk:
                 if strict and not _is_canonical(body, link):  # type: ignore[arg-type]  # strict reads Records
                     break
                 if self.pruned and body.startswith(PRUNED_START):
-                    self.said += pruned_by(body)
+                    self.said.append((expected, pruned_by(body)))
                 add(h(b"\x00" + body).digest())
                 prev = stated
                 expected += 1
@@ -146,11 +151,19 @@ class Walk:
             self.pruned.append((expected, expected))
         return found[1]
 
-    def unsaid(self) -> Fault | None:
-        """Return the fault of a record that is gone and of which no record of pruning says so."""
-        left = without(self.pruned, joined(self.said))
+    def unsaid(self, covered: int | None = None) -> Fault | None:
+        """Return the fault of a record that is gone and of which no record of pruning says so.
+
+        `covered` is the size under a signed checkpoint, None for all: what is not signed vouches for nothing, and of
+        what lies above it nothing is asked.
+        """
+        size = self.records if covered is None else covered
+        named = joined(pair for seq, ranges in self.said if seq <= size for pair in ranges)
+        left = [pair for pair in without(self.pruned, named) if pair[0] <= size]
         if not left:
             return None
+        if size < self.records:
+            return Fault(Tampering.NOT_SHOWN, left[0][0], UNSHOWN)
         return Fault(Tampering.REMOVED, left[0][0], "the record was taken out, and no record of pruning names it")
 
     def diagnose(self, bad: Item, rest: Iterator[Item]) -> Fault:
