@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import results
-from benchmarks.harness.cores import LOAD_CORE, pin, pinning
+from benchmarks.harness.cores import pinning
 
 FOLDER = Path(__file__).parent
 TIMEOUT_S = 1800
@@ -99,5 +99,4 @@ def _last_document(text: str) -> dict[str, Any] | None:
 
 
 if __name__ == "__main__":
-    pin(LOAD_CORE)
     sys.exit(main())

@@ -16,7 +16,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from benchmarks.harness import load
-from benchmarks.harness.cores import SERVER_CORE, pin
 from benchmarks.harness.results import run
 from benchmarks.harness.servers import PythonServer
 
@@ -88,5 +87,4 @@ def _time(count: int, call: Callable[[], Any], windows: int) -> float:
 
 
 if __name__ == "__main__":
-    pin(SERVER_CORE)
     sys.exit(run(main))

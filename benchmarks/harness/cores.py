@@ -3,6 +3,16 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+from functools import partial
+
+SPIN = """
+import time
+began, cpu = time.monotonic(), time.process_time()
+while time.monotonic() < began + 0.4: pass
+print((time.process_time() - cpu) / (time.monotonic() - began))
+"""
 
 
 def assigned() -> tuple[int | None, int | None]:
@@ -28,3 +38,18 @@ def pinning() -> str:
     if SERVER_CORE is None:
         return "one core for server and load: rates hold the cost of both"
     return f"server on core {SERVER_CORE}, load on core {LOAD_CORE}"
+
+
+def usable() -> float:
+    """Return how many cores' worth of time the two get when both are busy: a host may lend out less than it shows."""
+    cores = [core for core in (SERVER_CORE, LOAD_CORE) if core is not None]
+    spinning = [
+        subprocess.Popen(
+            [sys.executable, "-S", "-c", SPIN],
+            stdout=subprocess.PIPE,
+            text=True,
+            preexec_fn=partial(pin, core),
+        )
+        for core in cores
+    ]
+    return round(sum(float(one.communicate()[0]) for one in spinning), 2) or 1.0

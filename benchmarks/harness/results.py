@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness.cores import pinning
+from benchmarks.harness.cores import LOAD_CORE, pin, pinning, usable
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -31,6 +31,7 @@ def machine() -> dict[str, Any]:
     return {
         "cpu": model or platform.machine(),
         "cores": os.cpu_count(),
+        "usable_cores": usable(),
         "memory_mib": int(memory) // 1024,
         "kernel": platform.release(),
         "python": platform.python_version(),
@@ -83,7 +84,6 @@ def save(name: str, question: str, command: str, figures: Figures) -> Path:
         "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "commit": commit(),
         "machine": machine(),
-        "placement": pinning(),
         **figures,
     }
     path.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
@@ -117,12 +117,18 @@ def _line(figure: Figures) -> str:
 
 
 def run(measure: Callable[[bool], Figures]) -> int:
-    """Be a benchmark's command: `--quick` for a short look, `--json` for one JSON document instead of the table."""
+    """Be a benchmark's command: `--quick` for a short look, `--json` for one JSON document instead of the table.
+
+    This process keeps to the load's core. Only here: a process that is started with one core knows of no second one.
+    """
+    pin(LOAD_CORE)
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
     parser.add_argument("--quick", action="store_true", help="short windows, one round: a look, not a measurement")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     arguments = parser.parse_args()
     figures = measure(arguments.quick)
+    if "figures" in figures:
+        figures["placement"] = pinning()
     if arguments.json:
         print(json.dumps(figures))
     else:
