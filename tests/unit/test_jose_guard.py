@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import hmac
 import json
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 
 from sealwire.kit.jose import (
     Algorithm,
+    Hint,
     Key,
     KeySet,
     KeyState,
@@ -308,11 +310,11 @@ def test_other_serialisations() -> None:
         f"{head}.{body}.{signature}.",
         f"{head}.{body}.{signature}.{signature}",
         f"{head}.{body}.x.y.z",
-        f"{head}..{signature}",
         f".{body}.{signature}",
         json.dumps({"payload": body, "protected": head, "signature": signature}),
     ):
         refused(text, Reason.NOT_COMPACT)
+    refused(f"{head}..{signature}", Reason.SIGNATURE)
     refused(f"{head}.{body}.{signature}é", Reason.NOT_COMPACT)
     refused(f"{head}.{body}.{signature}\ud800", Reason.NOT_COMPACT)
 
@@ -577,8 +579,8 @@ def test_any_flipped_bit_is_refused(token: str, part: int, place: int, bit: int)
 def test_any_text_is_refused_and_never_breaks_us(text: str) -> None:
     with pytest.raises(TokenRefused):
         verify(text, KEYSET, RULES, now_us=NOW_US)
-    with pytest.raises(TokenRefused):
-        peek(text)
+    with contextlib.suppress(TokenRefused):  # `{}` twice and any signature can be read, and says nothing
+        assert peek(text) == Hint(alg="", kid="", typ="", iss="")
 
 
 JSON_VALUES = st.recursive(

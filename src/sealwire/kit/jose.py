@@ -28,9 +28,11 @@ __all__ = [
     "KeyState",
     "Reason",
     "Rules",
+    "Signed",
     "TokenRefused",
     "Verified",
     "fingerprint",
+    "open_signed",
     "peek",
     "sign",
     "verify",
@@ -122,6 +124,14 @@ class Verified(msgspec.Struct, frozen=True, kw_only=True):
     claims: dict[str, Any]
 
 
+class Signed(msgspec.Struct, frozen=True, kw_only=True):
+    """A compact JWS whose signature holds: what was signed, under which key. Nothing in the payload is read yet."""
+
+    key: Key
+    typ: str
+    payload: bytes
+
+
 class Hint(msgspec.Struct, frozen=True, kw_only=True):
     """What an UNVERIFIED token claims about its origin: enough to choose rules, never to trust."""
 
@@ -158,20 +168,19 @@ def verify(token: str, keys: KeySet, rules: Rules, *, now_us: int) -> Verified:
 
     Raises: TokenRefused, and nothing else, whatever the text is.
     """
-    parsed = _parse(token)
-    alg, key, typ = _choose_key(parsed.header, keys, rules, now_us)
-    if len(parsed.signature) != key.signature_bytes or not _signature_holds(alg, parsed, key):
-        raise TokenRefused(Reason.SIGNATURE)
-    claims = _read_json(parsed.payload)
+    signed = open_signed(
+        token, keys, typ=rules.typ, algorithms=rules.algorithms, now_us=now_us, default_kid=rules.default_kid
+    )
+    claims = _read_json(signed.payload)
     exp, iat = _check_times(claims, rules, now_us)
     iss, aud = _check_parties(claims, rules)
     for name in rules.required:
         if not _text(claims, name):
             raise TokenRefused(Reason.CLAIM_MISSING, name)
     return Verified(
-        alg=alg,
-        kid=key.kid,
-        typ=typ,
+        alg=signed.key.alg,
+        kid=signed.key.kid,
+        typ=signed.typ,
         iss=iss,
         aud=aud,
         sub=_text(claims, "sub"),
@@ -180,6 +189,27 @@ def verify(token: str, keys: KeySet, rules: Rules, *, now_us: int) -> Verified:
         iat=iat,
         claims=claims,
     )
+
+
+def open_signed(
+    token: str,
+    keys: KeySet,
+    *,
+    typ: frozenset[str],
+    algorithms: frozenset[Algorithm],
+    now_us: int,
+    default_kid: str | None = None,
+) -> Signed:
+    """Check the signature of a compact JWS (RFC 7515 section 5.2) whose payload may be anything, an empty one too.
+
+    `typ`, `algorithms` and `default_kid` as in `Rules`. What says who may do something goes through `verify`.
+    Raises: TokenRefused, and nothing else, whatever the text is.
+    """
+    parsed = _parse(token)
+    key, said = _choose_key(parsed.header, keys, typ, algorithms, now_us, default_kid)
+    if len(parsed.signature) != key.signature_bytes or not _signature_holds(parsed, key):
+        raise TokenRefused(Reason.SIGNATURE)
+    return Signed(key=key, typ=said, payload=parsed.payload)
 
 
 def peek(token: str) -> Hint:
@@ -213,9 +243,11 @@ def _parse(token: str) -> _Parsed:
     if not token.isascii():
         raise TokenRefused(Reason.NOT_COMPACT)
     segments = token.encode("ascii").split(b".", 3)
-    if len(segments) != 3 or not all(segments):
+    if len(segments) != 3:
         raise TokenRefused(Reason.NOT_COMPACT)
     head, body, signature = segments
+    if not head or not signature:
+        raise TokenRefused(Reason.NOT_COMPACT)
     if len(head) > MAX_HEADER_BYTES or len(signature) > MAX_SIGNATURE_BYTES:
         raise TokenRefused(Reason.TOO_LARGE)
     header = _read_json(_unb64(head))
@@ -224,27 +256,34 @@ def _parse(token: str) -> _Parsed:
     return _Parsed(header, head + b"." + body, _unb64(body), _unb64(signature))
 
 
-def _choose_key(header: dict[str, Any], keys: KeySet, rules: Rules, now_us: int) -> tuple[Algorithm, Key, str]:
+def _choose_key(
+    header: dict[str, Any],
+    keys: KeySet,
+    types: frozenset[str],
+    algorithms: frozenset[Algorithm],
+    now_us: int,
+    default_kid: str | None,
+) -> tuple[Key, str]:
     """Find the one key this token may have been signed with; the key, not the token, names the algorithm."""
-    kid = header.get("kid", rules.default_kid)
+    kid = header.get("kid", default_kid)
     if type(kid) is not str or KID.fullmatch(kid) is None:
         raise TokenRefused(Reason.KID)
     key = keys.find(kid)
     if key is None:
         raise TokenRefused(Reason.KEY_UNKNOWN)
-    if header.get("alg") != key.alg.value or key.alg not in rules.algorithms:
+    if header.get("alg") != key.alg.value or key.alg not in algorithms:
         raise TokenRefused(Reason.ALG)
     if not key.verifies(now_us):
         raise TokenRefused(Reason.KEY_RETIRED)
     typ = _media_type(_header_text(header, "typ"))
-    if typ not in rules.typ:
+    if typ not in types:
         raise TokenRefused(Reason.TYP)
-    return key.alg, key, typ
+    return key, typ
 
 
-def _signature_holds(alg: Algorithm, parsed: _Parsed, key: Key) -> bool:
+def _signature_holds(parsed: _Parsed, key: Key) -> bool:
     try:
-        return _ALGORITHMS[alg].verify(parsed.signing_input, parsed.signature, key.jwk)
+        return _ALGORITHMS[key.alg].verify(parsed.signing_input, parsed.signature, key.jwk)
     except Exception:  # noqa: BLE001, RUF100 - whatever a hostile signature makes the library raise, it does not hold
         return False
 

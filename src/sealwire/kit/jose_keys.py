@@ -9,7 +9,9 @@ from typing import Any, Final, Self
 
 from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
 
-KID: Final = re.compile(r"(?!.*\.\.)[A-Za-z0-9._-]{1,64}")
+from sealwire.kit.weak_keys import has_roca_fingerprint, is_of_small_order
+
+KID: Final = re.compile(r"(?!.*\.\.)[A-Za-z0-9._@:=+~-]{1,64}")
 """What a key id may look like: no slash, no quote, no blank, no `..`; it is only ever a key of a dict."""
 MIN_RSA_BITS: Final = 2_048
 MAX_RSA_BITS: Final = 4_096
@@ -90,11 +92,16 @@ class Key:
 
     @classmethod
     def from_public_jwk(cls, jwk: dict[str, Any], *, state: KeyState = KeyState.RETIRING) -> Self:
-        """Read one entry of a JWKS; `alg` and `kid` must be in it. Raises: ValueError when it is weak or incomplete."""
+        """Read one entry of a JWKS; `alg` and `kid` must be in it, and nothing that says it is for something else.
+
+        Raises: ValueError when it is weak, incomplete, or not for signatures (RFC 7517 sections 4.2 and 4.3).
+        """
         try:
             alg, kid = Algorithm(jwk["alg"]), jwk["kid"]
         except KeyError as error:
             raise ValueError("a published key needs `alg` and `kid`") from error
+        if jwk.get("kty") != _KTY.get(alg) or jwk.get("use", "sig") != "sig" or not _may_verify(jwk):
+            raise ValueError("not a key to check signatures with")
         if type(kid) is not str or alg is Algorithm.HS256 or not jwk.keys().isdisjoint({"d", "k", "p", "q", "oth"}):
             raise ValueError("not a published key")
         return cls(jwk=_import(alg, dict(jwk)), alg=alg, kid=kid, state=state, verify_until_us=None)
@@ -171,6 +178,14 @@ class KeySet:
         return len(self._by_kid)
 
 
+_KTY: Final = {Algorithm.EDDSA: "OKP", Algorithm.RS256: "RSA", Algorithm.ES256: "EC"}
+
+
+def _may_verify(jwk: dict[str, Any]) -> bool:
+    operations = jwk.get("key_ops", ["verify"])
+    return type(operations) is list and "verify" in operations
+
+
 def _import(alg: Algorithm, source: Any) -> Jwk:
     kinds: dict[Algorithm, type[OKPKey | RSAKey | ECKey]] = {
         Algorithm.EDDSA: OKPKey,
@@ -186,6 +201,8 @@ def _import(alg: Algorithm, source: Any) -> Jwk:
 def _check_strength(jwk: Jwk, alg: Algorithm) -> int:
     """Return the exact signature length in bytes of a key fit for `alg`. Raises: ValueError when it is not fit."""
     if alg is Algorithm.EDDSA and isinstance(jwk, OKPKey) and jwk.curve_name == "Ed25519":
+        if is_of_small_order(jwk.public_key.public_bytes_raw()):
+            raise ValueError("an Ed25519 key of small order: anybody could sign with it")
         return 64
     if alg is Algorithm.ES256 and isinstance(jwk, ECKey) and jwk.curve_name == "P-256":
         return 64
@@ -195,5 +212,7 @@ def _check_strength(jwk: Jwk, alg: Algorithm) -> int:
         bits = jwk.public_key.key_size
         if not MIN_RSA_BITS <= bits <= MAX_RSA_BITS or jwk.public_key.public_numbers().e < MIN_RSA_EXPONENT:
             raise ValueError(f"an RSA key has {MIN_RSA_BITS} to {MAX_RSA_BITS} bits and exponent 65537 or more")
+        if has_roca_fingerprint(jwk.public_key.public_numbers().n):
+            raise ValueError("an RSA key of a generator that lets its factors be found (CVE-2017-15361)")
         return (bits + 7) // 8
     raise ValueError(f"not a key for {alg.value}")

@@ -128,15 +128,22 @@ class SecondFactors:
         return record.pending_sealed
 
     async def _step(self, user: UserRecord, sealed: bytes, code: str) -> int | None:
-        """Return the time step that the code belongs to; all candidates are compared, each in constant time."""
         secret = (await self._vault.open(user.tenant_id, _record(user.user_id), sealed)).decode()
-        totp = pyotp.TOTP(secret, interval=STEP_S)
-        now = self._clock.now_us() // US_PER_S // STEP_S
-        found = None
-        for step in (now - 1, now, now + 1):
-            if hmac.compare_digest(totp.generate_otp(step).encode(), code.encode()):
-                found = step
-        return found
+        return matching_step(secret, code, now_us=self._clock.now_us())
+
+
+def matching_step(secret: str, code: str, *, now_us: int) -> int | None:
+    """Return the time step that a code belongs to (RFC 6238: HMAC-SHA-1, 6 digits, 30 s), or None.
+
+    `secret` is base32. The step before and the one after count as well; all are compared, each in constant time.
+    """
+    totp = pyotp.TOTP(secret, interval=STEP_S)
+    now = now_us // US_PER_S // STEP_S
+    found = None
+    for step in (now - 1, now, now + 1):
+        if step >= 0 and hmac.compare_digest(totp.generate_otp(step).encode(), code.encode()):
+            found = step
+    return found
 
 
 def _record(user_id: str) -> str:

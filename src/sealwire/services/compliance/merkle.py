@@ -257,17 +257,20 @@ def verify_inclusion(index: int, size: int, leaf: bytes, proof: Sequence[bytes],
 def verify_consistency(older: int, newer: int, older_root: bytes, newer_root: bytes, proof: Sequence[bytes]) -> None:
     """Check that the newer tree begins with the older one.
 
-    Raises: ProofInvalid. Source: RFC 9162 section 2.1.4.2; sizes that are equal or 0 need an empty proof.
+    Raises: ProofInvalid. Source: RFC 9162 section 2.1.4.2; sizes that are equal or 0 need an empty proof. Two heads of
+    one size are only compared: whether such a root can be is for who signed it. The empty tree has one root.
     """
     if not 0 <= older <= newer:
         raise ProofInvalid("the older tree is the smaller one")
-    _checked([older_root, newer_root, *proof])
-    if older in {0, newer}:
-        if proof:
-            raise ProofInvalid("the proof is too long")
-        if older == newer and older_root != newer_root:
+    if older in {0, newer} and proof:
+        raise ProofInvalid("the proof is too long")
+    if older == newer:
+        if older_root != newer_root:
             raise ProofInvalid("two roots for one size")
-        if older == 0 and older_root != EMPTY_ROOT:
+        return
+    _checked([older_root, newer_root, *proof])
+    if older == 0:
+        if older_root != EMPTY_ROOT:
             raise ProofInvalid("the empty tree has another root")
         return
     steps = list(proof) if older & (older - 1) else [older_root, *proof]

@@ -84,8 +84,8 @@ def key_id(name: str, signature_type: int, public_key: bytes) -> bytes:
 
 
 def parse_key(text: str) -> VerifierKey:
-    """Read `name+id+base64`. Raises: NoteInvalid when the id is not the key's."""
-    parts = text.strip().split("+", 2)
+    """Read `name+id+base64`, nothing before or after it. Raises: NoteInvalid when the id is not the key's."""
+    parts = text.split("+", 2)
     if len(parts) != 3:
         raise NoteInvalid("a public key line reads name+id+base64")
     material = _base64(parts[2])
@@ -147,14 +147,15 @@ def verify_note(note: str, keys: Sequence[VerifierKey]) -> Note:
     for signature in parsed.signatures:
         key = known.get((signature.name, signature.key_id))
         if key is not None:
-            _verify_signature(parsed.text, signature, key)
+            verify_signature(parsed.text, signature, key)
             verified += 1
     if not verified:
         raise NoteInvalid("the note is not signed by a key that is trusted here")
     return parsed
 
 
-def _verify_signature(text: str, signature: NoteSignature, key: VerifierKey) -> None:
+def verify_signature(text: str, signature: NoteSignature, key: VerifierKey) -> None:
+    """Check one signature line of a note's text against the key it names. Raises: NoteInvalid."""
     message, raw = text.encode(), signature.signature
     if key.type == COSIGNATURE_V1:
         if len(raw) != 8 + _SIGNATURE_BYTES:
@@ -176,7 +177,7 @@ def verify_cosignatures(note: str, witnesses: Sequence[VerifierKey]) -> dict[str
     for witness in witnesses:
         for signature in parsed.signatures:
             if (signature.name, signature.key_id) == (witness.name, witness.key_id):
-                _verify_signature(parsed.text, signature, witness)
+                verify_signature(parsed.text, signature, witness)
                 at_s = int.from_bytes(signature.signature[:8], "big") if witness.type == COSIGNATURE_V1 else 0
                 seen[witness.name] = max(at_s, seen.get(witness.name, 0))
         if witness.name not in seen:
@@ -232,7 +233,7 @@ def _base64(text: str) -> bytes:
 
 
 def _check_name(name: str) -> None:
-    if not name or "+" in name or any(c.isspace() for c in name):
+    if not name or "+" in name or any(c.isspace() or "\ud800" <= c <= "\udfff" for c in name):
         raise NoteInvalid("a key's name is not empty and holds neither spaces nor plus signs")
 
 
