@@ -288,6 +288,21 @@ def test_a_second_factor_is_asked_for_where_one_is_enrolled(site: Installation, 
     assert {"pwd", "mfa"} <= set(claims["amr"])
 
 
+def test_a_fresh_proof_needs_a_factor_that_was_enrolled_elsewhere_meanwhile(
+    site: Installation, app: App, anna: Person
+) -> None:
+    browser = PageBrowser(site.url)
+    sign_in(app, browser, anna)
+    assert "claims" in sign_in(app, browser, max_age=600), "recent enough"
+    secret = anna.http.post("/auth/mfa/totp/enroll").json()["secret"]
+    code = pyotp.TOTP(secret).at(int(time.time()))
+    recovery = anna.http.post("/auth/mfa/totp/confirm", json={"code": code}).json()["recovery_codes"]
+    browser.open(app.create_authorization_url(REDIRECT, max_age=600)["url"])
+    assert browser.send("/confirm", password=PASSWORD).status_code == 401
+    browser.send("/confirm", code=recovery[0])
+    assert browser.told["code"]
+
+
 def test_a_consent_is_seen_and_taken_back(site: Installation, app: App, anna: Person, ears: Ears) -> None:
     browser = PageBrowser(site.url)
     token = sign_in(app, browser, anna)

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from msgspec import Meta
 
-from sealwire.kit.caller import ANONYMOUS, Caller, Principal
+from sealwire.kit.caller import ANONYMOUS, Caller, Principal, Proofs
 from sealwire.kit.codec import Input, Output
 from sealwire.kit.exchange import Exchange
 from sealwire.kit.http import App, Edge, mount
@@ -49,8 +49,8 @@ TAKEN = Operation(name="taken", verb="GET", path="/taken", gives=Answer, summary
 OPEN = Operation(name="open", verb="GET", path="/open", gives=Answer, policy=Policy.PUBLIC, summary="", service="notes")
 
 
-def person(role: Role, *, confirmed: bool = True, auth_time_s: int = 0) -> Caller:
-    principal = Principal(kind="user", tenant_id="t", subject=f"a-{role}", role=role, auth_time_s=auth_time_s)
+def person(role: Role, *, confirmed: bool = True, auth_time_s: int = 0, amr: tuple[str, ...] = ("pwd",)) -> Caller:
+    principal = Principal(kind="user", tenant_id="t", subject=f"a-{role}", role=role, auth_time_s=auth_time_s, amr=amr)
     return Caller(principal=principal, confirmed=confirmed)
 
 
@@ -59,6 +59,7 @@ PEOPLE = {
     b"Bearer unconfirmed": person(Role.MEMBER, confirmed=False),
     b"Bearer admin": person(Role.ADMIN),
     b"Bearer fresh": person(Role.ADMIN, auth_time_s=2**40),
+    b"Bearer proved": person(Role.ADMIN, auth_time_s=2**40, amr=("pwd", "otp", "mfa")),
 }
 
 
@@ -198,11 +199,11 @@ async def test_permission_confirmation_and_step_up_are_checked_before_the_body_i
 async def test_how_to_step_up_is_asked_for_only_when_it_is_wanted() -> None:
     asked: list[str] = []
 
-    async def proofs(caller: Caller) -> list[str]:
+    async def proofs(caller: Caller) -> Proofs:
         asked.append(caller.user_id)
         if len(asked) == 2:
             raise Unavailable("Auth is out.")
-        return ["passkey", "recovery"]
+        return Proofs(["passkey", "recovery"], True)
 
     edge, notes = Edge(authenticate=authenticate, proofs=proofs), Notes()
     app = App([edge.bind(o, getattr(notes, o.name)) for o in (WIPE, LIST)])
@@ -212,7 +213,7 @@ async def test_how_to_step_up_is_asked_for_only_when_it_is_wanted() -> None:
         async def wipe(who: str) -> httpx.Response:
             return await client.delete("/drawers/1", headers={"authorization": f"Bearer {who}"})
 
-        assert (await wipe("fresh")).status_code == 204
+        assert (await wipe("proved")).status_code == 204
         assert (await wipe("member")).json()["code"] == "forbidden"
         assert asked == []
         stale = await wipe("admin")
@@ -220,7 +221,10 @@ async def test_how_to_step_up_is_asked_for_only_when_it_is_wanted() -> None:
         assert stale.json()["methods"] == ["passkey", "recovery"]
         out = await wipe("admin")
         assert (out.status_code, out.json()["code"]) == (503, "unavailable"), "stepping up is not possible either"
-    assert asked == ["a-admin", "a-admin"]
+        lacking = await wipe("fresh")
+        assert (lacking.status_code, lacking.json()["code"]) == (403, "step_up_required"), "there is a factor by now"
+        assert lacking.json()["methods"] == ["passkey", "recovery"]
+    assert asked == ["a-admin"] * 3
 
 
 async def test_a_bug_tells_nothing_but_the_trace_id(call):

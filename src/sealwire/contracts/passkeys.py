@@ -112,9 +112,13 @@ class FactorsQuery(Input):
 
 
 class Factors(Output):
-    """The proofs of identity a person can give in a session: exactly what `POST /auth/step-up` would take."""
+    """The proofs of identity a person can give in a session: exactly what `POST /auth/step-up` would take.
+
+    `second_factor`: the person has one, usable or not, and no proof without one counts.
+    """
 
     methods: list[str]
+    second_factor: bool = False
 
 
 _OWN: dict[str, Any] = {"service": SERVICE, "needs": Permission.OWN_PROFILE}

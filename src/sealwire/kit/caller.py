@@ -14,12 +14,20 @@ STEP_UP_WINDOW_S = 15 * 60
 """How long a proof of identity is recent enough for what is sensitive."""
 
 
+class Proofs(msgspec.Struct, frozen=True):
+    """How a person can prove again who they are. With a `second_factor`, a proof without one is none."""
+
+    methods: list[str]
+    second_factor: bool = False
+
+
 class Principal(msgspec.Struct, frozen=True, kw_only=True):
     """A verified identity; one per token, shared by all requests that carry it.
 
     `subject` is an opaque user id or a service's name; of an API key it is its owner's id, and `session_id` the key's.
     `scopes`, where given, are the only permissions of the role that count. `epoch` is the subject's security epoch at
-    the time the token was issued; times are Unix seconds.
+    the time the token was issued; times are Unix seconds. `amr` is of the proof at `auth_time_s` (RFC 8176): "mfa" is
+    in it exactly when a second factor was part of that one.
     """
 
     kind: Literal["user", "api_key", "service", "anonymous"]

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from sealwire.kit.caller import STEP_UP_WINDOW_S, Caller
+from sealwire.kit.caller import STEP_UP_WINDOW_S, Caller, Proofs
 from sealwire.kit.codec import convert_query, decode_body, encode
 from sealwire.kit.exchange import (
     JSON,
@@ -48,6 +48,7 @@ _LOG = logging.getLogger("sealwire.http")
 PASSWORD_METHODS = ["password"]
 FACTOR_METHODS = ["totp", "recovery"]
 """Who logged in with a second factor has one, and the password alone does not do then."""
+_STEP_UP = "Confirm your identity with POST /auth/step-up first."
 
 Run = Callable[[Exchange, Caller], Awaitable[None]]
 SocketHandler = Callable[[Scope, Receive, Send], Awaitable[None]]
@@ -60,8 +61,8 @@ class Authenticate(Protocol):
     def __call__(self, exchange: Exchange, policy: Policy) -> Caller | Awaitable[Caller]: ...
 
 
-Proofs = Callable[[Caller], Awaitable[list[str]]]
-"""Tells how a caller can prove again who they are. Asked only when a request is refused for the want of it."""
+AskProofs = Callable[[Caller], Awaitable[Proofs]]
+"""Tells how a caller can prove again who they are. Asked only where a recent proof is wanted. Raises: Unavailable."""
 
 
 class Gate(Protocol):
@@ -98,7 +99,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     needs: Permission | None = None
     degraded: Degraded = Degraded.DENY
     step_up: bool = False
-    proofs: Proofs | None = None
+    proofs: AskProofs | None = None
     rate: RateClass = RateClass.DEFAULT
     summary: str = ""
     audited: bool = True
@@ -125,16 +126,28 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
             raise Forbidden("This needs a person: an API key can't confirm who it is.")
         if self.step_up and principal.kind == "user" and time.time() - principal.auth_time_s > STEP_UP_WINDOW_S:
             methods = FACTOR_METHODS if "mfa" in principal.amr else PASSWORD_METHODS
-            raise StepUpRequired("Confirm your identity with POST /auth/step-up first.", methods=methods)
+            raise StepUpRequired(_STEP_UP, methods=methods)
+
+    async def check_proof(self, caller: Caller, proofs: AskProofs) -> None:
+        """Refuse a recent proof that was made without the second factor which the person has by now.
+
+        It is asked of auth each time: a factor enrolled in another session counts from its confirmation on.
+        Raises: StepUpRequired, Unavailable.
+        """
+        if caller.principal.kind == "user" and "mfa" not in caller.principal.amr:
+            known = await proofs(caller)
+            if known.second_factor:
+                raise StepUpRequired(_STEP_UP, methods=known.methods)
 
 
 class Edge:
     """Binds operations and raw handlers into routes that share one way to authenticate.
 
-    `proofs` makes the `methods` of a step-up that is wanted exact; without it they go by how the caller logged in.
+    `proofs` makes a step-up exact: with it the second factor counts that the person has now, without it the way in
+    which the caller logged in. Whoever serves people gives it.
     """
 
-    def __init__(self, *, authenticate: Authenticate, proofs: Proofs | None = None) -> None:
+    def __init__(self, *, authenticate: Authenticate, proofs: AskProofs | None = None) -> None:
         self._authenticate = authenticate
         self._proofs = proofs
 
@@ -334,8 +347,10 @@ class App:
                 route.check(caller)
             except StepUpRequired as wanted:
                 if route.proofs is not None:
-                    wanted.extra["methods"] = await route.proofs(caller)
+                    wanted.extra["methods"] = (await route.proofs(caller)).methods
                 raise
+            if route.proofs is not None:
+                await route.check_proof(caller, route.proofs)
             await route.run(exchange, caller)  # type: ignore[misc]  # a route in this table has one
         except Problem as problem:
             await self._fail(exchange, problem)

@@ -173,7 +173,9 @@ class Logins:
                 if proof.method == "password":
                     raise BadCredentials("The password is wrong.")
                 raise MfaFailed
-        amr = tuple(dict.fromkeys((*caller.principal.amr, *proved)))
+        # A password counts only while there is no second factor: what another one proved once is not claimed with it.
+        before = caller.principal.amr if "mfa" in proved else ()
+        amr = tuple(dict.fromkeys((*before, *proved)))
         return await self._sessions.prove(caller, user, amr=amr, forgive=standing.forgivable)
 
     async def _proved(
@@ -192,7 +194,8 @@ class Logins:
         Raises: StepUpRequired.
         """
         age_s = self._clock.now_us() / US_PER_S - caller.principal.auth_time_s
-        if caller.principal.kind == "user" and age_s > STEP_UP_WINDOW_S:
+        lacks_factor = user.mfa and "mfa" not in caller.principal.amr
+        if caller.principal.kind == "user" and (age_s > STEP_UP_WINDOW_S or lacks_factor):
             methods = await self._factors.proofs(user)
             raise StepUpRequired("Confirm your identity with POST /auth/step-up first.", methods=methods)
 

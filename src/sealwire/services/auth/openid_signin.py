@@ -210,7 +210,7 @@ class SignIn:
             if silent:
                 return self._refuse(request.redirect_uri, request.state, "login_required", "Nobody is signed in.")
             return await self._ask_login(client, interaction, email=request.login_hint)
-        if present.session.auth_us < _fresh_since_us(interaction, request):
+        if not _is_fresh(present, _fresh_since_us(interaction, request)):
             if silent:
                 return self._refuse(request.redirect_uri, request.state, "login_required", "The login is too old.")
             return await self._ask_confirm(client, interaction, present)
@@ -282,6 +282,13 @@ def _fresh_since_us(interaction: Interaction, request: AuthorizationRequest) -> 
     if {"login", "select_account"} & set(request.prompt):
         return interaction.started_us
     return interaction.started_us - request.max_age_s * US_PER_S if request.max_age_s >= 0 else 0
+
+
+def _is_fresh(present: Present, since_us: int) -> bool:
+    """Tell whether the proof an app asks for was made; with a second factor, one without it is none."""
+    if since_us and present.user.mfa and "mfa" not in present.session.amr:
+        return False
+    return present.session.auth_us >= since_us
 
 
 def _method(code: str) -> str:

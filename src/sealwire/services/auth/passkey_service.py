@@ -66,7 +66,7 @@ class PasskeyService:
         user = await self._owners.get(query.user_id)
         if user is None or user.tenant_id != caller.tenant_id:
             raise UserNotFound("There is no such user in this tenant.")
-        return Factors(methods=await self._second_factors.proofs(user))
+        return Factors(methods=await self._second_factors.proofs(user), second_factor=user.mfa)
 
     async def _owner(self, caller: Caller) -> UserRecord:
         user = await self._owners.get(caller.user_id)
