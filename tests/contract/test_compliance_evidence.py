@@ -113,7 +113,7 @@ async def test_a_key_rotated_by_an_admin_is_vouched_for_before_it_signs(tmp_path
     async with open_compliance(tmp_path) as room:
         await add(room, 10)
         first = await checkpoint(room)
-        message = SystemSignable(name=KEY_NAME, message="")
+        message = SystemSignable(name=KEY_NAME, message=b"")
         key_id = (await room.crypto.system_sign(service_caller("compliance", "acme"), message)).key_id
         admin = Caller(principal=Principal(kind="user", tenant_id="acme", subject="olga", role=Role.ADMIN))
         await room.crypto.rotate(admin, key_id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from base64 import b64decode, b64encode
+from base64 import b64encode
 from collections.abc import AsyncIterator
 from pathlib import Path
 from random import Random
@@ -16,6 +16,7 @@ from sealwire.adapters.embedded.crypto import MIGRATIONS, SqliteKeyStore
 from sealwire.adapters.embedded.drivers.sqlite import Database
 from sealwire.clients.crypto import CryptoClient, KeyRing, local_crypto
 from sealwire.contracts.crypto import (
+    MAX_PLAINTEXT_BYTES,
     OPERATIONS,
     Ciphertext,
     CiphertextBatch,
@@ -38,7 +39,7 @@ from sealwire.contracts.crypto import (
     WrappedKey,
 )
 from sealwire.kit.caller import Caller, Principal, service_caller
-from sealwire.kit.codec import Page
+from sealwire.kit.codec import Page, decode_body, encode
 from sealwire.kit.envelopes import EnvelopeRefused, bind
 from sealwire.kit.permission import Role
 from sealwire.kit.problem import Forbidden, Invalid, QuotaExceeded
@@ -65,7 +66,7 @@ def person(tenant_id: str = "t1", role: Role = Role.ADMIN) -> Caller:
 
 ANNA, BEN = person("t1"), person("t2")
 MESSAGING, MEDIA = service_caller("messaging", "t1"), service_caller("media", "t1")
-SECRET = b64encode(b"attack at dawn").decode()
+SECRET = b"attack at dawn"
 
 
 class Room:
@@ -138,8 +139,8 @@ async def test_a_round_trip_under_a_key(crypto: Crypto, room: Room) -> None:
     context = {"record": "7", "b": "ü"}
     sealed = await crypto.encrypt(ANNA, key.key_id, Plaintext(plaintext=SECRET, context=context))
     assert (sealed.key_id, sealed.version) == (key.key_id, 1)
-    assert len(b64decode(sealed.iv)) == 12
-    assert len(b64decode(sealed.auth_tag)) == 16
+    assert len(sealed.iv) == 12
+    assert len(sealed.auth_tag) == 16
     turned = dict(reversed(context.items()))
     assert (await crypto.decrypt(ANNA, key.key_id, back(sealed, turned))).plaintext == SECRET
     again = await room.again()
@@ -151,19 +152,19 @@ async def test_any_mismatch_is_refused_alike(crypto: Crypto, room: Room) -> None
     two = await crypto.generate_key(ANNA, NewKey())
     context = {"a": "b"}
     sealed = await crypto.encrypt(ANNA, one.key_id, Plaintext(plaintext=SECRET, context=context))
-    flipped = bytearray(b64decode(sealed.ciphertext))
+    flipped = bytearray(sealed.ciphertext)
     flipped[0] ^= 1
     attempts = [
         (one.key_id, back(sealed)),
         (one.key_id, back(sealed, {"a": "c"})),
         (one.key_id, back(sealed, {"a": "b", "c": ""})),
         (one.key_id, back(sealed, context, version=2)),
-        (one.key_id, back(sealed, context, iv=b64encode(bytes(12)).decode())),
-        (one.key_id, back(sealed, context, iv="")),
-        (one.key_id, back(sealed, context, auth_tag=b64encode(bytes(16)).decode())),
-        (one.key_id, back(sealed, context, auth_tag=sealed.auth_tag[:16])),
-        (one.key_id, back(sealed, context, ciphertext=b64encode(flipped).decode())),
-        (one.key_id, back(sealed, context, ciphertext="")),
+        (one.key_id, back(sealed, context, iv=bytes(12))),
+        (one.key_id, back(sealed, context, iv=b"")),
+        (one.key_id, back(sealed, context, auth_tag=bytes(16))),
+        (one.key_id, back(sealed, context, auth_tag=sealed.auth_tag[:12])),
+        (one.key_id, back(sealed, context, ciphertext=bytes(flipped))),
+        (one.key_id, back(sealed, context, ciphertext=b"")),
         (two.key_id, back(sealed, context)),
     ]
     told = set()
@@ -178,11 +179,26 @@ async def test_any_mismatch_is_refused_alike(crypto: Crypto, room: Room) -> None
     assert sum(failed) == len(attempts)
 
 
-async def test_what_is_no_base64_names_the_member(crypto: Crypto) -> None:
-    key = await crypto.generate_key(ANNA, NewKey())
+@pytest.mark.parametrize("text", ["abc", "AA", "AA=", "A===", "AA==AA==", "A A=", "-_-_", "AAAA\\n", "ä==="])
+def test_what_is_no_base64_names_the_member(text: str) -> None:
+    body = b'{"items": [{"plaintext": "AAAA"}, {"plaintext": "%s"}]}' % text.encode()
     with pytest.raises(Invalid) as refused:
-        await crypto.encrypt(ANNA, key.key_id, Plaintext(plaintext="abc"))
-    assert refused.value.extra["path"] == "$.plaintext"
+        decode_body(msgspec.json.Decoder(PlaintextBatch), body)
+    assert refused.value.extra["path"] == "$.items[1].plaintext"
+
+
+def test_bytes_are_base64_on_the_wire_only() -> None:
+    sealed = Sealed(ciphertext=b"\xfb\xff", iv=bytes(12), auth_tag=b"\x01" * 16, key_id="k", version=3)
+    written = encode(sealed)
+    assert written == (
+        b'{"ciphertext":"+/8=","iv":"AAAAAAAAAAAAAAAA","auth_tag":"AQEBAQEBAQEBAQEBAQEBAQ==","key_id":"k","version":3}'
+    )
+    read = decode_body(msgspec.json.Decoder(Ciphertext), written)
+    assert (read.ciphertext, read.iv, read.auth_tag) == (sealed.ciphertext, sealed.iv, sealed.auth_tag)
+    limit = b64encode(bytes(MAX_PLAINTEXT_BYTES)).decode()
+    decode_body(msgspec.json.Decoder(Plaintext), b'{"plaintext": "%s"}' % limit.encode())
+    with pytest.raises(Invalid):
+        decode_body(msgspec.json.Decoder(Plaintext), b'{"plaintext": "%sAAAA"}' % limit.encode())
 
 
 async def test_tenants_see_nothing_of_each_other(crypto: Crypto) -> None:
@@ -334,7 +350,7 @@ async def test_racing_changes_of_state_end_in_one_that_was_asked(crypto: Crypto,
 
 async def test_batches_keep_their_order_and_fail_whole(crypto: Crypto, room: Room) -> None:
     key = await crypto.generate_key(ANNA, NewKey())
-    texts = [b64encode(b"%d" % i).decode() for i in range(100)]
+    texts = [b"%d" % i for i in range(100)]
     batch = PlaintextBatch(items=[Plaintext(plaintext=t, context={"i": t}) for t in texts])
     sealed = (await crypto.encrypt_batch(ANNA, key.key_id, batch)).items
     assert len({s.iv for s in sealed}) == 100
@@ -359,9 +375,7 @@ async def test_signatures_and_tags(crypto: Crypto) -> None:
     assert signing.public_key is not None
     assert tagging.public_key is None
     signed = await crypto.sign(ANNA, signing.key_id, Signable(message=SECRET))
-    Ed25519PublicKey.from_public_bytes(b64decode(signing.public_key)).verify(
-        b64decode(signed.signature), b64decode(SECRET)
-    )
+    Ed25519PublicKey.from_public_bytes(signing.public_key).verify(signed.signature, SECRET)
     tagged = await crypto.hmac(ANNA, tagging.key_id, Signable(message=SECRET))
     await crypto.rotate(ANNA, signing.key_id)
     await crypto.rotate(ANNA, tagging.key_id)
@@ -371,9 +385,9 @@ async def test_signatures_and_tags(crypto: Crypto) -> None:
         for other in (
             msgspec.structs.replace(message, version=2),
             msgspec.structs.replace(message, version=9),
-            msgspec.structs.replace(message, message=b64encode(b"x").decode()),
-            msgspec.structs.replace(message, signature=b64encode(b"x" * 64).decode()),
-            msgspec.structs.replace(message, signature=""),
+            msgspec.structs.replace(message, message=b"x"),
+            msgspec.structs.replace(message, signature=b"x" * 64),
+            msgspec.structs.replace(message, signature=b""),
         ):
             assert not (await crypto.verify(ANNA, key.key_id, other)).valid
     aes = await crypto.generate_key(ANNA, NewKey())
@@ -410,13 +424,13 @@ async def test_lists_page_and_the_quota_holds(crypto: Crypto) -> None:
 async def test_a_tenants_data_key_is_given_wrapped_to_people_and_plain_to_services(crypto: Crypto) -> None:
     key = await crypto.generate_key(ANNA, NewKey())
     wrapped = await crypto.data_key(ANNA, key.key_id, DataKeyRequest(context={"a": "b"}))
-    assert wrapped.plaintext == ""
+    assert wrapped.plaintext == b""
     with pytest.raises(Forbidden):
         await crypto.data_key(ANNA, key.key_id, DataKeyRequest(plain=True))
     plain = await crypto.data_key(MESSAGING, key.key_id, DataKeyRequest(context={"a": "b"}, plain=True))
     opened = await crypto.open_data_key(MESSAGING, WrappedKey(wrapped=plain.wrapped, context={"a": "b"}))
     assert opened.plaintext == plain.plaintext
-    assert len(b64decode(opened.plaintext)) == 32
+    assert len(opened.plaintext) == 32
     await crypto.rotate(ANNA, key.key_id)
     await crypto.open_data_key(MESSAGING, WrappedKey(wrapped=wrapped.wrapped, context={"a": "b"}))
     for caller, bad, context in (
@@ -457,12 +471,10 @@ async def test_a_services_data_key_is_current_per_context(crypto: Crypto, room: 
 async def test_system_keys_are_out_of_everybodys_reach(crypto: Crypto) -> None:
     made = await crypto.system_data_key(MESSAGING, SystemDataKeyRequest(context={"scope": "x"}))
     signed = await crypto.system_sign(MESSAGING, SystemSignable(name="checkpoint", message=SECRET))
-    Ed25519PublicKey.from_public_bytes(b64decode(signed.public_key)).verify(
-        b64decode(signed.signature), b64decode(SECRET)
-    )
+    Ed25519PublicKey.from_public_bytes(signed.public_key).verify(signed.signature, SECRET)
     shown = {key.key_id: key.purpose for key in (await crypto.keys(ANNA, Page())).items}
     assert shown[made.key_id] == shown[signed.key_id] == "system:messaging"
-    ciphertext = Ciphertext(ciphertext="", iv="", auth_tag="", version=1)
+    ciphertext = Ciphertext(ciphertext=b"", iv=b"", auth_tag="", version=1)
     for caller in (ANNA, MEDIA):
         for attempt in (
             crypto.encrypt(caller, made.key_id, Plaintext(plaintext=SECRET)),
@@ -694,8 +706,8 @@ async def test_every_operation_is_recorded_and_none_tells_the_plaintext(crypto: 
     assert {e.actor.id for e in entries} == {"anna-t1", "crypto"}
     assert "denied" in {e.outcome for e in entries}
     everything = b"".join(e.data for e in await room.store.feed.read(0, 100))
-    assert b"attack at dawn" not in everything
-    assert SECRET.encode() not in everything
+    assert SECRET not in everything
+    assert b64encode(SECRET) not in everything
 
 
 async def test_many_uses_of_a_kind_share_a_record_that_counts_them(crypto: Crypto, room: Room) -> None:
@@ -717,7 +729,7 @@ async def test_many_uses_of_a_kind_share_a_record_that_counts_them(crypto: Crypt
 
 
 async def test_the_file_holds_no_key_in_the_clear(crypto: Crypto, room: Room) -> None:
-    plain = b64decode((await crypto.system_data_key(MESSAGING, SystemDataKeyRequest(context={"scope": "x"}))).plaintext)
+    plain = (await crypto.system_data_key(MESSAGING, SystemDataKeyRequest(context={"scope": "x"}))).plaintext
     key = await crypto.generate_key(ANNA, NewKey())
     await crypto.encrypt(ANNA, key.key_id, Plaintext(plaintext=SECRET))
     roots = [bytes(m._root) for live in room.service._chain._keys.values() for m in live.materials.values()]

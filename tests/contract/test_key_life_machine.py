@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from base64 import b64encode
 from pathlib import Path
 
 from hypothesis import settings
@@ -25,7 +24,7 @@ from sealwire.testing.clock import ManualClock
 ANNA = Caller(
     principal=Principal(kind="user", tenant_id="t1", subject="anna", role=Role.ADMIN, auth_time_s=4_000_000_000)
 )
-SECRET = b64encode(b"attack at dawn").decode()
+SECRET = b"attack at dawn"
 DAY_S = 86_400
 USES_BLOCK = 16
 SETTABLE = ("enabled", "decrypt_only", "disabled")
@@ -102,7 +101,7 @@ class KeyLife(RuleBasedStateMachine):
         except KeyUnusable:
             return None
 
-    async def decrypt(self, sealed: Sealed) -> str | None:
+    async def decrypt(self, sealed: Sealed) -> bytes | None:
         asked = Ciphertext(ciphertext=sealed.ciphertext, iv=sealed.iv, auth_tag=sealed.auth_tag, version=sealed.version)
         try:
             return (await self.crypto.decrypt(ANNA, self.key_id, asked)).plaintext

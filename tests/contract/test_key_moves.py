@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from base64 import b64encode
 from collections.abc import AsyncIterator
 from pathlib import Path
 from random import Random
@@ -46,7 +45,7 @@ from sealwire.testing.clock import ManualClock
 from sealwire.testing.softhsm import SoftHsm, library
 from sealwire.testing.wirings import WIRINGS, open_wiring
 
-SECRET = b64encode(b"attack at dawn").decode()
+SECRET = b"attack at dawn"
 CONTEXT = {"record": "7"}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from binascii import a2b_base64
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Final
@@ -78,8 +77,10 @@ class KeyRing:
     def ready(self, tenant_id: str, scope: str, subject_id: str) -> SealingKey | None:
         """Return the key to seal with when it is at hand and within its limits."""
         held = self._current.get((tenant_id, scope, subject_id))
-        if held is not None and held.key.uses < self._max_uses and self._monotonic() < held.expires_s:
-            return held.key
+        if held is not None and self._monotonic() < held.expires_s:
+            key = held.key
+            if key.uses < self._max_uses:
+                return key
         return None
 
     async def sealing_key(self, tenant_id: str, scope: str, subject_id: str) -> SealingKey:
@@ -204,7 +205,7 @@ class KeyRing:
             else:
                 answer = await self._crypto.system_data_key(caller, SystemDataKeyRequest(context=context))
                 wrapped, plaintext = answer.wrapped, answer.plaintext
-            material = bytearray(a2b_base64(plaintext))
+            material = bytearray(plaintext)
             key = SealingKey(key_id=bytes_of(wrapped), key=material)
             wipe(material)
             if self._loads.get((owner, key_id)) is me:  # else forgotten meanwhile: good for those who wait, not kept

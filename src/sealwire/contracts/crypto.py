@@ -20,7 +20,8 @@ DATA_KEY_USES = 1 << 20
 
 KeyType = Literal["aes-256-gcm", "ed25519", "hmac-sha256"]
 KeyState = Literal["enabled", "decrypt_only", "disabled", "scheduled_for_destruction", "destroyed"]
-Base64 = Annotated[str, msgspec.Meta(max_length=MAX_PLAINTEXT_BYTES * 4 // 3 + 4, pattern=r"^[A-Za-z0-9+/]*={0,2}$")]
+Bytes = Annotated[bytes, msgspec.Meta(max_length=MAX_PLAINTEXT_BYTES)]
+"""Bytes in this process, strict base64 with its padding in JSON: only what crosses a wire is written as text."""
 Context = Annotated[
     dict[Annotated[str, msgspec.Meta(max_length=128)], Annotated[str, msgspec.Meta(max_length=1024)]],
     msgspec.Meta(max_length=16),
@@ -67,7 +68,7 @@ class Key(Output):
     purpose: str = "tenant"
     created_at: str = ""
     destroy_at: str | None = None
-    public_key: str | None = None
+    public_key: bytes | None = None
 
 
 class Keys(Output):
@@ -112,16 +113,16 @@ class Destruction(Input):
 class Plaintext(Input):
     """`context` is authenticated with the ciphertext and has to be given again to decrypt."""
 
-    plaintext: Base64
+    plaintext: Bytes
     context: Context = {}
 
 
-class Sealed(Output):
+class Sealed(msgspec.Struct, frozen=True, kw_only=True, gc=False):  # plain: by Output's metaclass it took 0.35 µs more
     """AES-256-GCM: `iv` 12 bytes, `auth_tag` 16 bytes, all base64."""
 
-    ciphertext: str
-    iv: str
-    auth_tag: str
+    ciphertext: bytes
+    iv: bytes
+    auth_tag: bytes
     key_id: str
     version: int
 
@@ -129,18 +130,18 @@ class Sealed(Output):
 class Ciphertext(Input):
     """What `encrypt` gave, with the same context. `key_id` is read by `master/decrypt` only."""
 
-    ciphertext: Base64
-    iv: Base64
-    auth_tag: Base64
+    ciphertext: Bytes
+    iv: Bytes
+    auth_tag: Bytes
     version: VersionNumber
     context: Context = {}
     key_id: Id | None = None
 
 
-class Opened(Output):
+class Opened(msgspec.Struct, frozen=True, kw_only=True, gc=False):  # plain, as Sealed
     """The plaintext, base64."""
 
-    plaintext: str
+    plaintext: bytes
 
 
 class PlaintextBatch(Input):
@@ -180,7 +181,7 @@ class DataKey(Output, omit_defaults=True):
     wrapped: str
     key_id: str
     version: int
-    plaintext: str = ""
+    plaintext: bytes = b""
 
 
 class SystemDataKeyRequest(Input):
@@ -217,19 +218,19 @@ class WrappedKey(Input):
 class PlainKey(Output):
     """A data key in the clear, base64. Services only."""
 
-    plaintext: str
+    plaintext: bytes
 
 
 class Signable(Input):
     """The bytes to sign or to authenticate, base64."""
 
-    message: Base64
+    message: Bytes
 
 
 class Signature(Output):
     """Ed25519 signature or HMAC-SHA256 tag, base64."""
 
-    signature: str
+    signature: bytes
     key_id: str
     version: int
 
@@ -237,8 +238,8 @@ class Signature(Output):
 class SignedMessage(Input):
     """A message and its signature or tag."""
 
-    message: Base64
-    signature: Base64
+    message: Bytes
+    signature: Bytes
     version: VersionNumber = 1
 
 
@@ -255,15 +256,15 @@ class SystemSignable(Input):
     """
 
     name: ShortText
-    message: Base64
+    message: Bytes
     version: VersionNumber | None = None
 
 
 class SystemSignature(Output):
     """The signature and the raw public key that verifies it, base64."""
 
-    signature: str
-    public_key: str
+    signature: bytes
+    public_key: bytes
     key_id: str
     version: int
 

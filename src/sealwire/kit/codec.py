@@ -69,7 +69,9 @@ def too_deep(body: bytes) -> bool:
     """
     if body.count(b"[") + body.count(b"{") <= MAX_DEPTH:
         return False
-    marks = body.replace(b"\\\\", b"").replace(b'\\"', b"").translate(_PARENTHESES, _NO_MARKS)
+    if b"\\" in body:
+        body = body.replace(b"\\\\", b"").replace(b'\\"', b"")
+    marks = body.translate(_PARENTHESES, _NO_MARKS)
     rest = b"".join(marks.replace(b'""', b"").split(b'"')[::2])
     for _ in range(MAX_DEPTH):
         shorter = rest.replace(b"()", b"")
@@ -97,7 +99,7 @@ def decode_body(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
         raise Malformed(f"The document nests deeper than {MAX_DEPTH} levels.", path="$")
     try:
         value = decoder.decode(body)
-        if b"\\u0000" in body and (path := fault_path(_ANY.decode(body))):
+        if b"\\" in body and b"\\u0000" in body and (path := fault_path(_ANY.decode(body))):
             raise Invalid("Text must not hold the character NUL.", path=path)
     except msgspec.ValidationError as error:
         raise invalid(error) from None

@@ -15,9 +15,10 @@ Here and not in the crypto service, because services and clients seal with the d
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from hmac import compare_digest
+from struct import unpack
 from typing import Final, NamedTuple
 
 import msgspec
@@ -159,7 +160,7 @@ class SealingKey:
             nonce = _draw()
         self.uses += 1
         commitment = sha256(self._prefix + nonce + aad).digest()
-        return self._head + nonce + commitment + cipher.encrypt(nonce, plaintext, aad)
+        return b"".join((self._head, nonce, commitment, cipher.encrypt(nonce, plaintext, aad)))
 
     def open(self, envelope: bytes, aad: bytes) -> bytes:
         """Return the plaintext. Raises: EnvelopeRefused on any mismatch of key, context or bytes, or once wiped."""
@@ -186,11 +187,21 @@ class SealingKey:
         wipe(self._rest)
 
 
+def nonces(count: int) -> Sequence[bytes]:
+    """Return `count` fresh random 96-bit nonces; who encrypts counts the uses of the key."""
+    if count > 1:
+        return unpack(f"{NONCE_BYTES}s" * count, os.urandom(NONCE_BYTES * count))
+    try:
+        return (_nonces.pop(),)
+    except IndexError:
+        return (_draw(),)
+
+
 def _draw() -> bytes:
     """Draw a block of nonces in one system call (os.urandom costs as much as the encryption of 200 bytes)."""
-    block = os.urandom(NONCE_BYTES * _NONCES_A_DRAW)
-    _nonces.extend([block[at : at + NONCE_BYTES] for at in range(NONCE_BYTES, len(block), NONCE_BYTES)])
-    return block[:NONCE_BYTES]
+    first, *rest = nonces(_NONCES_A_DRAW)
+    _nonces.extend(rest)
+    return first
 
 
 def envelope_key_id(envelope: bytes) -> bytes:

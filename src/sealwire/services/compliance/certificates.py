@@ -5,7 +5,6 @@ The note's text is two lines: the name of the key, and the statement as canonica
 
 from __future__ import annotations
 
-from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import Any, Final, NamedTuple
@@ -50,10 +49,10 @@ class Certificates:
         """Sign. Raises: Unavailable."""
         name = f"{self._origin}/{tenant_id}/erasure"
         text = f"{name}\n{canonical(dict(statement)).decode()}\n"
-        message = SystemSignable(name=KEY_NAME, message=b64encode(text.encode()).decode())
+        message = SystemSignable(name=KEY_NAME, message=text.encode())
         signed = await self._crypto.system_sign(service_caller(SERVICE, tenant_id), message)
-        key = VerifierKey(name=name, type=ED25519, public_key=b64decode(signed.public_key))
-        note = write_note(text, [NoteSignature(name, key.key_id, b64decode(signed.signature))])
+        key = VerifierKey(name=name, type=ED25519, public_key=signed.public_key)
+        note = write_note(text, [NoteSignature(name, key.key_id, signed.signature)])
         read_certificate(note, [key])
         return Certificate(note, key.text, digest(note))
 

@@ -7,7 +7,6 @@ not given before the version before has vouched for it, durably.
 from __future__ import annotations
 
 import asyncio
-from base64 import b64decode, b64encode
 from collections.abc import Callable
 
 from sealwire.contracts.crypto import Crypto, SystemSignable, SystemSignature
@@ -41,7 +40,7 @@ class Signers:
             async with self._locks.setdefault(tenant_id, asyncio.Lock()):
                 await self._succeed(tenant_id, key, signed.version)
                 self._versions[tenant_id] = signed.version
-        return key, NoteSignature(key.name, key.key_id, b64decode(signed.signature))
+        return key, NoteSignature(key.name, key.key_id, signed.signature)
 
     async def rotate(self, tenant_id: str) -> None:
         """Give the key a new version; the next signature has it vouched for."""
@@ -64,14 +63,14 @@ class Signers:
         signatures = []
         for key, number in ((rotation.old, old.version), (new, version)):
             signed = await self._sign(tenant_id, rotation.text, number)
-            signatures.append(NoteSignature(key.name, key.key_id, b64decode(signed.signature)))
+            signatures.append(NoteSignature(key.name, key.key_id, signed.signature))
         note = write_note(rotation.text, signatures)
         verify_rotation(note)
         return note
 
     async def _sign(self, tenant_id: str, text: str, version: int | None = None) -> SystemSignature:
-        message = SystemSignable(name=KEY_NAME, message=b64encode(text.encode()).decode(), version=version)
+        message = SystemSignable(name=KEY_NAME, message=text.encode(), version=version)
         return await self._crypto.system_sign(service_caller(SERVICE, tenant_id), message)
 
     def _key(self, tenant_id: str, signed: SystemSignature) -> VerifierKey:
-        return VerifierKey(name=self._origin(tenant_id), type=ED25519, public_key=b64decode(signed.public_key))
+        return VerifierKey(name=self._origin(tenant_id), type=ED25519, public_key=signed.public_key)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from binascii import a2b_base64, b2a_base64
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from cryptography.exceptions import InvalidTag
 
@@ -21,17 +20,20 @@ from sealwire.contracts.crypto import (
 )
 from sealwire.kit.caller import Caller
 from sealwire.kit.clock import Clock
-from sealwire.kit.envelopes import NONCE_BYTES, TAG_BYTES, canonical_context
-from sealwire.kit.problem import Invalid
+from sealwire.kit.envelopes import NONCE_BYTES, TAG_BYTES, canonical_context, nonces
 from sealwire.services.crypto.events import Outcome, key_event
 from sealwire.services.crypto.journal import UseJournal
 from sealwire.services.crypto.keys import KeyChain, LiveKey
 from sealwire.services.crypto.material import Material
 from sealwire.services.crypto.model import KeyUse
 
+_TAG: Final = -TAG_BYTES
+
 
 class Ciphers:
-    """What is done under a tenant's keys. The loops over a batch are the hot path: an item costs about 4 µs."""
+    """What is done under a tenant's keys. The loops over a batch are the hot path: an item costs what AES-GCM costs,
+    and half of that again for its nonce and its struct. What is the same for all items is done once.
+    """
 
     def __init__(self, *, chain: KeyChain, journal: UseJournal, clock: Clock) -> None:
         self._chain = chain
@@ -39,36 +41,24 @@ class Ciphers:
         self._clock = clock
 
     async def encrypt(self, caller: Caller, live: LiveKey, items: Sequence[Plaintext], action: str) -> list[Sealed]:
-        """Encrypt all, or none. Raises: Invalid for what is no base64, KeyUnusable, Unavailable."""
+        """Encrypt all, or none. Raises: KeyUnusable, Unavailable."""
         count = len(items)
         material = await self._protecting(caller, live, count, action)
         encrypt, version, key_id = material.cipher.encrypt, material.version, live.stored.key_id
         sealed = []
         context: dict[str, str] | None = None
         aad = b""
-        for item, (iv, iv_text) in zip(items, material.nonces(count), strict=True):
-            if item.context != context:  # mostly the same all through a batch
+        for item, iv in zip(items, nonces(count), strict=True):
+            if item.context is not context and item.context != context:  # mostly the same all through a batch
                 context = item.context
                 aad = canonical_context(context)
-            try:
-                text = a2b_base64(item.plaintext, strict_mode=True)
-            except ValueError:
-                raise Invalid("Expected base64 with its padding.", path="$.plaintext") from None
-            both = encrypt(iv, text, aad)
-            sealed.append(
-                Sealed(
-                    ciphertext=b2a_base64(both[:-TAG_BYTES], newline=False).decode(),
-                    iv=iv_text,
-                    auth_tag=b2a_base64(both[-TAG_BYTES:], newline=False).decode(),
-                    key_id=key_id,
-                    version=version,
-                )
-            )
+            both = encrypt(iv, item.plaintext, aad)
+            sealed.append(Sealed(ciphertext=both[:_TAG], iv=iv, auth_tag=both[_TAG:], key_id=key_id, version=version))
         self.note(caller, live, action, version, count=count)
         return sealed
 
     async def decrypt(self, caller: Caller, live: LiveKey, items: Sequence[Ciphertext], action: str) -> list[Opened]:
-        """Decrypt all, or none. Raises: DecryptionFailed on any mismatch; Invalid, KeyUnusable, Unavailable."""
+        """Decrypt all, or none. Raises: DecryptionFailed on any mismatch; KeyUnusable, Unavailable."""
         try:
             live.require(KeyUse.PROCESS)
         except KeyUnusable:
@@ -79,32 +69,31 @@ class Ciphers:
         context: dict[str, str] | None = None
         aad = b""
         for item in items:
-            ciphertext, iv, tag = _sealed(item)
+            iv, tag = item.iv, item.auth_tag
             try:
                 if item.version != version:
                     decrypt = (await self._chain.material(live, item.version)).cipher.decrypt
                     version = item.version
-                if item.context != context:
+                if item.context is not context and item.context != context:
                     context = item.context
                     aad = canonical_context(context)
                 if len(iv) != NONCE_BYTES or len(tag) != TAG_BYTES:  # a short tag is no tag
                     raise InvalidTag
-                text = decrypt(iv, ciphertext + tag, aad)
+                text = decrypt(iv, item.ciphertext + tag, aad)
             except (InvalidTag, KeyNotFound):
                 self.refuse(caller, live, action, item.version)
-            opened.append(Opened(plaintext=b2a_base64(text, newline=False).decode()))
+            opened.append(Opened(plaintext=text))
         self.note(caller, live, action, items[0].version, count=len(opened))
         return opened
 
     async def authenticate(
         self, caller: Caller, live: LiveKey, message: Signable, action: str, sign: Callable[[Material, bytes], bytes]
     ) -> Signature:
-        """Sign or tag a message. Raises: Invalid, KeyUnusable, Unavailable."""
-        text = to_bytes(message.message, "$.message")
+        """Sign or tag a message. Raises: KeyUnusable, Unavailable."""
         material = await self._protecting(caller, live, 1, action)
-        signature = sign(material, text)
+        signature = sign(material, message.message)
         self.note(caller, live, action, material.version)
-        return Signature(signature=to_text(signature), key_id=live.stored.key_id, version=material.version)
+        return Signature(signature=signature, key_id=live.stored.key_id, version=material.version)
 
     def refuse(self, caller: Caller, live: LiveKey, action: str, version: int) -> NoReturn:
         """Record a failure, and tell nothing of its reason. Raises: DecryptionFailed."""
@@ -135,29 +124,3 @@ class Ciphers:
         except KeyUnusable:
             self.note(caller, live, action, 0, outcome="denied", count=count)
             raise
-
-
-def _sealed(item: Ciphertext) -> tuple[bytes, bytes, bytes]:
-    try:
-        return (
-            a2b_base64(item.ciphertext, strict_mode=True),
-            a2b_base64(item.iv, strict_mode=True),
-            a2b_base64(item.auth_tag, strict_mode=True),
-        )
-    except ValueError:
-        for name in ("ciphertext", "iv", "auth_tag"):
-            to_bytes(getattr(item, name), f"$.{name}")
-        raise
-
-
-def to_bytes(text: str, path: str) -> bytes:
-    """Read strict base64. Raises: Invalid."""
-    try:
-        return a2b_base64(text, strict_mode=True)
-    except ValueError:
-        raise Invalid("Expected base64 with its padding.", path=path) from None
-
-
-def to_text(data: bytes) -> str:
-    """Write base64."""
-    return b2a_base64(data, newline=False).decode("ascii")

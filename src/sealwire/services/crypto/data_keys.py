@@ -85,7 +85,7 @@ class DataKeys:
         live.require(KeyUse.PROCESS)
         plain = await self._unwrap(live, stored)
         self._journal.note(self._event(caller, "crypto.data_key.opened", stored))
-        return PlainKey(plaintext=b64encode(plain).decode())
+        return PlainKey(plaintext=bytes(plain))
 
     async def destroy(self, caller: Caller, which: DataKeyDestruction) -> Destroyed:
         """Destroy a service's data keys by scope or subject. Raises: Invalid when neither is given."""
@@ -116,7 +116,7 @@ class DataKeys:
             wrapped=b64encode(wrapped).decode(),
             key_id=live.stored.key_id,
             version=material.version,
-            plaintext=b64encode(key).decode() if plain else "",
+            plaintext=key if plain else b"",
         )
 
     async def _open_wrapped(self, caller: Caller, key: WrappedKey) -> PlainKey:
@@ -136,7 +136,7 @@ class DataKeys:
             raise DecryptionFailed from None
         event = key_event(caller, "crypto.data_key.opened", key_id=key_id, at_us=self._clock.now_us(), version=version)
         self._journal.note(event)
-        return PlainKey(plaintext=b64encode(plain).decode())
+        return PlainKey(plaintext=bytes(plain))
 
     async def _make(
         self, caller: Caller, live: LiveKey, context: dict[str, str], digest: bytes, replaced: StoredDataKey | None
@@ -187,7 +187,7 @@ class DataKeys:
 
 
 def _data_key(key: StoredDataKey, plain: bytearray) -> DataKey:
-    return DataKey(wrapped=key.data_key_id, key_id=key.key_id, version=key.version, plaintext=b64encode(plain).decode())
+    return DataKey(wrapped=key.data_key_id, key_id=key.key_id, version=key.version, plaintext=bytes(plain))
 
 
 def system_context(tenant_id: str, service: str, data_key_id: str, digest: bytes) -> bytes:

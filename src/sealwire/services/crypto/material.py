@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hmac
 import os
-from binascii import b2a_base64
 from typing import Final
 
 from cryptography.exceptions import InvalidSignature
@@ -14,12 +13,11 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from sealwire.contracts.crypto import KeyType
-from sealwire.kit.envelopes import KEY_BYTES, NONCE_BYTES, open_single, seal_single, wipe
+from sealwire.kit.envelopes import KEY_BYTES, open_single, seal_single, wipe
 from sealwire.services.crypto.model import UseBudget
 
 _API_INFO: Final = b"sealwire api aes-256-gcm v1"
 _WRAP_INFO: Final = b"sealwire key wrap v1"
-_NONCES_A_DRAW: Final = 256
 
 
 def new_material(key_type: KeyType) -> tuple[bytearray, bytes | None]:
@@ -33,7 +31,7 @@ def new_material(key_type: KeyType) -> tuple[bytearray, bytes | None]:
 class Material:
     """One version of a key, ready for use. One purpose, one derived key: wrapping never shares a key with the API."""
 
-    __slots__ = ("_cipher", "_nonces", "_root", "_signer", "_wrapping", "budget", "expires_s", "version")
+    __slots__ = ("_cipher", "_root", "_signer", "_wrapping", "budget", "expires_s", "version")
 
     def __init__(
         self, *, key_type: KeyType, version: int, root: bytearray, budget: UseBudget, expires_s: float
@@ -46,7 +44,6 @@ class Material:
         self._signer = Ed25519PrivateKey.from_private_bytes(root) if key_type == "ed25519" else None
         self._cipher: AESGCM | None = None
         self._wrapping: bytearray | None = None
-        self._nonces: list[tuple[bytes, str]] = []
         if key_type == "aes-256-gcm":
             derived = _derive(root, _API_INFO)
             self._cipher = AESGCM(derived)
@@ -58,20 +55,6 @@ class Material:
         """The cipher of the public API's encrypt and decrypt; only for aes-256-gcm."""
         assert self._cipher is not None
         return self._cipher
-
-    def nonces(self, count: int) -> list[tuple[bytes, str]]:
-        """Return `count` fresh random 96-bit nonces, each with its base64. The caller has taken the uses.
-
-        Drawn many at a time: one system call, and one encoding, as 12 bytes are 16 characters without padding.
-        """
-        pool = self._nonces
-        while len(pool) < count:
-            block = os.urandom(NONCE_BYTES * _NONCES_A_DRAW)
-            text = b2a_base64(block, newline=False).decode()
-            pool += [(block[i * 12 : i * 12 + 12], text[i * 16 : i * 16 + 16]) for i in range(_NONCES_A_DRAW)]
-        taken = pool[-count:]
-        del pool[-count:]
-        return taken
 
     def wrap(self, key: bytes | bytearray, context: bytes) -> bytes:
         """Wrap another key under this one (a committing envelope of its own salt: no nonce limit to count)."""
@@ -102,7 +85,6 @@ class Material:
         if self._wrapping is not None:
             wipe(self._wrapping)
         self._wrapping = self._cipher = self._signer = None
-        self._nonces.clear()
 
 
 def verify_signature(public_key: bytes, message: bytes, signature: bytes) -> bool:

@@ -47,7 +47,7 @@ from sealwire.kit.clock import Clock, rfc3339
 from sealwire.kit.codec import Page
 from sealwire.kit.permission import Permission
 from sealwire.kit.problem import Forbidden
-from sealwire.services.crypto.ciphers import Ciphers, to_bytes, to_text
+from sealwire.services.crypto.ciphers import Ciphers
 from sealwire.services.crypto.config import CryptoConfig
 from sealwire.services.crypto.data_keys import DataKeys, system_purpose
 from sealwire.services.crypto.events import key_event
@@ -250,7 +250,7 @@ class CryptoService:
         _require(caller, Permission.USE_KEYS)
         live = await self._usable(caller, key_id, "ed25519", "hmac-sha256")
         live.require(KeyUse.PROCESS)
-        text, signature = to_bytes(message.message, "$.message"), to_bytes(message.signature, "$.signature")
+        text, signature = message.message, message.signature
         version = next((v for v in live.stored.versions if v.version == message.version), None)
         if version is None:
             valid = False
@@ -290,7 +290,6 @@ class CryptoService:
     async def system_sign(self, caller: Caller, message: SystemSignable) -> SystemSignature:
         _require_service(caller)
         live = await self._chain.named(caller, system_purpose(caller.service), f"sign:{message.name}", "ed25519")
-        text = to_bytes(message.message, "$.message")
         if message.version is None or message.version == live.stored.newest.version:
             material = await self._chain.protecting(live)
         else:  # an older version vouches for its successor
@@ -308,8 +307,8 @@ class CryptoService:
         )
         public_key = next(v.public_key for v in live.stored.versions if v.version == material.version)
         return SystemSignature(
-            signature=to_text(material.sign(text)),
-            public_key=to_text(public_key or b""),
+            signature=material.sign(message.message),
+            public_key=public_key or b"",
             key_id=live.stored.key_id,
             version=material.version,
         )
@@ -354,7 +353,6 @@ class CryptoService:
 
     def _describe(self, stored: StoredKey) -> Key:
         destroy_at_us = stored.life.destroy_at_us
-        public_key = stored.newest.public_key
         master = stored.purpose == MASTER
         return Key(
             key_id=stored.key_id,
@@ -365,7 +363,7 @@ class CryptoService:
             purpose="tenant" if master else stored.purpose,
             created_at=rfc3339(stored.created_at_us),
             destroy_at=rfc3339(destroy_at_us) if destroy_at_us is not None else None,
-            public_key=to_text(public_key) if public_key is not None else None,
+            public_key=stored.newest.public_key,
             versions=[
                 KeyVersion(
                     version=v.version, created_at=rfc3339(v.created_at_us), uses=self._chain.used(stored.key_id, v)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from binascii import a2b_base64
 from hashlib import blake2b
 
 import msgspec
@@ -77,7 +76,7 @@ class RequestMarks:
             service_caller(self._service, tenant_id),
             SystemDataKeyRequest(context={"scope": SCOPE, "subject_id": ""}),
         )
-        key = MarkingKey(a2b_base64(answer.plaintext))
+        key = MarkingKey(answer.plaintext)
         while len(self._keys) >= MOST_TENANTS:
             del self._keys[next(iter(self._keys))]
         self._keys[tenant_id] = (self._clock.monotonic() + MAX_AGE_S, key)
