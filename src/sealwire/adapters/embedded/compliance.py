@@ -12,7 +12,7 @@ import msgspec
 from sealwire.adapters.embedded.audit_log import SCHEMA, SqliteAuditStore
 from sealwire.adapters.embedded.audit_pruning import PRUNING_SCHEMA
 from sealwire.adapters.embedded.compliance_retention import RETENTION_SCHEMA, SqliteHoldStore, SqliteRunStore
-from sealwire.adapters.embedded.compliance_rights import RIGHTS_SCHEMA, SqliteRightsStore
+from sealwire.adapters.embedded.compliance_rights import PARTS_SCHEMA, RIGHTS_SCHEMA, SqliteRightsStore
 from sealwire.adapters.embedded.drivers.sqlite import Database
 from sealwire.adapters.embedded.outbox import OUTBOX_SCHEMA, POSITIONS_SCHEMA, SqliteOutbox, SqlitePositions
 from sealwire.contracts.compliance import Consent, RetentionPolicy
@@ -69,6 +69,7 @@ MIGRATIONS: Final = (
     RIGHTS_SCHEMA,
     RETENTION_SCHEMA,
 )
+    PARTS_SCHEMA,
 _IN_FORCE: Final = (
     "SELECT policy_version, given_at FROM consent"
     " WHERE tenant_id = ? AND subject_id = ? AND purpose = ? AND withdrawn_at IS NULL"

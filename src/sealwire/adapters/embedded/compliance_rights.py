@@ -14,7 +14,7 @@ from sealwire.adapters.embedded.outbox import SqliteOutbox
 from sealwire.contracts.gdpr import Receipt
 from sealwire.kit.files import count_in_files
 from sealwire.ports.events import NewEvent
-from sealwire.services.compliance.job_ports import Archive, JobFilter, StoredJob, StoredRestriction
+from sealwire.services.compliance.job_ports import Archive, JobFilter, StoredJob, StoredPart, StoredRestriction
 
 RIGHTS_SCHEMA: Final = """
 CREATE TABLE gdpr_job (
@@ -55,11 +55,27 @@ CREATE TABLE erased_subject (
     PRIMARY KEY (tenant_id, subject_id)
 ) WITHOUT ROWID;
 """
+PARTS_SCHEMA: Final = """
+CREATE TABLE gdpr_export_part (
+    job_id TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    blob_key TEXT NOT NULL,
+    header BLOB NOT NULL,
+    size_bytes INTEGER NOT NULL,
+    contents BLOB NOT NULL,
+    UNIQUE (job_id, number)
+);
+CREATE INDEX gdpr_export_part_blob ON gdpr_export_part (blob_key);
+"""
 _COLUMNS: Final = (
     "job_id, tenant_id, kind, subject_id, status, requested_by, requested_us, due_us, finished_us, progress, receipts,"
     " problem, box, certificate, public_key, archive"
 )
 _JOB: Final = f"SELECT {_COLUMNS} FROM gdpr_job"
+_SAVE: Final = (
+    f"UPDATE gdpr_job SET {', '.join(f'{name.strip()} = ?{i}' for i, name in enumerate(_COLUMNS.split(','), 1))},"
+    " expires_us = ?17 WHERE job_id = ?1 AND finished_us IS NULL"
+)
 _encode = msgspec.msgpack.Encoder().encode
 _receipts = msgspec.msgpack.Decoder(tuple[Receipt, ...]).decode
 _archive = msgspec.msgpack.Decoder(Archive).decode
@@ -86,10 +102,8 @@ class SqliteRightsStore:
         return await self._db.write(add)
 
     async def save(self, job: StoredJob, events: Sequence[NewEvent] = ()) -> None:
-        sets = ", ".join(f"{name.strip()} = ?{i}" for i, name in enumerate(f"{_COLUMNS}, expires_us".split(","), 1))
-
         def save(conn: apsw.Connection) -> None:
-            conn.execute(f"UPDATE gdpr_job SET {sets} WHERE job_id = ?1 AND finished_us IS NULL", _row(job))
+            conn.execute(_SAVE, _row(job))
             if conn.changes() and events:
                 self._outbox.append(conn, events)
 
@@ -135,7 +149,52 @@ class SqliteRightsStore:
 
     async def archive_keys(self) -> frozenset[str]:
         rows = self._db.read("SELECT archive FROM gdpr_job WHERE archive IS NOT NULL")
-        return frozenset(_archive(archive).blob_key for (archive,) in rows)
+        return frozenset(key for (archive,) in rows if (key := _archive(archive).blob_key))
+
+    # ---- parts of archives
+
+    async def save_part(self, job: StoredJob, part: StoredPart, events: Sequence[NewEvent] = ()) -> bool:
+        def save(conn: apsw.Connection) -> bool:
+            conn.execute(_SAVE, _row(job))
+            if not conn.changes():
+                return False
+            row = (part.job_id, part.number, part.blob_key, part.header, part.size_bytes, part.contents)
+            conn.execute("INSERT INTO gdpr_export_part VALUES (?, ?, ?, ?, ?, ?)", row)
+            if events:
+                self._outbox.append(conn, events)
+            return True
+
+        return await self._db.write(save)
+
+    async def parts(self, job_id: str, *, after: int, limit: int) -> Sequence[StoredPart]:
+        rows = self._db.read(
+            "SELECT job_id, number, blob_key, header, size_bytes, contents FROM gdpr_export_part"
+            " WHERE job_id = ? AND number > ? ORDER BY number LIMIT ?",
+            (job_id, after, limit),
+        )
+        return [
+            StoredPart(job_id=job, number=n, blob_key=key, header=header, size_bytes=size, contents=contents)
+            for job, n, key, header, size, contents in rows
+        ]
+
+    async def count_parts(self, job_id: str) -> int:
+        return int(self._db.read("SELECT count(*) FROM gdpr_export_part WHERE job_id = ?", (job_id,))[0][0])
+
+    async def drop_part(self, job_id: str, number: int) -> None:
+        sql = "DELETE FROM gdpr_export_part WHERE job_id = ? AND number = ?"
+        await self._db.write(lambda conn: conn.execute(sql, (job_id, number)).fetchall())
+
+    async def names_blob(self, blob_key: str) -> bool:
+        return bool(self._db.read("SELECT 1 FROM gdpr_export_part WHERE blob_key = ?", (blob_key,)))
+
+    async def abandoned(self, limit: int) -> Sequence[StoredJob]:
+        return self._jobs(
+            "WHERE finished_us IS NOT NULL AND archive IS NULL AND job_id IN (SELECT job_id FROM gdpr_export_part)"
+            " LIMIT ?",
+            (limit,),
+        )
+
+    # ---- one person's jobs
 
     async def of_subject(self, tenant_id: str, subject_id: str) -> Sequence[StoredJob]:
         return self._jobs("WHERE tenant_id = ? AND subject_id = ?", (tenant_id, subject_id))
@@ -220,7 +279,8 @@ class SqliteRightsStore:
             "SELECT (SELECT count(*) FROM consent WHERE tenant_id = ?1 AND subject_id = ?2)"
             " + (SELECT count(*) FROM restriction WHERE tenant_id = ?1 AND subject_id = ?2)"
             " + (SELECT count(*) FROM gdpr_job WHERE tenant_id = ?1 AND subject_id = ?2 AND kind <> 'erasure'"
-            " AND (box IS NOT NULL OR archive IS NOT NULL))",
+            " AND (box IS NOT NULL OR archive IS NOT NULL"
+            " OR EXISTS (SELECT 1 FROM gdpr_export_part p WHERE p.job_id = gdpr_job.job_id)))",
             (tenant_id, subject_id),
         )
         return int(rows[0][0])

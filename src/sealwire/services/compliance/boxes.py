@@ -8,12 +8,24 @@ import msgspec
 
 from sealwire.contracts.crypto import DecryptionFailed, KeyUnusable
 from sealwire.kit.envelopes import EnvelopeRefused, SealingKey, bind
-from sealwire.services.compliance.job_ports import Box, StoredJob
+from sealwire.services.compliance.job_ports import Box, StoredJob, StoredPart
+from sealwire.services.compliance.zips import Entry
 
 _PURPOSE: Final = "gdpr-job"
 _REASONS: Final = "gdpr-restriction"
+_PARTS: Final = "gdpr-export-part"
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Box).decode
+
+
+class Contents(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What is in a part of an export: its members, and the files (id, name) that its items are about."""
+
+    entries: tuple[Entry, ...] = ()
+    files: tuple[tuple[str, str], ...] = ()
+
+
+_contents = msgspec.msgpack.Decoder(Contents).decode
 
 
 class JobKeys(Protocol):
@@ -51,6 +63,16 @@ class Boxes:
             return _decode(await self._keys.open(job.tenant_id, scope_of(job.job_id), "", job.box, context))
         except (KeyUnusable, DecryptionFailed):
             return Box()
+
+    async def seal_contents(self, job: StoredJob, number: int, contents: Contents) -> bytes:
+        """Seal what is in a part of an archive. Raises: Unavailable."""
+        context = bind(job.tenant_id, _PARTS, job.job_id, str(number))
+        return await self._keys.seal(job.tenant_id, scope_of(job.job_id), "", _encode(contents), context)
+
+    async def open_contents(self, job: StoredJob, part: StoredPart) -> Contents:
+        """Open it. Raises: Unavailable; KeyUnusable, DecryptionFailed, EnvelopeRefused where it can't be read."""
+        context = bind(job.tenant_id, _PARTS, job.job_id, str(part.number))
+        return _contents(await self._keys.open(job.tenant_id, scope_of(job.job_id), "", part.contents, context))
 
     async def destroy(self, job: StoredJob) -> None:
         """Destroy a job's key: nothing sealed for it can be read again, in backups too."""

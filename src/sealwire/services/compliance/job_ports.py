@@ -12,10 +12,31 @@ from sealwire.contracts.gdpr import JobKind, JobStatus, Receipt
 from sealwire.ports.events import NewEvent
 
 
+class Written(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How far an export is: `parts` of its archive are durable, `size_bytes` long, with `members` whole files.
+
+    `service` is being asked, `cursor` names its next page; `listed_to` is the part its last item stands in, once all
+    are listed. Then come the files that its parts name: next the one at `file` of part `file_part`. `counts` and
+    `listings` (how many files so far) are by kind, of this service.
+    """
+
+    parts: int = 0
+    size_bytes: int = 0
+    members: int = 0
+    service: str = ""
+    cursor: str | None = None
+    listed_to: int | None = None
+    file_part: int = 0
+    file: int = 0
+    counts: dict[str, int] = {}
+    listings: dict[str, int] = {}
+
+
 class Box(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a job knows of the person: sealed while the job lasts, its key destroyed at the end.
 
-    `words` are what the probe looks for afterwards; `collected` says that they were gathered.
+    `words` are what the probe looks for afterwards; `collected` says that they were gathered; `written` is how far an
+    export is.
     """
 
     reason: str = ""
@@ -25,15 +46,30 @@ class Box(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     display_name: str | None = None
     words: tuple[str, ...] = ()
     collected: bool = False
+    written: Written | None = None
 
 
-class Archive(msgspec.Struct, frozen=True, kw_only=True):
-    """A finished export: a sealed blob, the header of its segment, its plain size, until when it may be fetched."""
+class Archive(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A finished export: its plain size, until when it may be fetched.
 
+    `blob_key` and `header` name the one sealed blob of an archive written before there were parts; else they are empty.
+    """
+
+    size_bytes: int
+    expires_us: int
+    blob_key: str = ""
+    header: bytes = b""
+
+
+class StoredPart(msgspec.Struct, frozen=True, kw_only=True):
+    """A durable part of an export's archive; `contents` is a sealed list of what is in it."""
+
+    job_id: str
+    number: int
     blob_key: str
     header: bytes
     size_bytes: int
-    expires_us: int
+    contents: bytes
 
 
 class StoredJob(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,7 +146,25 @@ class RightsStore(Protocol):
         """Take the archive off a job; True for the one call that did."""
 
     async def archive_keys(self) -> frozenset[str]:
-        """Return the blobs that jobs name."""
+        """Return the blobs that archives without parts name."""
+
+    async def save_part(self, job: StoredJob, part: StoredPart, events: Sequence[NewEvent] = ()) -> bool:
+        """Replace a job and store a part of its archive, both or neither; False when the job is finished already."""
+
+    async def parts(self, job_id: str, *, after: int, limit: int) -> Sequence[StoredPart]:
+        """Return parts with a number above `after`, in order."""
+
+    async def count_parts(self, job_id: str) -> int:
+        """Return how many parts there are."""
+
+    async def drop_part(self, job_id: str, number: int) -> None:
+        """Forget a part: its bytes are gone."""
+
+    async def names_blob(self, blob_key: str) -> bool:
+        """Return whether a part names this blob."""
+
+    async def abandoned(self, limit: int) -> Sequence[StoredJob]:
+        """Return finished jobs with parts and without an archive: a crash left what nobody can ask for."""
 
     async def of_subject(self, tenant_id: str, subject_id: str) -> Sequence[StoredJob]:
         """Return every job about a person."""

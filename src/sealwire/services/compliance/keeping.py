@@ -31,7 +31,7 @@ class OwnShelf:
         rights: RightsStore,
         holds: HoldStore,
         runs: RunStore,
-        drop_archive: Callable[[StoredJob], Awaitable[None]],
+        drop_archive: Callable[[StoredJob], Awaitable[bool]],
     ) -> None:
         self._pruning = pruning
         self._rights = rights
@@ -94,7 +94,7 @@ class Keeping:
         *,
         stores: ComplianceStores,
         pruning: Pruning,
-        drop_archive: Callable[[StoredJob], Awaitable[None]],
+        drop_archive: Callable[[StoredJob], Awaitable[bool]],
         custodians: Callable[[], Mapping[str, Any]],
         released: Callable[[str], Awaitable[None]],
         clock: Clock,

@@ -41,9 +41,9 @@ class OwnCustody:
         consents: ConsentStore,
         audit: AuditStore,
         sealer: Sealer,
-        end_job: Callable[[StoredJob], Awaitable[None]],
+        end_job: Callable[[StoredJob], Awaitable[bool]],
     ) -> None:
-        """`end_job` stops working on a job and destroys its key and its archive."""
+        """`end_job` stops working on a job, destroys its key and its archive, and says whether there was one."""
         self._store = store
         self._consents = consents
         self._audit = audit
@@ -97,8 +97,7 @@ class OwnCustody:
         exports = 0
         for job in await self._store.of_subject(tenant_id, subject_id):
             if job.job_id != erasure.job_id and (job.archive is not None or not job.finished):
-                await self._end_job(job)
-                exports += job.archive is not None
+                exports += await self._end_job(job)
         boxes = await self._store.empty_boxes(tenant_id, subject_id, but=erasure.job_id)
         forgotten = await self._store.forget_subject(tenant_id, subject_id, erasure.limit)
         erased = {"consent": forgotten, "export": exports, "request": boxes}

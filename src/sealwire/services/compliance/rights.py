@@ -95,10 +95,9 @@ class Rights:
         self._clock = clock
         self._config = config
         self._boxes = boxes = Boxes(keys)
-        self._archives = Archives(blobs=around.blobs, keys=keys)
         self.exports = Exports(
-            store=store, boxes=boxes, archives=self._archives, custodians=custodians, clock=clock,
-            keep_s=config.export_keep_hours * 3600,
+            store=store, boxes=boxes, archives=Archives(blobs=around.blobs, keys=keys), custodians=custodians,
+            clock=clock, keep_s=config.export_keep_hours * 3600, file_items=config.export_file_items,
         )  # fmt: skip
         self._erasures = Erasures(
             store=store, boxes=boxes, keys=keys, custodians=custodians,
@@ -180,22 +179,21 @@ class Rights:
         return job.archive.size_bytes, parts
 
     async def _fetch(self, job: StoredJob, actor: str) -> AsyncGenerator[bytes, None]:
-        assert job.archive is not None  # `download` looked
         self._fetching.add(job.job_id)
         try:
             yield b""
-            async for part in self._archives.read(job.tenant_id, job.job_id, job.archive):
+            async for part in self.exports.read(job):
                 yield part
             await self.exports.drop(job, "fetched", actor)
         finally:
             self._fetching.discard(job.job_id)
 
-    async def end_job(self, job: StoredJob) -> None:
-        """Stop working on a job, and let go of what it knows and made."""
+    async def end_job(self, job: StoredJob) -> bool:
+        """Stop working on a job, and let go of what it knows and made. Return whether it had made something."""
         await self.runner.end(job.job_id)
         stored = await self._store.job(job.tenant_id, job.job_id) or job
         await self._boxes.destroy(stored)
-        await self.exports.drop(stored)
+        return await self.exports.drop(stored)
 
     # ---- erasures
 
