@@ -68,8 +68,8 @@ MIGRATIONS: Final = (
     PRUNING_SCHEMA + _CHECKPOINT_KEYS,
     RIGHTS_SCHEMA,
     RETENTION_SCHEMA,
-)
     PARTS_SCHEMA,
+)
 _IN_FORCE: Final = (
     "SELECT policy_version, given_at FROM consent"
     " WHERE tenant_id = ? AND subject_id = ? AND purpose = ? AND withdrawn_at IS NULL"

@@ -39,14 +39,14 @@ class ComplianceConfig(msgspec.Struct, frozen=True, kw_only=True):
     export_keep_hours: Annotated[int, Meta(ge=1, le=24 * 365, description="Hours a finished export may be fetched")] = (
         72
     )
-    jobs_at_once: Annotated[int, Meta(ge=1, le=64, description="Exports, erasures … worked on at the same time")] = 2
-    job_retry_base_s: Annotated[
-        float, Meta(gt=0, le=3_600, description="First wait before a job that failed, or is held, is tried again")
-    ] = 0.5
     export_file_items: Annotated[
         int,
         Meta(ge=50, le=100_000, description="Items in one file of an export; after a crash it goes on behind the last"),
     ] = 5_000
+    jobs_at_once: Annotated[int, Meta(ge=1, le=64, description="Exports, erasures … worked on at the same time")] = 2
+    job_retry_base_s: Annotated[
+        float, Meta(gt=0, le=3_600, description="First wait before a job that failed, or is held, is tried again")
+    ] = 0.5
     job_retry_cap_s: Annotated[
         float, Meta(gt=0, le=86_400, description="Longest wait before such a job is tried again")
     ] = 60.0
