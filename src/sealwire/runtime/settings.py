@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from sealwire.adapters.distributed.drivers.cache_address import CacheAddress
 from sealwire.boundary.config import BoundaryConfig
 from sealwire.kit.config import Setting, SettingError
 from sealwire.kit.config import load as load_sections
@@ -31,7 +32,9 @@ FILE = "sealwire.toml"
 INSTALLATION = "installation.json"
 RUNNING = "running.json"
 MARKER = "sealwire-data"
-SECRETS = frozenset({"auth.owner_token", "auth.smtp_password", "auth.legacy", "auth.providers"})
+SECRETS = frozenset(
+    {"cache.sentinel_password", "auth.owner_token", "auth.smtp_password", "auth.legacy", "auth.providers"}
+)
 """Settings whose values are never shown."""
 
 
@@ -63,10 +66,12 @@ class CacheConfig(msgspec.Struct, frozen=True, kw_only=True):
     url: Annotated[
         str,
         Meta(
-            description="Address of a Redis or Valkey server (redis, rediss, valkey, valkeys, unix); empty: in process",
-            pattern=r"^$|^(redis|rediss|valkey|valkeys|unix)://.+$",
+            description="Address of a Redis or Valkey server (redis, rediss, valkey, valkeys, unix), or of sentinels"
+            " that know it (redis+sentinel://host:port,host:port/name); empty: in process"
         ),
     ] = ""
+    sentinel_user: Annotated[str, Meta(description="Who logs in at the sentinels; empty: their default user")] = ""
+    sentinel_password: Annotated[str, Meta(description="Their password; empty: they ask for none")] = ""
     ca: Annotated[
         str, Meta(description="File (PEM) of the authorities that sign its certificate; empty: those of the machine")
     ] = ""
@@ -150,11 +155,23 @@ def load(
         raise SettingError("gateway.rate_limits: `off` is refused in production")
     if production and registration == "open":
         raise SettingError("auth.registration: `open` is refused in production; use `invite` or `closed`")
+    _check_cache(settings.cache, found)
     try:
         party_of(settings.auth, settings.server.public_url or "http://localhost")
     except ValueError as error:
         raise SettingError(str(error)) from None
     return settings, found
+
+
+def _check_cache(cache: CacheConfig, found: list[Setting]) -> None:
+    """Raises: SettingError for an address of no use; it does not tell who logs in there."""
+    try:
+        sentinels = CacheAddress.read(cache.url, ca=cache.ca).sentinels if cache.url else ()
+    except ValueError as error:
+        origin = next(setting.origin for setting in found if setting.name == "cache.url")
+        raise SettingError(f"{origin}: cache.url: {error}") from None
+    if (cache.sentinel_user or cache.sentinel_password) and not sentinels:
+        raise SettingError("cache.sentinel_user and cache.sentinel_password: cache.url names no sentinels")
 
 
 def _without_password(setting: Setting) -> Setting:

@@ -55,7 +55,10 @@ class SharedState:
         from sealwire.adapters.distributed.socket import RedisPresence
 
         timeout_s = config.timeout_ms / 1000
-        common: dict[str, Any] = {"url": config.url, "ca": config.ca, "prefix": config.prefix, "timeout_s": timeout_s}
+        common: dict[str, Any] = {
+            "url": config.url, "ca": config.ca, "prefix": config.prefix, "timeout_s": timeout_s,
+            "sentinel_user": config.sentinel_user, "sentinel_password": config.sentinel_password,
+        }  # fmt: skip
         driver = RedisDriver(**common, connections=config.connections)
         reader = RedisDriver(**common, connections=1, patience_s=WAIT_MS / 1000)
         bus = RedisBus(driver=driver, reader=reader, rng=rng)

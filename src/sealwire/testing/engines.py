@@ -81,7 +81,7 @@ class RedisServer:
         )
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline and self._process.poll() is None:
-            if self._answers():
+            if answers(self.port):
                 return self
             time.sleep(0.01)
         self.kill()
@@ -107,11 +107,18 @@ class RedisServer:
         if self._process is not None:
             self._process.send_signal(number)
 
-    def _answers(self) -> bool:
-        try:
-            with socket.create_connection(("127.0.0.1", self.port), 0.3) as connection:
-                connection.settimeout(0.3)
-                connection.sendall(b"PING\r\n")
-                return connection.recv(64).startswith((b"+PONG", b"-NOAUTH"))
-        except OSError:
-            return False
+
+def answers(port: int) -> bool:
+    """Whether a server on loopback answers, if only to ask for a password."""
+    return command(port, "PING").startswith((b"+PONG", b"-NOAUTH"))
+
+
+def command(port: int, *words: str) -> bytes:
+    """Ask a server on loopback one thing; return the beginning of its answer, as it came, or nothing."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), 0.3) as connection:
+            connection.settimeout(0.3)
+            connection.sendall(" ".join(words).encode() + b"\r\n")
+            return connection.recv(1 << 16)
+    except OSError:
+        return b""

@@ -18,6 +18,8 @@ RENEW_S: Final = 20
 GATHER_S: Final = 0.05
 BATCH: Final = 256
 MAX_CHANGES: Final = 100_000
+MAX_ENTRY_BYTES: Final = 1_024
+"""Of a name or a value: ours are ids and a time."""
 Entry = tuple[RoomKey, str]
 
 
@@ -66,10 +68,10 @@ class RedisPresence:
         found: dict[str, str] = {}
         now_s = self._clock.now_us() // US_PER_S
         if isinstance(stored, dict):
-            for client_id, value in stored.items():
-                until, _, user_id = value.decode().partition(" ")
-                if until.isdigit() and int(until) > now_s and not self._left(place, client_id.decode()):
-                    found[client_id.decode()] = user_id
+            for field, value in stored.items():
+                client_id, user_id = _read(field, value, now_s)
+                if user_id and not self._left(place, client_id):
+                    found[client_id] = user_id
         return found | own
 
     def _left(self, place: RoomKey, client_id: str) -> bool:
@@ -122,3 +124,14 @@ class RedisPresence:
 
     def _key(self, place: RoomKey) -> str:
         return self._driver.key(f"presence:{place[0]}:{place[1]}")
+
+
+def _read(field: object, value: object, now_s: int) -> tuple[str, str]:
+    """Return the client and the user of an entry that is not over; nobody for one that is, or is none of ours."""
+    if not isinstance(field, bytes) or not isinstance(value, bytes) or max(len(field), len(value)) > MAX_ENTRY_BYTES:
+        return "", ""
+    until, _, user_id = value.partition(b" ")
+    try:
+        return (field.decode(), user_id.decode()) if int(until) > now_s else ("", "")
+    except ValueError:
+        return "", ""

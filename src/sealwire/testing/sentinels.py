@@ -1,0 +1,134 @@
+"""A primary, a replica and three sentinels on loopback, for tests of a cache that survives the loss of its server."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from sealwire.testing.engines import START_TIMEOUT_S, RedisServer, answers, binary, command
+from sealwire.testing.free_ports import free_port_base
+
+NAME: Final = "main"
+SENTINELS: Final = 3
+QUORUM: Final = 2
+FAILOVER_TIMEOUT_S: Final = 30.0
+
+
+class Sentinel:
+    """One sentinel. It writes what it knows into its own configuration."""
+
+    def __init__(self, folder: Path, *, flavour: str, primary: RedisServer, down_after_ms: int) -> None:
+        program = binary(flavour)
+        if program is None:
+            raise FileNotFoundError(f"no {flavour} server on this machine")
+        folder.mkdir(parents=True)
+        self.port: int = free_port_base()
+        self._config = folder / "sentinel.conf"
+        self._config.write_text(
+            f"port {self.port}\nbind 127.0.0.1\ndir {folder}\nlogfile {folder / 'sentinel.log'}\n"
+            f"sentinel monitor {NAME} 127.0.0.1 {primary.port} {QUORUM}\n"
+            f"sentinel down-after-milliseconds {NAME} {down_after_ms}\n"
+            f"sentinel failover-timeout {NAME} 4000\n"
+        )
+        self._program = str(program)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start and wait until it answers. Raises: RuntimeError."""
+        self._process = subprocess.Popen(  # noqa: S603 - a program of ours, without a shell
+            [self._program, str(self._config), "--sentinel"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        _wait(lambda: answers(self.port), START_TIMEOUT_S, "the sentinel did not come up")
+
+    def kill(self) -> None:
+        """SIGKILL. Safe to call twice."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def pause(self) -> None:
+        """SIGSTOP: it answers nothing."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def primary(self) -> int:
+        """Return the port of whom it takes for the primary; 0 while it tells nobody."""
+        told = command(self.port, "SENTINEL", "get-master-addr-by-name", NAME).split(b"\r\n")
+        return int(told[4]) if len(told) > 4 and told[4].isdigit() else 0
+
+    def ready(self) -> bool:
+        """Whether it knows the replica and the other sentinels, so that a failover can be agreed on."""
+        told = command(self.port, "SENTINEL", "master", NAME).split(b"\r\n")
+        found = dict(zip(told[2::4], told[4::4], strict=False))
+        return found.get(b"num-slaves") == b"1" and found.get(b"num-other-sentinels") == b"%d" % (SENTINELS - 1)
+
+
+class Watched:
+    """The whole set. Use as a context manager; `primary` and `replica` are as they were at the start."""
+
+    def __init__(self, folder: Path, *, flavour: str = "valkey", down_after_ms: int = 1_000) -> None:
+        """Raises: FileNotFoundError when the engine is not there."""
+        self.primary = RedisServer(folder / "primary", flavour=flavour)
+        follows = ["--replicaof", "127.0.0.1", str(self.primary.port), "--repl-diskless-sync-delay", "0"]
+        self.replica = RedisServer(folder / "replica", flavour=flavour, options=follows)
+        self.sentinels = [
+            Sentinel(folder / f"sentinel{i}", flavour=flavour, primary=self.primary, down_after_ms=down_after_ms)
+            for i in range(SENTINELS)
+        ]
+
+    def __enter__(self) -> Watched:
+        try:
+            self.primary.start()
+            self.replica.start()
+            _wait(self._in_step, START_TIMEOUT_S, "the replica does not follow")
+            for sentinel in self.sentinels:
+                sentinel.start()
+            _wait(
+                lambda: all(s.ready() for s in self.sentinels), START_TIMEOUT_S, "the sentinels do not find each other"
+            )
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for sentinel in self.sentinels:
+            sentinel.kill()
+        self.replica.kill()
+        self.primary.kill()
+
+    @property
+    def url(self) -> str:
+        """Its address, by way of the sentinels."""
+        places = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in self.sentinels)
+        return f"redis+sentinel://{places}/{NAME}/0"
+
+    def wait_for_failover(self) -> float:
+        """Wait until all sentinels that live tell the replica's address; return the seconds it took."""
+        started = time.monotonic()
+        alive = [sentinel for sentinel in self.sentinels if answers(sentinel.port)]
+        _wait(
+            lambda: {sentinel.primary() for sentinel in alive} == {self.replica.port},
+            FAILOVER_TIMEOUT_S,
+            "no failover",
+        )
+        return time.monotonic() - started
+
+    def _in_step(self) -> bool:
+        return b"master_link_status:up" in command(self.replica.port, "INFO", "replication")
+
+
+def _wait(holds: Callable[[], bool], within_s: float, otherwise: str) -> None:
+    deadline = time.monotonic() + within_s
+    while not holds():
+        if time.monotonic() > deadline:
+            raise RuntimeError(otherwise)
+        time.sleep(0.02)
