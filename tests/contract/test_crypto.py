@@ -24,6 +24,7 @@ from sealwire.contracts.crypto import (
     DataKeyDestruction,
     DataKeyRequest,
     DecryptionFailed,
+    Destroyed,
     Destruction,
     KeyChange,
     KeyNotFound,
@@ -42,7 +43,7 @@ from sealwire.kit.caller import Caller, Principal, service_caller
 from sealwire.kit.codec import Page, decode_body, encode
 from sealwire.kit.envelopes import EnvelopeRefused, bind
 from sealwire.kit.permission import Role
-from sealwire.kit.problem import Forbidden, Invalid, QuotaExceeded
+from sealwire.kit.problem import Forbidden, Invalid, QuotaExceeded, Unavailable
 from sealwire.resilience.guard import Guard
 from sealwire.resilience.registry import Registry
 from sealwire.services.crypto.config import CryptoConfig
@@ -604,6 +605,27 @@ async def test_the_ring_forgets_and_destroys(crypto: Crypto, room: Room) -> None
     assert await ring.destroy("t1", scope="c1") == 1
     with pytest.raises(KeyUnusable):
         await ring.open("t1", "c1", "u2", sealed["c1", "u2"], b"c")
+
+
+async def test_the_ring_forgets_also_when_the_answer_is_lost(crypto: Crypto, room: Room) -> None:
+    class LostAnswer:
+        """Crypto that dies between its commit and its answer."""
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(crypto, name)
+
+        async def destroy_data_keys(self, caller: Caller, which: DataKeyDestruction) -> Destroyed:
+            await ring.sealing_key("t1", "c1", "u1")  # somebody seals in between
+            await crypto.destroy_data_keys(caller, which)
+            raise Unavailable
+
+    ring = KeyRing(crypto=LostAnswer(), service="messaging", clock=room.clock)  # type: ignore[arg-type]  # as far as used
+    sealed = await ring.seal("t1", "c1", "u1", b"x", b"c")
+    with pytest.raises(Unavailable):
+        await ring.destroy("t1", subject_id="u1")
+    assert ring.ready("t1", "c1", "u1") is None
+    with pytest.raises(KeyUnusable):
+        await ring.open("t1", "c1", "u1", sealed, b"c")
 
 
 async def test_a_load_that_fails_is_not_remembered(crypto: Crypto, room: Room) -> None:

@@ -126,11 +126,17 @@ class KeyRing:
         return key.open(envelope, aad)
 
     async def destroy(self, tenant_id: str, *, scope: str = "", subject_id: str = "") -> int:
-        """Destroy every data key of this service with this scope or subject, here and in crypto; return how many."""
+        """Destroy every data key of this service with this scope or subject, here and in crypto; return how many.
+
+        Raises: what crypto raises; the ring has forgotten them also then, as they may be destroyed: the answer of a
+        crypto that was killed after its commit never came.
+        """
         self.forget(tenant_id, scope=scope, subject_id=subject_id)
         which = DataKeyDestruction(scope=scope, subject_id=subject_id)
-        answer = await self._crypto.destroy_data_keys(self._caller(tenant_id), which)
-        self.forget(tenant_id, scope=scope, subject_id=subject_id)
+        try:
+            answer = await self._crypto.destroy_data_keys(self._caller(tenant_id), which)
+        finally:  # somebody may have loaded one again meanwhile
+            self.forget(tenant_id, scope=scope, subject_id=subject_id)
         return answer.destroyed
 
     def forget(self, tenant_id: str, *, scope: str = "", subject_id: str = "") -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from base64 import b64encode
 from binascii import a2b_base64
+from collections.abc import Callable
 from hashlib import sha256
 from typing import Final
 
@@ -47,11 +48,15 @@ def system_purpose(service: str) -> str:
 class DataKeys:
     """Makes, opens and destroys data keys."""
 
-    def __init__(self, *, chain: KeyChain, store: KeyStore, journal: UseJournal, clock: Clock) -> None:
+    def __init__(
+        self, *, chain: KeyChain, store: KeyStore, journal: UseJournal, clock: Clock, shred_soon: Callable[[], None]
+    ) -> None:
+        """`shred_soon` removes what was destroyed from the files too, off the caller's path."""
         self._chain = chain
         self._store = store
         self._journal = journal
         self._clock = clock
+        self._shred_soon = shred_soon
 
     async def current(self, caller: Caller, request: SystemDataKeyRequest) -> DataKey:
         """Return the current data key of a service's context with `DATA_KEY_USES` more uses granted."""
@@ -103,6 +108,8 @@ class DataKeys:
         count = await self._store.destroy_data_keys(
             caller.tenant_id, caller.service, scope=which.scope, subject_id=which.subject_id, event=event
         )
+        if count:  # a kill before this: the next start shreds
+            self._shred_soon()
         return Destroyed(destroyed=count)
 
     async def wrap_new(self, caller: Caller, live: LiveKey, context: dict[str, str], *, plain: bool) -> DataKey:

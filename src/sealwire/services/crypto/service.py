@@ -82,7 +82,10 @@ class CryptoService:
             limit=config.journal_limit,
         )
         self._ciphers = Ciphers(chain=self._chain, journal=self._journal, clock=clock)
-        self._data_keys = DataKeys(chain=self._chain, store=store, journal=self._journal, clock=clock)
+        self._keeper = Keeper(chain=self._chain, store=store, journal=self._journal, clock=clock, config=config)
+        self._data_keys = DataKeys(
+            chain=self._chain, store=store, journal=self._journal, clock=clock, shred_soon=self._keeper.shred_soon
+        )
         desk = HoldDesk(store.holds, clock)
         self.put_hold, self.release_hold = desk.put_hold, desk.release_hold
         subjects = SubjectKeys(store=store, data_keys=self._data_keys)
@@ -91,7 +94,6 @@ class CryptoService:
         self.probe_subject = subjects.probe_subject
         self._rewrapping = Rewrapping(chain=self._chain, store=store, providers=self._providers, clock=clock)
         self._started = False
-        self._keeper = Keeper(chain=self._chain, store=store, journal=self._journal, clock=clock, config=config)
 
     # ---- life
 
@@ -282,10 +284,7 @@ class CryptoService:
 
     async def destroy_data_keys(self, caller: Caller, which: DataKeyDestruction) -> Destroyed:
         _require_service(caller)
-        answer = await self._data_keys.destroy(caller, which)
-        if answer.destroyed:
-            self._keeper.shred_soon()
-        return answer
+        return await self._data_keys.destroy(caller, which)
 
     async def system_sign(self, caller: Caller, message: SystemSignable) -> SystemSignature:
         _require_service(caller)
