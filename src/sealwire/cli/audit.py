@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import typer
 
 from sealwire.cli.audit_live import LiveLog
-from sealwire.cli.terminal import note_of
+from sealwire.cli.audit_progress import Progress
+from sealwire.cli.audit_source import Kind, Unreadable, kind_of, read_checkpoint, read_key
 from sealwire.kit.codec import encode
 from sealwire.services.compliance.bundle import verify_bundle
-from sealwire.services.compliance.notes import NoteInvalid, VerifierKey, parse_key, verify_cosignatures
+from sealwire.services.compliance.manifest import CheckpointLine, Manifest, ManifestLine
+from sealwire.services.compliance.notes import (
+    NoteInvalid,
+    VerifierKey,
+    parse_checkpoint,
+    parse_key,
+    parse_note,
+    verify_cosignatures,
+)
 from sealwire.services.compliance.tile_folder import CHECKPOINT, verify_tiles
 from sealwire.services.compliance.verify import Report, verify_export
 from sealwire.services.compliance.walk import Fault, Tampering
 
-PROGRESS_EVERY = 10_000
 KEYS_FILE = "keys.json"
-_BUNDLE_START = b'{"format":"sealwire-evidence/'
 _OK, _BROKEN, _USAGE = 0, 1, 2
 
 
@@ -30,6 +37,7 @@ class Keys(msgspec.Struct, frozen=True):
 
     first_key: str
     rotations: list[str] = []
+    cosigned: str = ""
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,10 +56,9 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     key_confirmed: bool
     """Whether the key was given with --key, and not taken from what was verified."""
     witnesses: dict[str, int]
-
-
-class Unreadable(Exception):
-    """A key or a note can't be read: wrong usage, no verdict."""
+    """When each witness asked for saw the log, in Unix seconds."""
+    witnessed: dict[str, int]
+    """How many records each vouches for; those above are covered by the log's own key alone."""
 
 
 def verify_source(
@@ -66,10 +73,11 @@ def verify_source(
     progress = Progress()
     try:
         given = read_key(key) if key is not None else None
-        held = [note_of(path.read_text(encoding="utf-8")) for path in checkpoints]
+        held = [read_checkpoint(path) for path in checkpoints]
+        known = [read_key(path) for path in witnesses]
         report, used, notes = _verify(source, given, held, progress)
         progress.end()
-        seen, report = _cosigned(report, [*held, *notes], [read_key(path) for path in witnesses])
+        seen, report = _cosigned(report, notes, known)
     except Unreadable as error:
         typer.secho(f"sealwire: {error}", fg=typer.colors.RED, err=True)
         return _USAGE
@@ -79,7 +87,9 @@ def verify_source(
     verdict = Verdict(
         ok=report.ok, source=str(source), records=report.records, first_seq=report.first_seq, last_seq=report.last_seq,
         covered=report.covered, root=report.root, fault=report.fault, pruned=report.pruned,
-        key=used.text if used is not None else "", key_confirmed=given is not None, witnesses=seen,
+        key=used.text if used is not None else "", key_confirmed=given is not None,
+        witnesses={name: at_s for name, (at_s, _) in seen.items()},
+        witnessed={name: size for name, (_, size) in seen.items()},
     )  # fmt: skip
     if as_json:
         sys.stdout.write(encode(verdict).decode() + "\n")
@@ -91,40 +101,37 @@ def verify_source(
 def _verify(
     source: Path | LiveLog, key: VerifierKey | None, held: Sequence[str], progress: Progress
 ) -> tuple[Report, VerifierKey | None, list[str]]:
-    """Return the report, the key that was trusted, and the notes that came with the log."""
+    """Return the report, the key that was trusted, and the checkpoints that the records are proved to lie under."""
     if isinstance(source, LiveLog):
         head = source.checkpoint()
         key = key or parse_key(head.first_key)
         progress.total = head.tree_size
+        notes = [note for note in (*held, head.checkpoint, head.cosigned) if note]
         report = verify_export(
-            source.lines(head.tree_size), checkpoints=[*held, head.checkpoint], keys=[key], rotations=head.rotations,
-            progress=progress,
-        )  # fmt: skip
-        return report, key, [head.checkpoint]
-    if source.is_dir():
+            source.lines(head.tree_size), checkpoints=notes, keys=[key], rotations=head.rotations, progress=progress
+        )
+        return report, key, _below(notes, report.covered)
+    kind = kind_of(source)
+    if kind is Kind.TILES:
         keys = _keys_beside(source)
         key = key or _named(keys.first_key, "give the log's public key with --key")
-        report = verify_tiles(source, keys=[key], rotations=keys.rotations, checkpoints=held, progress=progress)
-        return report, key, [(source / CHECKPOINT).read_text(encoding="utf-8", errors="replace")]
+        notes, own = [note for note in (*held, keys.cosigned) if note], _own_note(source)
+        progress.total = sum(_sizes([own]))
+        report = verify_tiles(source, keys=[key], rotations=keys.rotations, checkpoints=notes, progress=progress)
+        return report, key, _below([*notes, own], report.covered)
     with source.open("rb") as file:
-        start = file.read(len(_BUNDLE_START))
-        file.seek(0)
-        if start == _BUNDLE_START:
+        if kind is Kind.BUNDLE:
             content = file.read()
-            report, used = verify_bundle(content, keys=[key] if key else (), progress=progress)
-            return report, used, _notes_in(content)
+            report, used = verify_bundle(content, keys=[key] if key else (), checkpoints=held, progress=progress)
+            return report, used, report.tied
         first = file.readline()
         file.seek(0)
-        key = key or _named(_first_key(first), "give the log's public key with --key")
-        return verify_export(file, checkpoints=held, keys=[key], progress=progress), key, _notes_in(first)
-
-
-def read_key(path: Path) -> VerifierKey:
-    """Read a public key line from a file. Raises: Unreadable."""
-    try:
-        return parse_key(path.read_text(encoding="utf-8").strip())
-    except (OSError, NoteInvalid, ValueError) as error:
-        raise Unreadable(f"{path}: not a public key line: {error}") from None
+        manifest = _manifest_in(first)
+        key = key or _named(manifest.first_key if manifest else "", "give the log's public key with --key")
+        notes = [*held, *([] if manifest is None else [n for n in (manifest.checkpoint, manifest.cosigned) if n])]
+        progress.total = manifest.to_seq - manifest.from_seq + 1 if manifest else 0
+        report = verify_export(file, checkpoints=held, keys=[key], progress=progress)
+        return report, key, _below([*notes, *_note_in(first)], report.covered)
 
 
 def _named(text: str, otherwise: str) -> VerifierKey:
@@ -143,59 +150,57 @@ def _keys_beside(folder: Path) -> Keys:
         raise Unreadable(f"{folder / KEYS_FILE}: {error}") from None
 
 
-def _members(line: bytes) -> dict[str, Any]:
+def _own_note(folder: Path) -> str:
     try:
-        document = msgspec.json.decode(line)
+        return (folder / CHECKPOINT).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def _manifest_in(line: bytes) -> Manifest | None:
+    try:
+        return msgspec.json.decode(line, type=ManifestLine).manifest
     except (msgspec.MsgspecError, UnicodeDecodeError):
-        return {}
-    found = document.get("manifest", document) if isinstance(document, dict) else {}
-    return found if isinstance(found, dict) else {}
+        return None
 
 
-def _first_key(line: bytes) -> str:
-    found = _members(line).get("first_key", "")
-    return found if isinstance(found, str) else ""
+def _note_in(line: bytes) -> list[str]:
+    try:
+        return [msgspec.json.decode(line, type=CheckpointLine).checkpoint]
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return []
 
 
-def _notes_in(content: bytes) -> list[str]:
-    note = _members(content).get("checkpoint")
-    return [note] if isinstance(note, str) else []
+def _sizes(notes: Sequence[str]) -> list[int]:
+    """Return the tree sizes of notes, 0 for one that is no checkpoint."""
+    sizes = []
+    for note in notes:
+        try:
+            sizes.append(parse_checkpoint(parse_note(note).text).size)
+        except NoteInvalid:
+            sizes.append(0)
+    return sizes
 
 
-def _cosigned(report: Report, notes: Sequence[str], witnesses: Sequence[VerifierKey]) -> tuple[dict[str, int], Report]:
-    """Ask that each witness cosigned one of the notes; a report that held doesn't otherwise."""
-    seen: dict[str, int] = {}
+def _below(notes: Sequence[str], covered: int) -> list[str]:
+    """Return the notes whose root was compared with the records."""
+    return [note for note, size in zip(notes, _sizes(notes), strict=True) if 0 < size <= covered]
+
+
+def _cosigned(
+    report: Report, notes: Sequence[str], witnesses: Sequence[VerifierKey]
+) -> tuple[dict[str, tuple[int, int]], Report]:
+    """Return when each witness saw the log, and up to which size; a report that held doesn't where one saw nothing."""
+    seen: dict[str, tuple[int, int]] = {}
     for witness in witnesses:
-        for note in notes:
-            try:
-                seen |= verify_cosignatures(note, [witness])
-            except NoteInvalid:
-                continue
+        for note, size in zip(notes, _sizes(notes), strict=True):
+            with suppress(NoteInvalid):
+                at_s = verify_cosignatures(note, [witness])[witness.name]
+                seen[witness.name] = max((at_s, size), seen.get(witness.name, (0, 0)), key=lambda found: found[1])
         if witness.name not in seen and report.ok:
             fault = Fault(Tampering.CHECKPOINT, None, f"{witness.name} cosigned no checkpoint of this log")
             report = msgspec.structs.replace(report, ok=False, fault=fault)
     return seen, report
-
-
-class Progress:
-    """Shows how far a verification is, on a terminal."""
-
-    def __init__(self) -> None:
-        self.total = 0
-        self._shown = 0
-        self._terminal = sys.stderr.isatty()
-
-    def __call__(self, records: int) -> None:
-        """Hear how many records are checked."""
-        if self._terminal and records - self._shown >= PROGRESS_EVERY:
-            self._shown = records
-            of = f" of {self.total:,} ({records * 100 // self.total} %)" if self.total else ""
-            typer.echo(f"\r{records:,}{of} records", err=True, nl=False)
-
-    def end(self) -> None:
-        """Leave the line."""
-        if self._shown:
-            typer.echo("", err=True)
 
 
 def say(verdict: Verdict) -> None:
@@ -222,6 +227,9 @@ def say(verdict: Verdict) -> None:
     for first, last in verdict.pruned:
         typer.echo(f"pruned by retention, hashes kept: seq {first} to {last}")
     for name, at_s in verdict.witnesses.items():
-        typer.echo(f"cosigned by {name} at {at_s} (Unix time)")
+        size = verdict.witnessed[name]
+        typer.echo(f"cosigned by {name} at {at_s} (Unix time): seq 1 to {size}")
+        if size < verdict.last_seq:
+            typer.echo(f"{name} vouches for nothing above seq {size}: the log's own key alone covers those records")
     if not verdict.key_confirmed:
         typer.echo(f"key {verdict.key} came with what was verified: compare it with the one you know, or give --key")

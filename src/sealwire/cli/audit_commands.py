@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sealwire.cli.terminal import EXIT_USAGE, Json, fail
+from sealwire.cli.terminal import EXIT_USAGE, Json, fail, say_json
 
 if TYPE_CHECKING:
     from sealwire.cli.audit_live import LiveLog
@@ -44,7 +44,7 @@ def audit_verify(
 ) -> None:
     """Verify a log: chain, tree, signed checkpoints. Trusts the public key alone; names the first bad record.
 
-    Exit code 0: it holds; 1: it does not, or can't be read; 2: wrong usage.
+    Exit code 0: it holds; 1: it does not, or not all is shown; 2: wrong usage, or this is no evidence at all.
     """
     from sealwire.cli.audit import verify_source
 
@@ -102,6 +102,42 @@ def audit_mirror(
 ) -> None:
     """Save the log as a folder of C2SP tlog tiles, or bring such a folder up to date."""
     _save(lambda log: log.mirror(folder), url, token, tenant)
+
+
+@audit.command("cosign")
+def audit_cosign(
+    note: Annotated[
+        Path | None, typer.Argument(help="A checkpoint with witnesses' cosignatures under it.", exists=True)
+    ] = None,
+    witness: Annotated[
+        str | None, typer.Option("--witness", help="Submission prefix of a C2SP tlog-witness, asked to cosign.")
+    ] = None,
+    url: Url = None,
+    token: Token = None,
+    tenant: Tenant = None,
+    json: Json = False,
+) -> None:
+    """Have a witness cosign the newest checkpoint, or hand in a checkpoint that witnesses cosigned.
+
+    Exit code 0: the installation keeps the cosignatures; 1: it or the witness refuses; 2: wrong usage.
+    """
+    from sealwire.cli.audit_source import Unreadable, read_checkpoint
+    from sealwire.cli.audit_witness import ask_witness
+
+    if (note is None) == (witness is None):
+        fail("give either a file, or --witness", EXIT_USAGE)
+    log = live(url, token, tenant)
+    try:
+        kept = log.cosign(read_checkpoint(note)) if note is not None else ask_witness(log, witness or "")
+    except Unreadable as error:
+        fail(str(error), EXIT_USAGE)
+    except OSError as error:
+        fail(str(error))
+    if json:
+        say_json(kept)
+        return
+    for name, at_s in kept.witnesses.items():
+        typer.echo(f"cosigned by {name} at {at_s} (Unix time): seq 1 to {kept.tree_size}")
 
 
 def live(url: str | None, token: str | None, tenant: str | None) -> LiveLog:

@@ -13,7 +13,8 @@ from typing import Any
 
 import msgspec
 
-from sealwire.contracts.compliance import Checkpoint
+from sealwire.contracts.compliance import Checkpoint, Proof
+from sealwire.contracts.witness import CosignedCheckpoint
 from sealwire.services.compliance.notes import parse_checkpoint, parse_note
 from sealwire.services.compliance.tiles import BundleAddress, TileAddress, path_of, tiles_of
 
@@ -47,6 +48,20 @@ class LiveLog:
         """Return the signed checkpoint over the log as it is now, and its keys."""
         with self._open("checkpoint", accept="application/json") as answer:
             return msgspec.json.decode(answer.read(), type=Checkpoint)
+
+    def consistency(self, older: int, newer: int) -> list[bytes]:
+        """Return the proof that the tree of one size continues that of another; empty from nothing, or to the same."""
+        if older in (0, newer):
+            return []
+        with self._open("proof/consistency", {"from": older, "to": newer}) as answer:
+            proof = msgspec.json.decode(answer.read(), type=Proof)
+        return [bytes.fromhex(text) for text in proof.hashes]
+
+    def cosign(self, note: str) -> CosignedCheckpoint:
+        """Hand in a checkpoint with witnesses' cosignatures."""
+        document = msgspec.json.encode({"note": note, **self._tenant})
+        with self._open("checkpoint/cosignatures", content=document) as answer:
+            return msgspec.json.decode(answer.read(), type=CosignedCheckpoint)
 
     def lines(self, size: int, first: int = 1) -> Iterator[bytes]:
         """Yield the export's lines of records `first` to `size`; a connection that breaks is opened anew."""
@@ -108,15 +123,23 @@ class LiveLog:
                 raise
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
-        (folder / "keys.json").write_text(json.dumps({"first_key": head.first_key, "rotations": head.rotations}))
+        known = {"first_key": head.first_key, "rotations": head.rotations, "cosigned": head.cosigned}
+        (folder / "keys.json").write_text(json.dumps(known))
         (folder / "checkpoint").write_text(head.checkpoint, encoding="utf-8")
         return size
 
-    def _open(self, path: str, query: dict[str, Any] | None = None, accept: str = "*/*") -> Any:
-        asked = urllib.parse.urlencode({**(query or {}), **self._tenant})
+    def _open(
+        self, path: str, query: dict[str, Any] | None = None, accept: str = "*/*", content: bytes | None = None
+    ) -> Any:
+        asked = urllib.parse.urlencode({**(query or {}), **self._tenant}) if content is None else ""
         request = urllib.request.Request(  # noqa: S310 - the address is the operator's own, checked below
             f"{self._url}/{path}{'?' + asked if asked else ''}",
-            headers={"authorization": f"Bearer {self._token}", "accept": accept},
+            data=content,
+            headers={
+                "authorization": f"Bearer {self._token}",
+                "accept": accept,
+                **({} if content is None else {"content-type": "application/json"}),
+            },
         )
         if request.type not in {"http", "https"}:
             raise Refused(f"{self._url}: http or https")

@@ -157,7 +157,8 @@ class Verification(Output):
 class Checkpoint(Output):
     """A signed note (C2SP) over the tree head, and the public key line that verifies it.
 
-    `first_key` is the first key this log ever had, `rotations` the signed notes by which each key vouches for the next.
+    `first_key` is the first key this log ever had, `rotations` the signed notes by which each key vouches for the next,
+    `cosigned` the newest checkpoint that a witness cosigned, with its lines.
     """
 
     checkpoint: str
@@ -166,6 +167,7 @@ class Checkpoint(Output):
     public_key: str
     first_key: str = ""
     rotations: list[str] = []
+    cosigned: str = ""
 
 
 class InclusionQuery(Input):

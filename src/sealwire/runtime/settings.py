@@ -20,6 +20,7 @@ from sealwire.kit.config import load as load_sections
 from sealwire.services.auth.config import AuthConfig
 from sealwire.services.auth.relying_party import party_of
 from sealwire.services.compliance.config import ComplianceConfig
+from sealwire.services.compliance.witnesses import witness_keys
 from sealwire.services.crypto.config import CryptoConfig
 from sealwire.services.crypto.providers import FileKeyProvider
 from sealwire.services.gateway.config import GatewayConfig
@@ -158,6 +159,7 @@ def load(
     _check_cache(settings.cache, found)
     try:
         party_of(settings.auth, settings.server.public_url or "http://localhost")
+        witness_keys(settings.compliance.witnesses)
     except ValueError as error:
         raise SettingError(str(error)) from None
     return settings, found

@@ -11,6 +11,7 @@ import msgspec
 
 from sealwire.adapters.embedded.audit_log import SCHEMA, SqliteAuditStore
 from sealwire.adapters.embedded.audit_pruning import PRUNING_SCHEMA
+from sealwire.adapters.embedded.audit_witness import WITNESS_SCHEMA, SqliteCosignatureStore
 from sealwire.adapters.embedded.compliance_retention import RETENTION_SCHEMA, SqliteHoldStore, SqliteRunStore
 from sealwire.adapters.embedded.compliance_rights import PARTS_SCHEMA, RIGHTS_SCHEMA, SqliteRightsStore
 from sealwire.adapters.embedded.drivers.sqlite import Database
@@ -69,6 +70,7 @@ MIGRATIONS: Final = (
     RIGHTS_SCHEMA,
     RETENTION_SCHEMA,
     PARTS_SCHEMA,
+    WITNESS_SCHEMA,
 )
 _IN_FORCE: Final = (
     "SELECT policy_version, given_at FROM consent"
@@ -88,6 +90,7 @@ class SqliteCompliance:
         self.outbox = SqliteOutbox(db)
         self.stores = ComplianceStores(
             audit=SqliteAuditStore(db),
+            cosignatures=SqliteCosignatureStore(db),
             consents=SqliteConsentStore(db, self.outbox),
             retention=SqliteRetentionStore(db, self.outbox),
             holds=SqliteHoldStore(db, self.outbox),

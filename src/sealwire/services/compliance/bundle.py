@@ -13,7 +13,7 @@ import msgspec
 
 from sealwire.services.compliance.chain import read_link
 from sealwire.services.compliance.key_chain import KeyChain
-from sealwire.services.compliance.merkle import ProofInvalid, leaf_hash, verify_inclusion
+from sealwire.services.compliance.merkle import ProofInvalid, leaf_hash, verify_consistency, verify_inclusion
 from sealwire.services.compliance.notes import NoteInvalid, TreeHead, VerifierKey, parse_key
 from sealwire.services.compliance.pruning import PRUNED_START, joined, pruned_by, without
 from sealwire.services.compliance.remains import PrunedRecord, is_hash
@@ -51,6 +51,9 @@ class BundleHead(msgspec.Struct, frozen=True, kw_only=True):
     public_key: str
     first_key: str
     rotations: list[str] = []
+    cosigned: str = ""
+    """The newest checkpoint that a witness cosigned, and the proof that `checkpoint` continues it."""
+    consistency: list[str] = []
     pruning: list[Exhibit] = []
 
 
@@ -77,20 +80,24 @@ def verify_bundle(
     content: bytes,
     *,
     keys: Sequence[VerifierKey] = (),
+    checkpoints: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> tuple[Report, VerifierKey | None]:
     """Verify a bundle; without keys against the first key it names itself, which then is for people to confirm.
 
-    Returns the report (`covered` records are proved) and the key that was trusted.
+    Returns the report (`covered` records are proved) and the key that was trusted. `checkpoints` are notes held: those
+    of the sizes that the bundle speaks of have to agree; nothing can be said of others.
     """
     seen = _Seen()
     trusted: VerifierKey | None = None
     try:
         bundle = read_bundle_file(content)
         trusted = keys[0] if keys else parse_key(bundle.first_key)
-        head = KeyChain.of(keys or [trusted], bundle.rotations).checkpoint(bundle.checkpoint)
+        chain = KeyChain.of(keys or [trusted], bundle.rotations)
+        head = chain.checkpoint(bundle.checkpoint)
         fault = (
             _check_frame(bundle, head)
+            or _check_heads(bundle, head, chain, checkpoints, seen)
             or _check_records(bundle, head, seen, progress)
             or _check_pruning(bundle, head, seen)
         )
@@ -111,6 +118,7 @@ class _Seen:
         self.pruned: list[tuple[int, int]] = []
         self.said: list[tuple[int, int]] = []
         self.hash = ""
+        self.tied: list[str] = []
 
 
 def _check_frame(bundle: Bundle, head: TreeHead) -> Fault | None:
@@ -118,6 +126,34 @@ def _check_frame(bundle: Bundle, head: TreeHead) -> Fault | None:
         return Fault(Tampering.CHANGED, None, f"a bundle of the format {bundle.format!r}")
     if bundle.origin != head.origin or not head.origin.endswith(f"/{bundle.tenant_id}"):
         return Fault(Tampering.CHECKPOINT, None, "the checkpoint is of another log")
+    return None
+
+
+def _check_heads(bundle: Bundle, head: TreeHead, chain: KeyChain, held: Sequence[str], seen: _Seen) -> Fault | None:
+    """Compare the checkpoint with the one a witness cosigned, and with those held, as far as can be."""
+    known = {head.size: head}
+    seen.tied.append(bundle.checkpoint)
+    if bundle.cosigned:
+        older = chain.checkpoint(bundle.cosigned)
+        if older.origin != head.origin:
+            return Fault(Tampering.CHECKPOINT, None, "the cosigned checkpoint is of another log")
+        try:
+            proof = [_hash(text) for text in bundle.consistency]
+            verify_consistency(older.size, head.size, older.root, head.root, proof)
+        except (ProofInvalid, ValueError) as error:
+            detail = f"the checkpoint does not continue the one of size {older.size} that was cosigned: {error}"
+            return Fault(Tampering.FORKED, None, detail)
+        known[older.size] = older
+        seen.tied.append(bundle.cosigned)
+    for note in held:
+        other = chain.checkpoint(note)
+        if other.origin != head.origin:
+            return Fault(Tampering.CHECKPOINT, None, "the checkpoints are of different logs")
+        same = known.get(other.size)
+        if same is not None and same.root != other.root:
+            return Fault(Tampering.FORKED, None, f"the checkpoint held of size {other.size} has another root")
+        if same is not None:
+            seen.tied.append(note)
     return None
 
 
@@ -205,4 +241,5 @@ def _report(fault: Fault | None, seen: _Seen, root: str) -> Report:
         root=root,
         fault=fault,
         pruned=seen.pruned,
+        tied=seen.tied,
     )

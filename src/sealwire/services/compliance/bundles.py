@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 import msgspec
 
 from sealwire.contracts.audit import EvidenceQuery, EvidenceTooLarge
-from sealwire.contracts.compliance import Checkpoint, InclusionQuery
+from sealwire.contracts.compliance import Checkpoint, ConsistencyQuery, InclusionQuery
 from sealwire.kit.clock import Clock, rfc3339
 from sealwire.kit.problem import Invalid
 from sealwire.services.compliance.audit import filter_of
@@ -18,6 +18,7 @@ from sealwire.services.compliance.chain import line_of
 from sealwire.services.compliance.evidence import Evidence
 from sealwire.services.compliance.manifest import FORMAT as EXPORT_FORMAT
 from sealwire.services.compliance.manifest import Manifest
+from sealwire.services.compliance.notes import parse_checkpoint, parse_note
 from sealwire.services.compliance.ports import AuditStore, RecordFilter, StoredRecord
 from sealwire.services.compliance.pruning import PRUNED_ACTION, pruned_by
 from sealwire.services.compliance.remains import PrunedRecord
@@ -50,6 +51,7 @@ class Bundles:
             public_key=c.public_key,
             first_key=c.first_key,
             rotations=c.rotations,
+            cosigned=c.cosigned,
         )
 
     async def collect(self, tenant_id: str, query: EvidenceQuery) -> tuple[BundleHead, AsyncIterator[Exhibit]]:
@@ -68,7 +70,17 @@ class Bundles:
         size = checkpoint.tree_size
         pruning = [e async for e in self._exhibits(tenant_id, size, await self._said_of(tenant_id, gone, size))]
         head = self._head(tenant_id, query, checkpoint, last, pruning)
+        head = msgspec.structs.replace(head, consistency=await self._consistency(tenant_id, checkpoint))
         return head, self._exhibits(tenant_id, size, records)
+
+    async def _consistency(self, tenant_id: str, c: Checkpoint) -> list[str]:
+        """Prove that the checkpoint continues the one that a witness cosigned."""
+        if not c.cosigned:
+            return []
+        older = parse_checkpoint(parse_note(c.cosigned).text).size
+        if not older:
+            return []
+        return (await self._evidence.consistency(tenant_id, ConsistencyQuery(from_=older, to=c.tree_size))).hashes
 
     async def _said_of(self, tenant_id: str, gone: Sequence[int], size: int) -> list[StoredRecord]:
         """Return the newest records of pruning that name these records, as few as do."""
@@ -101,6 +113,7 @@ class Bundles:
             public_key=c.public_key,
             first_key=c.first_key,
             rotations=c.rotations,
+            cosigned=c.cosigned,
             pruning=pruning,
         )
 

@@ -20,6 +20,10 @@ class ComplianceConfig(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint_every_s: Annotated[
         float, Meta(ge=0.05, le=86_400, description="Seconds between signed checkpoints of a log that grew")
     ] = 60.0
+    witnesses: Annotated[
+        list[Annotated[str, Meta(max_length=512)]],
+        Meta(max_length=16, description="Key lines (name+id+base64, type 4) of the witnesses whose cosignatures count"),
+    ] = []
     verify_at_once: Annotated[
         int, Meta(ge=1, le=10_000_000, description="Records verified within the request; more are a job (202)")
     ] = 100_000

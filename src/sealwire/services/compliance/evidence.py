@@ -41,6 +41,7 @@ from sealwire.services.compliance.tiles import (
     width_in,
     write_bundle,
 )
+from sealwire.services.compliance.witnesses import Witnesses
 
 _log = logging.getLogger("sealwire.compliance")
 
@@ -48,11 +49,14 @@ _log = logging.getLogger("sealwire.compliance")
 class Evidence:
     """Makes checkpoints, and proofs against them."""
 
-    def __init__(self, *, store: AuditStore, logs: Logs, crypto: Crypto, clock: Clock, origin: str) -> None:
+    def __init__(
+        self, *, store: AuditStore, logs: Logs, crypto: Crypto, clock: Clock, origin: str, witnesses: Witnesses
+    ) -> None:
         self._store = store
         self._logs = logs
         self._clock = clock
         self._origin = origin
+        self._witnesses = witnesses
         self._signers = Signers(store=store, crypto=crypto, clock=clock, origin=self.origin)
         self._locks: dict[str, asyncio.Lock] = {}
         self._checked: dict[str, int] = {}
@@ -141,12 +145,13 @@ class Evidence:
         checkpoint = await self.checkpoint(tenant_id)
         first, rotations = await self.succession(tenant_id)
         return Checkpoint(
-            checkpoint=checkpoint.note,
+            checkpoint=await self._witnesses.under(tenant_id, checkpoint),
             tree_size=checkpoint.size,
             root=checkpoint.root.hex(),
             public_key=checkpoint.public_key,
             first_key=first.text,
             rotations=rotations,
+            cosigned=await self._witnesses.newest_note(tenant_id),
         )
 
     async def _check_grown(self, tenant_id: str, tree: Tree, last: StoredCheckpoint) -> None:

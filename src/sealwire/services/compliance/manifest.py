@@ -16,7 +16,7 @@ from hashlib import sha256
 import msgspec
 
 from sealwire.services.compliance.key_chain import KeyChain
-from sealwire.services.compliance.notes import NoteInvalid, TreeHead, VerifierKey
+from sealwire.services.compliance.notes import NoteInvalid, TreeHead, VerifierKey, parse_checkpoint, parse_note
 
 FORMAT = "sealwire-audit-export/1"
 _MANIFEST_LINE = b'{"manifest":'
@@ -39,6 +39,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     public_key: str
     first_key: str
     rotations: list[str] = []
+    cosigned: str = ""
+    """The newest checkpoint that a witness cosigned; empty without one."""
 
 
 class ManifestLine(msgspec.Struct, frozen=True):
@@ -80,6 +82,7 @@ class Frame:
         self._keys = keys
         self._rotations = list(rotations)
         self._waiting = list(given)
+        self._beyond: list[str] = []
         self._chain: KeyChain | None = None
         self._origin: str | None = None
         self._hash = sha256()
@@ -132,12 +135,17 @@ class Frame:
         if self.manifest.format != FORMAT or self._chain is not None:
             raise NoteInvalid("the manifest is of another format, or not the first line")
         self._rotations += self.manifest.rotations
-        self._waiting.append(self.manifest.checkpoint)
+        for note in filter(None, (self.manifest.checkpoint, self.manifest.cosigned)):
+            # What ends before the log does can't be compared with a checkpoint over all of it.
+            here = parse_checkpoint(parse_note(note).text).size <= self.manifest.to_seq
+            (self._waiting if here else self._beyond).append(note)
 
     def _begin(self) -> None:
         """Settle which keys count, and read the checkpoints that wait for it."""
         self._chain = KeyChain.of(self._keys, self._rotations)
         self.heads = [self._head(note) for note in self._waiting]
+        for note in self._beyond:
+            self._head(note)
 
     def _head(self, note: str) -> TreeHead:
         assert self._chain is not None  # settled before

@@ -12,6 +12,7 @@ from sealwire.ports.events import EventFeed, NewEvent, Positions
 from sealwire.services.compliance.job_ports import RightsStore
 from sealwire.services.compliance.retention_ports import HoldStore, RunStore
 from sealwire.services.compliance.tiles import Tile
+from sealwire.services.compliance.witness_ports import CosignatureStore
 
 
 class HeadMoved(Exception):
@@ -243,6 +244,7 @@ class ComplianceStores(msgspec.Struct, frozen=True, kw_only=True):
     """All of the service's storage, of one family. `events` is the outbox, `positions` those of its own consumers."""
 
     audit: AuditStore
+    cosignatures: CosignatureStore
     consents: ConsentStore
     retention: RetentionStore
     holds: HoldStore

@@ -1,13 +1,16 @@
-"""The HTTP edge of compliance: every operation bound to its use case, and what is no JSON: export, tiles, the note."""
+"""The HTTP edge of compliance: every operation bound to its use case, and what is no JSON: export, tiles, notes."""
 
 from __future__ import annotations
 
+import gzip
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 import msgspec
 
 from sealwire.contracts.accountability import OPERATIONS
-from sealwire.contracts.compliance import CHECKPOINT, Compliance, LogQuery
+from sealwire.contracts.compliance import CHECKPOINT, Checkpoint, Compliance, LogQuery
+from sealwire.contracts.witness import COSIGNED, CosignedCheckpoint, Witnessing
 from sealwire.kit.caller import Caller
 from sealwire.kit.codec import convert_query, encode
 from sealwire.kit.exchange import JSON, Exchange
@@ -18,6 +21,9 @@ from sealwire.services.compliance.export_route import ExportSource, export_route
 from sealwire.services.compliance.rights_routes import ArchiveSource, rights_routes
 from sealwire.services.compliance.stream_route import LiveSource, stream_route
 
+_VARY = (b"vary", b"accept-encoding")
+_GZIP = (b"content-encoding", b"gzip")
+_QUICK = 1
 TILE_PATH = "/compliance/audit/tile/*"
 _NOTE = (b"content-type", b"text/plain; charset=utf-8")
 _BYTES = (b"content-type", b"application/octet-stream")
@@ -25,7 +31,7 @@ _NO_STORE = (b"cache-control", b"no-store")
 _IMMUTABLE = (b"cache-control", b"private, max-age=31536000, immutable")
 
 
-class AuditSource(Compliance, LiveSource, ExportSource, ArchiveSource, Protocol):
+class AuditSource(Compliance, Witnessing, LiveSource, ExportSource, ArchiveSource, Protocol):
     """The contract, and what the streams read beside it."""
 
     async def tile(self, caller: Caller, path: str, tenant_id: str | None = None) -> bytes: ...
@@ -33,13 +39,11 @@ class AuditSource(Compliance, LiveSource, ExportSource, ArchiveSource, Protocol)
 
 def routes(compliance: AuditSource, edge: Edge) -> list[Route]:
     """Return all routes; the gateway leaves those out that are for services."""
-    bound = [edge.bind(op, getattr(compliance, name)) for name, op in OPERATIONS.items() if op is not CHECKPOINT]
-    checkpoint = edge.bind(CHECKPOINT, compliance.checkpoint)
-    assert checkpoint.run is not None  # bound
+    notes = {CHECKPOINT.name: _note(compliance.checkpoint), COSIGNED.name: _note(compliance.cosigned)}
+    bound = {name: edge.bind(op, getattr(compliance, name)) for name, op in OPERATIONS.items()}
     return [
-        *bound,
+        *(msgspec.structs.replace(route, run=notes.get(name, route.run)) for name, route in bound.items()),
         *rights_routes(compliance, edge),
-        msgspec.structs.replace(checkpoint, run=_checkpoint(compliance)),
         *export_routes(compliance, edge),
         edge.stream(
             "GET",
@@ -53,11 +57,11 @@ def routes(compliance: AuditSource, edge: Edge) -> list[Route]:
     ]
 
 
-def _checkpoint(compliance: AuditSource) -> Run:
+def _note(read: Callable[[Caller, LogQuery], Awaitable[Checkpoint | CosignedCheckpoint]]) -> Run:
     """The bare signed note, as tlog-tiles clients read it; for `Accept: application/json` with its root and key."""
 
     async def run(exchange: Exchange, caller: Caller) -> None:
-        checkpoint = await compliance.checkpoint(caller, convert_query(exchange.query, LogQuery))
+        checkpoint = await read(caller, convert_query(exchange.query, LogQuery))
         if b"application/json" in (exchange.header(b"accept") or b""):
             await exchange.answer(200, encode(checkpoint), (JSON, _NO_STORE))
         else:
@@ -71,6 +75,11 @@ def _tile(compliance: AuditSource) -> Run:
         path = exchange.params["rest"]
         query = convert_query(exchange.query, LogQuery)
         body = await compliance.tile(caller, path, query.tenant_id)
-        await exchange.answer(200, body, (_BYTES, _IMMUTABLE))
+        if not path.startswith("entries/"):  # hashes grow no smaller
+            await exchange.answer(200, body, (_BYTES, _IMMUTABLE))
+        elif b"gzip" in (exchange.header(b"accept-encoding") or b""):
+            await exchange.answer(200, gzip.compress(body, _QUICK, mtime=0), (_BYTES, _IMMUTABLE, _VARY, _GZIP))
+        else:
+            await exchange.answer(200, body, (_BYTES, _IMMUTABLE, _VARY))
 
     return run

@@ -33,6 +33,7 @@ from sealwire.contracts.compliance import (
 )
 from sealwire.contracts.crypto import Crypto
 from sealwire.contracts.retention import NewRetentionRun, RetentionRun, RetentionRuns
+from sealwire.contracts.witness import Cosignatures, CosignedCheckpoint
 from sealwire.kit.caller import Caller, service_caller
 from sealwire.kit.clock import Clock
 from sealwire.kit.codec import Page
@@ -60,6 +61,7 @@ from sealwire.services.compliance.sealing import Sealer
 from sealwire.services.compliance.sequencer import Logs
 from sealwire.services.compliance.signers import SERVICE
 from sealwire.services.compliance.verification import Verifier
+from sealwire.services.compliance.witnesses import Witnesses
 
 _log = logging.getLogger("sealwire.compliance")
 _OWN_LOG = LogQuery()
@@ -95,7 +97,10 @@ class ComplianceService(RightsAnswers):
             in_memory=config.logs_in_memory,
             grown=self._tail.grew,
         )
-        self._evidence = Evidence(store=store, logs=self._logs, crypto=crypto, clock=clock, origin=config.origin)
+        self._witnesses = Witnesses(store=store, cosignatures=stores.cosignatures, clock=clock, keys=config.witnesses)
+        self._evidence = Evidence(
+            store=store, logs=self._logs, crypto=crypto, clock=clock, origin=config.origin, witnesses=self._witnesses
+        )
         self._audit = AuditLog(store=store, logs=self._logs, sealer=sealer, clock=clock, grown=self._evidence.grown)
         self._bundles = Bundles(store=store, evidence=self._evidence, clock=clock)
         self.pruning = Pruning(store=store, append=self._audit.append, clock=clock)
@@ -195,6 +200,14 @@ class ComplianceService(RightsAnswers):
     async def checkpoint(self, caller: Caller, query: LogQuery = _OWN_LOG) -> Checkpoint:
         """Return a signed checkpoint over the log as it is now."""
         return await self._evidence.answer(log_of(caller, query.tenant_id))
+
+    async def cosign(self, caller: Caller, cosignatures: Cosignatures) -> CosignedCheckpoint:
+        """See `Witnesses.take`."""
+        return await self._witnesses.take(log_of(caller, cosignatures.tenant_id), cosignatures.note)
+
+    async def cosigned(self, caller: Caller, query: LogQuery = _OWN_LOG) -> CosignedCheckpoint:
+        """See `Witnesses.newest`."""
+        return await self._witnesses.newest(log_of(caller, query.tenant_id))
 
     async def inclusion(self, caller: Caller, query: InclusionQuery) -> Proof:
         """See `Evidence.inclusion`."""

@@ -49,6 +49,8 @@ def _read_note(folder: Path) -> str:
         return (folder / CHECKPOINT).read_bytes().decode()
     except UnicodeDecodeError:
         raise NoteInvalid("a note is UTF-8") from None
+    except FileNotFoundError:
+        raise NoteInvalid("the folder has no checkpoint") from None
 
 
 class _Folder:

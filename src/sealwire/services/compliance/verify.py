@@ -37,6 +37,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     fault: Fault | None = None
     pruned: list[tuple[int, int]] = []
     """Records that retention took out: ranges of `seq`. The log says of each that it did, where all of it was seen."""
+    tied: list[str] = []
+    """Notes of a bundle whose tree its records are proved to be in. Of other sources: those up to `covered`."""
 
     @property
     def first_bad_seq(self) -> int | None:
