@@ -108,7 +108,8 @@ class AuthRoom:
         await self._crypto_db.close()
 
     async def letters(self) -> list[EmailMessage]:
-        """Hand over what is due; return all letters that went out, in order."""
+        """Write and hand over what is due; return all letters that went out, in order."""
+        await self.service.herald.tell()
         await self.service.postman.deliver()
         files = sorted(self.outbox.glob("*.eml"))
         return [message_from_bytes(file.read_bytes(), policy=policy.default) for file in files]

@@ -8,7 +8,7 @@ from typing import Final
 import apsw
 
 from sealwire.adapters.embedded.drivers.sqlite import Database, Row
-from sealwire.adapters.embedded.outbox import SqliteOutbox
+from sealwire.adapters.embedded.outbox import SqliteOutbox, move
 from sealwire.contracts.credentials import InvitationInvalid
 from sealwire.kit.permission import Role
 from sealwire.kit.problem import QuotaExceeded
@@ -41,7 +41,7 @@ class SqliteResetStore:
                 "INSERT INTO reset VALUES (?, ?, ?, ?, ?)",
                 (reset.token_hash, reset.tenant_id, reset.user_id, reset.created_us, reset.expires_us),
             )
-            _post(conn, letter)
+            post(conn, letter)
             return True
 
         return await self._db.write(ask)
@@ -86,7 +86,7 @@ class SqliteInvitationStore:
                 (i.invitation_id, i.token_hash, i.tenant_id, i.email_index, i.sealed, i.role.value, i.invited_by,
                  i.created_us, i.expires_us),
             )  # fmt: skip
-            _post(conn, letter)
+            post(conn, letter)
             self._outbox.append(conn, events)
 
         await self._db.write(add)
@@ -122,6 +122,14 @@ class SqliteLetterStore:
     def __init__(self, db: Database, outbox: SqliteOutbox) -> None:
         self._db = db
         self._outbox = outbox
+
+    async def tell(self, letters: Sequence[LetterRecord], consumer: str, position: int) -> None:
+        def tell(conn: apsw.Connection) -> None:
+            for letter in letters:
+                post(conn, letter, again=True)
+            move(conn, consumer, position)
+
+        await self._db.write(tell)
 
     async def due(self, now_us: int, limit: int) -> Sequence[LetterRecord]:
         rows = self._db.read(
@@ -179,9 +187,10 @@ def spend_invitation(conn: apsw.Connection, user: UserRecord, invitation_id: str
         raise InvitationInvalid
 
 
-def _post(conn: apsw.Connection, letter: LetterRecord) -> None:
+def post(conn: apsw.Connection, letter: LetterRecord, *, again: bool = False) -> None:
+    """From inside a write: store a letter. `again`: it may be there already."""
     conn.execute(
-        "INSERT INTO letter VALUES (?, ?, ?, ?, ?, ?)",
+        f"INSERT {'OR IGNORE ' if again else ''}INTO letter VALUES (?, ?, ?, ?, ?, ?)",
         (letter.letter_id, letter.tenant_id, letter.sealed, letter.created_us, letter.due_us, letter.attempts),
     )
 

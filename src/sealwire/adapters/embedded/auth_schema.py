@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from sealwire.adapters.embedded.auth_changes import NOTICES_SINCE
 from sealwire.adapters.embedded.auth_external import EXTERNAL_SCHEMA
 from sealwire.adapters.embedded.auth_keeping import SESSIONS_SCHEMA
 from sealwire.adapters.embedded.auth_legacy import LEGACY_SCHEMA
@@ -231,4 +232,5 @@ MIGRATIONS: Final = (
     SESSIONS_SCHEMA,
     LEGACY_SCHEMA,
     CHALLENGE_AMR_SCHEMA,
+    NOTICES_SINCE,
 )

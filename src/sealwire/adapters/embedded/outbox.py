@@ -142,6 +142,15 @@ def _trim(conn: apsw.Connection, before_us: int) -> int:
     return int(conn.changes())
 
 
+def move(conn: apsw.Connection, consumer: str, position: int) -> None:
+    """From inside a write: note that `consumer` is done with all up to `position`; never back."""
+    conn.execute(
+        "INSERT INTO consumer_position VALUES (?1, ?2)"
+        " ON CONFLICT (consumer) DO UPDATE SET position = max(position, ?2)",
+        (consumer, position),
+    )
+
+
 class SqlitePositions:
     """`Positions` in the table `consumer_position`; the file's schema includes `POSITIONS_SCHEMA`."""
 
@@ -156,14 +165,7 @@ class SqlitePositions:
         return await self._db.write(load)
 
     async def save(self, consumer: str, position: int) -> None:
-        def save(conn: apsw.Connection) -> None:
-            conn.execute(
-                "INSERT INTO consumer_position VALUES (?1, ?2)"
-                " ON CONFLICT (consumer) DO UPDATE SET position = max(position, ?2)",
-                (consumer, position),
-            )
-
-        await self._db.write(save)
+        await self._db.write(lambda conn: move(conn, consumer, position))
 
     async def forget(self, consumer: str) -> None:
         """Drop a consumer that will not come back, so that it no longer holds up trimming."""

@@ -325,6 +325,12 @@ class LetterStore(Protocol):
     async def of(self, tenant_id: str, after: str, limit: int) -> Sequence[LetterRecord]:
         """Return the tenant's letters in the order of their ids, from above `after`, due or not."""
 
+    async def tell(self, letters: Sequence[LetterRecord], consumer: str, position: int) -> None:
+        """Store letters that a consumer of the outbox wrote, and how far it came by that. Atomic.
+
+        A letter that is there already stays as it is.
+        """
+
     async def due(self, now_us: int, limit: int) -> Sequence[LetterRecord]:
         """Return letters whose time has come, the earliest first."""
 

@@ -56,9 +56,9 @@ class Postman:
         task, self._task = self._task, None
         await cancel_and_wait(task)
 
-    async def seal(self, tenant_id: str, *, to: str, subject: str, text: str) -> LetterRecord:
-        """Write a letter, to be stored in the same transaction as what it is about."""
-        letter_id, now_us = new_id(), self._clock.now_us()
+    async def seal(self, tenant_id: str, *, to: str, subject: str, text: str, letter_id: str = "") -> LetterRecord:
+        """Write a letter, to be stored in the same transaction as what it is about. `letter_id`: when it has one."""
+        letter_id, now_us = letter_id or new_id(), self._clock.now_us()
         letter = Letter(letter_id=letter_id, to=to, subject=subject, text=text, at_us=now_us)
         sealed = await self._vault.seal(tenant_id, "letter:" + letter_id, _encode(letter))
         return LetterRecord(letter_id=letter_id, tenant_id=tenant_id, sealed=sealed, created_us=now_us, due_us=now_us)

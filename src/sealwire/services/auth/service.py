@@ -58,6 +58,7 @@ from sealwire.services.auth.lockout import Lockout
 from sealwire.services.auth.logins import Logins
 from sealwire.services.auth.mfa import SecondFactors
 from sealwire.services.auth.mfa_policy import MfaPolicy
+from sealwire.services.auth.notices import Herald
 from sealwire.services.auth.openid import OpenIdProvider, issuer_of
 from sealwire.services.auth.openid_ports import Outward
 from sealwire.services.auth.openid_service import OpenIdService
@@ -142,6 +143,10 @@ class AuthService(
         )  # fmt: skip
         tenants = Tenants(store=stores.tenants, vault=vault, journal=journal, revoker=revoker, clock=clock)
         self.postman = Postman(store=stores.letters, mailer=mailer, vault=vault, journal=journal, clock=clock)
+        self.herald = Herald(
+            feed=stores.events, positions=stores.positions, letters=stores.letters, users=stores.users, people=people,
+            postman=self.postman, journal=journal, site=site,
+        )  # fmt: skip
         self._guestbook = Guestbook(
             stores=stores, vault=vault, postman=self.postman, journal=journal, clock=clock, config=config, site=site
         )
@@ -202,11 +207,13 @@ class AuthService(
         await self._tenants.start()
         self.upkeep.start()
         self.postman.start()
+        self.herald.start()
         self.openid.courier.start()
 
     async def stop(self) -> None:
         """Finish what runs and store the last uses. Safe to call twice."""
         await self.openid.courier.stop()
+        await self.herald.stop()
         await self.postman.stop()
         await self.upkeep.stop()
         self.hasher.stop()

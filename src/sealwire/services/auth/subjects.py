@@ -115,6 +115,8 @@ class SubjectService:
             if not erased:
                 await asyncio.sleep(WAIT_S)
             return SubjectErased(done=False, erased=erased)
+        if person and (late := await self._post.forget(under_way.tenant_id, person.email)):
+            erased["letter"] = erased.get("letter", 0) + late  # a notice of what happened right before
         account = under_way.email_index.hex()
         keys = [self._vault.attempt_key("account", account), self._vault.attempt_key("proof", under_way.user_id)]
         if failures := await self._subjects.finish_erasing(under_way.user_id, keys):

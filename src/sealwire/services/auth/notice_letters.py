@@ -1,0 +1,101 @@
+"""What notices say: what changed, when, from where, and what to do if it was somebody else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from sealwire.kit.clock import rfc3339
+from sealwire.services.auth.events import Body, Kind
+
+
+class Change(msgspec.Struct, frozen=True):
+    """A change a person hears of. `said` follows "at <site>:"; `advice` is for who did not do it."""
+
+    subject: str
+    said: str
+    advice: str
+
+
+_ANEW: Final = (
+    'set the password anew ("Forgotten password" on the login page), look at your passkeys, authenticator app and '
+    "linked identities, which a new password leaves as they are, and tell an administrator."
+)
+_ACCESS_ADVICE: Final = "end all your sessions, set the password anew, and tell an administrator."
+_CHANGES: Final[Mapping[Kind, Change]] = {
+    Kind.PASSWORD_CHANGED: Change(
+        "Your password was changed",
+        "your password was changed. Every other session and every API key of yours has ended.",
+        _ANEW,
+    ),
+    Kind.PASSWORD_RESET: Change(
+        "Your password was set anew",
+        "your password was set anew by a link that was sent to this address. Every session and every API key of yours "
+        "has ended. Your passkeys, authenticator app and linked identities are as they were.",
+        _ANEW,
+    ),
+    Kind.TOTP_CONFIRMED: Change(
+        "An authenticator app was set up",
+        "an authenticator app was set up for your account, in the place of one before it, with new recovery codes; "
+        "older codes count no longer.",
+        _ACCESS_ADVICE,
+    ),
+    Kind.TOTP_REMOVED: Change(
+        "Your authenticator app was removed", "your authenticator app was removed from your account.", _ACCESS_ADVICE
+    ),
+    Kind.PASSKEY_ADDED: Change(
+        "A passkey was added", "a passkey was added to your account; it lets in without the password.", _ACCESS_ADVICE
+    ),
+    Kind.PASSKEY_REMOVED: Change("A passkey was removed", "a passkey was removed from your account.", _ACCESS_ADVICE),
+    Kind.PASSKEY_SUSPENDED: Change(
+        "A passkey was suspended",
+        "a passkey of yours was suspended: its counter went back, as that of a copy would. It lets nobody in any more. "
+        "Log in by another factor or a recovery code, remove it and make a new one; without either an administrator "
+        "can reset your factors.",
+        "somebody may have a copy of it: tell an administrator.",
+    ),
+    Kind.RECOVERY_USED: Change(
+        "A recovery code was used", "a recovery code of yours was used; it is good no longer.", _ACCESS_ADVICE
+    ),
+    Kind.API_KEY_ADDED: Change(
+        "An API key was made",
+        "an API key was made in your name, or by you for a service account.",
+        "end the key, set the password anew, and tell an administrator.",
+    ),
+    Kind.IDENTITY_LINKED: Change(
+        "An identity was linked to your account",
+        "an identity at another provider was linked to your account; whoever has it can log in by it.",
+        "unlink it, end all your sessions, and tell an administrator.",
+    ),
+    Kind.IDENTITY_UNLINKED: Change(
+        "An identity was unlinked from your account",
+        "an identity at another provider was unlinked from your account.",
+        _ACCESS_ADVICE,
+    ),
+}
+
+
+def change_of(kind: Kind, body: Body) -> Change | None:
+    """Return what its person hears of an event; None for what lets nobody in and keeps nobody out."""
+    return _CHANGES.get(kind) if body.outcome == "success" or kind is Kind.PASSKEY_SUSPENDED else None
+
+
+def notice_subject(change: Change) -> str:
+    """Word the subject."""
+    return f"Sealwire: {change.subject[0].lower()}{change.subject[1:]}"
+
+
+def notice_text(change: Change, *, display_name: str, site: str, at_us: int, ip: str, by_other: bool) -> str:
+    """Word the letter. `ip` and `display_name` may be empty; `by_other`: not in a session of the person."""
+    greeting = f"Hello {display_name}" if display_name else "Hello"
+    where = f"From: {ip}\n" if ip and not by_other else ""
+    who = "By: an administrator, or somebody who acted for one\n" if by_other else ""
+    return (
+        f"{greeting},\n\n"
+        f"at {site}, {change.said}\n\n"
+        f"When: {rfc3339(at_us)}\n{who}{where}\n"
+        "If you know of it, there is nothing to do.\n"
+        f"If not: {change.advice}\n"
+    )

@@ -1,0 +1,227 @@
+"""Who hears of what: a letter about every change of what lets a person in, once, also after a crash, with no secret."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from email.message import EmailMessage
+from pathlib import Path
+
+import pyotp
+import pytest
+
+from sealwire.adapters.embedded.auth_changes import NOTICES_SINCE
+from sealwire.contracts.api_keys import NewApiKey, NewServiceAccount
+from sealwire.contracts.credentials import ResetConfirmation, ResetRequest
+from sealwire.contracts.logins import BadCredentials, MfaAnswer, PasswordChange, TotpCode
+from sealwire.contracts.passkeys import PasskeyLoginStart, PasskeyRefused
+from sealwire.contracts.users import UserChange
+from sealwire.kit.caller import Caller
+from sealwire.services.auth.external_records import IdentityRecord
+from sealwire.services.auth.notices import CONSUMER
+from sealwire.testing.auth_room import PASSWORD, AuthRoom, somebody
+from sealwire.testing.authenticator import Bent, SoftAuthenticator
+from sealwire.testing.clock import ManualClock
+
+ORIGIN = "https://sealwire.local"
+BETTER = "lantern otter seven"
+Secrets = list[str]
+
+
+@pytest.fixture
+async def room(tmp_path: Path) -> AsyncIterator[AuthRoom]:
+    opened = AuthRoom(tmp_path)
+    await opened.open()
+    yield opened
+    await opened.close()
+
+
+def code(room: AuthRoom, secret: str) -> str:
+    assert isinstance(room.clock, ManualClock)
+    room.clock.advance(30)
+    return pyotp.TOTP(secret).generate_otp(room.clock.now_us() // 30_000_000)
+
+
+async def notices(room: AuthRoom) -> list[EmailMessage]:
+    return [letter for letter in await room.letters() if str(letter["Subject"]).startswith("Sealwire: ")]
+
+
+async def change_password(room: AuthRoom, anna: Caller) -> Secrets:
+    await room.auth.change_password(anna, PasswordChange(current_password=PASSWORD, new_password=BETTER))
+    return [PASSWORD, BETTER]
+
+
+async def reset_password(room: AuthRoom, anna: Caller) -> Secrets:
+    await room.auth.reset_password(somebody(), ResetRequest(email="anna@example.org"))
+    found = re.search(r"token=(\S+)", (await room.letters())[-1].get_content())
+    assert found
+    await room.auth.confirm_reset(somebody(), ResetConfirmation(token=found[1], new_password=BETTER))
+    return [found[1], BETTER]
+
+
+async def set_up_app(room: AuthRoom, anna: Caller) -> Secrets:
+    secret = (await room.auth.totp_enroll(anna)).secret
+    codes = (await room.auth.totp_confirm(anna, TotpCode(code=code(room, secret)))).recovery_codes
+    return [secret, *codes]
+
+
+async def remove_app(room: AuthRoom, anna: Caller) -> Secrets:
+    made = await set_up_app(room, anna)
+    await room.auth.totp_remove(anna)
+    return made
+
+
+async def use_recovery_code(room: AuthRoom, anna: Caller) -> Secrets:
+    made = await set_up_app(room, anna)
+    asked = await room.log_in("anna")
+    await room.auth.mfa_verify(somebody(), MfaAnswer(mfa_token=asked.mfa_token, method="recovery", code=made[1]))
+    return [*made, asked.mfa_token]
+
+
+async def add_passkey(room: AuthRoom, anna: Caller) -> Secrets:
+    device = SoftAuthenticator(ORIGIN)
+    added = await room.auth.passkey_register(anna, device.create(await room.auth.passkey_register_options(anna)))
+    return added.recovery_codes
+
+
+async def remove_passkey(room: AuthRoom, anna: Caller) -> Secrets:
+    made = await add_passkey(room, anna)
+    await room.auth.remove_passkey(anna, (await room.auth.passkeys(anna)).items[0].passkey_id)
+    return made
+
+
+async def make_key(room: AuthRoom, anna: Caller) -> Secrets:
+    return [(await room.auth.add_api_key(anna, NewApiKey(name="robot", scopes=[]))).key]
+
+
+async def make_key_of_a_service(room: AuthRoom, anna: Caller) -> Secrets:
+    account = NewServiceAccount(display_name="Robot", role="member")
+    return [(await room.auth.add_api_key(anna, NewApiKey(name="r", scopes=[], service_account=account))).key]
+
+
+async def unlink(room: AuthRoom, anna: Caller) -> Secrets:
+    identity = IdentityRecord(
+        identity_id="i-1", tenant_id=anna.tenant_id, user_id=anna.user_id, provider="p", issuer="https://p.example",
+        subject_index=b"s", created_us=1,
+    )  # fmt: skip
+    await room.storage.stores.identities.add(identity, [])
+    await room.auth.end_identity(anna, "i-1")
+    return []
+
+
+CHANGES: list[tuple[Callable[[AuthRoom, Caller], Awaitable[Secrets]], list[str]]] = [
+    (change_password, ["your password was changed"]),
+    (reset_password, ["your password was set anew"]),
+    (set_up_app, ["an authenticator app was set up"]),
+    (remove_app, ["an authenticator app was set up", "your authenticator app was removed"]),
+    (use_recovery_code, ["an authenticator app was set up", "a recovery code was used"]),
+    (add_passkey, ["a passkey was added"]),
+    (remove_passkey, ["a passkey was added", "a passkey was removed"]),
+    (make_key, ["an API key was made"]),
+    (make_key_of_a_service, ["an API key was made"]),
+    (unlink, ["an identity was unlinked from your account"]),
+]
+
+
+@pytest.mark.parametrize(("change", "subjects"), CHANGES)
+async def test_a_person_hears_of_it_once_and_of_no_secret(
+    room: AuthRoom, change: Callable[[AuthRoom, Caller], Awaitable[Secrets]], subjects: list[str]
+) -> None:
+    anna, _ = await room.enter("anna")
+    secrets = await change(room, anna)
+    letters = await notices(room)
+    assert sorted(str(letter["Subject"]) for letter in letters) == sorted("Sealwire: " + said for said in subjects)
+    for letter in letters:
+        assert letter["To"] == "anna@example.org"
+        text = letter.get_content().replace("\r\n", "\n")
+        assert text.startswith("Hello Anna,")
+        assert "From: 192.0.2.7\n" in text
+        assert not [secret for secret in secrets if secret and secret in text]
+        assert "://sealwire.local" not in text.replace("at https://sealwire.local, ", ""), "nothing to click on"
+    assert await room.service.herald.tell() == 0
+    await room.close()
+    await room.open()
+    assert len(await notices(room)) == len(subjects), "a restart says nothing twice"
+
+
+async def test_what_a_crash_left_untold_is_told_by_the_next_start(tmp_path: Path) -> None:
+    room = AuthRoom(tmp_path)
+    await room.open()
+    anna, _ = await room.enter("anna")
+    await room.service.herald.tell()
+    await room.service.herald.stop()
+    await room.service.postman.stop()
+    await change_password(room, anna)
+    position = await room.storage.stores.positions.load(CONSUMER)
+    assert position < await room.service.events.newest()
+    await room.close()
+
+    again = AuthRoom(tmp_path, clock=room.clock)
+    await again.open()
+    assert [letter["Subject"] for letter in await notices(again)] == ["Sealwire: your password was changed"]
+    await again.close()
+
+
+async def test_a_letter_and_how_far_the_herald_came_are_one_write(room: AuthRoom) -> None:
+    anna, _ = await room.enter("anna")
+    await room.service.herald.stop()
+    await room.service.postman.stop()
+    await room.service.herald.tell()
+    before = await room.storage.stores.positions.load(CONSUMER)
+    await change_password(room, anna)
+    await room.service.herald.tell()
+    waiting = await room.storage.stores.letters.of(anna.tenant_id, "", 10)
+    events = await room.service.events.read(before, 100)
+    told = [event.event_id for event in events if event.kind == "auth.credential-change"]
+    assert [letter.letter_id for letter in waiting] == told
+    assert await room.storage.stores.positions.load(CONSUMER) == events[-1].position
+    await room.storage.stores.letters.tell(waiting, CONSUMER, before)
+    assert await room.storage.stores.letters.of(anna.tenant_id, "", 10) == waiting
+    assert await room.storage.stores.positions.load(CONSUMER) == events[-1].position
+
+
+async def test_nobody_hears_of_what_changes_no_way_in(room: AuthRoom) -> None:
+    boss, granted = await room.enter("boss")
+    anna = await room.add(boss, "anna")
+    with pytest.raises(BadCredentials):
+        await room.log_in("anna", password="not it at all")
+    await room.log_in("anna")
+    await room.auth.change_user(boss, anna, UserChange(role="admin"))
+    await room.auth.totp_enroll(room.caller(granted))
+    await room.auth.logout(boss)
+    assert await room.letters() == []
+
+
+async def test_a_copied_passkey_is_told_of(room: AuthRoom) -> None:
+    anna, _ = await room.enter("anna")
+    device = SoftAuthenticator(ORIGIN)
+    await room.auth.passkey_register(anna, device.create(await room.auth.passkey_register_options(anna)))
+    for _ in range(2):
+        options = await room.auth.passkey_login_options(somebody(), PasskeyLoginStart())
+        login = device.get(options, Bent(sign_count=5))
+        with suppress(PasskeyRefused):
+            await room.auth.passkey_login(somebody(), login)
+    letter = (await notices(room))[-1]
+    assert letter["Subject"] == "Sealwire: a passkey was suspended"
+    assert "By: an administrator" not in letter.get_content()
+
+
+async def test_what_happened_before_there_were_notices_is_told_to_nobody(tmp_path: Path) -> None:
+    room = AuthRoom(tmp_path)
+    await room.open()
+    anna, _ = await room.enter("anna")
+    await room.service.herald.stop()
+    await room.service.postman.stop()
+    await change_password(room, anna)
+
+    def as_before(conn: object) -> None:
+        conn.execute("DELETE FROM consumer_position WHERE consumer = ?", (CONSUMER,))  # type: ignore[attr-defined]
+        conn.execute(NOTICES_SINCE)  # type: ignore[attr-defined]
+
+    await room.storage.db.write(as_before)
+    await room.close()
+    again = AuthRoom(tmp_path, clock=room.clock)
+    await again.open()
+    assert await notices(again) == []
+    await again.close()
