@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -259,6 +259,113 @@ async def test_a_cache_that_comes_back_with_older_data_revives_nobody(
     while not await gone():
         assert time.monotonic() < deadline, "the revoked session was not taken out of the cache"
         await asyncio.sleep(0.05)
+
+
+async def test_a_cache_restored_from_an_older_backup_revives_nobody_and_is_put_right(
+    tmp_path: Path, room: Room, server: RedisServer
+) -> None:
+    """A snapshot (RDB) of before the logout takes the place of the data, so quickly that no breaker notices."""
+    session_id, token = room.person("anna")
+    _, demoted = room.person("boss", Role.OWNER)
+    await settled(room)
+    await room.see(token)
+    await room.see(demoted)
+    key = room.driver.key(f"session:{session_id}")
+    await room.driver.call("SAVE")
+    backup = (server.folder / "dump.rdb").read_bytes()
+    room.authority.log_out(session_id)
+    room.authority.change_role("boss", Role.GUEST)
+    await until(lambda: room.boundary.fallback.book.ended(session_id))
+    await until_async(lambda: is_gone(room, key))
+    folder = tmp_path / "restored"
+    folder.mkdir()
+    (folder / "dump.rdb").write_bytes(backup)
+    with RedisServer(folder) as restored:
+        there = RedisDriver(url=restored.url, timeout_s=2.0)
+        assert await there.call("EXISTS", key) == 1, "the backup holds the revoked session"
+        await there.aclose()
+    server.kill()
+    (server.folder / "dump.rdb").write_bytes(backup)
+    server.start(keep=False)
+    room.boundary.normalizer.forget()
+    assert (await room.see(token)).status is Status.REVOKED
+    seen = await room.see(demoted)
+    assert seen.principal is not None
+    assert seen.principal.role is Role.GUEST, "what the backup says of the role is older than the change"
+    await until_async(lambda: is_gone(room, key))
+    assert (await room.see(token)).status is Status.REVOKED
+
+
+async def test_a_cache_that_was_emptied_gets_its_sessions_back(room: Room) -> None:
+    session_id, token = room.person("anna")
+    await room.see(token)
+    key = room.driver.key(f"session:{session_id}")
+    await settled(room)
+    await room.driver.call("FLUSHALL")
+    deadline = time.monotonic() + 10
+    while await is_gone(room, key):
+        assert time.monotonic() < deadline, "nobody noticed"
+        await asyncio.sleep(0.05)
+    assert room.breakers.breaker("session_cache").state is State.CLOSED
+
+
+async def test_while_the_cache_is_stopped_the_feed_stays_young_and_changes_come_into_force(
+    room: Room, server: RedisServer
+) -> None:
+    """SIGSTOP: connections stand, nothing answers. No boundary but the cache itself waits for it (R6.5)."""
+    people = [room.person(f"user{i}") for i in range(8)]
+    for _, token in people:
+        await room.see(token)
+    coordinator = room.boundary.coordinator
+    oldest_s, stop = 0.0, asyncio.Event()
+
+    async def watch() -> None:
+        nonlocal oldest_s
+        while not stop.is_set():
+            oldest_s = max(oldest_s, coordinator.age_s)
+            await asyncio.sleep(0.005)
+
+    watching = asyncio.create_task(watch())
+    server.pause()
+    changes = []
+    for session_id, token in people:
+        changes.append(room.authority.log_out(session_id))
+        began = time.monotonic()
+        await until(lambda sid=session_id: room.boundary.fallback.book.ended(sid))
+        assert (await room.see(token)).status is Status.REVOKED
+        assert time.monotonic() - began < 1.0
+        await asyncio.sleep(0.3)
+    await until(lambda: room.boundary.normalizer.degraded)
+    stop.set()
+    await watching
+    assert oldest_s < 1.0, "the staleness bound"
+    for change in changes:
+        receipt = coordinator.receipts.of(change.change_id)
+        assert receipt is not None
+        in_force = {where: applied for where, applied in receipt.applied.items() if not applied.fault}
+        assert {"fallback_session_provider", "journal", "jwt_token_adapter", "websocket_auth_gateway"} <= set(in_force)
+        assert all(applied.took_us < 1_000_000 for applied in in_force.values())
+    server.resume()
+    for session_id, _ in people:
+        key = room.driver.key(f"session:{session_id}")
+        await until_async(lambda key=key: is_gone(room, key))
+
+
+async def settled(room: Room) -> None:
+    """Wait until what is done after every start is done."""
+    normalizer = room.boundary.normalizer
+    await until(lambda: normalizer._beacon is not None and normalizer._cache_lost_at is None)
+
+
+async def is_gone(room: Room, key: str) -> bool:
+    return not await exists(room, key)
+
+
+async def until_async(holds: Callable[[], Awaitable[bool]], within_s: float = 15.0) -> None:
+    deadline = time.monotonic() + within_s
+    while not await holds():
+        assert time.monotonic() < deadline, "it did not come about in time"
+        await asyncio.sleep(0.02)
 
 
 async def test_a_revocation_that_failed_before_the_breaker_opened_is_made_up_for(room: Room, proxy: FaultProxy) -> None:

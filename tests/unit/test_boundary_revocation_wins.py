@@ -162,7 +162,7 @@ class BoundaryMachine(RuleBasedStateMachine):
     def time_passes(self, seconds: float) -> None:
         self.clock.advance(seconds)
 
-    @rule(seconds=st.sampled_from([-3600, -60, 60]))
+    @rule(seconds=st.sampled_from([-3600, -60, 60, 3600]))
     def the_wall_clock_steps(self, seconds: float) -> None:
         self.clock.step_wall(seconds)
 

@@ -99,6 +99,14 @@ class RevocationBook:
                 number = max(number, max(kept.revocation.number for kept in found))
         return number
 
+    def cut_since(self, token: VerifiedToken, number: int) -> bool:
+        """Whether all sessions of its person, or of their tenant, ended after this number, by the feed's order alone:
+        for a token without an epoch, whose time of issue says nothing once a clock was stepped."""
+        cuts = self._cuts.get(f"{token.tenant_id}\0{token.subject}", ())
+        if any(kept.revocation.number > number and kept.revocation.session_id != token.session_id for kept in cuts):
+            return True
+        return any(kept.revocation.number > number for kept in self._tenants.get(token.tenant_id, ()))
+
     def prune(self) -> int:
         """Forget what no token can outlive any more; return how many."""
         now_s = self._clock.monotonic()

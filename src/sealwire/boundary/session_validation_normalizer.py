@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import Counter
+import os
+from collections import Counter, deque
 from random import Random
 from typing import Any, Final, Protocol
 
@@ -27,6 +28,7 @@ from sealwire.contracts.users import UserQuery
 from sealwire.kit.caller import Caller, Principal, service_caller
 from sealwire.kit.clock import US_PER_S, Clock
 from sealwire.kit.envelopes import EnvelopeRefused, SealingKey
+from sealwire.kit.ids import new_id
 from sealwire.kit.permission import Role, lower
 from sealwire.kit.problem import Problem
 from sealwire.kit.tasks import cancel_and_wait
@@ -39,6 +41,7 @@ _LOG = logging.getLogger("sealwire.boundary")
 CACHE_BREAKER: Final = "session_cache"
 WATCH_EVERY_S: Final = 0.5
 CLOCKS_DIFFER_US: Final = 5 * US_PER_S
+BEACON_TTL_S: Final = 3_600.0
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(KnownSession).decode
 
@@ -91,6 +94,9 @@ class SessionValidationNormalizer:
         self._memory: TtlCache[str, KnownSession] = TtlCache(
             max_entries=max_sessions, ttl_s=memory_ttl_s, clock=clock, rng=rng
         )
+        self._heard: deque[tuple[float, int]] = deque()  # where the feed stood, one time to live back
+        self._beacon_key = f"beacon:{new_id()}"
+        self._beacon: bytes | None = None
         self._cache_lost_at: int | None = 0  # what it missed before this process was there is not known
         self._missed = 0
         self._reconciling = False
@@ -126,7 +132,7 @@ class SessionValidationNormalizer:
 
     def cached(self, token: VerifiedToken) -> Validation | None:
         """Answer from memory, without waiting; None when somebody has to be asked."""
-        if reason := self._book.against(token):
+        if reason := self._book.against(token) or self._outlived(token):
             return self._answer(Status.REVOKED, None, Source.REVOCATIONS, reason)
         if not self._feed.fresh:
             return None
@@ -169,6 +175,7 @@ class SessionValidationNormalizer:
             self._memory.invalidate(revocation.session_id)
             try:
                 await self._breaker.call(self._cache.delete, _cache_key(revocation.session_id))
+                await self._light_beacon()  # after it, so whoever has the beacon has done the other, too
             except BaseException:  # a call that was given up counts too: nobody knows what became of it
                 self._note_lost(revocation.number - 1)
                 raise
@@ -296,6 +303,11 @@ class SessionValidationNormalizer:
             return "session_ended"
         return "epoch_passed" if token.epoch < state.epoch and not token.legacy else ""
 
+    def _outlived(self, token: VerifiedToken) -> str:
+        """Return why a legacy token is dead that was seen before its person's sessions ended, or an empty string."""
+        known = self._fallback.lookup(token.session_id) if token.legacy else None
+        return "epoch_passed" if known is not None and self._book.cut_since(token, known.number) else ""
+
     def _unconfirmed(self, token: VerifiedToken) -> Validation:
         """Answer without anybody to ask: low-risk operations, until the bound since it was last confirmed."""
         if reason := self._book.against(token):
@@ -344,15 +356,43 @@ class SessionValidationNormalizer:
         """Probe the shared cache, so that neither its loss nor its return waits for a request; reconcile then."""
         while True:
             await asyncio.sleep(WATCH_EVERY_S)
+            self._note_position()
             with contextlib.suppress(CircuitOpen, ConnectionError, TimeoutError):
                 await self._breaker.call(self._cache.check)
                 while self._breaker.state is State.HALF_OPEN:
                     await self._breaker.call(self._cache.check)
+                await self._look_for_older_data()
             await self.reconcile()
+
+    async def _look_for_older_data(self) -> None:
+        """Find out whether the cache still has what was put there last: else it was emptied, restored from a backup, or
+        a replica took over that lacked the latest, and nothing else would tell. Raises: what the breaker raises."""
+        expected = self._beacon
+        found = await self._breaker.call(self._cache.get, self._beacon_key)
+        if found != expected and found != self._beacon:  # another may have been lit meanwhile
+            self._note_lost(self._position_then())
+        await self._light_beacon()
+
+    async def _light_beacon(self) -> None:
+        self._beacon = os.urandom(16)
+        await self._breaker.call(_put, self._cache, self._beacon_key, self._beacon, BEACON_TTL_S)
 
     def _on_cache(self, transition: Transition) -> None:
         if transition.after is State.OPEN:
-            self._note_lost(self._fallback.position)
+            # Not where it stands now: what was told just before may be lost as well, with the server that heard it.
+            self._note_lost(self._position_then())
+
+    def _note_position(self) -> None:
+        now_s = self._clock.monotonic()
+        self._heard.append((now_s, self._fallback.position))
+        while len(self._heard) > 1 and self._heard[1][0] <= now_s - self._cache_ttl_s:
+            self._heard.popleft()
+
+    def _position_then(self) -> int:
+        """Return where the feed stood one time to live ago: what the cache was given before is over by itself."""
+        if not self._heard or self._heard[0][0] > self._clock.monotonic() - self._cache_ttl_s:
+            return 0
+        return self._heard[0][1]
 
     def _note_lost(self, position: int) -> None:
         """Note that the cache may lack what came after this position of the feed."""

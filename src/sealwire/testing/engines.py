@@ -54,13 +54,15 @@ class RedisServer:
                 f"no {flavour} server: neither its wheel (`make setup-dev`) nor {_ON_PATH[flavour]} is installed"
             )
         folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
         # No port that the kernel gives to connections: one of them could take it while the server is down.
         self.port: int = free_port_base()
         self._log = folder / "server.log"
         self._command = [
             str(program), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", "",
-            "--appendonly", "yes" if keep else "no", "--appendfsync", "always", "--logfile", str(self._log), *options,
+            "--appendfsync", "always", "--logfile", str(self._log), *options,
         ]  # fmt: skip
+        self._keep = keep
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> RedisServer:
@@ -74,10 +76,17 @@ class RedisServer:
         """Its address."""
         return f"redis://127.0.0.1:{self.port}/0"
 
-    def start(self) -> RedisServer:
-        """Start and wait until it answers. Raises: RuntimeError with the end of its log."""
+    def start(self, *, keep: bool | None = None) -> RedisServer:
+        """Start and wait until it answers, with another `keep` if given: without one it reads the folder's dump.rdb.
+
+        Raises: RuntimeError with the end of its log.
+        """
+        keep = self._keep if keep is None else keep
         self._process = subprocess.Popen(  # noqa: S603 - a program of ours, without a shell
-            self._command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [*self._command, "--appendonly", "yes" if keep else "no"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline and self._process.poll() is None:
