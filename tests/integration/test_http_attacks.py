@@ -131,6 +131,38 @@ AMBIGUOUS = {
     "a name with a blank": POST + b"Content-Length : 44\r\n\r\n" + HIDDEN,
     "a name with a tab": POST + b"Transfer-Encoding\t: chunked\r\n\r\n0\r\n\r\n" + HIDDEN,
     "an encoding nobody knows": POST + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n" + HIDDEN,
+    "two encodings": POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n" + HIDDEN,
+    "an encoding in two lines": POST
+    + b"Transfer-Encoding: identity\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+    + HIDDEN,
+    "chunked twice": POST + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + HIDDEN,
+    "chunked behind a control character": POST + b"Transfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n" + HIDDEN,
+    "chunks in HTTP/1.0": POST.replace(b"1.1", b"1.0")
+    + b"Connection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+    + HIDDEN,
+    "two equal lengths": POST + b"Content-Length: 2\r\nContent-Length: 2\r\n\r\n{}" + HIDDEN,
+    "LF alone ends lines": b"GET /health HTTP/1.1\nHost: a\n\n" + HIDDEN,
+    "LF alone ends one line": b"GET /health HTTP/1.1\r\nHost: a\nX: y\r\n\r\n" + HIDDEN,
+    "LF alone ends the head": b"GET /health HTTP/1.1\r\nHost: a\r\n\n" + HIDDEN,
+    "LF alone ends a chunk": POST + b"Transfer-Encoding: chunked\r\n\r\n2\n{}\n0\n\n" + HIDDEN,
+    "LF in a chunk's extension": POST + b"Transfer-Encoding: chunked\r\n\r\n2;a\n{}\r\n0\r\n\r\n" + HIDDEN,
+    "a chunk size with a blank": POST + b"Transfer-Encoding: chunked\r\n\r\n2 \r\n{}\r\n0\r\n\r\n" + HIDDEN,
+    "a chunk size with 0x": POST + b"Transfer-Encoding: chunked\r\n\r\n0x2\r\n{}\r\n0\r\n\r\n" + HIDDEN,
+    "a length behind the body": POST
+    + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nContent-Length: 99\r\n\r\n"
+    + HIDDEN,
+    "a head that begins with a blank": b"GET /health HTTP/1.1\r\n Host: a\r\n\r\n" + HIDDEN,
+    "no host": b"GET /health HTTP/1.1\r\n\r\n" + HIDDEN,
+    "two hosts": b"GET /health HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n" + HIDDEN,
+    "the same host twice": b"GET /health HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n" + HIDDEN,
+    "two hosts in one": b"GET /health HTTP/1.1\r\nHost: a, b\r\n\r\n" + HIDDEN,
+    "a host with a blank": b"GET /health HTTP/1.1\r\nHost: a b\r\n\r\n" + HIDDEN,
+    "a host with a path": b"GET /health HTTP/1.1\r\nHost: a/b\r\n\r\n" + HIDDEN,
+    "a host with a user": b"GET /health HTTP/1.1\r\nHost: u@a\r\n\r\n" + HIDDEN,
+    "a target on another host": b"GET http://evil.example/health HTTP/1.1\r\nHost: a\r\n\r\n" + HIDDEN,
+    "a target of another scheme": b"GET file:///etc/passwd HTTP/1.1\r\nHost: a\r\n\r\n" + HIDDEN,
+    "a target with a fragment": b"GET /health#x HTTP/1.1\r\nHost: a\r\n\r\n" + HIDDEN,
+    "a tunnel": b"CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\n\r\n" + HIDDEN,
     "chunked not last": POST + b"Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n" + HIDDEN,
     "a chunk size that is none": POST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n" + HIDDEN,
     "a signed chunk size": POST + b"Transfer-Encoding: chunked\r\n\r\n+2\r\n{}\r\n0\r\n\r\n" + HIDDEN,
@@ -158,6 +190,26 @@ def test_what_two_readers_could_read_differently_is_refused_and_the_connection_c
     if answers:
         assert got.split(b" ")[1][:1] == b"4", got[:200]
         assert b"smuggled" not in got
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nHost: sealwire.example:3000\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nHost: [::1]:3000\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nHost:\r\n\r\n",
+        b"GET http://a/health HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET /health HTTP/1.0\r\n\r\n",
+        b"\r\nGET /health HTTP/1.1\r\nHost: a\r\n\r\n",
+    ],
+)
+def test_what_can_be_read_in_one_way_only_is_answered(impatient, request_):
+    """RFC 9112 sections 2.2, 3.2.2 and 3.2."""
+    with socket.create_connection(("127.0.0.1", impatient.base)) as connection:
+        connection.sendall(request_)
+        connection.settimeout(DEADLINE_S)
+        assert connection.recv(4_096).startswith(b"HTTP/1.1 200 ")
 
 
 @pytest.mark.parametrize(

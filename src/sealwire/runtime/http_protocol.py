@@ -7,6 +7,7 @@ for every message: no timer, no event and one write per answered request.
 from __future__ import annotations
 
 import asyncio
+import re
 import urllib.parse
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -28,6 +29,8 @@ NO_TRAILERS: deque[tuple[bytes, bytes]] = deque(maxlen=0)
 """Takes the headers that come after a chunked body. They are dropped: none may pass for one of the head, which was
 looked at before (RFC 9110 section 6.5.1)."""
 Answer = Callable[[Exchange], Awaitable[None]]
+_HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
+"""RFC 9112 section 3.2 and RFC 3986 section 3.2, without the comma that joins two."""
 
 
 class HeadTooLarge(Problem):
@@ -65,6 +68,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._refusal: type[Problem] | None = None
         self._since_s = self.loop.time()
         self._answered_any = False
+        self._host = b""
         self._known_defaults: list[tuple[bytes, bytes]] | None = None
         self.default_lines = b""
         self._waiting: deque[Cycle] = deque()
@@ -157,8 +161,11 @@ class BoundedHttp(HttpToolsProtocol):
         version = parser.get_http_version()
         if version not in ("1.1", "1.0"):  # a line without a version is HTTP/0.9, which has no headers to be safe by
             raise ValueError("not HTTP/1")
+        self._check_framing(version)
         url = self.url
-        if b"%" in url or b"?" in url or b"#" in url or url[:1] != b"/" or not url.isascii():
+        if b"#" in url:  # RFC 9112 section 3.2: no form of a target has one
+            raise ValueError("a fragment in the target")
+        if b"%" in url or b"?" in url or url[:1] != b"/" or not url.isascii():
             parsed = httptools.parse_url(url)
             raw_path: bytes = parsed.path
             path = urllib.parse.unquote(raw_path.decode("ascii"))
@@ -198,6 +205,30 @@ class BoundedHttp(HttpToolsProtocol):
         else:  # pipelined: answered in order
             self.flow.pause_reading()
             self._waiting.append(cycle)
+
+    def _check_framing(self, version: str) -> None:
+        """Refuse what a proxy before us may have read in another way: where a request goes, and where it ends.
+
+        RFC 9112 sections 3.2 (one Host, well formed, the target's own) and 6.1 (chunked, and nothing with it).
+        Raises: ValueError.
+        """
+        host: bytes | None = None
+        for name, value in self.headers:
+            if name == b"host":
+                if host is not None:
+                    raise ValueError("two hosts")
+                host = value
+            elif name == b"transfer-encoding" and (value.lower() != b"chunked" or version == "1.0"):
+                raise ValueError("a transfer coding that nobody knows here")
+        if host is None:
+            if version == "1.1":
+                raise ValueError("no host")
+        elif host != self._host:
+            if _HOST.fullmatch(host) is None:
+                raise ValueError("not a host")
+            self._host = host
+        if self.url[:1] not in (b"/", b"*") and self.url.partition(b"://")[2].partition(b"/")[0] != host:
+            raise ValueError("the target names another host")
 
     def _is_too_large(self) -> bool:
         """Whether a head that came in one large piece is longer than allowed (in several: see `data_received`)."""
