@@ -83,6 +83,8 @@ _DATA_KEY = (
     "data_key_id, tenant_id, service, scope, subject_id, context_digest, key_id, version, wrapped, reserved_uses,"
     " created_at_us"
 )
+OF_SUBJECT = "tenant_id = ? AND subject_id = ? AND subject_id != ''"
+"""As the index of data keys by person is made: it has none of nobody's."""
 _HELD = held_sql("data_keys.tenant_id", "data_keys.subject_id", "data_keys.scope")
 Row = tuple[Any, ...]
 Rows = Callable[[str, tuple[Any, ...]], list[Row]]
@@ -236,7 +238,7 @@ class SqliteKeyStore:
         params: tuple[str, ...] = (tenant_id, service)
         for column, value in (("scope", scope), ("subject_id", subject_id)):
             if value:
-                where += f" AND {column} = ?"
+                where += f" AND {column} = ? AND {column} != ''"  # as the index by it is made
                 params += (value,)
         if len(params) == 2:
             raise ValueError("neither scope nor subject given")
@@ -254,12 +256,12 @@ class SqliteKeyStore:
         return await self._db.write(destroy)
 
     async def subject_keys(self, tenant_id: str, subject_id: str, *, after: str, limit: int) -> list[StoredDataKey]:
-        where = "WHERE tenant_id = ? AND subject_id = ? AND wrapped IS NOT NULL AND data_key_id > ?"
+        where = f"WHERE {OF_SUBJECT} AND wrapped IS NOT NULL AND data_key_id > ?"
         sql = f"SELECT {_DATA_KEY} FROM data_keys {where} ORDER BY data_key_id LIMIT ?"
         return [_read_data_key(row) for row in self._db.read(sql, (tenant_id, subject_id, after, limit))]
 
     async def live_subject_keys(self, tenant_id: str, subject_id: str) -> int:
-        sql = "SELECT count(*) FROM data_keys WHERE tenant_id = ? AND subject_id = ? AND wrapped IS NOT NULL"
+        sql = f"SELECT count(*) FROM data_keys WHERE {OF_SUBJECT} AND wrapped IS NOT NULL"
         return int(self._db.read(f"{sql} AND NOT {_HELD}", (tenant_id, subject_id))[0][0])
 
     async def record(self, events: Sequence[KeyEvent]) -> None:
