@@ -6,9 +6,12 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+
+from sealwire import __version__
 
 
 def sealwire(*args: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
@@ -43,6 +46,58 @@ def test_check_fails_where_nothing_runs(tmp_path):
     done = sealwire("check", "--url", "http://127.0.0.1:9", cwd=tmp_path)
     assert done.returncode == 1
     assert "can't be reached" in done.stdout
+
+
+def test_check_says_where_there_is_no_installation(tmp_path):
+    done = sealwire("check", "--data", "nowhere", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "nowhere holds no installation" in done.stderr
+    assert "3000" not in done.stdout + done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_check_says_that_an_installation_does_not_run(tmp_path):
+    assert sealwire("operator", "create", "op@example.org", cwd=tmp_path).returncode == 0
+    for words in (("--data", "data"), ()):
+        done = sealwire("check", *words, cwd=tmp_path)
+        assert done.returncode == 1, words
+        assert "the installation in data does not run" in done.stderr
+        assert "3000" not in done.stdout + done.stderr
+
+
+def test_the_version_is_told(tmp_path):
+    done = sealwire("--version", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, f"sealwire {__version__}\n")
+    project = Path(__file__).parents[2] / "pyproject.toml"
+    assert tomllib.loads(project.read_text())["project"]["version"] == __version__
+
+
+@pytest.mark.parametrize("kind", ["rotate-signing", "rotate-checkpoint"])
+def test_a_rotation_at_rest_is_queued_and_says_so(tmp_path, kind):
+    assert sealwire("operator", "create", "op@example.org", cwd=tmp_path).returncode == 0
+    (tmp_path / "data" / "compliance.db").touch()  # there after a first start, which takes seconds
+    done = sealwire("keys", kind, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "queued" in done.stdout
+    assert "next start" in done.stdout
+    again = sealwire("keys", kind, "--json", cwd=tmp_path)
+    assert (again.returncode, again.stderr) == (0, "")
+    told = json.loads(again.stdout)
+    assert (told["status"], told["error"], told["key_ids"]) == ("queued", "", [])
+    waiting = json.loads((tmp_path / "data" / "errands" / f"{kind}.json").read_bytes())
+    assert waiting["errand_id"] == told["errand_id"], "asking twice queues one"
+
+
+def test_a_compromised_key_is_not_taken_for_queued_when_a_plain_rotation_is(tmp_path):
+    assert sealwire("operator", "create", "op@example.org", cwd=tmp_path).returncode == 0
+    assert sealwire("keys", "rotate-signing", cwd=tmp_path).returncode == 0
+    done = sealwire("keys", "rotate-signing", "--compromised", "--yes", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "without --compromised" in done.stderr
+    (tmp_path / "data" / "errands" / "rotate-signing.json").unlink()
+    done = sealwire("keys", "rotate-signing", "--compromised", "--yes", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "until then the old key counts" in done.stdout
 
 
 def test_config_tells_value_meaning_range_and_origin(tmp_path):

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from sealwire import __version__
 from sealwire.cli.audit_commands import audit
 from sealwire.cli.drill_commands import drill
 from sealwire.cli.gdpr import gdpr
@@ -21,7 +22,6 @@ from sealwire.cli.terminal import DEFAULT_DATA, EXIT_FAILED, EXIT_USAGE, Data, J
 
 app = typer.Typer(
     name="sealwire",
-    help="A self-hosted, multi-tenant, secure messaging backend.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -37,6 +37,20 @@ app.add_typer(drill, name="drill")
 app.add_typer(tenant, name="tenant")
 app.add_typer(operator, name="operator")
 app.add_typer(legacy, name="legacy")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"sealwire {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def sealwire(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.", callback=_version,
+                                          is_eager=True)] = False,
+) -> None:  # fmt: skip
+    """A self-hosted, multi-tenant, secure messaging backend."""
 
 
 @app.command()
@@ -106,9 +120,8 @@ def check(
 ) -> None:  # fmt: skip
     """Run the self-test against a running installation; exit 0 only if every check passes."""
     from sealwire.cli.check import CheckResult, self_test
-    from sealwire.runtime import settings as runtime_settings
 
-    address = url or runtime_settings.running_url(data or DEFAULT_DATA) or "http://127.0.0.1:3000"
+    address = url or _address(data)
 
     def show(result: CheckResult) -> None:
         if json:
@@ -123,6 +136,22 @@ def check(
     else:
         typer.echo("all checks passed" if passed else "some checks failed")
     raise typer.Exit(0 if passed else EXIT_FAILED)
+
+
+def _address(data: Path | None) -> str:
+    """Return where the installation of a data folder serves; of none that is named or here, where one usually does."""
+    from sealwire.runtime import settings as runtime_settings
+
+    folder = data or DEFAULT_DATA
+    if not (folder / runtime_settings.MARKER).exists():
+        if data is None:
+            return "http://127.0.0.1:3000"
+        fail(f"{data} holds no installation; give the folder of one that runs, or --url", EXIT_USAGE)
+    if not runtime_settings.is_in_use(folder):
+        fail(f"the installation in {folder} does not run; `sealwire up` starts it")
+    if (address := runtime_settings.running_url(folder)) is None:
+        fail(f"the installation in {folder} is starting or stopping; ask again in a moment")
+    return address
 
 
 @keys.command("init")

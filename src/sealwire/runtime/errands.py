@@ -69,6 +69,14 @@ def ask(data: Path, kind: Literal["rotate-signing", "rotate-checkpoint"], *, com
     return errand
 
 
+def waiting(data: Path, kind: Literal["rotate-signing", "rotate-checkpoint"]) -> Errand | None:
+    """Return the errand of this kind that nobody has seen to yet."""
+    try:
+        return msgspec.json.decode((data / FOLDER / f"{kind}.json").read_bytes(), type=Errand)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
 def call(data: Path, calls: Sequence[Call], *, timeout_s: float) -> Report | None:
     """Have operations of auth carried out by the installation that runs; None when nobody saw to it in time.
 
