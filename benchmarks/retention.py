@@ -17,6 +17,7 @@ import apsw
 import uvloop
 
 from benchmarks.harness import results
+from sealwire.adapters.embedded.messaging_requests import mark_of
 from sealwire.adapters.embedded.messaging_schema import id_bytes, key_of
 from sealwire.contracts.compliance import NewRetentionPolicy
 from sealwire.contracts.messaging import Conversation, Draft
@@ -29,11 +30,13 @@ from sealwire.testing.keeping_room import KeepingRoom
 ROWS = 1_000_000
 WRITERS = 8
 PAUSE_S = 0.004
-QUIET_S = 6.0
+QUIET_S = 15.0
+"""Writers are measured alone before the run and after it: so a machine that gets slower is no figure of ours."""
 OLD_US = 40 * 86_400_000_000
 SEALED_BYTES = 260
 BODY = "a message as people write them, two hundred bytes or so; " * 3
 AT_ONCE = 2_000
+IN_ORDER_AT_ONCE = 20_000
 
 
 async def fill(room: KeepingRoom, who: Caller, groups: list[Conversation], rows: int) -> None:
@@ -41,24 +44,38 @@ async def fill(room: KeepingRoom, who: Caller, groups: list[Conversation], rows:
     db = room.messages.stores.db
     now_us = room.clock.now_us() - OLD_US
     each = rows // len(groups)
+    marks: list[tuple[int, int]] = []
     for group in groups:
         num = db.read("SELECT num FROM conversation WHERE conversation_id = ?", (group.conversation_id,))[0][0]
         for start in range(1, each + 1, AT_ONCE):
             seqs = range(start, min(each + 1, start + AT_ONCE))
+            messages = [message(key_of(num, seq), who.user_id, now_us + seq) for seq in seqs]
+            marks += [(mark_of(row[4]), row[0]) for row in messages]
+            await db.write(partial(store, num, seqs[-1], messages))
+    marks.sort()
+    for start in range(0, len(marks), IN_ORDER_AT_ONCE):
+        await db.write(partial(store_marks, marks[start : start + IN_ORDER_AT_ONCE]))
 
-            def insert(conn: apsw.Connection, num: int = num, seqs: range = seqs) -> None:
-                conn.executemany(
-                    "INSERT INTO message (key, message_id, sender_id, client_message_id, request_key, request_hash,"
-                    " sealed, created_at_us) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                    [
-                        (key_of(num, seq), id_bytes(new_id()), who.user_id, f"k{seq}", os.urandom(32), os.urandom(32),
-                         os.urandom(SEALED_BYTES), now_us + seq)
-                        for seq in seqs
-                    ],
-                )  # fmt: skip
-                conn.execute("UPDATE conversation SET last_seq = ? WHERE num = ?", (seqs[-1], num))
 
-            await db.write(insert)
+def message(key: int, sender_id: str, at_us: int) -> tuple[Any, ...]:
+    """Return a row of `message`."""
+    request = os.urandom(32)
+    return key, id_bytes(new_id()), sender_id, f"k{key}", request, request, os.urandom(SEALED_BYTES), at_us
+
+
+def store(num: int, last_seq: int, messages: list[tuple[Any, ...]], conn: apsw.Connection) -> None:
+    """Insert messages of a conversation."""
+    conn.executemany(
+        "INSERT INTO message (key, message_id, sender_id, client_message_id, request_key, request_hash, sealed,"
+        " created_at_us) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        messages,
+    )
+    conn.execute("UPDATE conversation SET last_seq = ? WHERE num = ?", (last_seq, num))
+
+
+def store_marks(marks: list[tuple[int, int]], conn: apsw.Connection) -> None:
+    """Insert what finds messages by their requests."""
+    conn.executemany("INSERT INTO request (mark, key) VALUES (?, ?)", marks)
 
 
 async def write(room: KeepingRoom, who: Caller, group: Conversation, stop: asyncio.Event, took_ms: list[float]) -> None:
@@ -88,18 +105,20 @@ async def beside(room: KeepingRoom, who: Caller, work: Any) -> tuple[list[float]
 
 
 async def retain(folder: Path, rows: int, quiet_s: float) -> dict[str, dict[str, float]]:
-    """Fill, let writers write alone, then beside a run."""
+    """Fill, let writers write alone, then beside a run, then alone again."""
     room = KeepingRoom(folder, config=ComplianceConfig(retention_every_s=0))
     await room.open()
     try:
         who = await room.files.enter("agnes")
         groups = [await room.messages.group(who) for _ in range(20)]
+        began = time.perf_counter()
         await fill(room, who, groups, rows)
+        fill_s = time.perf_counter() - began
         service = room.compliance.service
         await service.set_policy(who, "messages", NewRetentionPolicy(keep_days=30, action="tombstone"))
-        path = room.messages.stores.db.path
-        await room.messages.stores.db.compact()
-        before = path.stat().st_size
+        db = room.messages.stores.db
+        await db.compact()
+        before = db.path.stat().st_size
         quiet, _ = await beside(room, who, asyncio.sleep(quiet_s))
         begun = await service.start_run(who, NewRetentionRun())
         cpu = time.process_time()
@@ -108,19 +127,30 @@ async def retain(folder: Path, rows: int, quiet_s: float) -> dict[str, dict[str,
         run = await service.run(who, begun.run_id)
         if (run.status, run.parts[0].disposed) != ("done", rows // len(groups) * len(groups)):
             raise RuntimeError(f"the run is {run.status} and disposed of {run.parts[0].disposed}")
-        await room.messages.stores.db.compact()
-        after = path.stat().st_size
+        later, _ = await beside(room, who, asyncio.sleep(quiet_s))
+        await db.compact()
+        after = db.path.stat().st_size
     finally:
         await room.close()
-    quiet_p, busy_p = quantiles(quiet, n=100), quantiles(busy, n=100)
+    alone = figure([*quiet, *later], 2 * quiet_s)
     return {
-        "writers alone": {"per_s": len(quiet) / quiet_s, "p50_ms": quiet_p[49], "p99_ms": quiet_p[98]},
-        "writers beside retention": {"per_s": len(busy) / seconds, "p50_ms": busy_p[49], "p99_ms": busy_p[98],
-                                     "max_ms": max(busy)},
-        f"retention of {rows:,} messages": {"per_s": rows / seconds, "seconds": seconds,
-                                            "cpu_us_per_op": cpu_s / rows * 1e6},
+        "writers alone": alone,
+        "writers alone, before": figure(quiet, quiet_s),
+        "writers alone, after": figure(later, quiet_s),
+        "writers beside retention": figure(busy, seconds),
+        f"retention of {rows:,} messages": {"per_s": rows / seconds, "seconds": seconds, "fill_s": fill_s,
+                                            "cpu_us_per_op_with_writers": cpu_s / rows * 1e6},
         "file": {"mib_before": before / 2**20, "mib_after": after / 2**20,
                  "mib_reclaimed": run.reclaimed_bytes / 2**20},
+    }  # fmt: skip
+
+
+def figure(took_ms: list[float], seconds: float) -> dict[str, float]:
+    """Return rate and latencies of writers."""
+    cuts = quantiles(took_ms, n=1000)
+    return {
+        "per_s": round(len(took_ms) / seconds, 1), "p50_ms": cuts[499], "p95_ms": cuts[949], "p99_ms": cuts[989],
+        "p999_ms": cuts[998], "max_ms": max(took_ms),
     }  # fmt: skip
 
 
@@ -133,7 +163,7 @@ def measure(rows: int, quick: bool) -> dict[str, Any]:
         "figures": figures,
         "comparisons": [
             results.comparison(
-                "p99 of writers beside retention, against twice that alone (ms)", busy, 2 * alone, 1.0,
+                "p99 of writers beside retention against alone (ms); may double", busy, alone, 0.5,
                 less_is_better=True,
             )
         ],

@@ -211,6 +211,23 @@ async def test_disposal_takes_what_is_not_held_and_tells_search(room: MessagingR
     assert (other.disposed, other.missing) == (0, 3), "nobody disposes of another tenant's"
 
 
+async def test_the_index_of_requests_is_swept_before_space_is_given_back(room: MessagingRoom, anna: Caller) -> None:
+    group = await room.group(anna)
+    for number in range(5):
+        await room.say(anna, group, "old", key=f"k{number}")
+    await room.stores.events.trim(0, 1)  # which carries what is in memory into the index
+    room.clock.advance(40 * DAY_S)
+    await room.say(anna, group, "young", key="young")
+    ids = list(await due(room, days=10))
+    await room.messaging.dispose(COMPLIANCE, "messages", Disposal(run_id=new_id(), ids=ids, action="tombstone"))
+    while (await room.messaging.reclaim(COMPLIANCE)).reclaimed_bytes:
+        pass
+    await room.stores.events.trim(0, 1)
+    assert room.stores.db.read("SELECT count(*) FROM request") == [(1,)]
+    assert (await room.say(anna, group, "young", key="young")).duplicate
+    assert not (await room.say(anna, group, "old", key="k3")).duplicate
+
+
 async def test_rows_go_once_no_event_names_them_and_the_first_seq_rises(
     room: MessagingRoom, anna: Caller, ben: Caller
 ) -> None:

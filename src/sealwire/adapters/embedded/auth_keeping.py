@@ -7,7 +7,7 @@ from typing import Final
 
 import apsw
 
-from sealwire.adapters.embedded.disposals import DISPOSALS_SCHEMA, once
+from sealwire.adapters.embedded.disposals import DISPOSALS_SCHEMA, Disposals
 from sealwire.adapters.embedded.drivers.sqlite import Database, fetch
 from sealwire.adapters.embedded.holds import held_sql
 from sealwire.contracts.custody import Disposed, Due, DueItem
@@ -23,6 +23,7 @@ class SqliteSessionKeeping:
 
     def __init__(self, db: Database) -> None:
         self._db = db
+        self._disposals = Disposals(db)
 
     async def due(self, tenant_id: str, before_us: int, *, after: str, limit: int) -> Due:
         rows = self._db.read(
@@ -34,9 +35,9 @@ class SqliteSessionKeeping:
         return Due(items=items, next_cursor=items[-1].id if len(items) == limit else None)
 
     async def dispose(self, tenant_id: str, run_id: str, session_ids: Sequence[str], *, at_us: int) -> Disposed:
-        def dispose(conn: apsw.Connection) -> Disposed:
+        def dispose(conn: apsw.Connection, some: Sequence[str]) -> Disposed:
             gone = held = 0
-            for session_id in session_ids:
+            for session_id in some:
                 rows = fetch(
                     conn,
                     f"SELECT {HELD_SESSION} FROM session WHERE tenant_id = ?1 AND session_id = ?3 AND {OVER}",
@@ -47,9 +48,9 @@ class SqliteSessionKeeping:
                 elif rows:
                     conn.execute("DELETE FROM session WHERE session_id = ?", (session_id,))
                     gone += 1
-            return Disposed(disposed=gone, held=held, missing=len(session_ids) - gone - held)
+            return Disposed(disposed=gone, held=held, missing=len(some) - gone - held)
 
-        return await self._db.write(lambda conn: once(conn, run_id, session_ids, at_us, lambda: dispose(conn)))
+        return await self._disposals.dispose(run_id, session_ids, at_us, dispose)
 
     async def reclaim(self) -> int:
         return await self._db.reclaim()

@@ -11,6 +11,7 @@ from sealwire.adapters.embedded.auth_legacy import LEGACY_SCHEMA
 from sealwire.adapters.embedded.auth_openid import NOTICES_SCHEMA, OPENID_SCHEMA
 from sealwire.adapters.embedded.auth_passkeys import PASSKEYS_SCHEMA
 from sealwire.adapters.embedded.auth_proofs import CHALLENGE_AMR_SCHEMA
+from sealwire.adapters.embedded.disposals import DISPOSALS_LEFT
 from sealwire.adapters.embedded.holds import HOLDS_SCHEMA
 from sealwire.adapters.embedded.outbox import OUTBOX_SCHEMA, POSITIONS_SCHEMA
 
@@ -233,4 +234,5 @@ MIGRATIONS: Final = (
     LEGACY_SCHEMA,
     CHALLENGE_AMR_SCHEMA,
     NOTICES_SINCE,
+    DISPOSALS_LEFT,
 )

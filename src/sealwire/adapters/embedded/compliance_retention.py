@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Sequence
 from hashlib import sha256
 from typing import Final
@@ -40,6 +42,9 @@ CREATE TABLE retention_item (
 ) WITHOUT ROWID;
 """
 _HOLD: Final = "hold_id, reason, created_at, created_by, subject_id, conversation_id, state, in_force_at"
+_HASHED_AT_ONCE: Final = 500
+_RESTS: Final = 3
+_encode_ids = msgspec.json.Encoder().encode
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(StoredRun).decode
 
@@ -129,13 +134,13 @@ class SqliteRunStore:
         await self._db.write(save)
 
     async def add(self, run: StoredRun, resource_type: str, ids: Sequence[str]) -> None:
-        rows = [(run.list_id, resource_type, id_) for id_ in ids]
+        row = (run.list_id, resource_type, _encode_ids(ids).decode())
 
         def add(conn: apsw.Connection) -> None:
-            conn.executemany("INSERT OR IGNORE INTO retention_item VALUES (?, ?, ?)", rows)
+            conn.execute("INSERT OR IGNORE INTO retention_item SELECT ?1, ?2, value FROM json_each(?3)", row)
             _put(conn, run)
 
-        await self._db.write(add)
+        await self._db.write_aside(add)
 
     async def next(self, list_id: str, resource_type: str, limit: int) -> Sequence[str]:
         rows = self._db.read(
@@ -145,29 +150,30 @@ class SqliteRunStore:
         )
         return [row[0] for row in rows]
 
-    async def take(self, run: StoredRun, resource_type: str, ids: Sequence[str]) -> None:
-        rows = [(run.list_id, resource_type, id_) for id_ in ids]
-
+    async def take(self, run: StoredRun, resource_type: str, upto: str) -> None:
         def take(conn: apsw.Connection) -> None:
-            conn.executemany(
-                "DELETE FROM retention_item WHERE list_id = ? AND resource_type = ? AND resource_id = ?", rows
+            conn.execute(
+                "DELETE FROM retention_item WHERE list_id = ? AND resource_type = ? AND resource_id <= ?",
+                (run.list_id, resource_type, upto),
             )
             _put(conn, run)
 
-        await self._db.write(take)
+        await self._db.write_aside(take)
 
     async def list_hash(self, list_id: str) -> str:
-        def hashed(conn: apsw.Connection) -> str:
-            digest = sha256()
-            for resource_type, resource_id in conn.execute(
+        digest, place = sha256(), ("", "")
+        while True:
+            began_s = time.monotonic()
+            rows = self._db.read(
                 "SELECT resource_type, resource_id FROM retention_item WHERE list_id = ?"
-                " ORDER BY resource_type, resource_id",
-                (list_id,),
-            ):
-                digest.update(f"{resource_type}/{resource_id}\n".encode())
-            return digest.hexdigest()
-
-        return await self._db.scan(hashed)
+                " AND (resource_type, resource_id) > (?, ?) ORDER BY resource_type, resource_id LIMIT ?",
+                (list_id, *place, _HASHED_AT_ONCE),
+            )
+            digest.update("".join([f"{resource_type}/{id_}\n" for resource_type, id_ in rows]).encode())
+            if len(rows) < _HASHED_AT_ONCE:
+                return digest.hexdigest()
+            place = rows[-1]
+            await asyncio.sleep(_RESTS * (time.monotonic() - began_s))
 
     async def run(self, tenant_id: str, run_id: str) -> StoredRun | None:
         rows = self._db.read("SELECT body FROM retention_run WHERE run_id = ? AND tenant_id = ?", (run_id, tenant_id))

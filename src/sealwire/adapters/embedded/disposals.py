@@ -1,4 +1,4 @@
-"""Disposals that a retention run asks for, each done once: its answer is kept with what it deleted."""
+"""Disposals that a retention run asks for: a little at a time, each thing once, however often it is asked for."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Final
 
 import apsw
 
+from sealwire.adapters.embedded.drivers.pace import Pace
+from sealwire.adapters.embedded.drivers.sqlite import Database
 from sealwire.contracts.custody import Disposed
 from sealwire.kit.clock import US_PER_S
 
@@ -21,25 +23,52 @@ CREATE TABLE disposal (
     at_us INTEGER NOT NULL
 ) WITHOUT ROWID;
 """
+DISPOSALS_LEFT: Final = "ALTER TABLE disposal ADD COLUMN ahead INTEGER NOT NULL DEFAULT 0;"
+"""How many of the ids of the last request aren't looked at yet."""
 _KEPT_US: Final = 30 * 86_400 * US_PER_S
+Some = Callable[[apsw.Connection, Sequence[str]], Disposed]
 
 
-def once(
-    conn: apsw.Connection, run_id: str, ids: Sequence[str], at_us: int, dispose: Callable[[], Disposed]
-) -> Disposed:
-    """From inside a write: do what a run asks for, or return what came of it when it was asked for last.
+class Disposals:
+    """Does what runs ask for in short transactions, each with the count of what it did: so a crash costs nothing.
 
-    A run asks for one batch after the other, so its last answer is all that can be asked for again.
+    A run asks for one batch after the other, so its last request is all that can be asked for again: its counts, and
+    how much of it is still ahead, are kept beside what it deleted.
     """
-    digest = sha256("\n".join(ids).encode()).digest()
-    row = conn.execute("SELECT digest, disposed, held, missing FROM disposal WHERE run_id = ?", (run_id,)).fetchone()
-    if row is not None and row[0] == digest:
-        return Disposed(disposed=row[1], held=row[2], missing=row[3])
-    done = dispose()
-    conn.execute(
-        "REPLACE INTO disposal VALUES (?, ?, ?, ?, ?, ?)",
-        (run_id, digest, done.disposed, done.held, done.missing, at_us),
-    )
+
+    def __init__(self, db: Database) -> None:
+        self._pace = Pace(db)
+
+    async def dispose(self, run_id: str, ids: Sequence[str], at_us: int, some: Some) -> Disposed:
+        """Dispose of these by `some(conn, part of them)`; what was done by an earlier request for them isn't again."""
+        digest = sha256("\n".join(ids).encode()).digest()
+        while True:
+            done, ahead = await self._pace.write(
+                lambda conn: _step(conn, run_id, digest, ids, at_us, self._pace.size, some)
+            )
+            if not ahead:
+                return done
+
+
+def _step(
+    conn: apsw.Connection, run_id: str, digest: bytes, ids: Sequence[str], at_us: int, size: int, some: Some
+) -> tuple[Disposed, int]:
+    """From inside a write: do the next of a request; return what came of it so far, and how many are ahead."""
+    sql = "SELECT digest, disposed, held, missing, ahead FROM disposal WHERE run_id = ?"
+    row = conn.execute(sql, (run_id,)).fetchone()
     if row is None:
         conn.execute("DELETE FROM disposal WHERE at_us < ?", (at_us - _KEPT_US,))
-    return done
+    if row is None or row[0] != digest:
+        row = (digest, 0, 0, 0, len(ids))
+    _, disposed, held, missing, ahead = row
+    if ahead:
+        part = ids[len(ids) - ahead :][:size]
+        done = some(conn, part)
+        disposed, held, missing = disposed + done.disposed, held + done.held, missing + done.missing
+        ahead -= len(part)
+        conn.execute(
+            "REPLACE INTO disposal (run_id, digest, disposed, held, missing, ahead, at_us)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (run_id, digest, disposed, held, missing, ahead, at_us),
+        )
+    return Disposed(disposed=disposed, held=held, missing=missing), ahead

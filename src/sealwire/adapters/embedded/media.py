@@ -8,6 +8,7 @@ from typing import Any, Final
 import apsw
 import msgspec
 
+from sealwire.adapters.embedded.disposals import DISPOSALS_LEFT
 from sealwire.adapters.embedded.drivers.sqlite import Database
 from sealwire.adapters.embedded.media_keeping import (
     KEEPING_SCHEMA,
@@ -63,6 +64,7 @@ MIGRATIONS: Final = (
     """,
     KEEPING_SCHEMA,
     SUBJECT_SCHEMA,
+    DISPOSALS_LEFT,
 )
 
 _FILE = (

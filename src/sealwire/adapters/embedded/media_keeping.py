@@ -10,7 +10,7 @@ from typing import Final
 
 import apsw
 
-from sealwire.adapters.embedded.disposals import DISPOSALS_SCHEMA, once
+from sealwire.adapters.embedded.disposals import DISPOSALS_SCHEMA, Disposals
 from sealwire.adapters.embedded.drivers.sqlite import Database, fetch
 from sealwire.adapters.embedded.holds import HOLDS_SCHEMA, SqliteHoldBook, held_sql
 from sealwire.adapters.embedded.outbox import SqliteOutbox
@@ -89,6 +89,7 @@ class SqliteMediaKeeping:
     def __init__(self, db: Database, feed: SqliteOutbox) -> None:
         self._db = db
         self._feed = feed
+        self._disposals = Disposals(db)
         self.holds = SqliteHoldBook(db)
 
     async def purge_released(self, after: str, limit: int) -> str:
@@ -121,10 +122,10 @@ class SqliteMediaKeeping:
     async def dispose(
         self, tenant_id: str, run_id: str, media_ids: Sequence[str], *, at_us: int, event: EventOf
     ) -> Disposed:
-        def dispose(conn: apsw.Connection) -> Disposed:
+        def dispose(conn: apsw.Connection, some: Sequence[str]) -> Disposed:
             gone = held = 0
             events: list[NewEvent] = []
-            for media_id in media_ids:
+            for media_id in some:
                 row = conn.execute(
                     f'SELECT {_HELD}, owner_id, conversation_id, "offset" FROM files'
                     f" WHERE media_id = ? AND tenant_id = ? AND {_UNDER_WAY}",
@@ -139,9 +140,9 @@ class SqliteMediaKeeping:
                 events.append(event(media_id, row[1], row[2], row[3]))
                 gone += 1
             self._feed.append(conn, events)
-            return Disposed(disposed=gone, held=held, missing=len(media_ids) - gone - held)
+            return Disposed(disposed=gone, held=held, missing=len(some) - gone - held)
 
-        return await self._db.write(lambda conn: once(conn, run_id, media_ids, at_us, lambda: dispose(conn)))
+        return await self._disposals.dispose(run_id, media_ids, at_us, dispose)
 
     async def forget_conversation(
         self, tenant_id: str, conversation_id: str, *, at_us: int, limit: int, event: EventOf

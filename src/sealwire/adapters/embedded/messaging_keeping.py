@@ -11,7 +11,8 @@ from typing import Any
 
 import apsw
 
-from sealwire.adapters.embedded.disposals import once
+from sealwire.adapters.embedded.disposals import Disposals
+from sealwire.adapters.embedded.drivers.pace import Pace
 from sealwire.adapters.embedded.drivers.sqlite import Database, Row, fetch, fetch_value
 from sealwire.adapters.embedded.holds import SqliteHoldBook, held_sql
 from sealwire.adapters.embedded.messaging_events import Change, SqliteConversationEvents
@@ -28,16 +29,20 @@ CLOCK_SLACK_US = 3_600 * US_PER_S
 _CONVERSATIONS_A_PAGE = 500
 _HELD = held_sql("c.tenant_id", "m.sender_id", "c.conversation_id")
 _FOUND = (
-    f"SELECT m.key, m.message_id, m.sealed IS NOT NULL, m.kept, {_HELD} FROM json_each(?1) j"
+    f"SELECT m.key, m.message_id, m.sealed IS NOT NULL, m.kept, {_HELD}, m.request_key FROM json_each(?1) j"
     " JOIN message m ON m.message_id = unhex(j.value) JOIN conversation c ON c.num = m.key >> 32 AND c.tenant_id = ?2"
 )
 
 
-def strip(conn: apsw.Connection, keys: Sequence[int], at_us: int, kept: int = 0) -> None:
-    """From inside a write: leave bodiless tombstones: no content, no former content, no reactions."""
+def strip(conn: apsw.Connection, keys: Sequence[int], at_us: int, kept: int = 0, *, over: bool = False) -> None:
+    """From inside a write: leave bodiless tombstones: no content, no former content, no reactions.
+
+    `over`: the life of these messages is over, their requests can be made anew, and less is left of their rows.
+    """
     wanted = str(list(keys))
+    request = ", request_key = x'', request_hash = x''" if over else ""
     conn.execute(
-        "UPDATE message SET sealed = NULL, meta = NULL, kept = ?, deleted_at_us = ifnull(deleted_at_us, ?)"
+        f"UPDATE message SET sealed = NULL, meta = NULL, kept = ?, deleted_at_us = ifnull(deleted_at_us, ?){request}"
         " WHERE key IN (SELECT value FROM json_each(?))",
         (kept, at_us, wanted),
     )
@@ -52,6 +57,8 @@ class SqliteKeeping:
         self._db = db
         self._events = events
         self._requests = requests
+        self._disposals = Disposals(db)
+        self._sweep_pace = Pace(db)
         self.holds = SqliteHoldBook(db)
 
     async def purge_released(self, after: int, limit: int) -> int:
@@ -78,16 +85,15 @@ class SqliteKeeping:
     # ---- retention
 
     async def due(self, tenant_id: str, before_us: int, *, rows: bool, cursor: int, limit: int) -> Due:
-        return await self._db.scan(lambda conn: _due(conn, tenant_id, before_us, rows, cursor, limit))
+        return _due(self._db, tenant_id, before_us, rows, cursor, limit)
 
     async def dispose(
         self, tenant_id: str, run_id: str, message_ids: Sequence[str], *, rows: bool, actor: Actor, at_us: int
     ) -> Disposed:
-        return await self._db.write(
-            lambda conn: once(
-                conn, run_id, message_ids, at_us,
-                lambda: self._dispose(conn, tenant_id, message_ids, rows, Detail(reason="retention"), actor, at_us),
-            )
+        why = Detail(reason="retention")
+        return await self._disposals.dispose(
+            run_id, message_ids, at_us,
+            lambda conn, some: self._dispose(conn, tenant_id, some, rows, why, actor, at_us),
         )  # fmt: skip
 
     def _dispose(
@@ -102,11 +108,11 @@ class SqliteKeeping:
     ) -> Disposed:
         wanted = '["' + '","'.join([i.replace("-", "") for i in ids if _is_id(i)]) + '"]'
         found = fetch(conn, _FOUND, (wanted, tenant_id))
-        held = sum(1 for *_, is_held in found if is_held)
+        held = sum(1 for row in found if row[4])
         going = [row for row in found if not row[4] and row[3] != PURGED and (row[2] or rows)]
         keys = [row[0] for row in going]
-        strip(conn, keys, at_us, PURGED if rows else 0)
-        self._free_requests(conn, keys)
+        self._requests.forget_later(conn, [(row[5], row[0]) for row in going])
+        strip(conn, keys, at_us, PURGED if rows else 0, over=True)
         of: dict[int, list[str]] = {}
         for key, message_id, *_ in going:
             of.setdefault(key >> SEQ_BITS, []).append(id_text(message_id))
@@ -114,13 +120,6 @@ class SqliteKeeping:
             detail = Detail(reason=why.reason, message_ids=tuple(message_ids))
             self._events.record(conn, num, [Change("messages.purged", actor, at_us, detail=detail)])
         return Disposed(disposed=len(going), held=held, missing=len(ids) - held - len(going))
-
-    def _free_requests(self, conn: apsw.Connection, keys: Sequence[int]) -> None:
-        """Let the requests be made anew: the life of these messages is over. What is left of a row is small."""
-        wanted = str(list(keys))
-        of_these = "key IN (SELECT value FROM json_each(?))"
-        self._requests.forget(conn, fetch(conn, f"SELECT request_key, key FROM message WHERE {of_these}", (wanted,)))
-        conn.execute(f"UPDATE message SET request_key = x'', request_hash = x'' WHERE {of_these}", (wanted,))
 
     async def sweep_purged(self, after: int, limit: int) -> int:
         """See `Keeping`. One conversation a call."""
@@ -150,13 +149,15 @@ class SqliteKeeping:
             going.append(row)
         if not going:
             return False
-        self._requests.forget(conn, [(row[1], row[0]) for row in going])
+        self._requests.forget(conn, [(row[1], row[0]) for row in going if row[1]])
         last = going[-1][0]
         conn.execute("DELETE FROM message WHERE key BETWEEN ? AND ?", (going[0][0], last))
         conn.execute("UPDATE conversation SET first_seq = ? WHERE num = ?", ((last & LAST) + 1, num))
         return len(going) == limit
 
     async def reclaim(self) -> int:
+        while await self._requests.sweep(self._sweep_pace):
+            pass
         return await self._db.reclaim()
 
     # ---- conversations
@@ -190,20 +191,18 @@ def _is_id(text: str) -> bool:
     return True
 
 
-def _due(conn: apsw.Connection, tenant_id: str, before_us: int, rows: bool, cursor: int, limit: int) -> Due:
+def _due(db: Database, tenant_id: str, before_us: int, rows: bool, cursor: int, limit: int) -> Due:
     items: list[DueItem] = []
     content = "" if rows else " AND m.sealed IS NOT NULL"
-    conversations = fetch(
-        conn,
+    conversations = db.read(
         "SELECT c.num, c.first_seq, c.last_seq FROM conversation c WHERE c.tenant_id = ? AND c.num >= ?"
         " AND c.removed_at_us IS NULL ORDER BY c.num LIMIT ?",
         (tenant_id, cursor >> SEQ_BITS, _CONVERSATIONS_A_PAGE),
     )
     for num, first, last in conversations:
         low = max(cursor, key_of(num, first) - 1)
-        bound = _younger(conn, low, key_of(num, last) + 1, before_us + CLOCK_SLACK_US)
-        found: list[tuple[Any, ...]] = fetch(
-            conn,
+        bound = _younger(db, low, key_of(num, last) + 1, before_us + CLOCK_SLACK_US)
+        found: list[tuple[Any, ...]] = db.read(
             f"SELECT m.key, m.message_id, {_HELD} FROM message m JOIN conversation c ON c.num = ?1 WHERE m.key > ?2"
             f" AND m.key < ?3 AND m.created_at_us < ?4 AND m.kept <> {PURGED}{content} ORDER BY m.key LIMIT ?5",
             (num, low, bound, before_us, limit - len(items)),
@@ -215,7 +214,7 @@ def _due(conn: apsw.Connection, tenant_id: str, before_us: int, rows: bool, curs
     return Due(items=items, next_cursor=str(key_of(conversations[-1][0], LAST)) if more else None)
 
 
-def _younger(conn: apsw.Connection, low: int, high: int, at_us: int) -> int:
+def _younger(db: Database, low: int, high: int, at_us: int) -> int:
     """Return a key at or above the first message not older than `at_us`, between `low` and `high`: by halving.
 
     Messages of a conversation are nearly in the order of their times; what a clock set back put out of order by less
@@ -223,10 +222,10 @@ def _younger(conn: apsw.Connection, low: int, high: int, at_us: int) -> int:
     """
     while high - low > 64:
         middle = (low + high) // 2
-        made = fetch_value(
-            conn, "SELECT created_at_us FROM message WHERE key >= ? AND key < ? ORDER BY key LIMIT 1", (middle, high)
+        made = db.read(
+            "SELECT created_at_us FROM message WHERE key >= ? AND key < ? ORDER BY key LIMIT 1", (middle, high)
         )
-        if made is not None and made < at_us:
+        if made and made[0][0] < at_us:
             low = middle
         else:
             high = middle

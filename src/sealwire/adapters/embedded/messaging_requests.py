@@ -15,7 +15,8 @@ from functools import partial
 
 import apsw
 
-from sealwire.adapters.embedded.drivers.sqlite import Database, fetch
+from sealwire.adapters.embedded.drivers.pace import Pace
+from sealwire.adapters.embedded.drivers.sqlite import Database, fetch, fetch_value
 from sealwire.services.messaging.events import KIND_NUMBER
 
 CARRY_AT = 4_096
@@ -25,6 +26,12 @@ _LOAD = (
     "SELECT m.request_key, m.key FROM event e JOIN message m ON m.key = (e.stream >> 32 << 32 | e.seq)"
     f" WHERE e.position > ? AND e.kind = {KIND_NUMBER['message.created']}"
 )
+_BEGIN = f"{-(1 << 63)}:-1"
+_STALE = (
+    "SELECT r.mark, r.key, m.key IS NULL OR m.request_key = x'' FROM request r LEFT JOIN message m ON m.key = r.key"
+    " WHERE (r.mark, r.key) > (?, ?) ORDER BY r.mark, r.key LIMIT ?"
+)
+_SWEPT = "SELECT value FROM meta WHERE name = 'requests_swept'"
 _CANDIDATES = (
     "SELECT m.request_key, m.key FROM json_each(?) j JOIN request r ON r.mark = j.value JOIN message m ON m.key = r.key"
 )
@@ -73,6 +80,22 @@ class RequestIndex:
             "DELETE FROM request WHERE mark = ? AND key = ?", [(mark_of(key), message) for key, message in messages]
         )
 
+    def forget_later(self, conn: apsw.Connection, messages: Sequence[tuple[bytes, int]]) -> None:
+        """Hear that the `request_key` of these messages is emptied: nothing finds them by it then. Inside a write.
+
+        Their marks lie all over the index: taken out one by one they would dirty a page each. `sweep` takes them out in
+        the index's order.
+        """
+        if gone := [key for key, message in messages if self._recent.get(key) == message]:
+            self._db.after_commit(partial(self._drop, gone))
+        conn.execute("REPLACE INTO meta VALUES ('requests_swept', ?)", (_BEGIN,))
+
+    async def sweep(self, pace: Pace) -> bool:
+        """Take the next marks that lead nowhere out of the index; False once there are none."""
+        if not self._db.read(_SWEPT):
+            return False
+        return await pace.write(lambda conn: _sweep(conn, pace.size))
+
     def _drop(self, request_keys: Sequence[bytes]) -> None:
         for key in request_keys:
             self._recent.pop(key, None)
@@ -113,6 +136,21 @@ class RequestIndex:
 def mark_of(request_key: bytes) -> int:
     """Return the half of a request key that is indexed, as SQLite holds integers."""
     return int.from_bytes(request_key[:8], "big", signed=True)
+
+
+def _sweep(conn: apsw.Connection, limit: int) -> bool:
+    place = fetch_value(conn, _SWEPT)
+    if place is None:
+        return False
+    mark, _, key = place.partition(":")
+    rows = fetch(conn, _STALE, (int(mark), int(key), limit))
+    stale = [row[:2] for row in rows if row[2]]
+    conn.executemany("DELETE FROM request WHERE mark = ? AND key = ?", stale)
+    if len(rows) < limit:
+        conn.execute("DELETE FROM meta WHERE name = 'requests_swept'")
+        return False
+    conn.execute("UPDATE meta SET value = ? WHERE name = 'requests_swept'", (f"{rows[-1][0]}:{rows[-1][1]}",))
+    return True
 
 
 def _insert(rows: Sequence[tuple[int, int]], position: int, conn: apsw.Connection) -> None:

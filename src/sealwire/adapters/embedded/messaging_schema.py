@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sealwire.adapters.embedded.disposals import DISPOSALS_SCHEMA
+from sealwire.adapters.embedded.disposals import DISPOSALS_LEFT, DISPOSALS_SCHEMA
 from sealwire.adapters.embedded.holds import HOLDS_SCHEMA
 from sealwire.adapters.embedded.outbox import POSITIONS_SCHEMA
 
@@ -123,6 +123,7 @@ CREATE TABLE event (
     HOLDS_SCHEMA,
     SUBJECT_SCHEMA,
     DISPOSALS_SCHEMA + KEEPING_SCHEMA,
+    DISPOSALS_LEFT,
 )
 
 

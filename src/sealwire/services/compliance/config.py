@@ -73,8 +73,8 @@ class ComplianceConfig(msgspec.Struct, frozen=True, kw_only=True):
         float, Meta(ge=0, le=31_536_000, description="Seconds between retention runs by schedule; 0: none by itself")
     ] = 86_400.0
     retention_batch: Annotated[
-        int, Meta(ge=1, le=1000, description="Things a retention run disposes of in one transaction")
-    ] = 50
+        int, Meta(ge=1, le=1000, description="Things a retention run disposes of at a time; in short transactions")
+    ] = 500
     retention_pause_ms: Annotated[
-        float, Meta(ge=0, le=10_000, description="Least pause of a retention run between two transactions")
+        float, Meta(ge=0, le=10_000, description="Least pause of a retention run between two steps")
     ] = 5.0

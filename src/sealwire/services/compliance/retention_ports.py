@@ -32,7 +32,7 @@ class StoredPart(msgspec.Struct, frozen=True, kw_only=True):
 class StoredRun(msgspec.Struct, frozen=True, kw_only=True):
     """A run as stored. Its list is kept under `list_id`: its own id, or that of the dry run it executes.
 
-    `batch` is how many are disposed of at once: the same after a crash, so that the batch is the same.
+    `batch` is how many an owner is asked to dispose of at once: the same after a crash, so that the batch is the same.
     """
 
     run_id: str
@@ -58,6 +58,8 @@ class StoredRun(msgspec.Struct, frozen=True, kw_only=True):
 class RunStore(Protocol):
     """Runs and their lists. Every method is atomic, durable on return, with its event in the same transaction.
 
+    Lists are long, and nobody waits for them: their changes give way to other writers of the same file.
+
     MongoDB: a document per run, with a partial unique index on the tenant of those active; a list is a collection with
     the index (list id, type, id), which is its order.
     """
@@ -77,8 +79,8 @@ class RunStore(Protocol):
     async def next(self, list_id: str, resource_type: str, limit: int) -> Sequence[str]:
         """Return the first of a list, in the order of their ids' bytes."""
 
-    async def take(self, run: StoredRun, resource_type: str, ids: Sequence[str]) -> None:
-        """Take these off the run's list and replace the run."""
+    async def take(self, run: StoredRun, resource_type: str, upto: str) -> None:
+        """Take what `next` gave, up to this one, off the run's list, and replace the run."""
 
     async def list_hash(self, list_id: str) -> str:
         """Return the hash of a whole list (`contracts.retention.RetentionRun`), without blocking others for long."""

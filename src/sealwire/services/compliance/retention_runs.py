@@ -1,7 +1,7 @@
 """The retention engine (R4.6): a run lists what is past its time, commits to the list by its hash, and disposes of it.
 
 Every step is stored before the next begins, with the same batch after a crash: a run that was killed goes on exactly
-where it was. Between two batches the others have the disk for at least as long as the batch had it.
+where it was. Between two steps the others have the disk for longer than the step had it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from sealwire.services.compliance.retention_ports import PolicyStore, RunStore, 
 
 OWNERS: Final = {"messages": "messaging", "media": "media", "sessions": "auth", "audit": SERVICE, "exports": SERVICE}
 """Which service holds the resources of a type."""
-LISTED_AT_ONCE: Final = 500
+LISTED_AT_ONCE: Final = 200
 POLICIES: Final = 100
 PRUNED_AT_ONCE: Final = 1000
 CHUNK: Final = 200
@@ -41,7 +41,9 @@ LIST_KEPT_US: Final = 7 * DAY_US
 RUN_KEPT_US: Final = 365 * DAY_US
 LONGEST_LOOK_S: Final = 60.0
 LONGEST_PAUSE_S: Final = 10.0
-RECLAIM_PAUSE_S: Final = 0.02
+LONGEST_REST_S: Final = 1.0
+RESTS: Final = 3
+"""How many times as long as a step of the run itself the others have the disk after it; owners pace themselves."""
 _log = logging.getLogger("sealwire.compliance")
 RetentionCustodians = Callable[[], Mapping[str, RetentionCustody]]
 
@@ -249,11 +251,11 @@ class RetentionEngine:
             ids = await self._runs.next(run.list_id, part.resource_type, batch)
             if not ids:
                 continue
-            began = self._clock.monotonic()
             disposal = Disposal(run_id=run.run_id, ids=list(ids), action=part.action)  # type: ignore[arg-type]  # as above
-            done = await self._owner(part).dispose(caller, part.resource_type, disposal)
+            done = await self._owner(part).dispose(caller, part.resource_type, disposal)  # which paces itself
+            began = self._clock.monotonic()
             run = _with(run, place, counted(part, done))
-            await self._runs.take(run, part.resource_type, ids)
+            await self._runs.take(run, part.resource_type, ids[-1])
             await self._yield(began)
             return run
         run = replace(run, status="reclaiming")
@@ -265,14 +267,10 @@ class RetentionEngine:
         caller = service_caller(SERVICE, run.tenant_id)
         given = 0
         owners = {OWNERS[part.resource_type] for part in run.parts if part.disposed}
-        for name in sorted(owners - {SERVICE}):
+        for name in (*sorted(owners - {SERVICE}), SERVICE):  # the list was compliance's own
             owner = self._custodians()[name]
             while step := (await owner.reclaim(caller)).reclaimed_bytes:
                 given += step
-                await asyncio.sleep(RECLAIM_PAUSE_S)
-        while step := await self._runs.reclaim():
-            given += step
-            await asyncio.sleep(RECLAIM_PAUSE_S)
         done = replace(run, status="done", reclaimed_bytes=given, finished_us=self._clock.now_us())
         counts: dict[str, str | int] = {}
         for part in run.parts:
@@ -291,9 +289,9 @@ class RetentionEngine:
         return failed
 
     async def _yield(self, began_s: float) -> None:
-        """Leave the disk to others for as long as it was ours, and a little more."""
-        took_s = self._clock.monotonic() - began_s
-        await asyncio.sleep(max(self._config.retention_pause_ms / 1000, min(took_s, 1.0)))
+        """Leave the disk to others for some times as long as it was ours."""
+        rest_s = RESTS * (self._clock.monotonic() - began_s)
+        await asyncio.sleep(max(self._config.retention_pause_ms / 1000, min(rest_s, LONGEST_REST_S)))
 
     def _owner(self, part: StoredPart) -> RetentionCustody:
         return self._custodians()[OWNERS[part.resource_type]]

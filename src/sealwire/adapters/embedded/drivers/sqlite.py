@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import apsw
 
+from sealwire.adapters.embedded.drivers.pace import Pace
 from sealwire.adapters.embedded.drivers.sqlite_jobs import Batcher
 from sealwire.adapters.embedded.drivers.sqlite_writer import GroupWriter, WriterStats
 
@@ -34,7 +35,8 @@ CONNECTION_PRAGMAS = (
     "wal_autocheckpoint=0",  # the writer sees to it, off the loop, past CHECKPOINT_PAGES
 )
 PAGE_BYTES = 4096
-RECLAIM_PAGES = 64
+MOST_RECLAIM_PAGES = 32
+"""A page given back is two written: what a step adds to the commit it shares."""
 LOG_KEPT_BYTES = 1 << 20
 """A log this small is not worth a checkpoint of its own to be emptied."""
 SCAN_THREADS = 2
@@ -74,6 +76,7 @@ class Database:
         self._writer = GroupWriter(lambda: _connect(path, vfs), name=path.name, max_waiting=max_waiting)
         self._reader = _connect(path, vfs, read_only=True)
         self._scanners: list[apsw.Connection] = []
+        self._reclaim_pace = Pace(self, start=MOST_RECLAIM_PAGES // 4, most=MOST_RECLAIM_PAGES)
         self._scan_threads: ThreadPoolExecutor | None = None
 
     @classmethod
@@ -121,6 +124,13 @@ class Database:
         wait, or after `close`.
         """
         return self._writer.write(fn)
+
+    def write_aside(self, fn: Callable[[apsw.Connection], T]) -> asyncio.Future[T]:
+        """As `write`, for sweeps: as soon as no writer waits, or after some milliseconds together with those that do.
+
+        A writer waits for what is under way and no more: let `Pace` say how much that may be.
+        """
+        return self._writer.aside(fn)
 
     def batcher(
         self,
@@ -186,34 +196,36 @@ class Database:
 
         await self._writer.exclusively(compact)
 
-    async def reclaim(self, pages: int = RECLAIM_PAGES) -> int:
-        """Give up to `pages` free pages back to the file system; return how many bytes, 0 when none is left.
+    async def reclaim(self) -> int:
+        """Give some free pages back to the file system; return how many bytes, 0 when none is left.
 
-        A step of some milliseconds: writes wait no longer than that. The last step empties the log too, unless a long
-        read holds it; then the next one does.
+        A step that gives way to writers, and rests (see `Pace`). The last one empties the log too, unless a long read
+        holds it; then the next one does.
         """
+        freed = await self._reclaim_pace.write(self._vacuum)
+        return freed or await self._writer.exclusively(self._empty_log)
 
-        def reclaim(conn: apsw.Connection) -> int:
-            free = int(conn.execute("PRAGMA freelist_count").get)
-            if free:
-                conn.execute(f"PRAGMA incremental_vacuum({pages:d})").fetchall()
-                return (free - int(conn.execute("PRAGMA freelist_count").get)) * PAGE_BYTES
-            log = self._path.with_name(self._path.name + "-wal")
-            size = log.stat().st_size if log.exists() else 0
-            if size > LOG_KEPT_BYTES:
-                conn.set_busy_timeout(0)
-                try:
-                    conn.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
-                except apsw.BusyError:
-                    return 0
-                finally:
-                    conn.set_busy_timeout(BUSY_TIMEOUT_MS)
-                return size
+    def _vacuum(self, conn: apsw.Connection) -> int:
+        free = int(conn.execute("PRAGMA freelist_count").get)
+        if not free:
             return 0
+        conn.execute(f"PRAGMA incremental_vacuum({self._reclaim_pace.size:d})").fetchall()
+        return (free - int(conn.execute("PRAGMA freelist_count").get)) * PAGE_BYTES
 
-        freed = await self._writer.exclusively(reclaim)
-        self._writer.checkpoint_soon()
-        return freed
+    def _empty_log(self, conn: apsw.Connection) -> int:
+        """In the worker. Return how many bytes the log had, 0 when it is small or can't be emptied now."""
+        log = self._path.with_name(self._path.name + "-wal")
+        size = log.stat().st_size if log.exists() else 0
+        if size <= LOG_KEPT_BYTES:
+            return 0
+        conn.set_busy_timeout(0)
+        try:
+            conn.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        except apsw.BusyError:
+            return 0
+        finally:
+            conn.set_busy_timeout(BUSY_TIMEOUT_MS)
+        return size
 
     async def close(self) -> None:
         """Let the waiting writes become durable, close the file and give up its ownership."""

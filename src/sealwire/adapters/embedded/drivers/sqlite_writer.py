@@ -23,6 +23,8 @@ GROUP_BUDGET_S = 0.004
 SLOW_COMMIT_S = 0.002
 FAST_COMMIT_S = 0.001
 PROBE_EVERY_GROUPS = 64
+ASIDE_PATIENCE_S = 0.005
+"""How long work that gives way to writers does so; after that it joins a group of theirs, so that it ends one day."""
 COMMIT_BUCKETS_S = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5)
 STORAGE_FAULTS = (
     apsw.BusyError,
@@ -42,9 +44,18 @@ _log = logging.getLogger("sealwire.sqlite")
 class WriterStats:
     """What a writer did so far, for `/metrics`: `commit_buckets[i]` counts commits up to `COMMIT_BUCKETS_S[i]`."""
 
-    __slots__ = ("checkpoints", "commit_buckets", "commit_s_sum", "failed_groups", "groups", "groups_in_worker", "rows")
+    __slots__ = (
+        "aside_s", "checkpoints", "commit_buckets", "commit_s_sum", "failed_groups", "group_s", "groups",
+        "groups_in_worker", "rows", "writer_groups",
+    )  # fmt: skip
 
     def __init__(self) -> None:
+        self.aside_s = 0.0
+        """How long the statements of the last work that gave way took."""
+        self.group_s = 0.0
+        """How long a group of writers takes, from its first statement to the end of its commit (smoothed)."""
+        self.writer_groups = 0
+        """Groups that were more than work that gives way."""
         self.groups = 0
         self.groups_in_worker = 0
         self.rows = 0
@@ -57,9 +68,11 @@ class WriterStats:
 class _Group:
     """One transaction: who waits for it, with what outcomes, and what is to happen once it is durable."""
 
-    __slots__ = ("after", "futures", "outcomes")
+    __slots__ = ("after", "aside", "began_s", "futures", "outcomes")
 
-    def __init__(self) -> None:
+    def __init__(self, *, aside: bool) -> None:
+        self.aside = aside
+        self.began_s = time.monotonic()
         self.futures: list[asyncio.Future[Any]] = []
         self.outcomes: list[Any] = []
         self.after: list[Callable[[], None]] = []
@@ -86,6 +99,7 @@ class GroupWriter:
         self._worker = Worker(f"sqlite-{name}")
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pending: deque[Job] = deque()
+        self._aside: deque[tuple[Job, float]] = deque()
         self._exclusive: deque[tuple[Callable[[apsw.Connection], Any], asyncio.Future[Any]]] = deque()
         self._waiting = 0
         self._busy = False
@@ -124,6 +138,23 @@ class GroupWriter:
         if not self._busy:
             self._busy = True
             self._running_loop().call_soon(self._next)
+
+    def aside(self, fn: Callable[[apsw.Connection], T]) -> asyncio.Future[T]:
+        """See `Database.write_aside`."""
+        future: asyncio.Future[T] = self.waiter()
+
+        def timed(conn: apsw.Connection) -> T:
+            began = time.monotonic()
+            try:
+                return fn(conn)
+            finally:
+                self.stats.aside_s = time.monotonic() - began
+
+        self._aside.append((Write(timed, future), time.monotonic()))
+        if not self._busy:
+            self._busy = True
+            self._running_loop().call_soon(self._next)
+        return future
 
     def exclusively(self, call: Callable[[apsw.Connection], T]) -> asyncio.Future[T]:
         """Run `call` with the write connection, outside a transaction, in the worker thread, between two groups."""
@@ -166,13 +197,18 @@ class GroupWriter:
     # ---- one group after another
 
     def _next(self) -> None:
-        """Start what waits: an exclusive call first, else a group."""
+        """Start what waits: an exclusive call first, else a group, else what gives way to both."""
         if self._exclusive:
             call, future = self._exclusive.popleft()
             conn = self._conn
             self._in_worker(lambda: call(conn), lambda result, error: self._exclusive_done(future, result, error))
         elif self._pending:
+            if self._aside and time.monotonic() - self._aside[0][1] > ASIDE_PATIENCE_S:
+                self._pending.append(self._aside.popleft()[0])
             self._run_group()
+        elif self._aside:
+            self._pending.append(self._aside.popleft()[0])
+            self._run_group(aside=True)
         else:
             self._busy = False
             self._tell_idle()
@@ -193,11 +229,11 @@ class GroupWriter:
                 future.set_exception(told(error))
         self._next()
 
-    def _run_group(self) -> None:
-        group = self._group = _Group()
+    def _run_group(self, *, aside: bool = False) -> None:
+        group = self._group = _Group(aside=aside)
         pending = self._pending
         jobs = len(pending)  # a batcher that may not hand over all its items queues itself again: for the next group
-        until = time.monotonic() + GROUP_BUDGET_S
+        until = group.began_s + GROUP_BUDGET_S
         try:
             self._conn.execute("BEGIN IMMEDIATE")
             alone = jobs == 1
@@ -262,6 +298,9 @@ class GroupWriter:
         stats.rows += len(group.futures)
         stats.commit_s_sum += took_s
         stats.commit_buckets[bisect_left(COMMIT_BUCKETS_S, took_s)] += 1
+        if not group.aside:
+            stats.writer_groups += 1
+            stats.group_s += (time.monotonic() - group.began_s - stats.group_s) / 16
         self._waiting -= len(group.futures)
         # Awaiters go on in the loop's next turn, before those whom the hooks wake: who waits for an answer is first.
         for future, outcome in zip(group.futures, group.outcomes, strict=True):
@@ -299,11 +338,6 @@ class GroupWriter:
         self._next()
 
     # ---- the write-ahead log
-
-    def checkpoint_soon(self) -> None:
-        """Begin a checkpoint if one is due: after work that made no group, such as giving pages back."""
-        if self._wal_pages >= self._checkpoint_due and not self._checkpointing and not self._closed:
-            self._checkpoint()
 
     def _open(self) -> apsw.Connection:
         conn = self._connect()
