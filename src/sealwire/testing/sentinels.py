@@ -76,8 +76,9 @@ class Watched:
 
     def __init__(self, folder: Path, *, flavour: str = "valkey", down_after_ms: int = 1_000) -> None:
         """Raises: FileNotFoundError when the engine is not there."""
-        self.primary = RedisServer(folder / "primary", flavour=flavour)
-        follows = ["--replicaof", "127.0.0.1", str(self.primary.port), "--repl-diskless-sync-delay", "0"]
+        at_once = ["--repl-diskless-sync-delay", "0"]
+        self.primary = RedisServer(folder / "primary", flavour=flavour, options=at_once)
+        follows = [*at_once, "--replicaof", "127.0.0.1", str(self.primary.port)]
         self.replica = RedisServer(folder / "replica", flavour=flavour, options=follows)
         self.sentinels = [
             Sentinel(folder / f"sentinel{i}", flavour=flavour, primary=self.primary, down_after_ms=down_after_ms)

@@ -82,6 +82,6 @@ class Sentinels:
         """Return what one sentinel says; None when it says nothing of use."""
         try:
             host, port = await call(_WHO, self._name)
-            return (host.decode() if isinstance(host, bytes) else str(host)), int(port)
+            return (host.decode(), port) if isinstance(host, bytes) and type(port) is int else None
         except (CacheFault, TypeError, ValueError):
             return None
