@@ -6,14 +6,25 @@ import sys
 from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
+from unittest.mock import MagicMock
 
+from sealwire.kit.caller import Caller
+from sealwire.kit.exchange import Exchange
+from sealwire.kit.http import Edge, Route
 from sealwire.kit.openapi import problem_codes
-from sealwire.kit.operation import PARAMETER, Operation
+from sealwire.kit.operation import PARAMETER, Operation, Policy
+from sealwire.kit.problem import Unauthenticated
 from sealwire.runtime import settings
 from sealwire.services.socket.asyncapi import as_yaml, document
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "reference"
 CONTRACTS = ("identity", "messaging", "media", "search", "accountability", "crypto", "socket")
+RAW = (
+    ("auth.openid_routes", "openid_routes"),
+    ("auth.external_routes", "external_routes"),
+    ("media.routes", "routes"),
+    ("compliance.routes", "routes"),
+)
 NOTE = "<!-- Written by `make reference`; change the code, not this page. -->\n"
 
 
@@ -24,7 +35,9 @@ def operations_page() -> str:
         "# Operations",
         "",
         "Public paths stand under `/api/v1` at the gateway, but for `/.well-known/…`; `service` ones are internal.",
-        "Downloads, uploads, streams and the endpoints of OpenID Connect are not listed here: see `/documentation`.",
+        "`degraded` is what a session that can't be confirmed for the moment may do with it, and a legacy token:",
+        "`allow` goes on, `deny` is refused (503 `session_unconfirmed`), `read_only` goes on for `GET` and `HEAD`, for",
+        "no other verb. What each takes and gives is in `/documentation`.",
         "",
     ]
     for name in CONTRACTS:
@@ -40,7 +53,30 @@ def operations_page() -> str:
                 f"| {o.repeat.value} | {step_up} |"
             )
         lines.append("")
-    return "\n".join(lines)
+    return "\n".join([*lines, *_raw_routes()])
+
+
+def _raw_routes() -> list[str]:
+    """Routes whose handlers read and answer by themselves: they stand in no contract."""
+    edge = Edge(authenticate=_nobody)
+    lines = ["## Downloads, uploads, streams, pages", "", "| call | what | who | permission | degraded |",
+             "|---|---|---|---|---|"]  # fmt: skip
+    for module, function in RAW:
+        # Nothing of the service is called: routes only bind its methods.
+        routes: list[Route] = getattr(import_module(f"sealwire.services.{module}"), function)(MagicMock(), edge)
+        for route in routes:
+            if route.operation is None and route.verb != "OPTIONS":
+                path = PARAMETER.sub(r"{\1}", route.path)
+                needs = route.needs.value if route.needs else "–"
+                lines.append(
+                    f"| `{route.verb} {path}` | {route.summary} | {route.policy.value} | {needs} "
+                    f"| {route.degraded.value} |"
+                )
+    return [*lines, ""]
+
+
+def _nobody(exchange: Exchange, policy: Policy) -> Caller:
+    raise Unauthenticated
 
 
 def problems_page() -> str:

@@ -147,7 +147,7 @@ def refused_while_unconfirmed() -> list[Operation]:
     found: list[Operation] = []
     for name in ("auth", "messaging", "media", "search", "compliance", "crypto"):
         operations = import_module(f"sealwire.contracts.{name}").OPERATIONS.values()
-        found += [o for o in operations if o.policy is Policy.CALLER and o.degraded is Degraded.DENY]
+        found += [o for o in operations if o.policy is Policy.CALLER and not o.open_unconfirmed]
     return [o for o in found if o.needs is not Permission.MANAGE_TENANTS]  # an owner may not, confirmed or not
 
 

@@ -374,6 +374,7 @@ _SAFE: dict[str, Any] = {
     "repeat": Repeat.SAFE,
     "degraded": Degraded.ALLOW,
 }
+_SHAPE_READ: dict[str, Any] = {**_SAFE, "degraded": Degraded.READ_ONLY}
 _WRITE: dict[str, Any] = {
     "service": SERVICE,
     "needs": Permission.POST,
@@ -383,7 +384,7 @@ _WRITE: dict[str, Any] = {
 _SHAPE: dict[str, Any] = {
     "service": SERVICE,
     "needs": Permission.START_CONVERSATION,
-    "degraded": Degraded.DENY,
+    "degraded": Degraded.READ_ONLY,
     "rate": RateClass.WRITE,
 }
 _INTERNAL: dict[str, Any] = {
@@ -410,7 +411,7 @@ LIST = Operation(
     takes=Page,
     gives=Conversations,
     summary="The caller's conversations",
-    **_SAFE,
+    **_SHAPE_READ,
 )
 GET = Operation(
     name="get",
@@ -418,7 +419,7 @@ GET = Operation(
     path="/conversations/{conversation_id}",
     gives=Conversation,
     summary="One conversation",
-    **_SAFE,
+    **_SHAPE_READ,
 )
 CHANGE = Operation(
     name="change",
@@ -446,7 +447,7 @@ MEMBERS = Operation(
     takes=Page,
     gives=Members,
     summary="Members of a conversation",
-    **_SAFE,
+    **_SHAPE_READ,
 )
 ADD_MEMBER = Operation(
     name="add_member",

@@ -42,11 +42,14 @@ class Repeat(StrEnum):
 
 
 class Degraded(StrEnum):
-    """What an unconfirmed session may do with it (R6.6)."""
+    """What an unconfirmed session, or a legacy token, may do with it (R6.6)."""
 
     ALLOW = "allow"
+    """Low risk: it goes on."""
     READ_ONLY = "read_only"
+    """Of a thing that is low risk to look at and not to change: safe verbs go on, others are refused."""
     DENY = "deny"
+    """Refused until the session is confirmed."""
 
 
 class RateClass(StrEnum):
@@ -94,6 +97,11 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     def parameters(self) -> tuple[tuple[str, type], ...]:
         """The path's parameters in order, each with its type."""
         return tuple((name, int if kind else str) for name, kind in PARAMETER.findall(self.path))
+
+    @property
+    def open_unconfirmed(self) -> bool:
+        """Whether an unconfirmed session may call it."""
+        return self.degraded is Degraded.ALLOW or (self.degraded is Degraded.READ_ONLY and self.verb in SAFE_VERBS)
 
     @property
     def takes_query(self) -> bool:

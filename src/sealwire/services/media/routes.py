@@ -26,7 +26,9 @@ def routes(media: MediaService, edge: Edge) -> list[Route]:
     """Return all routes; the gateway leaves those out that are for services."""
     door = Tus(media)
     files = Files(media)
-    take: dict[str, Any] = {"policy": Policy.CALLER, "needs": Permission.UPLOAD, "rate": RateClass.WRITE}
+    take: dict[str, Any] = {
+        "policy": Policy.CALLER, "needs": Permission.UPLOAD, "rate": RateClass.WRITE, "degraded": Degraded.READ_ONLY,
+    }  # fmt: skip
     give: dict[str, Any] = {"needs": Permission.READ, "degraded": Degraded.ALLOW}
     return [
         *(edge.bind(operation, getattr(media, name)) for name, operation in OPERATIONS.items()),
