@@ -33,6 +33,32 @@ CREATE TABLE forgotten (
     at_us INTEGER NOT NULL
 );
 """
+# In which conversations somebody may have left something: sat there, or was mentioned. Written when people join, and with
+# the rare message that mentions them, never with a plain one; it outlives the seat. What a person wrote is found by it
+# without an index of all messages by their author, which every send would have to pay for.
+TRACE_SCHEMA = """
+CREATE TABLE trace (
+    user_id TEXT NOT NULL,
+    conversation INTEGER NOT NULL,
+    PRIMARY KEY (user_id, conversation)
+) WITHOUT ROWID;
+CREATE INDEX trace_of ON trace (conversation);
+CREATE TRIGGER conversation_trace AFTER DELETE ON conversation BEGIN
+    DELETE FROM trace WHERE conversation = OLD.num;
+END;
+CREATE TRIGGER member_trace AFTER INSERT ON member BEGIN
+    INSERT OR IGNORE INTO trace VALUES (NEW.user_id, NEW.conversation);
+END;
+CREATE TRIGGER mention_trace AFTER INSERT ON message WHEN NEW.meta IS NOT NULL BEGIN
+    INSERT OR IGNORE INTO trace
+        SELECT j.value, NEW.key >> 32 FROM json_each(CAST(NEW.meta AS TEXT), '$.mentions') j;
+END;
+INSERT OR IGNORE INTO trace SELECT user_id, conversation FROM member;
+INSERT OR IGNORE INTO trace SELECT DISTINCT sender_id, key >> 32 FROM message;
+INSERT OR IGNORE INTO trace SELECT DISTINCT user_id, key >> 32 FROM reaction;
+INSERT OR IGNORE INTO trace SELECT DISTINCT j.value, m.key >> 32
+    FROM message m, json_each(CAST(m.meta AS TEXT), '$.mentions') j WHERE m.meta IS NOT NULL;
+"""
 MIGRATIONS = (
     """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -124,6 +150,7 @@ CREATE TABLE event (
     SUBJECT_SCHEMA,
     DISPOSALS_SCHEMA + KEEPING_SCHEMA,
     DISPOSALS_LEFT,
+    TRACE_SCHEMA,
 )
 
 

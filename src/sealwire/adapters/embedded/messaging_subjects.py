@@ -10,11 +10,12 @@ from typing import Any, Final
 
 import apsw
 
+from sealwire.adapters.embedded.drivers.pace import Pace
 from sealwire.adapters.embedded.drivers.sqlite import Database, fetch
 from sealwire.adapters.embedded.holds import held_sql, is_held
 from sealwire.adapters.embedded.messaging_events import Change, SqliteConversationEvents
-from sealwire.adapters.embedded.messaging_rows import OF_MESSAGE, read_message
-from sealwire.adapters.embedded.messaging_schema import LAST, id_text
+from sealwire.adapters.embedded.messaging_rows import MESSAGE_COLUMNS, read_message
+from sealwire.adapters.embedded.messaging_schema import LAST, SEQ_BITS, id_text, key_of
 from sealwire.contracts.compliance import LegalHold
 from sealwire.kit.files import count_in_files
 from sealwire.services.messaging.events import KIND_NUMBER, Detail
@@ -22,6 +23,7 @@ from sealwire.services.messaging.model import Actor
 from sealwire.services.messaging.subject_ports import Mention, Rewritten, Sat, SubjectReaction, WrittenMessage
 
 RELAY: Final = "messaging-audit"
+ALL: Final = 1 << 40
 ERASED: Final = Detail(reason="person erased")
 _SELF: Final = Actor("service", "compliance")
 _ITS: Final = "JOIN conversation c ON c.num = m.key >> 32 AND c.tenant_id = ?1"
@@ -33,13 +35,40 @@ _PIN: Final = (
     " WHERE m.key = (event.stream >> 32 << 32 | event.seq) AND m.sender_id = ?2 AND c.tenant_id = ?1)"
 )
 _IN: Final = "IN (SELECT value FROM json_each(?))"
+TRACES: Final = (
+    "SELECT t.conversation FROM trace t JOIN conversation c ON c.num = t.conversation AND c.tenant_id = ?1"
+    " WHERE t.user_id = ?2 AND t.conversation >= ?3 ORDER BY t.conversation"
+)
+# Each is about one conversation: what lies there above a place, up to the last one.
+_HERE: Final = (
+    "JOIN conversation c ON c.num = :last >> 32 AND c.tenant_id = :tenant WHERE m.key > :after AND m.key <= :last"
+)
+_SENT_HERE: Final = f"{_HERE} AND m.sender_id = :person"
+_NAMED_HERE: Final = f"{_HERE} AND instr(m.meta, CAST(:person AS BLOB)) AND NOT {_HELD}"
+FINDING: Final = {
+    "messages": f"SELECT c.tenant_id, c.conversation_id, {MESSAGE_COLUMNS} FROM message m {_SENT_HERE}"
+    " ORDER BY m.key LIMIT :limit",
+    "reactions": "SELECT m.key, m.emoji, m.at_us, c.conversation_id FROM reaction m JOIN conversation c"
+    " ON c.num = :last >> 32 AND c.tenant_id = :tenant WHERE (m.key, m.emoji) > (:after, :emoji) AND m.key <= :last"
+    " AND m.user_id = :person ORDER BY m.key, m.emoji LIMIT :limit",
+    "mentions": f"SELECT m.key, m.meta FROM message m {_NAMED_HERE} ORDER BY m.key LIMIT :limit",
+    "names": "SELECT num FROM conversation WHERE num = :last >> 32 AND (created_by = :person OR instr(pair, :person))",
+    "held": f"SELECT count(*) FROM message m {_SENT_HERE} AND {_HELD}",
+    "messages left": f"SELECT count(*) FROM message m {_SENT_HERE} AND NOT {_HELD}",
+    "reactions left": f"SELECT count(*) FROM reaction m {_HERE} AND m.user_id = :person",
+    "mentions left": f"SELECT count(*) FROM message m {_NAMED_HERE}",
+}
+_SEATS: Final = (
+    "SELECT count(*) FROM member u JOIN conversation c ON c.num = u.conversation AND c.tenant_id = ?1"
+    " WHERE u.user_id = ?2"
+)
+# The probe does not trust the traces: it looks at everything, a piece at a time.
 _SENT: Final = f"FROM message m {_ITS} WHERE m.sender_id = ?2"
 _COUNTS: Final = {
     "messages": f"SELECT count(*) {_SENT} AND NOT {_HELD}",
     "reactions": f"SELECT count(*) FROM reaction m {_ITS} WHERE m.user_id = ?2",
     "mentions": f"SELECT count(*) FROM message m {_ITS} WHERE instr(m.meta, CAST(?2 AS BLOB)) AND NOT {_HELD}",
-    "memberships": "SELECT count(*) FROM member u JOIN conversation c ON c.num = u.conversation AND c.tenant_id = ?1"
-    " WHERE u.user_id = ?2",
+    "memberships": _SEATS,
     "conversations": "SELECT count(*) FROM conversation WHERE tenant_id = ?1 AND (created_by = ?2 OR instr(pair, ?2))",
 }
 
@@ -50,6 +79,11 @@ class SqliteMessagingSubjects:
     def __init__(self, db: Database, events: SqliteConversationEvents) -> None:
         self._db = db
         self._events = events
+        self._pace = Pace(db)
+
+    @property
+    def step(self) -> int:
+        return self._pace.size
 
     # ---- marks
 
@@ -89,11 +123,7 @@ class SqliteMessagingSubjects:
     # ---- finding
 
     async def messages(self, tenant_id: str, subject_id: str, after: int, limit: int) -> Sequence[WrittenMessage]:
-        sql = (
-            f"{OF_MESSAGE} ON c.num = m.key >> 32 WHERE c.tenant_id = ?1 AND m.sender_id = ?2 AND m.key > ?3"
-            " ORDER BY m.key LIMIT ?4"
-        )
-        rows = await self._scan(sql, (tenant_id, subject_id, after, limit))
+        rows = await self._each("messages", (tenant_id, subject_id), after, limit)
         held = await self._held(tenant_id, {row[1] for row in rows})
         return [WrittenMessage(row[2], read_message(row[0], row[1], row[2:], {}), row[1] in held) for row in rows]
 
@@ -109,20 +139,19 @@ class SqliteMessagingSubjects:
     async def reactions(
         self, tenant_id: str, subject_id: str, after: tuple[int, str], limit: int
     ) -> Sequence[SubjectReaction]:
-        sql = (
-            "SELECT m.key, m.emoji, m.at_us, c.conversation_id FROM reaction m JOIN conversation c"
-            " ON c.num = m.key >> 32 WHERE c.tenant_id = ?1 AND m.user_id = ?2 AND (m.key, m.emoji) > (?3, ?4)"
-            " ORDER BY m.key, m.emoji LIMIT ?5"
-        )
-        rows = await self._scan(sql, (tenant_id, subject_id, *after, limit))
+        rows = await self._each("reactions", (tenant_id, subject_id), after[0], limit, after[1])
         return [SubjectReaction(key, emoji, at_us, id_, key & LAST) for key, emoji, at_us, id_ in rows]
 
     async def mentions(self, tenant_id: str, subject_id: str, after: int, limit: int) -> Sequence[Mention]:
-        sql = (
-            f"SELECT m.key, m.meta FROM message m {_ITS} WHERE instr(m.meta, CAST(?2 AS BLOB)) AND m.key > ?3"
-            f" AND NOT {_HELD} ORDER BY m.key LIMIT ?4"
-        )
-        return [Mention(key, meta) for key, meta in await self._scan(sql, (tenant_id, subject_id, after, limit))]
+        rows = await self._each("mentions", (tenant_id, subject_id), after, limit)
+        return [Mention(key, meta) for key, meta in rows]
+
+    async def left(self, tenant_id: str, subject_id: str) -> Mapping[str, int]:
+        who = (tenant_id, subject_id)
+        places = ("messages", "reactions", "mentions")
+        found = {place: sum(n for (n,) in await self._each(f"{place} left", who)) for place in places}
+        seats = self._db.read(_SEATS, who)[0][0]
+        return {**found, "memberships": int(seats), "conversations": len(await self._each("names", who))}
 
     async def counts(self, tenant_id: str, subject_id: str) -> Mapping[str, int]:
         def count(conn: apsw.Connection) -> dict[str, int]:
@@ -132,8 +161,7 @@ class SqliteMessagingSubjects:
         return await self._db.scan(count)
 
     async def held_messages(self, tenant_id: str, subject_id: str) -> int:
-        rows = await self._scan(f"SELECT count(*) {_SENT} AND {_HELD}", (tenant_id, subject_id))
-        return int(rows[0][0])
+        return sum(n for (n,) in await self._each("held", (tenant_id, subject_id)))
 
     # ---- changing
 
@@ -156,7 +184,7 @@ class SqliteMessagingSubjects:
                 self._events.record(conn, num, [left, *_successor(conn, num, role, at_us)])
             return len(found)
 
-        return await self._db.write(leave)
+        return await self._pace.write(leave)
 
     async def tombstone(self, tenant_id: str, subject_id: str, keys: Sequence[int], pseudonym: str, at_us: int) -> int:
         def tombstone(conn: apsw.Connection) -> int:
@@ -173,7 +201,7 @@ class SqliteMessagingSubjects:
             self._record_each(conn, "message.deleted", [row for row in rows if row[2] is None], at_us)
             return len(rows)
 
-        return await self._db.write(tombstone)
+        return await self._pace.write(tombstone)
 
     async def rewrite(
         self, tenant_id: str, subject_id: str, messages: Sequence[Rewritten], pseudonym: str, at_us: int
@@ -195,7 +223,7 @@ class SqliteMessagingSubjects:
             self._record_each(conn, "message.edited", rows, at_us)
             return len(rows)
 
-        return await self._db.write(rewrite)
+        return await self._pace.write(rewrite)
 
     async def unreact(self, tenant_id: str, subject_id: str, reactions: Sequence[SubjectReaction], at_us: int) -> int:
         def unreact(conn: apsw.Connection) -> int:
@@ -216,7 +244,7 @@ class SqliteMessagingSubjects:
                     self._events.record(conn, key >> 32, [change])
             return gone
 
-        return await self._db.write(unreact)
+        return await self._pace.write(unreact)
 
     async def unmention(self, tenant_id: str, changed: Sequence[tuple[Mention, bytes | None]], at_us: int) -> int:
         def unmention(conn: apsw.Connection) -> int:
@@ -232,11 +260,10 @@ class SqliteMessagingSubjects:
             self._record_each(conn, "message.edited", [row for row in rows if row[2] is None], at_us)
             return len(rows)
 
-        return await self._db.write(unmention)
+        return await self._pace.write(unmention)
 
     async def unname(self, tenant_id: str, subject_id: str, pseudonym: str) -> int:
-        sql = "SELECT num FROM conversation WHERE tenant_id = ?1 AND (created_by = ?2 OR instr(pair, ?2))"
-        nums = json.dumps([num for (num,) in await self._scan(sql, (tenant_id, subject_id))])
+        nums = json.dumps([num for (num,) in await self._each("names", (tenant_id, subject_id))])
 
         def unname(conn: apsw.Connection) -> int:
             conn.execute(
@@ -247,6 +274,13 @@ class SqliteMessagingSubjects:
             return int(conn.changes())
 
         return await self._db.write(unname)
+
+    async def forget_traces(self, tenant_id: str, subject_id: str) -> None:
+        sql = (
+            "DELETE FROM trace WHERE user_id = ?2 AND conversation IN (SELECT c.num FROM conversation c"
+            " WHERE c.num = conversation AND c.tenant_id = ?1)"
+        )
+        await self._db.write(lambda conn: conn.execute(sql, (tenant_id, subject_id)).fetchall())
 
     async def count_in_files(self, texts: Sequence[bytes]) -> int:
         path = self._db.path
@@ -260,9 +294,24 @@ class SqliteMessagingSubjects:
 
     # ---- parts
 
-    async def _scan(self, sql: str, params: tuple[Any, ...]) -> list[tuple[Any, ...]]:
-        """Run a read that may look at every row, in a thread."""
-        return await self._db.scan(lambda conn: fetch(conn, sql, params))
+    async def _each(
+        self, what: str, who: tuple[str, str], after: int = 0, limit: int = ALL, emoji: str = ""
+    ) -> list[tuple[Any, ...]]:
+        """Return up to `limit` rows of what the person left above a place, by conversation, in a thread."""
+
+        def look(conn: apsw.Connection) -> list[tuple[Any, ...]]:
+            found: list[tuple[Any, ...]] = []
+            values: dict[str, Any] = {"tenant": who[0], "person": who[1]}
+            for (num,) in fetch(conn, TRACES, (*who, after >> SEQ_BITS)):
+                first = key_of(num, 0)
+                values |= {"after": max(after, first), "last": first | LAST, "limit": limit - len(found)}
+                values["emoji"] = emoji if after > first else ""
+                found += conn.execute(FINDING[what], values).fetchall()
+                if len(found) >= limit:
+                    break
+            return found
+
+        return await self._db.scan(look)
 
     async def _held(self, tenant_id: str, conversation_ids: set[str]) -> set[str]:
         sql = f"SELECT c.conversation_id FROM conversation c WHERE c.conversation_id = ? AND {_HELD}"

@@ -27,8 +27,9 @@ ORDER: Final = ("auth", "messaging", "media", "search", "gateway", "compliance",
 AUDIT: Final = "audit"
 """The step that destroys the keys of the person's data in audit records."""
 MOST_WORDS: Final = 8
-LONGEST_PAUSE_S: Final = 0.1
-"""Between two calls others have the disk and the loop for as long as the call had them, up to this."""
+LONGEST_PAUSE_S: Final = 0.02
+"""Between two calls others have the disk and the loop for as long as the call had them, up to this; where much is
+changed, the service rests besides between its own writes."""
 MOST_ROUNDS: Final = 5
 """After so many the certificate says what is left, and the job too: repeating helps no more."""
 PROBE: Final = "probe"

@@ -60,9 +60,16 @@ class SubjectStore(Protocol):
     Every change is atomic, durable on return, with its events in the same transaction, and refused inside of it while
     a hold covers the person (LegalHold); messages of conversations under a hold are left as they are. Finding reads
     a snapshot that holds everything committed before the call. `place`s rise.
-    MongoDB: as `ConversationStore`; an index on `sender_id` makes finding cheap there, embedded it is one pass over the
-    messages beside the writer, as an index would cost every send more than an erasure a year costs.
+    Finding looks through the conversations where the person ever sat or was mentioned, and no others; `counts` alone
+    looks at everything, as it is what a probe trusts. Changes give way to other writers and rest in between: they take
+    longer the more others write.
+    MongoDB: as `ConversationStore`; an index on `sender_id` makes finding cheap there. Embedded it would cost every
+    send more than reading those conversations costs an erasure.
     """
+
+    @property
+    def step(self) -> int:
+        """How many things to change in the next call, so that who writes besides hardly notices."""
 
     async def marks(self) -> Sequence[tuple[str, str, str]]:
         """Return (tenant, person, `restricted` or `erased`) of all who are marked."""
@@ -91,7 +98,10 @@ class SubjectStore(Protocol):
         """Return messages that name the person, above a place, those under a hold left out."""
 
     async def counts(self, tenant_id: str, subject_id: str) -> Mapping[str, int]:
-        """Return how much of the person is left, by place, what holds keep left out."""
+        """Return how much of the person is left, by place, what holds keep left out. Looks at everything there is."""
+
+    async def left(self, tenant_id: str, subject_id: str) -> Mapping[str, int]:
+        """Return the same, found as everything else is."""
 
     async def held_messages(self, tenant_id: str, subject_id: str) -> int:
         """Return how many of the person's messages holds on conversations keep."""
@@ -115,6 +125,9 @@ class SubjectStore(Protocol):
 
     async def unname(self, tenant_id: str, subject_id: str, pseudonym: str) -> int:
         """Take the person's id out of conversations (who made them, the pair of a direct one). Return how many."""
+
+    async def forget_traces(self, tenant_id: str, subject_id: str) -> None:
+        """Forget where the person was: nothing is left there to be found."""
 
     async def count_in_files(self, texts: Sequence[bytes]) -> int:
         """Return how often these texts stand in the raw bytes of the files, deleted pages and logs included."""

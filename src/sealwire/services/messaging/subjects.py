@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -30,9 +30,21 @@ from sealwire.services.messaging.ports import Keys
 from sealwire.services.messaging.seats import Seats
 from sealwire.services.messaging.subject_ports import Rewritten, SubjectStore, WrittenMessage
 
-CHUNK: Final = 50
-"""Rows changed in one write: a few milliseconds, events and announcements included."""
+CHUNK: Final = 200
+"""Things looked up at once, and changed in steps as large as the store says."""
+SEALED_AT_ONCE: Final = 40
+"""Messages sealed anew without a pause: a millisecond or two."""
+T = TypeVar("T")
 _Page = tuple[list[SubjectItem], str]
+
+
+class _Places:
+    """Up to where messages, reactions and mentions of a job are done."""
+
+    def __init__(self) -> None:
+        self.message = 0
+        self.reaction = (0, "")
+        self.mention = 0
 
 
 class SubjectCases:
@@ -45,8 +57,8 @@ class SubjectCases:
         self._bodies = bodies
         self._keys = keys
         self._clock = clock
-        self._places: dict[str, int] = {}
-        """Up to where the messages of a job are done: a start from 0 finds the same, only later."""
+        self._places: dict[str, _Places] = {}
+        """Up to where a job is done: a start from the beginning finds the same, only later."""
 
     async def start(self) -> None:
         """Learn who is marked."""
@@ -115,29 +127,44 @@ class SubjectCases:
         if not self._seats.refuses(tenant_id, subject_id) or erasure.job_id not in self._places:
             await self._store.begin_erasing(tenant_id, subject_id)
             self._seats.refuse(tenant_id, subject_id)
-            self._places[erasure.job_id] = 0
+            self._places[erasure.job_id] = _Places()
         limit, now_us = min(erasure.limit, CHUNK), self._clock.now_us()
-        if left := await self._store.leave(tenant_id, subject_id, limit, now_us):
+        places = self._places[erasure.job_id]
+        if left := await self._store.leave(tenant_id, subject_id, min(limit, self._store.step), now_us):
             return SubjectErased(done=False, erased={"membership": left})
-        if (erased := await self._erase_messages(tenant_id, subject_id, erasure, limit, now_us)) is not None:
-            return SubjectErased(done=False, erased={"message": erased})
-        if reactions := await self._store.reactions(tenant_id, subject_id, (0, ""), limit):
-            gone = await self._store.unreact(tenant_id, subject_id, reactions, now_us)
-            return SubjectErased(done=False, erased={"reaction": gone})
-        if mentions := await self._store.mentions(tenant_id, subject_id, 0, limit):
-            changed = [(mention, _without(mention.meta, subject_id)) for mention in mentions]
-            return SubjectErased(
-                done=False, erased={"mention": await self._store.unmention(tenant_id, changed, now_us)}
-            )
+        if messages := await self._store.messages(tenant_id, subject_id, places.message, limit):
+            count = 0
+            for some in self._steps(messages, SEALED_AT_ONCE if erasure.messages == "anonymise" else limit):
+                count += await self._erase_some(tenant_id, subject_id, erasure, some, now_us)
+                places.message = some[-1].place
+            return SubjectErased(done=False, erased={"message": count})
+        if reactions := await self._store.reactions(tenant_id, subject_id, places.reaction, limit):
+            count = 0
+            for few in self._steps(reactions):
+                count += await self._store.unreact(tenant_id, subject_id, few, now_us)
+                places.reaction = (few[-1].key, few[-1].emoji)
+            return SubjectErased(done=False, erased={"reaction": count})
+        if mentions := await self._store.mentions(tenant_id, subject_id, places.mention, limit):
+            count = 0
+            for those in self._steps(mentions):
+                changed = [(mention, _without(mention.meta, subject_id)) for mention in those]
+                count += await self._store.unmention(tenant_id, changed, now_us)
+                places.mention = those[-1].key
+            return SubjectErased(done=False, erased={"mention": count})
         return await self._finish(tenant_id, subject_id, erasure)
 
-    async def _erase_messages(
-        self, tenant_id: str, subject_id: str, erasure: SubjectErasure, limit: int, now_us: int
-    ) -> int | None:
-        """Erase the next messages; None when none are left above the place reached."""
-        found = await self._store.messages(tenant_id, subject_id, self._places[erasure.job_id], limit)
-        if not found:
-            return None
+    def _steps(self, things: Sequence[T], most: int = CHUNK) -> Iterator[Sequence[T]]:
+        """Yield the things in steps as large as the store says when each begins."""
+        at = 0
+        while at < len(things):
+            some = things[at : at + min(self._store.step, most)]
+            yield some
+            at += len(some)
+
+    async def _erase_some(
+        self, tenant_id: str, subject_id: str, erasure: SubjectErasure, found: Sequence[WrittenMessage], now_us: int
+    ) -> int:
+        """Erase these, as far as no hold keeps them."""
         free = [written for written in found if not written.held]
         alive = [w for w in free if w.message.sealed is not None and w.message.deleted_at_us is None]
         erased = 0
@@ -149,7 +176,6 @@ class SubjectCases:
         if free:
             keys = [written.place for written in free]
             erased += await self._store.tombstone(tenant_id, subject_id, keys, erasure.pseudonym, now_us)
-        self._places[erasure.job_id] = found[-1].place
         return erased
 
     async def _rewritten(self, written: Sequence[WrittenMessage], pseudonym: str) -> list[Rewritten]:
@@ -170,9 +196,9 @@ class SubjectCases:
     async def _finish(self, tenant_id: str, subject_id: str, erasure: SubjectErasure) -> SubjectErased:
         """Names, keys, files: only when a last look finds nothing that came while the first was under way."""
         named = await self._store.unname(tenant_id, subject_id, erasure.pseudonym)
-        left = await self._store.counts(tenant_id, subject_id)
+        left = await self._store.left(tenant_id, subject_id)
         if any(left.values()):
-            self._places[erasure.job_id] = 0
+            self._places[erasure.job_id] = _Places()
             return SubjectErased(done=False, erased={"conversation": named} if named else {})
         kept = await self._store.held_messages(tenant_id, subject_id)
         held = {"message": kept} if kept else {}
@@ -182,6 +208,7 @@ class SubjectCases:
                 destroyed = await self._keys.destroy(tenant_id, subject_id=subject_id)
             except LegalHold:  # on a conversation where nothing readable of the person is left
                 held = {"data_key": 1}
+            await self._store.forget_traces(tenant_id, subject_id)
         await self._store.compact()
         del self._places[erasure.job_id]
         erased = {"conversation": named, "data_key": destroyed}
