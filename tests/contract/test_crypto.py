@@ -293,6 +293,17 @@ async def test_states_say_what_a_key_does(crypto: Crypto) -> None:
     assert await may() == (True, True)
 
 
+async def test_a_state_that_there_is_not_is_answered_with_those_there_are(room: Room) -> None:
+    room.wiring = "loopback"  # in this process types say it
+    crypto = await room.open()
+    key = await crypto.generate_key(ANNA, NewKey())
+    with pytest.raises(Invalid) as refused:
+        await crypto.change_key(ANNA, key.key_id, KeyChange(state="asleep"))  # type: ignore[arg-type]  # on purpose
+    assert refused.value.extra["path"] == "$.state"
+    assert refused.value.extra["allowed"] == ["decrypt_only", "disabled", "enabled"]
+    assert refused.value.detail == "Expected one of `decrypt_only`, `disabled`, `enabled`."
+
+
 async def test_destruction_waits_can_be_called_off_and_is_final(crypto: Crypto, room: Room) -> None:
     key = await crypto.generate_key(ANNA, NewKey())
     sealed = await crypto.encrypt(ANNA, key.key_id, Plaintext(plaintext=SECRET))

@@ -27,6 +27,7 @@ def check(operation: str, takes: dict[str, Any] | None) -> None:
     """Leave with wrong usage where an operation does not take this; nothing has been changed then."""
     import msgspec
 
+    from sealwire.kit.codec import invalid
     from sealwire.runtime import offline
 
     kind = offline.ALLOWED[operation].takes
@@ -35,9 +36,9 @@ def check(operation: str, takes: dict[str, Any] | None) -> None:
     try:
         msgspec.convert(takes or {}, kind)
     except msgspec.ValidationError as error:
-        told, _, place = str(error).partition(" - at `$.")
-        member = place.rstrip("`")
-        fail(f"{member}: {EXPECTED.get(member, told)}", EXIT_USAGE)
+        problem = invalid(error, kind)
+        member = problem.extra["path"].removeprefix("$.")
+        fail(f"{member}: {EXPECTED.get(member, problem.detail)}", EXIT_USAGE)
 
 
 def ask(data: Path, *calls: tuple[str, tuple[str, ...], dict[str, Any] | None], prepare: bool = False) -> list[Any]:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Final, TypeVar, dataclass_transform
 
 import msgspec
 
+from sealwire.kit.allowed import allowed_at
 from sealwire.kit.problem import Invalid, Malformed
 
 T = TypeVar("T")
@@ -81,13 +82,21 @@ def too_deep(body: bytes) -> bool:
     return b"()" in rest or rest.count(b"(") > MAX_DEPTH
 
 
-def invalid(error: msgspec.ValidationError) -> Invalid:
-    """Turn a validation error into a problem that names the path of the fault.
+def invalid(error: msgspec.ValidationError, kind: Any) -> Invalid:
+    """Turn a validation error into a problem that names the path of the fault and, of an enumeration, what is allowed.
 
-    The text is the rule that was broken, never the value that broke it.
+    The text is the rule that was broken, never the value that broke it. `kind` is the type that was read.
     """
-    text, _, at = str(error).partition(" - at `")
-    return Invalid(text, path=at.rstrip("`") or "$")
+    text, _, at = str(error).rpartition(" - at `")
+    if not text:
+        text, at = at, "$"
+    key = at.startswith("key` in `")
+    path = at.removeprefix("key` in `").rstrip("`")
+    no_value = text.startswith(("Invalid enum value", "Invalid value"))
+    allowed = allowed_at(kind, path, key=key, solely=not no_value) if no_value or ", got `" in text else []
+    if allowed:
+        return Invalid(f"Expected one of {', '.join(f'`{value}`' for value in allowed)}.", path=path, allowed=allowed)
+    return Invalid("Invalid value" if no_value else text, path=path)
 
 
 def decode_body(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
@@ -102,7 +111,7 @@ def decode_body(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
         if b"\\" in body and b"\\u0000" in body and (path := fault_path(_ANY.decode(body))):
             raise Invalid("Text must not hold the character NUL.", path=path)
     except msgspec.ValidationError as error:
-        raise invalid(error) from None
+        raise invalid(error, decoder.type) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Malformed(f"The body is not JSON in UTF-8: {error}", path="$") from None
     return value
@@ -116,4 +125,4 @@ def convert_query(value: dict[str, Any], type_: type[T]) -> T:
     try:
         return msgspec.convert(value, type_, strict=False)
     except msgspec.ValidationError as error:
-        raise invalid(error) from None
+        raise invalid(error, type_) from None

@@ -10,6 +10,8 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 
+from sealwire.kit.codec import invalid
+
 S = TypeVar("S", bound=msgspec.Struct)
 ENV_PREFIX = "SEALWIRE_"
 NO_SETTINGS = frozenset({"SEALWIRE_TOKEN", "SEALWIRE_PEERS"})
@@ -103,10 +105,10 @@ def _convert(section: str, struct: type[S], values: dict[str, Any], origins: dic
     try:
         return msgspec.convert(values, struct, strict=False)
     except msgspec.ValidationError as error:
-        text, _, at = str(error).partition(" - at `$.")
-        name = at.rstrip("`").split(".")[0].split("[")[0]
+        problem = invalid(error, struct)
+        name = problem.extra["path"].removeprefix("$.").split(".")[0].split("[")[0]
         origin = origins.get((section, name), "default")
-        raise SettingError(f"{origin}: {section}.{name}: {text}") from None
+        raise SettingError(f"{origin}: {section}.{name}: {problem.detail}") from None
 
 
 def _fields(struct: type[msgspec.Struct]) -> dict[str, Any]:

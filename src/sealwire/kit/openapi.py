@@ -26,6 +26,11 @@ PROBLEM_SCHEMA: dict[str, Any] = {
         "retry": {"type": "string", "enum": ["never", "after", "now"]},
         "trace_id": {"type": "string"},
         "path": {"type": "string", "description": "Where in the request the fault is."},
+        "allowed": {
+            "type": "array",
+            "items": {"type": ["string", "integer"]},
+            "description": "The values of the enumeration that stands at `path`.",
+        },
     },
 }
 

@@ -58,7 +58,7 @@ class Malformed(Problem):
 
 
 class Invalid(Problem):
-    """The request is readable and breaks a rule; `path` in the document names the member at fault."""
+    """The request is readable and breaks a rule; `path` names the member at fault, `allowed` what it may be."""
 
     code, title, status = "invalid", "The request breaks a rule", 422
 
