@@ -226,7 +226,7 @@ def test_the_codes_of_rfc_6238(at_s: int, digits: str) -> None:
     for steps_late in (-1, 0, 1):
         assert matching_step(TOTP_SECRET, code, now_us=at_us + steps_late * 30_000_000) == step
     assert matching_step(TOTP_SECRET, code, now_us=at_us + 60_000_000) is None
-    for other in (digits, code[:-1], code + "0", f" {code}", "", "é" * 6, "\uff11" * 6):
+    for other in (digits, code[:-1], code + "0", f" {code}", "", "é" * 6, "\uff11" * 6, "\ud800" * 6):
         assert matching_step(TOTP_SECRET, other, now_us=at_us) is None
 
 

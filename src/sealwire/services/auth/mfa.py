@@ -139,9 +139,10 @@ def matching_step(secret: str, code: str, *, now_us: int) -> int | None:
     """
     totp = pyotp.TOTP(secret, interval=STEP_S)
     now = now_us // US_PER_S // STEP_S
+    given = code.encode(errors="replace")
     found = None
     for step in (now - 1, now, now + 1):
-        if step >= 0 and hmac.compare_digest(totp.generate_otp(step).encode(), code.encode()):
+        if step >= 0 and hmac.compare_digest(totp.generate_otp(step).encode(), given):
             found = step
     return found
 
