@@ -33,6 +33,7 @@ from sealwire.services.compliance.ports import (
     LogUnreadable,
     PruneCount,
     RecordFilter,
+    Span,
     StoredCheckpoint,
     StoredKey,
     StoredRecord,
@@ -212,14 +213,38 @@ class SqliteAuditStore:
         number = self._number(tenant_id)
         return [] if number is None else self._records(number, first_seq, limit)
 
-    def _records(self, number: int, first_seq: int, limit: int) -> list[StoredRecord]:
+    async def span(self, tenant_id: str, first_seq: int, limit: int) -> Span | None:
+        number = self._number(tenant_id)
+        if number is None:
+            return None
+        hashes: list[str] = []
+        bodies: list[bytes] = []
+        pieces = self._pieces(number, first_seq, limit)
+        start = pieces[0][0] if pieces else 0
+        for place, count, packed, bundle, leaves in pieces:
+            entries = _entries(bundle)
+            if leaves is not None or place != start + len(bodies) or len(entries) != count:
+                return None
+            hashes += _split_digits(packed, count)
+            bodies += entries
+        at = (number << _SEQ_BITS | first_seq) - start
+        if at < 0 or len(bodies) < at + limit:
+            return None
+        return Span(hashes[at : at + limit], bodies[at : at + limit])
+
+    def _pieces(self, number: int, first_seq: int, limit: int) -> list[Row]:
+        """Return the pieces that hold these records: place, count, hashes, bodies, leaf hashes (of a pruned piece)."""
         base = number << _SEQ_BITS
-        rows = self._read(
+        return self._read(
             "SELECT place, count, CAST(piece.hashes AS BLOB), CAST(bodies AS BLOB), CAST(leaf.hashes AS BLOB)"
             " FROM piece LEFT JOIN leaf USING (place)"
             " WHERE place > ? AND place < ? AND place + count > ? ORDER BY place LIMIT ?",
             (base | max(0, first_seq - TILE_WIDTH), base | first_seq + limit, base | first_seq, 1 + limit),
         )
+
+    def _records(self, number: int, first_seq: int, limit: int) -> list[StoredRecord]:
+        base = number << _SEQ_BITS
+        rows = self._pieces(number, first_seq, limit)
         found: list[StoredRecord] = []
         for place, count, hashes, bodies, leaves in rows:
             records = _unpack(place - base, count, hashes, bodies)
@@ -400,14 +425,22 @@ def _join_pieces(conn: apsw.Connection, base: int, tile: int) -> None:
 
 def _unpack(first_seq: int, count: int, hashes: bytes, bodies: bytes) -> list[StoredRecord]:
     """Take a piece apart. A piece that doesn't hold what it says gives what it holds: the verifier's business."""
-    try:
-        entries = read_bundle(bodies)
-    except ValueError:
-        entries = []
+    entries = _entries(bodies)
     entries += [b""] * (count - len(entries))
+    return list(map(StoredRecord, range(first_seq, first_seq + count), _split_digits(hashes, count), entries))
+
+
+def _entries(bundle: bytes) -> list[bytes]:
+    try:
+        return read_bundle(bundle)
+    except ValueError:
+        return []
+
+
+def _split_digits(hashes: bytes, count: int) -> list[str]:
+    """Return hashes as hex; those that are missing as blanks."""
     digits = hashes.hex().ljust(count * _HASH_DIGITS)
-    stated = [digits[i : i + _HASH_DIGITS] for i in range(0, count * _HASH_DIGITS, _HASH_DIGITS)]
-    return list(map(StoredRecord, range(first_seq, first_seq + count), stated, entries))
+    return [digits[i : i + _HASH_DIGITS] for i in range(0, count * _HASH_DIGITS, _HASH_DIGITS)]
 
 
 def _matches(record: StoredRecord, wanted: RecordFilter) -> bool:

@@ -71,6 +71,13 @@ class StoredRecord(NamedTuple):
     leaf: bytes = b""
 
 
+class Span(NamedTuple):
+    """Records as stored that follow one another without a gap, side by side: hashes and canonical bytes."""
+
+    hashes: Sequence[str]
+    bodies: Sequence[bytes]
+
+
 class PruneCount(msgspec.Struct, frozen=True, kw_only=True):
     """What became of records that were to be pruned; `missing` were gone before, or never there."""
 
@@ -161,6 +168,9 @@ class AuditStore(Protocol):
 
         Returns what is there: a record somebody took out of the store is just not among them.
         """
+
+    async def span(self, tenant_id: str, first_seq: int, limit: int) -> Span | None:
+        """Return the same records as `records` side by side, if all of them are there and none is pruned, else None."""
 
     async def search(self, tenant_id: str, wanted: RecordFilter, *, after_seq: int, limit: int) -> Found:
         """Return up to `limit` records above `after_seq` that match, without blocking others for long."""

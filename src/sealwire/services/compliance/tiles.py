@@ -113,12 +113,12 @@ def write_bundle(entries: Sequence[bytes]) -> bytes:
 def read_bundle(bundle: bytes) -> list[bytes]:
     """Take a bundle apart. Raises: BundleInvalid when its lengths don't add up."""
     entries: list[bytes] = []
-    at, end = 0, len(bundle)
-    while at + 1 < end:
+    add, at, last = entries.append, 0, len(bundle) - 1
+    while at < last:
         start = at + 2
         at = start + (bundle[at] << 8 | bundle[at + 1])
-        entries.append(bundle[start:at])
-    if at != end:
+        add(bundle[start:at])
+    if at != len(bundle):
         raise BundleInvalid("the bundle ends inside an entry")
     return entries
 

@@ -91,6 +91,9 @@ class StoredLog:
             await asyncio.sleep(0)
 
     async def _step(self, at: int, stop: int, last: int) -> Fault | None:
+        span = await self._store.span(self._tenant_id, at, stop - at + 1)
+        if span is not None and (leaves := self.walk.feed_all(span.bodies, span.hashes)) is not None:
+            return await self._check_tiles(at, leaves)
         records = await self._store.records(self._tenant_id, at, stop - at + 1)
         if not records or records[0].seq != at:
             return await self._missing(at, last)
