@@ -200,7 +200,7 @@ async def test_a_disk_that_refuses_keeps_records_in_memory(tmp_path: Path, log: 
     log.open = False
     config = SpoolConfig(sync_every_s=0.002, wait_s=0.004, memory_records=100, gap_every_s=0.01)
     async with spool(tmp_path, log, config) as s:
-        (tmp_path / "spool").rmdir()
+        shutil.rmtree(tmp_path / "spool")
         (tmp_path / "spool").write_text("no folder")
         for i in range(150):
             s.put(entry(i))

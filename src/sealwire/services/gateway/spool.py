@@ -5,7 +5,7 @@
     sender       hands batches to compliance until they are acknowledged, then deletes the segment
 
 A crash sends a segment again as a whole; compliance knows the records by their audit ids. When the disk is full or the
-limit is reached, records are counted instead of kept, and a record per tenant says how many were lost and why.
+limit is reached, records are counted instead of kept, durably, and a record per tenant says how many were lost and why.
 """
 
 from __future__ import annotations
@@ -33,11 +33,13 @@ from sealwire.kit.lifespan import Probe
 from sealwire.kit.pages import DegradedOnly
 from sealwire.resilience import deadline
 from sealwire.resilience.backoff import full_jitter
+from sealwire.services.gateway.gap_book import GapBook
 from sealwire.services.gateway.spool_file import SegmentWriter, numbers_in, path_of, read_segment
 from sealwire.services.gateway.spool_gaps import Gaps
 
 RECORDS_A_FRAME = 256
 QUICK_SYNC_S = 0.002
+NOT_DURABLE = "dies with this process"
 _BACKOFF_S, _BACKOFF_CAP_S = 0.1, 5.0
 _log = logging.getLogger("sealwire.spool")
 Deliver = Callable[[Sequence[AuditEntry]], Awaitable[None]]
@@ -117,7 +119,8 @@ class RecordSpool:
         self._open = _Segment(0, None)
         self._next_number = 1
         self._in_memory = 0
-        self._gaps = Gaps(clock=clock, service=service, every_s=self._config.gap_every_s)
+        book = GapBook(folder=folder, key=key)
+        self._gaps = Gaps(clock=clock, service=service, every_s=self._config.gap_every_s, book=book)
         self._unsynced = False
         self._timer: asyncio.TimerHandle | None = None
         self._syncing: asyncio.Future[None] | None = None
@@ -147,6 +150,10 @@ class RecordSpool:
             self._segments.append(_Segment(number, None, size_bytes))
             self.stats.bytes += size_bytes
             self._next_number = number + 1
+        lost_before = await asyncio.get_running_loop().run_in_executor(self._thread, self._gaps.load)
+        if lost_before:
+            self._write(lost_before, gaps=True)
+            self._gaps.save()
         if self._segments:
             self._arrived.set()
         with deadline.without():
@@ -170,6 +177,7 @@ class RecordSpool:
         if self._writer is not None:
             self._close_writer()
         await asyncio.get_running_loop().run_in_executor(None, self._thread.shutdown)
+        self._gaps.close()
         self._thread = ThreadPoolExecutor(1, "spool")
 
     @property
@@ -198,11 +206,14 @@ class RecordSpool:
     async def _check(self) -> str:
         """Tell the window within which a record becomes durable. Raises: DegradedOnly."""
         if self._gaps:
-            raise DegradedOnly("records are lost: the spool is full")
+            counted = "" if self._gaps.durable else f"; the disk refuses the book of gaps: how many {NOT_DURABLE}"
+            raise DegradedOnly(f"records are lost: the spool is full{counted}")
         if self.stats.write_error:
             raise DegradedOnly(f"records are in memory only: {self.stats.write_error}")
         if self.stats.failures:
             raise DegradedOnly("compliance takes no records; they wait on disk")
+        if not self._gaps.durable:
+            raise DegradedOnly(f"the disk refuses the book of gaps: how many records are lost {NOT_DURABLE}")
         return f"records are durable within {round(self._config.sync_every_s * 1000)} ms"
 
     # ---- to disk
@@ -221,18 +232,20 @@ class RecordSpool:
         self.stats.put += len(fresh)
         lost = self.stats.dropped
         if gaps := self._gaps.due(now=last):  # kept past the limit
-            self._write(gaps)
+            self._write(gaps, gaps=True)
         for start in range(0, len(fresh), RECORDS_A_FRAME):
             frame = fresh[start : start + RECORDS_A_FRAME]
             if self.stats.bytes < self._config.limit_bytes:
                 self._write(frame)
             else:
                 self._lose(frame, "spool_full")
+        self._gaps.save()
+        self._unsynced = self._unsynced or self._gaps.unsynced
         if fresh:
             self._losing = self.stats.dropped > lost
 
-    def _write(self, frame: list[AuditEntry]) -> None:
-        """Put a frame on disk; when the disk refuses it, keep it in memory while there is room."""
+    def _write(self, frame: list[AuditEntry], *, gaps: bool = False) -> None:
+        """Put a frame on disk; when the disk refuses it, keep it in memory while there is room, `gaps` always."""
         try:
             writer = self._writer or self._begin_segment()
             before = writer.bytes
@@ -241,9 +254,11 @@ class RecordSpool:
             if not self.stats.write_error:
                 _log.error("the spool can't be written: %r", error)
             self.stats.write_error = error.strerror or type(error).__name__
-            if self._in_memory + len(frame) > self._config.memory_records:
+            if self._in_memory + len(frame) > self._config.memory_records and not gaps:
                 self._lose(frame, "disk_error")
                 return
+            if not gaps:
+                self._gaps.hold(frame)
             self._segments.append(_Segment(0, deque(frame)))
             self._in_memory += len(frame)
         else:
@@ -300,19 +315,25 @@ class RecordSpool:
     async def _sync(self) -> None:
         """Make what was written durable: on the loop while the disk is quick, else in the thread."""
         writer = self._writer
-        if writer is None:
-            return
         began = time.monotonic()
         try:
             if self.stats.sync_s <= QUICK_SYNC_S:
-                os.fdatasync(writer.fd)
+                if writer is not None:
+                    os.fdatasync(writer.fd)
+                self._gaps.sync()
             else:
-                await asyncio.get_running_loop().run_in_executor(self._thread, _sync_open, writer.fd)
+                await asyncio.get_running_loop().run_in_executor(self._thread, self._sync_both, writer)
         except OSError as error:
             self.stats.write_error = error.strerror or type(error).__name__
             _log.error("the spool can't be synced: %r", error)
         took_s = time.monotonic() - began
         self.stats.sync_s += (took_s - self.stats.sync_s) / 8
+
+    def _sync_both(self, writer: SegmentWriter | None) -> None:
+        if writer is not None:
+            with suppress(OSError):  # closed meanwhile, which synced it
+                os.fdatasync(writer.fd)
+        self._gaps.sync()
 
     # ---- to compliance
 
@@ -349,8 +370,7 @@ class RecordSpool:
             await self._gather(segment)
             if segment.records:  # not moved to the disk meanwhile
                 batch = [segment.records[i] for i in range(min(self._config.batch, len(segment.records)))]
-                await self._deliver(batch)
-                self.stats.delivered += len(batch)
+                await self._hand_over(batch, held=not segment.number)
                 if segment.records:
                     for _ in batch:
                         segment.records.popleft()
@@ -378,8 +398,7 @@ class RecordSpool:
         found = await loop.run_in_executor(self._thread, read_segment, path, self._key)
         for start in range(0, len(found.entries), self._config.batch):
             batch = found.entries[start : start + self._config.batch]
-            await self._deliver(batch)
-            self.stats.delivered += len(batch)
+            await self._hand_over(batch)
         if found.damaged:
             self.stats.damaged_frames += found.damaged
             _log.error("segment %d of the spool was damaged: %d frames", segment.number, found.damaged)
@@ -387,6 +406,12 @@ class RecordSpool:
             gaps.add(SYSTEM_TENANT, "spool_damaged", found.damaged, self._clock.now_us())
             await self._deliver(gaps.due())
         await self._remove(segment)
+
+    async def _hand_over(self, batch: Sequence[AuditEntry], *, held: bool = False) -> None:
+        await self._deliver(batch)
+        self.stats.delivered += len(batch)
+        self._gaps.delivered(batch, held=held)
+        self._gaps.save()
 
     async def _remove(self, segment: _Segment) -> None:
         if segment.number:
@@ -398,11 +423,6 @@ class RecordSpool:
     async def _pause(self) -> None:
         attempt = min(self.stats.failures - 1, 20)
         await asyncio.sleep(full_jitter(attempt, base_s=_BACKOFF_S, cap_s=_BACKOFF_CAP_S, rng=self._rng))
-
-
-def _sync_open(fd: int) -> None:
-    with suppress(OSError):  # closed meanwhile, which synced it
-        os.fdatasync(fd)
 
 
 def _sync_and_close(writer: SegmentWriter) -> None:
