@@ -513,11 +513,11 @@ async def test_holds(compliance: Compliance, room: Room) -> None:
         with pytest.raises(Invalid):
             await compliance.hold(ADMIN, wrong)
     assert [h.reason for h in (await compliance.holds(ADMIN, Page())).items] == ["case 7", "case 8"]
-    store = room.inner.stores.retention
-    assert await store.held("acme", subject_id="ben")
-    assert await store.held("acme", conversation_id="c1")
-    assert not await store.held("acme", subject_id="anna")
-    assert not await store.held("other", subject_id="ben")
+    store = room.inner.stores.holds
+    assert await store.covers("acme", subject_id="ben")
+    assert await store.covers("acme", conversation_id="c1")
+    assert not await store.covers("acme", subject_id="anna")
+    assert not await store.covers("other", subject_id="ben")
     assert (await compliance.holds(person(Role.ADMIN, "other"), Page())).items == []
     with pytest.raises(NotFound):
         await compliance.release(person(Role.ADMIN, "other"), person_hold.hold_id)

@@ -20,7 +20,9 @@ from typing import Any
 import apsw
 
 from sealwire.adapters.embedded import audit_pruning, audit_traits
+from sealwire.adapters.embedded.disposals import Disposals
 from sealwire.adapters.embedded.drivers.sqlite import Database, Row
+from sealwire.contracts.custody import Disposed
 from sealwire.services.compliance.chain import read_record
 from sealwire.services.compliance.merkle import HASH_BYTES, TILE_WIDTH, leaf_hash
 from sealwire.services.compliance.ports import (
@@ -91,6 +93,7 @@ class SqliteAuditStore:
 
     def __init__(self, db: Database) -> None:
         self._db = db
+        self._disposals = Disposals(db)
         self._numbers: dict[str, int] = {}
 
     # ---- writing
@@ -344,14 +347,16 @@ class SqliteAuditStore:
             await asyncio.sleep(0)
         return found
 
-    async def prune(self, tenant_id: str, seqs: Collection[int]) -> PruneCount:
-        def run(conn: apsw.Connection) -> PruneCount:
+    async def prune(self, tenant_id: str, seqs: Sequence[int], *, run_id: str, at_us: int) -> PruneCount:
+        def prune(conn: apsw.Connection, some: Sequence[str]) -> Disposed:
             number = conn.execute("SELECT number FROM tenant WHERE tenant_id = ?", (tenant_id,)).get
             if number is None:
-                return PruneCount(pruned=0, held=0, missing=len(set(seqs)))
-            return audit_pruning.prune(conn, number, tenant_id, seqs)
+                return Disposed(disposed=0, missing=len(some))
+            count = audit_pruning.prune(conn, number, tenant_id, [int(seq) for seq in some])
+            return Disposed(disposed=count.pruned, held=count.held, missing=count.missing)
 
-        return await self._db.write(run)
+        done = await self._disposals.dispose(run_id, [str(seq) for seq in seqs], at_us, prune)
+        return PruneCount(pruned=done.disposed, held=done.held, missing=done.missing)
 
     async def last_checkpoint(self, tenant_id: str) -> StoredCheckpoint | None:
         rows = self._read(_CHECKPOINT + " WHERE number = ? ORDER BY size DESC LIMIT 1", (self._number(tenant_id),))

@@ -12,8 +12,9 @@ import msgspec
 from sealwire.adapters.embedded.audit_log import SCHEMA, SqliteAuditStore
 from sealwire.adapters.embedded.audit_pruning import PRUNING_SCHEMA
 from sealwire.adapters.embedded.audit_witness import WITNESS_SCHEMA, SqliteCosignatureStore
-from sealwire.adapters.embedded.compliance_retention import RETENTION_SCHEMA, SqliteHoldStore, SqliteRunStore
+from sealwire.adapters.embedded.compliance_retention import GAPS_SCHEMA, RETENTION_SCHEMA, SqliteHoldStore, SqliteRunStore
 from sealwire.adapters.embedded.compliance_rights import PARTS_SCHEMA, RIGHTS_SCHEMA, SqliteRightsStore
+from sealwire.adapters.embedded.disposals import DISPOSALS_LEFT, DISPOSALS_SCHEMA
 from sealwire.adapters.embedded.drivers.sqlite import Database
 from sealwire.adapters.embedded.outbox import OUTBOX_SCHEMA, POSITIONS_SCHEMA, SqliteOutbox, SqlitePositions
 from sealwire.contracts.compliance import Consent, RetentionPolicy
@@ -71,6 +72,8 @@ MIGRATIONS: Final = (
     RETENTION_SCHEMA,
     PARTS_SCHEMA,
     WITNESS_SCHEMA,
+    DISPOSALS_SCHEMA + DISPOSALS_LEFT,
+    GAPS_SCHEMA,
 )
 _IN_FORCE: Final = (
     "SELECT policy_version, given_at FROM consent"
@@ -153,7 +156,7 @@ class SqliteConsentStore:
 
 
 class SqliteRetentionStore:
-    """The table `retention_policy`, and what `hold` covers."""
+    """The table `retention_policy`."""
 
     def __init__(self, db: Database, outbox: SqliteOutbox) -> None:
         self._db = db
@@ -174,11 +177,3 @@ class SqliteRetentionStore:
     async def remove_policy(self, tenant_id: str, resource_type: str, event: NewEvent) -> bool:
         sql = "DELETE FROM retention_policy WHERE tenant_id = ? AND resource_type = ?"
         return await self._outbox.change(sql, (tenant_id, resource_type), event)
-
-    async def held(self, tenant_id: str, *, subject_id: str = "", conversation_id: str = "") -> bool:
-        rows = self._db.read(
-            "SELECT 1 FROM hold WHERE tenant_id = ?1 AND subject_id = ?2"
-            " UNION ALL SELECT 1 FROM hold WHERE tenant_id = ?1 AND conversation_id = ?3 LIMIT 1",
-            (tenant_id, subject_id, conversation_id),
-        )
-        return bool(rows)

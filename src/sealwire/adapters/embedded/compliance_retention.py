@@ -13,7 +13,7 @@ import msgspec
 
 from sealwire.adapters.embedded.drivers.sqlite import Database
 from sealwire.adapters.embedded.outbox import SqliteOutbox
-from sealwire.contracts.compliance import Hold
+from sealwire.contracts.compliance import Hold, HoldGap
 from sealwire.contracts.retention import ListUnusable, RunActive
 from sealwire.ports.events import NewEvent
 from sealwire.services.compliance.retention_ports import StoredRun
@@ -41,18 +41,31 @@ CREATE TABLE retention_item (
     PRIMARY KEY (list_id, resource_type, resource_id)
 ) WITHOUT ROWID;
 """
-_HOLD: Final = "hold_id, reason, created_at, created_by, subject_id, conversation_id, state, in_force_at"
+GAPS_SCHEMA: Final = "ALTER TABLE hold ADD COLUMN gaps BLOB;"
+_HOLD: Final = "hold_id, reason, created_at, created_by, subject_id, conversation_id, state, in_force_at, gaps"
+_COVERED: Final = (
+    "SELECT EXISTS (SELECT 1 FROM hold WHERE tenant_id = ?1 AND subject_id = ?2)"
+    " OR EXISTS (SELECT 1 FROM hold WHERE tenant_id = ?1 AND conversation_id = ?3)"
+)
 _HASHED_AT_ONCE: Final = 500
 _RESTS: Final = 3
 _encode_ids = msgspec.json.Encoder().encode
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(StoredRun).decode
+_read_gaps = msgspec.json.Decoder(list[HoldGap]).decode
+
+
+def is_covered(conn: apsw.Connection, tenant_id: str, *, subject_id: str = "", conversation_id: str = "") -> bool:
+    """From inside a write: say whether a hold covers this person or conversation."""
+    return bool(conn.execute(_COVERED, (tenant_id, subject_id, conversation_id)).get)
 
 
 def hold_of(row: tuple[object, ...]) -> Hold:
     """Read the columns `_HOLD`."""
+    *told, gaps = row
     names = ("hold_id", "reason", "created_at", "created_by", "subject_id", "conversation_id", "state", "in_force_at")
-    return msgspec.convert(dict(zip(names, row, strict=True)), Hold)
+    known = _read_gaps(gaps) if isinstance(gaps, bytes) else []
+    return msgspec.structs.replace(msgspec.convert(dict(zip(names, told, strict=True)), Hold), gaps=known)
 
 
 class SqliteHoldStore:
@@ -66,12 +79,15 @@ class SqliteHoldStore:
         h = hold
         row = (tenant_id, h.hold_id, h.reason, h.created_at, h.created_by, h.subject_id, h.conversation_id, h.state)
         await self._outbox.change(
-            f"INSERT INTO hold (tenant_id, {_HOLD}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL)", row, event
+            f"INSERT INTO hold (tenant_id, {_HOLD}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL)", row, event
         )
 
-    async def confirm(self, tenant_id: str, hold_id: str, at: str, event: NewEvent) -> bool:
-        sql = "UPDATE hold SET state = 'in_force', in_force_at = ? WHERE tenant_id = ? AND hold_id = ? AND state = ?"
-        return await self._outbox.change(sql, (at, tenant_id, hold_id, "placing"), event)
+    async def confirm(self, tenant_id: str, hold_id: str, at: str, gaps: Sequence[HoldGap], event: NewEvent) -> bool:
+        sql = (
+            "UPDATE hold SET state = 'in_force', in_force_at = ?, gaps = ?"
+            " WHERE tenant_id = ? AND hold_id = ? AND state = 'placing'"
+        )
+        return await self._outbox.change(sql, (at, _encode(gaps) if gaps else None, tenant_id, hold_id), event)
 
     async def begin_release(self, tenant_id: str, hold_id: str, event: NewEvent) -> bool:
         sql = "UPDATE hold SET state = 'releasing' WHERE tenant_id = ? AND hold_id = ? AND state <> 'releasing'"
@@ -92,10 +108,8 @@ class SqliteHoldStore:
         )
         return [hold_of(row) for row in rows]
 
-    async def covers(self, tenant_id: str, subject_id: str) -> bool:
-        return bool(
-            self._db.read("SELECT 1 FROM hold WHERE tenant_id = ? AND subject_id = ? LIMIT 1", (tenant_id, subject_id))
-        )
+    async def covers(self, tenant_id: str, *, subject_id: str = "", conversation_id: str = "") -> bool:
+        return bool(self._db.read(_COVERED, (tenant_id, subject_id, conversation_id))[0][0])
 
     async def unsettled(self) -> Sequence[tuple[str, Hold]]:
         rows = self._db.read(f"SELECT tenant_id, {_HOLD} FROM hold WHERE state <> 'in_force'")

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import apsw
 import msgspec
 
+from sealwire.adapters.embedded.compliance_retention import is_covered
+from sealwire.adapters.embedded.disposals import Disposals
 from sealwire.adapters.embedded.drivers.sqlite import Database, fetch
 from sealwire.adapters.embedded.outbox import SqliteOutbox
+from sealwire.contracts.custody import Disposed
+from sealwire.contracts.compliance import LegalHold
 from sealwire.contracts.gdpr import Receipt
 from sealwire.kit.files import count_in_files
 from sealwire.ports.events import NewEvent
@@ -71,6 +75,7 @@ _COLUMNS: Final = (
     "job_id, tenant_id, kind, subject_id, status, requested_by, requested_us, due_us, finished_us, progress, receipts,"
     " problem, box, certificate, public_key, archive"
 )
+_HOLDS_ON: Final = "SELECT 1 FROM hold WHERE tenant_id = ? AND subject_id = ? LIMIT 1"
 _JOB: Final = f"SELECT {_COLUMNS} FROM gdpr_job"
 _SAVE: Final = (
     f"UPDATE gdpr_job SET {', '.join(f'{name.strip()} = ?{i}' for i, name in enumerate(_COLUMNS.split(','), 1))},"
@@ -87,9 +92,12 @@ class SqliteRightsStore:
     def __init__(self, db: Database, outbox: SqliteOutbox) -> None:
         self._db = db
         self._outbox = outbox
+        self._disposals = Disposals(db)
 
-    async def add(self, job: StoredJob, event: NewEvent) -> StoredJob:
+    async def add(self, job: StoredJob, event: NewEvent, *, waits: bool = False) -> StoredJob:
         def add(conn: apsw.Connection) -> StoredJob:
+            if not waits and job.kind == "erasure" and fetch(conn, _HOLDS_ON, (job.tenant_id, job.subject_id)):
+                raise LegalHold("A legal hold covers this person; erasing waits until it is released.")
             conn.execute(
                 f"INSERT OR IGNORE INTO gdpr_job ({_COLUMNS}, expires_us) VALUES ({', '.join('?' * 17)})", _row(job)
             )
@@ -146,6 +154,27 @@ class SqliteRightsStore:
             return True
 
         return await self._db.write(clear)
+
+    async def clear_archives(
+        self, tenant_id: str, run_id: str, job_ids: Sequence[str], at_us: int, event_of: Callable[[StoredJob], NewEvent]
+    ) -> Disposed:
+        def clear(conn: apsw.Connection, some: Sequence[str]) -> Disposed:
+            gone = held = 0
+            for job_id in some:
+                where = "WHERE job_id = ? AND tenant_id = ? AND archive IS NOT NULL"
+                rows = conn.execute(f"{_JOB} {where}", (job_id, tenant_id)).fetchall()
+                if not rows:
+                    continue
+                job = _read(rows[0])
+                if is_covered(conn, tenant_id, subject_id=job.subject_id):
+                    held += 1
+                    continue
+                conn.execute("UPDATE gdpr_job SET archive = NULL, expires_us = NULL WHERE job_id = ?", (job_id,))
+                self._outbox.append(conn, [event_of(job)])
+                gone += 1
+            return Disposed(disposed=gone, held=held, missing=len(some) - gone - held)
+
+        return await self._disposals.dispose(run_id, job_ids, at_us, clear)
 
     async def archive_keys(self) -> frozenset[str]:
         rows = self._db.read("SELECT archive FROM gdpr_job WHERE archive IS NOT NULL")

@@ -6,10 +6,12 @@ files, `manifest.json` the SHA-256 and size of each. A job that was interrupted 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
+from sealwire.contracts.custody import Disposed
 from sealwire.kit.clock import Clock
+from sealwire.ports.events import NewEvent
 from sealwire.services.compliance.archives import Archives, Part
 from sealwire.services.compliance.boxes import Boxes
 from sealwire.services.compliance.erasures import Custodians
@@ -75,6 +77,29 @@ class Exports:
                     await self._archives.delete(job.archive.blob_key)
             await self._delete_parts(job.job_id)
         return there
+
+    async def dispose(self, tenant_id: str, run_id: str, job_ids: Sequence[str]) -> Disposed:
+        """Drop the archives of these jobs but for what a hold covers, as a retention run asks.
+
+        Which of them go is decided and counted in transactions that look at the holds; the bytes follow. Asked for
+        again after a crash it counts the same, and deletes what is left of them.
+        """
+        blobs: dict[str, str] = {}
+
+        def event_of(job: StoredJob) -> NewEvent:
+            if job.archive is not None and job.archive.blob_key:
+                blobs[job.job_id] = job.archive.blob_key
+            return job_event("gdpr.export.expired", job, at_us=self._clock.now_us(), actor="")
+
+        done = await self._store.clear_archives(tenant_id, run_id, job_ids, self._clock.now_us(), event_of)
+        for job_id in job_ids:
+            job = await self._store.job(tenant_id, job_id)
+            if job is not None and job.kind == "export" and job.finished and job.archive is None:
+                await self._archives.forget(tenant_id, job_id)
+                if job_id in blobs:
+                    await self._archives.delete(blobs[job_id])
+                await self._delete_parts(job_id)
+        return done
 
     async def _delete_parts(self, job_id: str) -> None:
         while found := await self._store.parts(job_id, after=0, limit=_AT_ONCE):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import msgspec
 
-from sealwire.contracts.custody import MessagePolicy
+from sealwire.contracts.custody import Disposed, MessagePolicy
 from sealwire.contracts.gdpr import JobKind, JobStatus, Receipt
 from sealwire.ports.events import NewEvent
 
@@ -124,8 +124,12 @@ class RightsStore(Protocol):
     `restriction`, `erased`; the event in the same multi-document transaction.
     """
 
-    async def add(self, job: StoredJob, event: NewEvent) -> StoredJob:
-        """Store a job; while an erasure of the same person is unfinished, return that one and store nothing."""
+    async def add(self, job: StoredJob, event: NewEvent, *, waits: bool = False) -> StoredJob:
+        """Store a job; while an erasure of the same person is unfinished, return that one and store nothing.
+
+        Raises: LegalHold, unless it `waits`, for an erasure of a person whom a hold covers that is in the book already,
+        placed or not yet: which of the two came first is decided here.
+        """
 
     async def save(self, job: StoredJob, events: Sequence[NewEvent] = ()) -> None:
         """Replace a job, unless it is finished already."""
@@ -144,6 +148,14 @@ class RightsStore(Protocol):
 
     async def clear_archive(self, job_id: str, events: Sequence[NewEvent] = ()) -> bool:
         """Take the archive off a job; True for the one call that did."""
+
+    async def clear_archives(
+        self, tenant_id: str, run_id: str, job_ids: Sequence[str], at_us: int, event_of: Callable[[StoredJob], NewEvent]
+    ) -> Disposed:
+        """Take the archives off these jobs, each few in a transaction with their events that looks at the holds.
+
+        The last call of a run, made again, goes on where it was and counts each job once.
+        """
 
     async def archive_keys(self) -> frozenset[str]:
         """Return the blobs that archives without parts name."""

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
-from sealwire.contracts.compliance import SERVICE
+from sealwire.contracts.compliance import SERVICE, Hold, HoldGap
 from sealwire.contracts.custody import Disposal, Disposed, Due, DueItem, DueQuery, Reclaimed
 from sealwire.kit.caller import Caller
 from sealwire.kit.clock import Clock, parse_rfc3339
 from sealwire.services.compliance.config import ComplianceConfig
 from sealwire.services.compliance.holds import HoldKeeper
-from sealwire.services.compliance.job_ports import JobFilter, RightsStore, StoredJob
+from sealwire.services.compliance.job_ports import JobFilter, RightsStore
 from sealwire.services.compliance.ports import ComplianceStores
 from sealwire.services.compliance.pruning import Pruning
 from sealwire.services.compliance.retention_ports import HoldStore, RunStore
@@ -19,6 +19,8 @@ from sealwire.services.compliance.retention_runs import RetentionEngine
 
 SEQ_DIGITS: Final = 12
 """Records are listed by `seq` with leading zeros: so the order of a list is the order of the log."""
+DisposeExports = Callable[[str, str, Sequence[str]], Awaitable[Disposed]]
+"""Of tenant, run and ids of jobs."""
 
 
 class OwnShelf:
@@ -31,13 +33,14 @@ class OwnShelf:
         rights: RightsStore,
         holds: HoldStore,
         runs: RunStore,
-        drop_archive: Callable[[StoredJob], Awaitable[bool]],
+        dispose_exports: DisposeExports,
     ) -> None:
+        """`dispose_exports` drops archives as `Exports.dispose` says."""
         self._pruning = pruning
         self._rights = rights
         self._holds = holds
         self._runs = runs
-        self._drop_archive = drop_archive
+        self._dispose_exports = dispose_exports
 
     async def due(self, caller: Caller, resource_type: str, query: DueQuery) -> Due:
         """See `RetentionCustody`. Of exports the archive is meant; the record of the job stays."""
@@ -54,7 +57,7 @@ class OwnShelf:
         wanted = JobFilter(kind="export")
         jobs = await self._rights.jobs(tenant_id, wanted, before=query.cursor or "", limit=query.limit)
         items = [
-            DueItem(id=job.job_id, held=await self._holds.covers(tenant_id, job.subject_id))
+            DueItem(id=job.job_id, held=await self._holds.covers(tenant_id, subject_id=job.subject_id))
             for job in jobs
             if job.archive is not None and job.finished_us is not None and job.finished_us < before_us
         ]
@@ -63,23 +66,10 @@ class OwnShelf:
     async def dispose(self, caller: Caller, resource_type: str, disposal: Disposal) -> Disposed:
         """See `RetentionCustody`. Of records the hashes stay."""
         if resource_type == "exports":
-            return await self._dispose_exports(caller.tenant_id, disposal)
+            return await self._dispose_exports(caller.tenant_id, disposal.run_id, disposal.ids)
         seqs = [int(id_) for id_ in disposal.ids if id_.isascii() and id_.isdigit()]
         count = await self._pruning.prune(caller.tenant_id, seqs, run_id=disposal.run_id)
         return Disposed(disposed=count.pruned, held=count.held, missing=len(disposal.ids) - count.pruned - count.held)
-
-    async def _dispose_exports(self, tenant_id: str, disposal: Disposal) -> Disposed:
-        gone = held = 0
-        for job_id in disposal.ids:
-            job = await self._rights.job(tenant_id, job_id)
-            if job is None or job.archive is None:
-                continue
-            if await self._holds.covers(tenant_id, job.subject_id):
-                held += 1
-                continue
-            await self._drop_archive(job)
-            gone += 1
-        return Disposed(disposed=gone, held=held, missing=len(disposal.ids) - gone - held)
 
     async def reclaim(self, caller: Caller) -> Reclaimed:
         """See `RetentionCustody`."""
@@ -94,19 +84,20 @@ class Keeping:
         *,
         stores: ComplianceStores,
         pruning: Pruning,
-        drop_archive: Callable[[StoredJob], Awaitable[bool]],
+        dispose_exports: DisposeExports,
         custodians: Callable[[], Mapping[str, Any]],
         released: Callable[[str], Awaitable[None]],
+        gaps: Callable[[str, Hold], Awaitable[list[HoldGap]]],
         clock: Clock,
         config: ComplianceConfig,
     ) -> None:
-        """`custodians` gives the services that hold data, asked anew for every step; `released`: see `HoldKeeper`."""
+        """`custodians` gives the services that hold data, asked anew for every step; `released`, `gaps`: see `HoldKeeper`."""
         self.holds = HoldKeeper(
-            store=stores.holds, custodians=custodians, released=released, clock=clock,
+            store=stores.holds, custodians=custodians, released=released, gaps=gaps, clock=clock,
             patience_s=config.hold_patience_s,
         )  # fmt: skip
         shelf = OwnShelf(
-            pruning=pruning, rights=stores.rights, holds=stores.holds, runs=stores.runs, drop_archive=drop_archive
+            pruning=pruning, rights=stores.rights, holds=stores.holds, runs=stores.runs, dispose_exports=dispose_exports
         )
         self.engine = RetentionEngine(
             runs=stores.runs,

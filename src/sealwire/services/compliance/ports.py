@@ -187,8 +187,12 @@ class AuditStore(Protocol):
     async def prunable(self, tenant_id: str, seqs: Collection[int]) -> list[int]:
         """Return those of these records that are there and that no legal hold covers."""
 
-    async def prune(self, tenant_id: str, seqs: Collection[int]) -> PruneCount:
-        """Take the bytes of up to 256 records out; what a hold covers stays. Atomic with that, durable, idempotent."""
+    async def prune(self, tenant_id: str, seqs: Sequence[int], *, run_id: str, at_us: int) -> PruneCount:
+        """Take the bytes of these records out, a few at a time; what a hold covers stays. Durable on return.
+
+        Each few in a transaction that looks at the holds and keeps what came of it: the last call of a run, made again,
+        goes on where it was and counts each record once.
+        """
 
     async def add_checkpoint(self, tenant_id: str, checkpoint: StoredCheckpoint) -> None:
         """Keep a checkpoint; one of the same size is kept as it was."""
@@ -234,8 +238,7 @@ class ConsentStore(Protocol):
 
 
 class RetentionStore(Protocol):
-    """Retention policies, and what holds cover. Atomic, durable, with the event in the same transaction, as
-    ConsentStore."""
+    """Retention policies. Atomic, durable, with the event in the same transaction, as ConsentStore."""
 
     async def policies(self, tenant_id: str, *, after: str, limit: int) -> Sequence[RetentionPolicy]:
         """Return policies in the order of their resource types, above `after`."""
@@ -245,9 +248,6 @@ class RetentionStore(Protocol):
 
     async def remove_policy(self, tenant_id: str, resource_type: str, event: NewEvent) -> bool:
         """Remove it; False when there is none."""
-
-    async def held(self, tenant_id: str, *, subject_id: str = "", conversation_id: str = "") -> bool:
-        """Say whether a hold covers this person or conversation."""
 
 
 class ComplianceStores(msgspec.Struct, frozen=True, kw_only=True):

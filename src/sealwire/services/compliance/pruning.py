@@ -129,19 +129,15 @@ class Pruning:
     async def prune(self, tenant_id: str, seqs: Collection[int], *, run_id: str) -> PruneCount:
         """Take these records out of the log; idempotent. What a hold covers stays, and so do all hashes.
 
-        First the log says that they go, then they go: after a crash between the two, call it again.
+        First the log says that they go, then they go: after a crash call it again, with the same records; then it
+        counts what went before the crash too.
         """
         size = (await self._store.head(tenant_id)).size
         wanted = {seq for seq in seqs if 1 <= seq <= size}
         there = await self._store.prunable(tenant_id, wanted)
         if there:
             await self._say(tenant_id, there, run_id)
-        pruned = held = 0
-        ordered = sorted(wanted)
-        for start in range(0, len(ordered), RECORDS_A_WRITE):
-            count = await self._store.prune(tenant_id, ordered[start : start + RECORDS_A_WRITE])
-            pruned, held = pruned + count.pruned, held + count.held
-        return PruneCount(pruned=pruned, held=held, missing=len(set(seqs)) - pruned - held)
+        return await self._store.prune(tenant_id, sorted(set(seqs)), run_id=run_id, at_us=self._clock.now_us())
 
     async def _say(self, tenant_id: str, seqs: Collection[int], run_id: str) -> None:
         gone = joined([*await self._said(tenant_id), *ranges_of(seqs)])

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import msgspec
 
-from sealwire.contracts.compliance import Hold, RetentionPolicy
+from sealwire.contracts.compliance import Hold, HoldGap, RetentionPolicy
 from sealwire.contracts.custody import Disposed
 from sealwire.contracts.retention import RunStatus
 from sealwire.ports.events import NewEvent
@@ -113,8 +113,8 @@ class HoldStore(Protocol):
     async def place(self, tenant_id: str, hold: Hold, event: NewEvent) -> None:
         """Store a hold that is being placed."""
 
-    async def confirm(self, tenant_id: str, hold_id: str, at: str, event: NewEvent) -> bool:
-        """Let a hold that is being placed be in force; False when it isn't being placed any more."""
+    async def confirm(self, tenant_id: str, hold_id: str, at: str, gaps: Sequence[HoldGap], event: NewEvent) -> bool:
+        """Let a hold that is being placed be in force, with what was gone by then; False when it isn't placed any more."""
 
     async def begin_release(self, tenant_id: str, hold_id: str, event: NewEvent) -> bool:
         """Begin to release a hold; False when there is none, or it began before."""
@@ -128,8 +128,8 @@ class HoldStore(Protocol):
     async def page(self, tenant_id: str, *, after: str, limit: int) -> Sequence[Hold]:
         """Return holds in the order of their ids, above `after`."""
 
-    async def covers(self, tenant_id: str, subject_id: str) -> bool:
-        """Whether a hold, in whatever state, covers this person."""
+    async def covers(self, tenant_id: str, *, subject_id: str = "", conversation_id: str = "") -> bool:
+        """Whether a hold in any state covers this person or conversation. To decide a deletion it is too early."""
 
     async def unsettled(self) -> Sequence[tuple[str, Hold]]:
         """Return (tenant, hold) of all that are being placed or released."""

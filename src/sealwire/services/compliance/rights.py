@@ -12,7 +12,7 @@ from typing import Final, NamedTuple, Protocol
 
 from msgspec.structs import replace
 
-from sealwire.contracts.compliance import LegalHold
+from sealwire.contracts.compliance import Hold, HoldGap, LegalHold
 from sealwire.contracts.crypto import Crypto
 from sealwire.contracts.custody import SubjectChanges, SubjectQuery, SubjectRestriction
 from sealwire.contracts.gdpr import (
@@ -45,12 +45,12 @@ from sealwire.services.compliance.boxes import Boxes, JobKeys
 from sealwire.services.compliance.certificates import SERVICE, Certificates, digest, policy_of
 from sealwire.services.compliance.config import ComplianceConfig
 from sealwire.services.compliance.cursors import read_cursor, write_cursor
-from sealwire.services.compliance.erasures import ORDER, Custodians, Erasures
+from sealwire.services.compliance.erasures import ORDER, PROBE, Custodians, Erasures
 from sealwire.services.compliance.events import change_event, job_event
 from sealwire.services.compliance.exports import Exports
 from sealwire.services.compliance.job_ports import Box, JobFilter, RightsStore, StoredJob, StoredRestriction
 from sealwire.services.compliance.jobs import JobRunner
-from sealwire.services.compliance.ports import RetentionStore
+from sealwire.services.compliance.retention_ports import HoldStore
 from sealwire.services.compliance.sealing import Keys
 
 SWEEP_S: Final = 60.0
@@ -79,7 +79,7 @@ class Rights:
         self,
         *,
         store: RightsStore,
-        holds: RetentionStore,
+        holds: HoldStore,
         crypto: Crypto,
         keys: JobKeys,
         around: Surroundings,
@@ -103,6 +103,7 @@ class Rights:
             store=store, boxes=boxes, keys=keys, custodians=custodians,
             certificates=Certificates(crypto=crypto, origin=config.origin),
             forget_person=forget_person, count_in_data=around.count_in_data, clock=clock,
+            is_held=lambda tenant_id, subject_id: holds.held(tenant_id, subject_id=subject_id),
         )  # fmt: skip
         self.runner = JobRunner(
             store=store, clock=clock, rng=around.rng, at_once=config.jobs_at_once, retry_base_s=config.job_retry_base_s,
@@ -206,7 +207,7 @@ class Rights:
             await self._require_changeable(caller, subject_id)
         elif not (before.finished and any(receipt.kept for receipt in before.receipts)):
             return self._view(before, caller)
-        if await self._holds.held(tenant_id, subject_id=subject_id):
+        if await self._holds.covers(tenant_id, subject_id=subject_id):
             raise LegalHold("A legal hold covers this person; erasing waits until it is released.")
         await self._erasures.check(tenant_id, subject_id)
         messages = erasure.messages or self._config.erased_messages
@@ -226,8 +227,28 @@ class Rights:
                 if job.subject_id not in seen and any(receipt.kept for receipt in job.receipts):
                     assert job.certificate is not None  # done
                     box = Box(reason="a hold was released", pseudonym=new_id(), messages=policy_of(job.certificate))
-                    await self._ask(caller, "erasure", job.subject_id, box, after=job.job_id)
+                    await self._ask(caller, "erasure", job.subject_id, box, waits=True, after=job.job_id)
                 seen.add(job.subject_id)
+
+    async def gaps(self, tenant_id: str, hold: Hold) -> list[HoldGap]:
+        """Return what erasures have taken of what a hold covers; of a conversation, those that are under way.
+
+        Waits for the steps that were begun before every service had the hold: what they take belongs to it.
+        """
+        if hold.subject_id is not None:
+            jobs = [job for job in await self._store.of_subject(tenant_id, hold.subject_id) if job.kind == "erasure"]
+        else:
+            jobs = [
+                job for job in await self._store.unfinished() if (job.tenant_id, job.kind) == (tenant_id, "erasure")
+            ]
+        gaps = []
+        for job in jobs:
+            await self._erasures.between_steps(job.job_id)
+            stored = await self._store.job(tenant_id, job.job_id) or job
+            told = stored.receipts if hold.subject_id is not None else _of_conversations(stored.receipts)
+            if taken := {r.service: r.counts for r in told if r.service != PROBE and r.counts}:
+                gaps.append(HoldGap(job_id=job.job_id, subject_id=job.subject_id, erased=taken))
+        return gaps
 
     async def _erased_before(self, tenant_id: str, subject_id: str) -> StoredJob | None:
         """Return the newest job that erases, or erased, this person."""
@@ -296,8 +317,10 @@ class Rights:
             next_cursor=write_cursor(shown[-1].job_id) if len(found) > len(shown) else None,
         )
 
-    async def _ask(self, caller: Caller, kind: JobKind, subject_id: str, box: Box, **facts: str) -> GdprJob:
-        """Store a job and begin it. Raises: Unavailable."""
+    async def _ask(
+        self, caller: Caller, kind: JobKind, subject_id: str, box: Box, *, waits: bool = False, **facts: str
+    ) -> GdprJob:
+        """Store a job and begin it; `waits`: also when it has to wait for a hold. Raises: Unavailable, LegalHold."""
         now_us, job_id = self._clock.now_us(), new_id()
         job = StoredJob(
             job_id=job_id, tenant_id=caller.tenant_id, kind=kind, subject_id=subject_id, status="pending",
@@ -308,7 +331,7 @@ class Rights:
             caller, f"gdpr.{kind}.requested", resource_type=f"gdpr_{kind}", resource_id=job_id, at_us=now_us,
             subject_id=subject_id, **facts,
         )  # fmt: skip
-        stored = await self._store.add(job, event)
+        stored = await self._store.add(job, event, waits=waits)
         self.runner.begin(stored)
         return self._view(stored, caller)
 
@@ -431,6 +454,10 @@ class Rights:
         if not found:
             raise PersonNotFound
         return found[0].data.get("role")
+
+
+def _of_conversations(receipts: Sequence[Receipt]) -> Sequence[Receipt]:
+    return [receipt for receipt in receipts if receipt.service in ("messaging", "media")]
 
 
 def a_month_after(at_us: int) -> int:

@@ -108,7 +108,7 @@ class ComplianceService(RightsAnswers):
         self._consents = Consents(store=stores.consents, clock=clock)
         self._retention = Retention(store=stores.retention, clock=clock)
         self.rights = Rights(
-            store=stores.rights, holds=stores.retention, crypto=crypto, keys=keys, around=around,
+            store=stores.rights, holds=stores.holds, crypto=crypto, keys=keys, around=around,
             forget_person=sealer.forget, clock=clock, config=config,
         )  # fmt: skip
         self.own = OwnCustody(
@@ -116,8 +116,8 @@ class ComplianceService(RightsAnswers):
             end_job=self.rights.end_job,
         )  # fmt: skip
         self.keeping = Keeping(
-            stores=stores, pruning=self.pruning, drop_archive=self.rights.exports.drop, custodians=around.custodians,
-            released=self.rights.erase_what_was_kept, clock=clock, config=config,
+            stores=stores, pruning=self.pruning, dispose_exports=self.rights.exports.dispose,
+            custodians=around.custodians, released=self.rights.erase_what_was_kept, clock=clock, config=config,
         )  # fmt: skip
         self._relay = Consumer(
             name="compliance-audit",
