@@ -18,6 +18,7 @@ from sealwire.kit.problem import Unavailable
 from sealwire.resilience.breaker import State
 from sealwire.testing.authority import MemoryAuthority
 from sealwire.testing.boundary_room import BoundaryRoom
+from sealwire.testing.clock import ManualClock
 
 
 class Room(BoundaryRoom):
@@ -190,3 +191,53 @@ async def test_the_age_counts_from_the_question_not_from_the_answer(tmp_path: Pa
     assert room.boundary.coordinator.fresh_until_s - 0.3 - asked_s < 0.1
     await room.close()
     await room.close()
+
+
+async def test_what_a_process_catches_up_on_is_no_part_of_the_distribution(tmp_path: Path) -> None:
+    """A journal that was lost, or an hour in which the process was not there: it served nobody meanwhile."""
+    clock = ManualClock()
+    room = Room(tmp_path, clock=clock)
+    older = room.authority.revoke("session", tenant_id="t", session_id="s1")
+    clock.advance(3_600)
+    boundary = room.build()
+    await boundary.fallback.start()
+    assert await boundary.coordinator.ensure_fresh()
+    assert boundary.fallback.book.ended("s1")
+    receipts = boundary.coordinator.receipts
+    receipt = receipts.of(older.change_id)
+    assert receipt is not None
+    assert receipt.caught_up
+    assert receipt.applied["jwt_token_adapter"].took_us >= 3_600_000_000, "told as it was"
+    assert receipts.spread() == {}
+    clock.advance(1.1)
+    newer = room.authority.revoke("session", tenant_id="t", session_id="s2")
+    assert await boundary.coordinator.ensure_fresh()
+    assert receipts.spread()["jwt_token_adapter"].count == 1
+    assert receipts.spread()["jwt_token_adapter"].max_ms == 0
+    found = receipts.of(newer.change_id)
+    assert found is not None
+    assert not found.caught_up
+    await boundary.stop()
+
+
+async def test_a_socket_instance_that_comes_again_has_one_place_in_the_receipts(room: Room) -> None:
+    boundary = room.boundary
+    boundary.serve_sockets("socket1")
+    boundary.serve_sockets("socket2")
+    session = room.authority.log_in("anna")
+    token = room.authority.token(session)
+    scope = {"type": "websocket", "headers": [], "query_string": b"", "client": ("192.0.2.1", 1)}
+    ended: list[object] = []
+    old = await boundary.sockets.admit(boundary.sockets.enter(scope, "socket1"), token, ended=ended.append)
+    boundary.sockets.release(old)  # the instance stops and lets its sockets go
+    boundary.serve_sockets("socket1")
+    for _ in range(2):
+        await boundary.sockets.admit(boundary.sockets.enter(scope, "socket1"), token, ended=ended.append)
+    change = room.authority.log_out(session.session_id)
+    await room.until(lambda: len(ended) == 2)
+    receipt = boundary.coordinator.receipts.of(change.change_id)
+    assert receipt is not None
+    assert (receipt.applied["socket1"].sockets, receipt.applied["socket2"].sockets) == (2, 0)
+    assert receipt.applied["websocket_auth_gateway"].sockets == 0
+    spread = boundary.coordinator.receipts.spread()
+    assert spread["socket1"].count == spread["socket2"].count == 1

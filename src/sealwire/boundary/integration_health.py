@@ -83,6 +83,11 @@ class IntegrationHealth:
         )  # fmt: skip
         return [*routes, test]
 
+    @property
+    def last_self_test(self) -> Report | None:
+        """The newest report, whoever asked for it."""
+        return self._self_test.last
+
     def summary(self, *, detailed: bool) -> dict[str, Any]:
         """Return how all components fare together."""
         seen = {name: health() for name, health in self._components.items()}

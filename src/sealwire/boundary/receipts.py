@@ -23,13 +23,14 @@ class Applied(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of one change, by boundary."""
+    """What became of one change, by boundary. `caught_up`: it was made before this process was there to apply it."""
 
     change_id: str
     number: int
     kind: str
     at_us: int
     applied: dict[str, Applied]
+    caught_up: bool = False
 
 
 class Spread(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,25 +50,34 @@ class Receipts:
         self._kept = kept
         self._receipts: OrderedDict[str, Receipt] = OrderedDict()
         self._times_us: dict[str, deque[int]] = {}
+        self._began_us = clock.now_us()
 
     def open(self, change: Revocation) -> None:
         """Begin the receipt of a change; one that is known goes on."""
         if change.change_id not in self._receipts:
             self._receipts[change.change_id] = Receipt(
-                change_id=change.change_id, number=change.number, kind=change.kind, at_us=change.at_us, applied={}
+                change_id=change.change_id,
+                number=change.number,
+                kind=change.kind,
+                at_us=change.at_us,
+                applied={},
+                caught_up=change.at_us < self._began_us,
             )
             if len(self._receipts) > self._kept:
                 self._receipts.popitem(last=False)
 
     def note(self, change: Revocation, where: str, fault: str = "", *, sockets: int = 0) -> None:
-        """Note that a change came into force at `where`, or why it did not. The self-test's have no number and no part
-        in the distribution."""
+        """Note that a change came into force at `where`, or why it did not.
+
+        Two kinds have no part in the distribution: the self-test's, which have no number, and those that a process
+        catches up on after its start: it served nobody while they were on their way.
+        """
         now_us = self._clock.now_us()
         took_us = max(now_us - change.at_us, 0)
         receipt = self._receipts.get(change.change_id)
         if receipt is not None:
             receipt.applied[where] = Applied(at_us=now_us, took_us=took_us, sockets=sockets, fault=fault)
-        if change.number and not fault:
+        if change.number and not fault and change.at_us >= self._began_us:
             self._times_us.setdefault(where, deque(maxlen=self._kept)).append(took_us)
 
     def of(self, change_id: str) -> Receipt | None:

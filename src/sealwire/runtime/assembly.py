@@ -23,6 +23,7 @@ from sealwire.adapters.embedded.service_keys import ServiceKeys
 from sealwire.adapters.embedded.session_journal import SealedSessionJournal
 from sealwire.boundary.boundary import Boundary
 from sealwire.boundary.jwt_token_adapter import LegacyRule
+from sealwire.boundary.metrics import BoundaryCollector
 from sealwire.clients.compliance import send_records
 from sealwire.clients.guarded import guarded
 from sealwire.clients.identity import ServiceAuthenticator, ServiceVerifier
@@ -161,6 +162,7 @@ class Assembly:
             limits=self._settings.gateway.rate_limits == "on",
         )
         self._started.append(("boundary", self.boundary.stop))
+        self._metrics.register(BoundaryCollector(self.boundary, self.breakers))
         await self.boundary.start()
 
     async def _start_relays(self) -> None:
