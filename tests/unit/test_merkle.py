@@ -180,6 +180,28 @@ def test_a_proof_across_many_tiles() -> None:
         verify_consistency(older, size, root(older), top, merkle.consistency_proof(older, size, stored))
 
 
+@given(st.integers(1, 256))
+def test_the_nodes_within_a_tile(width: int) -> None:
+    held = leaves(width)
+    tile = TileMap({(0, 0): b"".join(held)})
+    for height in range(8):
+        for number in range(width >> height):
+            start = number << height
+            assert tile.node(height, number) == plain_root(held[start : start + (1 << height)])
+        with pytest.raises(LookupError):
+            tile.node(height, width >> height)
+
+
+def test_a_tile_stored_anew_is_not_taken_for_the_old_one() -> None:
+    size = 256
+    honest = tiles(size)
+    proof = merkle.inclusion_proof(0, size, honest)
+    other = bytearray(b"".join(leaves(size)))
+    other[-1] ^= 1
+    assert merkle.inclusion_proof(0, size, TileMap({(0, 0): bytes(other)}))[-1] != proof[-1]
+    assert merkle.inclusion_proof(0, size, honest) == proof
+
+
 def test_a_missing_tile_is_told() -> None:
     with pytest.raises(LookupError):
         merkle.inclusion_proof(3, 10, TileMap({}))

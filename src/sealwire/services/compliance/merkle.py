@@ -7,6 +7,7 @@ checked without it. Trees of any size up to 2**62 leaves.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from hashlib import sha256
 from typing import Protocol
 
@@ -15,6 +16,8 @@ EMPTY_ROOT = sha256(b"").digest()
 TILE_HEIGHT = 8
 """Stored hashes stand at heights 0, 8, 16, ... (C2SP tlog-tiles); those between are computed."""
 TILE_WIDTH = 1 << TILE_HEIGHT
+_TILES_IN_MEMORY = 512
+"""Of how many tiles the inner nodes are remembered for proofs, at 16 KiB each."""
 
 
 # OpenSSL 3 looks the algorithm up by its name at every sha256(); a copy of a state that is there costs less.
@@ -129,13 +132,30 @@ def root_of(leaves: Sequence[bytes]) -> bytes:
 
 
 class TileHashes(Protocol):
-    """Where a proof gets the hashes it can't compute: the stored tiles."""
+    """Where a proof gets its hashes: the stored tiles, and the nodes that follow from them."""
 
-    def hashes(self, level: int, first: int, count: int) -> Sequence[bytes]:
-        """Return `count` nodes of height 8 x `level`, from number `first` on. Raises: LookupError when one is absent.
+    def node(self, height: int, number: int) -> bytes:
+        """Return the root of the perfect subtree over leaves [number << height, number + 1 << height).
 
-        A call never crosses a tile's border: first // 256 == (first + count - 1) // 256.
+        Raises: LookupError when the tile is absent or too narrow.
         """
+
+
+@lru_cache(maxsize=_TILES_IN_MEMORY)
+def rows_of(tile: bytes) -> list[bytes]:
+    """Return the rows of nodes of a tile, its own hashes first, each half as long as the one before (hashes joined).
+
+    They are remembered by the tile's bytes alone, so what was stored anew is never taken for what stood there before.
+    """
+    rows = [tile]
+    for _ in range(TILE_HEIGHT - 1):
+        below, begin, row = rows[-1], _begin_node, []
+        for at in range(0, len(below) - HASH_BYTES, 2 * HASH_BYTES):
+            h = begin()
+            h.update(below[at : at + 2 * HASH_BYTES])
+            row.append(h.digest())
+        rows.append(b"".join(row))
+    return rows
 
 
 LeafRange = tuple[int, int]
@@ -217,14 +237,7 @@ def tiles_for(ranges: Sequence[LeafRange]) -> set[tuple[int, int]]:
 
 def range_root(low: int, high: int, tiles: TileHashes) -> bytes:
     """Return the root over the leaves [low, high). Raises: LookupError when a stored hash is absent."""
-    peaks = []
-    for height, number in perfect_subtrees(low, high):
-        level, rest = divmod(height, TILE_HEIGHT)
-        row = list(tiles.hashes(level, number << rest, 1 << rest))
-        while len(row) > 1:
-            row = pair_up(row)
-        peaks.append(row[0])
-    return fold(peaks)
+    return fold([tiles.node(height, number) for height, number in perfect_subtrees(low, high)])
 
 
 def inclusion_proof(index: int, size: int, tiles: TileHashes) -> list[bytes]:

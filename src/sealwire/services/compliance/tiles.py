@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from sealwire.services.compliance.merkle import HASH_BYTES, TILE_WIDTH
+from sealwire.services.compliance.merkle import HASH_BYTES, TILE_HEIGHT, TILE_WIDTH, rows_of
 
 MAX_LEVEL = 63
 MAX_ENTRY_BYTES = 65_535
@@ -139,13 +139,15 @@ class TileMap:
         """Hold tiles by (level, number)."""
         self._tiles = tiles
 
-    def hashes(self, level: int, first: int, count: int) -> Sequence[bytes]:
-        """Return `count` hashes of a tile. Raises: LookupError when the tile is absent or too narrow."""
-        number, at = divmod(first, TILE_WIDTH)
-        found = self._tiles[level, number][at * HASH_BYTES : (at + count) * HASH_BYTES]
-        if len(found) != count * HASH_BYTES:
-            raise LookupError(f"tile {level}/{number} ends before hash {at + count}")
-        return split_hashes(found)
+    def node(self, height: int, number: int) -> bytes:
+        """Return a node at or between tile levels. Raises: LookupError when the tile is absent or too narrow."""
+        level, rest = divmod(height, TILE_HEIGHT)
+        tile, at = divmod(number << rest, TILE_WIDTH)
+        start = (at >> rest) * HASH_BYTES
+        found = rows_of(self._tiles[level, tile])[rest][start : start + HASH_BYTES]
+        if len(found) != HASH_BYTES:
+            raise LookupError(f"tile {level}/{tile} ends before hash {at + (1 << rest)}")
+        return found
 
 
 class Tiling:
