@@ -249,10 +249,23 @@ class NewHold(Input):
     conversation_id: Id | None = None
 
 
+class HoldGap(Output):
+    """What an erasure had taken before a hold was in force: how many things, by service and kind.
+
+    Of a hold on a conversation: an erasure that was under way. Which of its messages and files were of this conversation
+    nobody can say any more.
+    """
+
+    job_id: str
+    subject_id: str
+    erased: dict[str, dict[str, int]]
+
+
 class Hold(Output):
     """A legal hold: `placing` until every service has it, then `in_force`; `releasing` until all have let it go.
 
-    What was deleted before `in_force_at` may be gone; nothing it covers is gone later.
+    What was deleted before `in_force_at` may be gone; nothing it covers is gone later. `gaps` says what an erasure took
+    of it until then: it is empty when the hold came first.
     """
 
     hold_id: str
@@ -263,6 +276,7 @@ class Hold(Output):
     conversation_id: str | None = None
     state: Literal["placing", "in_force", "releasing"] = "in_force"
     in_force_at: str | None = None
+    gaps: list[HoldGap] = []
 
 
 class Holds(Output):

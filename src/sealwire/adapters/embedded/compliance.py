@@ -12,7 +12,12 @@ import msgspec
 from sealwire.adapters.embedded.audit_log import SCHEMA, SqliteAuditStore
 from sealwire.adapters.embedded.audit_pruning import PRUNING_SCHEMA
 from sealwire.adapters.embedded.audit_witness import WITNESS_SCHEMA, SqliteCosignatureStore
-from sealwire.adapters.embedded.compliance_retention import GAPS_SCHEMA, RETENTION_SCHEMA, SqliteHoldStore, SqliteRunStore
+from sealwire.adapters.embedded.compliance_retention import (
+    GAPS_SCHEMA,
+    RETENTION_SCHEMA,
+    SqliteHoldStore,
+    SqliteRunStore,
+)
 from sealwire.adapters.embedded.compliance_rights import PARTS_SCHEMA, RIGHTS_SCHEMA, SqliteRightsStore
 from sealwire.adapters.embedded.disposals import DISPOSALS_LEFT, DISPOSALS_SCHEMA
 from sealwire.adapters.embedded.drivers.sqlite import Database

@@ -13,8 +13,8 @@ from sealwire.adapters.embedded.compliance_retention import is_covered
 from sealwire.adapters.embedded.disposals import Disposals
 from sealwire.adapters.embedded.drivers.sqlite import Database, fetch
 from sealwire.adapters.embedded.outbox import SqliteOutbox
-from sealwire.contracts.custody import Disposed
 from sealwire.contracts.compliance import LegalHold
+from sealwire.contracts.custody import Disposed
 from sealwire.contracts.gdpr import Receipt
 from sealwire.kit.files import count_in_files
 from sealwire.ports.events import NewEvent
@@ -75,7 +75,6 @@ _COLUMNS: Final = (
     "job_id, tenant_id, kind, subject_id, status, requested_by, requested_us, due_us, finished_us, progress, receipts,"
     " problem, box, certificate, public_key, archive"
 )
-_HOLDS_ON: Final = "SELECT 1 FROM hold WHERE tenant_id = ? AND subject_id = ? LIMIT 1"
 _JOB: Final = f"SELECT {_COLUMNS} FROM gdpr_job"
 _SAVE: Final = (
     f"UPDATE gdpr_job SET {', '.join(f'{name.strip()} = ?{i}' for i, name in enumerate(_COLUMNS.split(','), 1))},"
@@ -96,7 +95,7 @@ class SqliteRightsStore:
 
     async def add(self, job: StoredJob, event: NewEvent, *, waits: bool = False) -> StoredJob:
         def add(conn: apsw.Connection) -> StoredJob:
-            if not waits and job.kind == "erasure" and fetch(conn, _HOLDS_ON, (job.tenant_id, job.subject_id)):
+            if not waits and job.kind == "erasure" and is_covered(conn, job.tenant_id, subject_id=job.subject_id):
                 raise LegalHold("A legal hold covers this person; erasing waits until it is released.")
             conn.execute(
                 f"INSERT OR IGNORE INTO gdpr_job ({_COLUMNS}, expires_us) VALUES ({', '.join('?' * 17)})", _row(job)

@@ -33,9 +33,9 @@ CREATE TABLE forgotten (
     at_us INTEGER NOT NULL
 );
 """
-# In which conversations somebody may have left something: sat there, or was mentioned. Written when people join, and with
-# the rare message that mentions them, never with a plain one; it outlives the seat. What a person wrote is found by it
-# without an index of all messages by their author, which every send would have to pay for.
+# In which conversations somebody may have left something: sat there, or was mentioned. Written when people join, and
+# with the rare message that mentions them, never with a plain one; it outlives the seat. What a person wrote is found
+# by it without an index of all messages by their author, which every send would have to pay for.
 TRACE_SCHEMA = """
 CREATE TABLE trace (
     user_id TEXT NOT NULL,

@@ -10,9 +10,11 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
+from weakref import WeakValueDictionary
 
 from msgspec.structs import replace
 
+from sealwire.contracts.compliance import LegalHold
 from sealwire.contracts.custody import SubjectCustody, SubjectErasure, SubjectItem, SubjectProbe, SubjectQuery
 from sealwire.contracts.gdpr import Receipt
 from sealwire.kit.caller import Caller, service_caller
@@ -56,9 +58,11 @@ class Erasures:
         certificates: Certificates,
         forget_person: Callable[[str, str], None],
         count_in_data: Callable[[Sequence[bytes]], Awaitable[int]],
+        is_held: Callable[[str, str], Awaitable[bool]],
         clock: Clock,
     ) -> None:
-        """`forget_person` makes records of a person, from now on, unreadable to everybody; `count_in_data` looks for
+        """`is_held` says whether a hold on a person is in compliance's own book, in force or not yet.
+        `forget_person` makes records of a person, from now on, unreadable to everybody; `count_in_data` looks for
         texts in every file of the installation."""
         self._store = store
         self._boxes = boxes
@@ -67,6 +71,8 @@ class Erasures:
         self._certificates = certificates
         self._forget_person = forget_person
         self._count_in_data = count_in_data
+        self._is_held = is_held
+        self._steps: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._clock = clock
 
     async def check(self, tenant_id: str, subject_id: str) -> None:
@@ -75,6 +81,17 @@ class Erasures:
         erasure = SubjectErasure(job_id="check", pseudonym="check", check_only=True)
         for _, custodian in self._in_order():
             await custodian.erase_subject(caller, subject_id, erasure)
+
+    def _step(self, job_id: str) -> asyncio.Lock:
+        lock = self._steps.get(job_id)
+        if lock is None:
+            lock = self._steps[job_id] = asyncio.Lock()
+        return lock
+
+    async def between_steps(self, job_id: str) -> None:
+        """Return once the step of a job that is under way, if any, is over and its receipt stored."""
+        async with self._step(job_id):
+            return
 
     async def run(self, job: StoredJob) -> StoredJob:
         """Take a job up where it stands and bring it to its end. Raises: LegalHold, what makes services unavailable."""
@@ -140,16 +157,19 @@ class Erasures:
         erasure = SubjectErasure(job_id=job.job_id, pseudonym=box.pseudonym or job.job_id, messages=box.messages)
         while not receipt.done:
             began_s = self._clock.monotonic()
-            answer = await custodian.erase_subject(caller, job.subject_id, erasure)
-            receipt = replace(
-                receipt,
-                done=answer.done,
-                counts=_sum(receipt.counts, answer.erased),
-                kept=answer.kept or receipt.kept,
-                finished_at=rfc3339(self._clock.now_us()) if answer.done else None,
-            )
-            job = self._with(job, receipt)
-            await self._store.save(job)
+            async with self._step(job.job_id):  # a hold that is being placed says what is gone: not half of a step
+                if await self._is_held(job.tenant_id, job.subject_id):
+                    raise LegalHold("A legal hold covers this person; erasing goes on once it is released.")
+                answer = await custodian.erase_subject(caller, job.subject_id, erasure)
+                receipt = replace(
+                    receipt,
+                    done=answer.done,
+                    counts=_sum(receipt.counts, answer.erased),
+                    kept=answer.kept or receipt.kept,
+                    finished_at=rfc3339(self._clock.now_us()) if answer.done else None,
+                )
+                job = self._with(job, receipt)
+                await self._store.save(job)
             await asyncio.sleep(min(self._clock.monotonic() - began_s, LONGEST_PAUSE_S))  # others have had to wait
         return job
 
@@ -158,13 +178,16 @@ class Erasures:
         receipt = _receipt(job, AUDIT)
         if receipt.done:
             return job
-        await self._store.mark_erased(job.tenant_id, job.subject_id)
-        self._forget_person(job.tenant_id, job.subject_id)
-        destroyed = await self._keys.destroy(job.tenant_id, subject_id=job.subject_id)
-        counts = _sum(receipt.counts, {"data_key": destroyed})
-        receipt = replace(receipt, done=True, counts=counts, finished_at=rfc3339(self._clock.now_us()))
-        job = self._with(job, receipt)
-        await self._store.save(job)
+        async with self._step(job.job_id):
+            if await self._is_held(job.tenant_id, job.subject_id):
+                raise LegalHold("A legal hold covers this person; erasing goes on once it is released.")
+            await self._store.mark_erased(job.tenant_id, job.subject_id)
+            self._forget_person(job.tenant_id, job.subject_id)
+            destroyed = await self._keys.destroy(job.tenant_id, subject_id=job.subject_id)
+            counts = _sum(receipt.counts, {"data_key": destroyed})
+            receipt = replace(receipt, done=True, counts=counts, finished_at=rfc3339(self._clock.now_us()))
+            job = self._with(job, receipt)
+            await self._store.save(job)
         return job
 
     async def _probe(self, job: StoredJob, box: Box) -> dict[str, int]:

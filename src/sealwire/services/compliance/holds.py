@@ -11,7 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
-from sealwire.contracts.compliance import SERVICE, Hold, HoldPending, Holds, NewHold
+from sealwire.contracts.compliance import SERVICE, Hold, HoldGap, HoldPending, Holds, NewHold
 from sealwire.contracts.custody import HoldCustody, HoldPlacement
 from sealwire.kit.caller import Caller, service_caller
 from sealwire.kit.clock import Clock, rfc3339
@@ -40,11 +40,14 @@ class HoldKeeper:
         store: HoldStore,
         custodians: HoldCustodians,
         released: Callable[[str], Awaitable[None]],
+        gaps: Callable[[str, Hold], Awaitable[list[HoldGap]]],
         clock: Clock,
         patience_s: float,
     ) -> None:
         """`custodians` gives the services there are, all or none; `patience_s` is how long a caller waits for them;
-        `released` hears of the tenant when nobody keeps any more what a hold on a conversation kept."""
+        `released` hears of the tenant when nobody keeps any more what a hold on a conversation kept; `gaps` tells what
+        erasures had taken of what a hold covers, asked once every service has it."""
+        self._gaps = gaps
         self._released = released
         self._store = store
         self._custodians = custodians
@@ -153,8 +156,12 @@ class HoldKeeper:
         for custodian in self._holders():
             await custodian.put_hold(caller, hold.hold_id, placement)
         now_us = self._clock.now_us()
-        event = change_event(caller, "hold.in_force", resource_type="hold", resource_id=hold.hold_id, at_us=now_us)
-        await self._store.confirm(tenant_id, hold.hold_id, rfc3339(now_us), event)
+        gaps = await self._gaps(tenant_id, hold)  # nothing more can go: what is gone now is all
+        told = {"erased_before_by": ",".join(gap.job_id for gap in gaps)} if gaps else {}
+        event = change_event(
+            caller, "hold.in_force", resource_type="hold", resource_id=hold.hold_id, at_us=now_us, **told
+        )
+        await self._store.confirm(tenant_id, hold.hold_id, rfc3339(now_us), gaps, event)
 
     async def _release(self, tenant_id: str, hold: Hold) -> None:
         caller = service_caller(SERVICE, tenant_id)

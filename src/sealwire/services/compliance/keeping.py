@@ -91,7 +91,7 @@ class Keeping:
         clock: Clock,
         config: ComplianceConfig,
     ) -> None:
-        """`custodians` gives the services that hold data, asked anew for every step; `released`, `gaps`: see `HoldKeeper`."""
+        """`custodians` gives the services that hold data, asked anew for every step; the rest: see `HoldKeeper`."""
         self.holds = HoldKeeper(
             store=stores.holds, custodians=custodians, released=released, gaps=gaps, clock=clock,
             patience_s=config.hold_patience_s,

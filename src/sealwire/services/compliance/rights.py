@@ -103,7 +103,7 @@ class Rights:
             store=store, boxes=boxes, keys=keys, custodians=custodians,
             certificates=Certificates(crypto=crypto, origin=config.origin),
             forget_person=forget_person, count_in_data=around.count_in_data, clock=clock,
-            is_held=lambda tenant_id, subject_id: holds.held(tenant_id, subject_id=subject_id),
+            is_held=lambda tenant_id, subject_id: holds.covers(tenant_id, subject_id=subject_id),
         )  # fmt: skip
         self.runner = JobRunner(
             store=store, clock=clock, rng=around.rng, at_once=config.jobs_at_once, retry_base_s=config.job_retry_base_s,

@@ -117,7 +117,8 @@ class ComplianceService(RightsAnswers):
         )  # fmt: skip
         self.keeping = Keeping(
             stores=stores, pruning=self.pruning, dispose_exports=self.rights.exports.dispose,
-            custodians=around.custodians, released=self.rights.erase_what_was_kept, clock=clock, config=config,
+            custodians=around.custodians, released=self.rights.erase_what_was_kept, gaps=self.rights.gaps,
+            clock=clock, config=config,
         )  # fmt: skip
         self._relay = Consumer(
             name="compliance-audit",
