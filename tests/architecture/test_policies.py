@@ -49,6 +49,7 @@ OPEN_CALLS = {
     ("POST", "/api/v1/auth/introspect"),
     ("POST", "/api/v1/auth/password/reset"),
     ("POST", "/api/v1/auth/password/reset/confirm"),
+    ("POST", "/api/v1/auth/email/confirm"),
     ("POST", "/api/v1/auth/passkeys/login/options"),
     ("POST", "/api/v1/auth/passkeys/login"),
 }

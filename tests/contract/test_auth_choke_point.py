@@ -98,6 +98,14 @@ ENDS: dict[str, frozenset[str]] = {
     "rename_passkey": NOTHING,
     "remove_passkey": NOTHING,
     "factors": NOTHING,
+    # contracts/addresses.py
+    "change_email": NOTHING,
+    "change_email_of": NOTHING,
+    "confirm_email": ROLE,  # the address is part of what caches hold of a session
+    # contracts/recovery.py
+    "new_recovery_codes": NOTHING,
+    "reset_factors": SUBJECT,
+    "rescue": SUBJECT,
     # contracts/tenancy.py
     "tenants": NOTHING,
     "tenant": NOTHING,

@@ -92,12 +92,12 @@ async def remove_passkey(room: AuthRoom, anna: Caller) -> Secrets:
 
 
 async def make_key(room: AuthRoom, anna: Caller) -> Secrets:
-    return [(await room.auth.add_api_key(anna, NewApiKey(name="robot", scopes=[]))).key]
+    return [(await room.auth.add_api_key(anna, NewApiKey(name="robot", scopes=["post"]))).key]
 
 
 async def make_key_of_a_service(room: AuthRoom, anna: Caller) -> Secrets:
     account = NewServiceAccount(display_name="Robot", role="member")
-    return [(await room.auth.add_api_key(anna, NewApiKey(name="r", scopes=[], service_account=account))).key]
+    return [(await room.auth.add_api_key(anna, NewApiKey(name="r", scopes=["post"], service_account=account))).key]
 
 
 async def unlink(room: AuthRoom, anna: Caller) -> Secrets:

@@ -217,9 +217,10 @@ async def test_a_better_hash_never_undoes_a_new_password(stores: AuthStores) -> 
 
 async def test_the_sealed_profile_is_replaced(stores: AuthStores) -> None:
     anna = await add(stores, user())
-    changed = await stores.users.set_sealed(anna.user_id, b"new", [event("changed")])
+    changed = await stores.users.set_sealed(anna.user_id, b"new", [event("changed")], expected=anna.sealed)
     assert changed == msgspec.structs.replace(anna, sealed=b"new")
-    assert await stores.users.set_sealed("nobody", b"new", [event("changed")]) is None
+    assert await stores.users.set_sealed("nobody", b"new", [event("changed")], expected=b"") is None
+    assert await stores.users.set_sealed(anna.user_id, b"late", [event("changed")], expected=anna.sealed) is None
     assert (await kinds(stores)).count("changed") == 1
 
 

@@ -143,16 +143,17 @@ class WebSocketAuthGateway:
 
     def read(self, scope: Scope) -> Handshake:
         """Read an opening request. Raises: Unauthenticated for two credentials or a foreign page's cookie."""
-        return self._read(scope, self._address(scope))
+        return self._read(scope, self.address(scope))
 
     def enter(self, scope: Scope, instance: str) -> Handshake:
         """Count an opening request, then read it (see contracts.admission)."""
-        ip = self._address(scope)
+        ip = self.address(scope)
         place = self.turnstile.knock(ip)
         handshake = self._read(scope, ip)
         return msgspec.structs.replace(handshake, instance=instance, seat=self.turnstile.enter(place))
 
-    def _address(self, scope: Scope) -> str:
+    def address(self, scope: Scope) -> str:
+        """Return where an opening request comes from, by what a trusted proxy says of it."""
         client = scope.get("client")
         values = (value for name, value in scope["headers"] if name == b"x-forwarded-for")
         return forwarded_for(values, client[0] if client else "", self._proxies)

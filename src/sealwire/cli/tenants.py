@@ -14,6 +14,8 @@ operator = typer.Typer(help="Those who run the installation.", no_args_is_help=T
 
 Tenant = Annotated[str, typer.Argument(help="The tenant's id or slug.")]
 Email = Annotated[str, typer.Argument(help="The e-mail address.")]
+OperatorId = Annotated[str, typer.Argument(help="The operator's id (see list).")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 PAGE = 200
 EXPECTED = {
     "slug": "at most 64 of a-z, 0-9 and hyphens, and no hyphen at the beginning",
@@ -148,7 +150,7 @@ def tenant_show(tenant_id: Tenant, data: Data = DEFAULT_DATA, json: Json = False
 @tenant.command("suspend")
 def tenant_suspend(
     tenant_id: Tenant,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Yes = False,
     data: Data = DEFAULT_DATA,
     json: Json = False,
 ) -> None:
@@ -207,14 +209,41 @@ def operator_list(data: Data = DEFAULT_DATA, json: Json = False) -> None:
 
 
 @operator.command("disable")
-def operator_disable(
-    user_id: Annotated[str, typer.Argument(help="The operator's id (see list).")],
-    data: Data = DEFAULT_DATA,
-    json: Json = False,
-) -> None:
+def operator_disable(user_id: OperatorId, data: Data = DEFAULT_DATA, json: Json = False) -> None:
     """End an operator's sessions and let them in no more."""
-    (found,) = ask(data, ("change_operator", (user_id,), {"status": "disabled"}))
+    change_operator(data, user_id, "disabled", json=json)
+
+
+@operator.command("enable")
+def operator_enable(user_id: OperatorId, data: Data = DEFAULT_DATA, json: Json = False) -> None:
+    """Let a disabled operator log in again. What they had before stays ended."""
+    change_operator(data, user_id, "active", json=json)
+
+
+@operator.command("reset-factors")
+def operator_reset_factors(email: Email, yes: Yes = False, data: Data = DEFAULT_DATA) -> None:
+    """Take every second factor of an operator who is locked out; their sessions end, the password stays."""
+    reset_factors(data, "system", email, yes=yes)
+
+
+@tenant.command("reset-factors")
+def tenant_reset_factors(tenant_id: Tenant, email: Email, yes: Yes = False, data: Data = DEFAULT_DATA) -> None:
+    """Take every second factor of somebody nobody outranks, such as an only owner; their sessions end."""
+    reset_factors(data, tenant_id, email, yes=yes)
+
+
+def change_operator(data: Path, user_id: str, status: str, *, json: bool) -> None:
+    """Change an operator's status and print what came of it."""
+    (found,) = ask(data, ("change_operator", (user_id,), {"status": status}))
     if json:
         say_json(found)
     else:
-        typer.echo(f"{found['email']} is disabled")
+        typer.echo(f"{found['email']} is {found['status']}")
+
+
+def reset_factors(data: Path, tenant_id: str, email: str, *, yes: bool) -> None:
+    """Take second factors after asking; the person hears of it by mail, and it is audited."""
+    if not yes and not typer.confirm(f"Take passkeys, authenticator app and recovery codes of {email}, now?"):
+        fail("nothing was changed", EXIT_USAGE)
+    ask(data, ("rescue", (), {"tenant": tenant_id, "email": email}))
+    typer.echo(f"{email} logs in by the password alone, and may set up a factor again")

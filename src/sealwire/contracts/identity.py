@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
-from sealwire.contracts import api_keys, auth, credentials, custody, external, legacy, openid, passkeys, tenancy
+from sealwire.contracts import (
+    addresses,
+    api_keys,
+    auth,
+    credentials,
+    custody,
+    external,
+    legacy,
+    openid,
+    passkeys,
+    recovery,
+    tenancy,
+)
 from sealwire.contracts.auth_terms import SERVICE
 from sealwire.kit.operation import table
 
@@ -13,6 +25,8 @@ OPERATIONS: Final = table(
     *credentials.OPERATIONS.values(),
     *api_keys.OPERATIONS.values(),
     *passkeys.OPERATIONS.values(),
+    *addresses.OPERATIONS.values(),
+    *recovery.OPERATIONS.values(),
     *tenancy.OPERATIONS.values(),
     *legacy.OPERATIONS.values(),
     *custody.operations(SERVICE, custody.SUBJECT, custody.HOLDS, custody.RETENTION),
@@ -26,6 +40,8 @@ class Identity(
     credentials.Credentials,
     api_keys.ApiKeyring,
     passkeys.PasskeyRing,
+    addresses.Addresses,
+    recovery.Recovery,
     tenancy.Tenancy,
     legacy.Legacy,
     custody.SubjectCustody,

@@ -69,6 +69,11 @@ GRANTS: dict[Role, frozenset[Permission]] = {
 _RANK = (Role.GUEST, Role.MEMBER, Role.AUDITOR, Role.ADMIN, Role.OWNER)
 
 
+def outranks(a: Role, b: Role) -> bool:
+    """Tell whether `a` ranks above `b`; nobody does of a pair that can't be ranked."""
+    return a in _RANK and b in _RANK and _RANK.index(a) > _RANK.index(b)
+
+
 def lower(a: Role, b: Role) -> Role:
     """Return the role of the two that grants less; for a pair that can't be ranked, `guest`."""
     if a == b:

@@ -10,6 +10,7 @@ import msgspec
 
 from sealwire.contracts.identity import OPERATIONS
 from sealwire.contracts.legacy import LEGACY_REPORT
+from sealwire.contracts.recovery import RESCUE
 from sealwire.contracts.tokens import ROTATE_SIGNING, SigningRotation
 from sealwire.kit.caller import SYSTEM_TENANT, service_caller
 from sealwire.kit.permission import Permission
@@ -23,9 +24,10 @@ MACHINE: Final = service_caller("gateway", SYSTEM_TENANT)
 ALLOWED: Final = {
     name: operation
     for name, operation in OPERATIONS.items()
-    if (operation.needs is Permission.MANAGE_TENANTS and operation is not ROTATE_SIGNING) or operation is LEGACY_REPORT
+    if (operation.needs is Permission.MANAGE_TENANTS and operation is not ROTATE_SIGNING)
+    or operation in (LEGACY_REPORT, RESCUE)
 }
-"""What a command on the machine may ask of auth: what operators may."""
+"""What a command on the machine may ask of auth: what operators may, and to let in whom nobody outranks."""
 ANSWER_TIMEOUT_S: Final = 15.0
 _STEPS: Final = ("data folder", "key-encryption key", "service crypto", "service auth")
 

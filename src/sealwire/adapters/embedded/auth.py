@@ -8,6 +8,7 @@ from pathlib import Path
 import apsw
 
 from sealwire.adapters.embedded.auth_api_keys import SqliteApiKeyStore
+from sealwire.adapters.embedded.auth_changes import EXPIRED_EMAIL_CHANGES, SqliteEmailChangeStore
 from sealwire.adapters.embedded.auth_external import SqliteIdentityStore
 from sealwire.adapters.embedded.auth_feed import SqliteRevocationStore
 from sealwire.adapters.embedded.auth_keeping import HELD_KEY, HELD_SESSION, SqliteSessionKeeping
@@ -83,6 +84,7 @@ class SqliteAuth:
             mfa=SqliteMfaStore(db, self._outbox),
             passkeys=SqlitePasskeyStore(db, self._outbox),
             resets=SqliteResetStore(db, self._outbox),
+            email_changes=SqliteEmailChangeStore(db, self._outbox),
             invitations=SqliteInvitationStore(db, self._outbox),
             letters=SqliteLetterStore(db, self._outbox),
             api_keys=SqliteApiKeyStore(db, self._outbox, feed),
@@ -199,6 +201,7 @@ class SqliteUpkeep:
                 (_CHALLENGES, now_us),
                 (EXPIRED_CHALLENGES, now_us),
                 (_RESETS, now_us),
+                (EXPIRED_EMAIL_CHANGES, now_us),
                 (_INVITATIONS, now_us),
                 (_ATTEMPTS, attempts_before_us),
                 (_REVOCATIONS, now_us // US_PER_S),

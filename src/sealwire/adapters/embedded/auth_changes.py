@@ -1,10 +1,101 @@
-"""Auth's notices of changes in SQLite: where they begin in an installation that was there before them."""
+"""Auth's changes of addresses in SQLite, and where notices of changes begin."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
+
+import apsw
+
+from sealwire.adapters.embedded.auth_letters import post
+from sealwire.adapters.embedded.drivers.sqlite import Database, Row
+from sealwire.adapters.embedded.outbox import SqliteOutbox
+from sealwire.ports.events import NewEvent
+from sealwire.services.auth.address_store import EmailChangeRecord
+from sealwire.services.auth.records import Cut, LetterRecord
 
 # What happened before there were notices is told to nobody: the herald begins behind it.
 NOTICES_SINCE: Final = """
 INSERT OR IGNORE INTO consumer_position SELECT 'notices', seq FROM sqlite_sequence WHERE name = 'outbox';
 """
+EMAIL_CHANGES_SCHEMA: Final = """
+CREATE TABLE email_change (
+    token_hash BLOB PRIMARY KEY,
+    tenant_id TEXT NOT NULL,
+    user_id TEXT NOT NULL REFERENCES user (user_id) ON DELETE CASCADE,
+    email_index BLOB NOT NULL,
+    sealed BLOB NOT NULL,
+    created_us INTEGER NOT NULL,
+    expires_us INTEGER NOT NULL,
+    live INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX email_change_user ON email_change (user_id, created_us);
+CREATE INDEX email_change_expiry ON email_change (expires_us);
+"""
+EXPIRED_EMAIL_CHANGES: Final = (
+    "DELETE FROM email_change WHERE token_hash IN (SELECT token_hash FROM email_change WHERE expires_us < ? LIMIT ?)"
+)
+
+
+class SqliteEmailChangeStore:
+    """The table `email_change`. A row that is not `live` confirms nothing and counts against the next request."""
+
+    def __init__(self, db: Database, outbox: SqliteOutbox) -> None:
+        self._db = db
+        self._outbox = outbox
+
+    async def ask(
+        self, change: EmailChangeRecord, letter: LetterRecord | None, *, most: int, since_us: int,
+        events: Sequence[NewEvent],
+    ) -> bool:  # fmt: skip
+        c = change
+
+        def ask(conn: apsw.Connection) -> bool:
+            rows: list[Row] = conn.execute(
+                "SELECT count(*) FROM email_change WHERE user_id = ? AND created_us >= ?", (c.user_id, since_us)
+            ).fetchall()
+            if rows[0][0] >= most:
+                return False
+            conn.execute("UPDATE email_change SET live = 0 WHERE user_id = ?", (c.user_id,))
+            conn.execute(
+                "INSERT INTO email_change VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (c.token_hash, c.tenant_id, c.user_id, c.email_index, c.sealed, c.created_us, c.expires_us,
+                 letter is not None),
+            )  # fmt: skip
+            if letter is not None:
+                post(conn, letter)
+            self._outbox.append(conn, events)
+            return True
+
+        return await self._db.write(ask)
+
+    async def find(self, token_hash: bytes, now_us: int) -> EmailChangeRecord | None:
+        rows = self._db.read(
+            "SELECT tenant_id, user_id, email_index, sealed, created_us, expires_us FROM email_change"
+            " WHERE token_hash = ? AND expires_us > ? AND live = 1",
+            (token_hash, now_us),
+        )
+        if not rows:
+            return None
+        tenant_id, user_id, email_index, sealed, created_us, expires_us = rows[0]
+        return EmailChangeRecord(
+            token_hash=token_hash, tenant_id=tenant_id, user_id=user_id, email_index=email_index, sealed=sealed,
+            created_us=created_us, expires_us=expires_us,
+        )  # fmt: skip
+
+
+def spend_email_change(conn: apsw.Connection, cut: Cut) -> bool:
+    """From inside a write: use a proved address up; False when it can't be."""
+    conn.execute(
+        "DELETE FROM email_change WHERE token_hash = ? AND user_id = ? AND email_index = ? AND expires_us > ?"
+        " AND live = 1",
+        (cut.spends_email_change, cut.user_id, cut.email_index, cut.revocation.at_us),
+    )
+    return conn.changes() > 0
+
+
+def drop_factors(conn: apsw.Connection, user_id: str) -> None:
+    """From inside a write: delete every second factor of a user, and what waits for one."""
+    for table in ("totp", "passkey", "recovery_code"):
+        conn.execute(f"DELETE FROM {table} WHERE user_id = ?", (user_id,))
+    conn.execute("UPDATE user SET mfa = 0 WHERE user_id = ?", (user_id,))

@@ -161,6 +161,17 @@ class SqliteMfaStore:
 
         return await self._db.write(use)
 
+    async def renew_recovery(self, user_id: str, recovery: Sequence[bytes], events: Sequence[NewEvent]) -> bool:
+        def renew(conn: apsw.Connection) -> bool:
+            if not conn.execute("SELECT 1 FROM user WHERE user_id = ? AND mfa = 1", (user_id,)).fetchall():
+                return False
+            conn.execute("DELETE FROM recovery_code WHERE user_id = ?", (user_id,))
+            conn.executemany("INSERT INTO recovery_code VALUES (?, ?)", [(user_id, code) for code in recovery])
+            self._outbox.append(conn, events)
+            return True
+
+        return await self._db.write(renew)
+
     async def remove(self, user_id: str, *, keeps_a_factor: bool, events: Sequence[NewEvent]) -> Removal:
         def remove(conn: apsw.Connection) -> bool:
             conn.execute("DELETE FROM totp WHERE user_id = ?", (user_id,))

@@ -9,6 +9,7 @@ import apsw
 import msgspec
 
 from sealwire.adapters.embedded.auth_api_keys import end_keys_of
+from sealwire.adapters.embedded.auth_changes import drop_factors, spend_email_change
 from sealwire.adapters.embedded.auth_external import insert_identity
 from sealwire.adapters.embedded.auth_feed import SqliteRevocationStore
 from sealwire.adapters.embedded.auth_letters import spend_invitation, spend_reset
@@ -284,9 +285,11 @@ class SqliteUserStore:
         )
         return [user_of(row) for row in rows]
 
-    async def set_sealed(self, user_id: str, sealed: bytes, events: Sequence[NewEvent]) -> UserRecord | None:
+    async def set_sealed(
+        self, user_id: str, sealed: bytes, events: Sequence[NewEvent], *, expected: bytes
+    ) -> UserRecord | None:
         def set_sealed(conn: apsw.Connection) -> UserRecord | None:
-            conn.execute("UPDATE user SET sealed = ? WHERE user_id = ?", (sealed, user_id))
+            conn.execute("UPDATE user SET sealed = ? WHERE user_id = ? AND sealed = ?", (sealed, user_id, expected))
             if not conn.changes():
                 return None
             self._outbox.append(conn, events)
@@ -311,6 +314,8 @@ class SqliteUserStore:
             return None
         if cut.spends_reset is not None and not spend_reset(conn, cut):
             return None
+        if cut.spends_email_change is not None and not spend_email_change(conn, cut):
+            return None
         role, status = cut.role or user.role, cut.status or user.status
         if role is not Role.OWNER or status != "active":
             self.keep_an_owner(conn, user)
@@ -322,6 +327,9 @@ class SqliteUserStore:
             _rename(conn, user, cut)
         if cut.password_hash is not None or cut.email_index is not None or status != "active":
             conn.execute("DELETE FROM reset WHERE user_id = ?", (user.user_id,))
+            conn.execute("UPDATE email_change SET live = 0 WHERE user_id = ?", (user.user_id,))
+        if cut.drops_factors:
+            drop_factors(conn, user.user_id)
         if cut.ends_sessions:
             conn.execute(
                 "UPDATE session SET ended_us = ? WHERE user_id = ? AND ended_us = 0 AND session_id <> ?",
@@ -342,6 +350,8 @@ class SqliteUserStore:
 
 def _may_change(user: UserRecord, cut: Cut) -> bool:
     if cut.expected_hash is not None and cut.expected_hash != user.password_hash:
+        return False
+    if cut.expected_sealed is not None and cut.expected_sealed != user.sealed:
         return False
     return cut.from_status == user.status or (cut.from_status is None and user.status in ("active", "disabled"))
 

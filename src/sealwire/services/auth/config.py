@@ -136,6 +136,12 @@ class AuthConfig(msgspec.Struct, frozen=True, kw_only=True):
     resets_per_hour: Annotated[
         int, Meta(description="Letters for a password reset that one user gets an hour", ge=1)
     ] = 3
+    email_change_ttl_s: Annotated[
+        int, Meta(description="How long the link to confirm a new e-mail address works, in seconds", ge=60, le=604_800)
+    ] = 86_400
+    email_changes_per_hour: Annotated[
+        int, Meta(description="Changes of the e-mail address that may be asked for one user an hour", ge=1)
+    ] = 3
     invitation_ttl_s: Annotated[
         int, Meta(description="How long an invitation works, in seconds", ge=60, le=31_536_000)
     ] = 7 * 86_400

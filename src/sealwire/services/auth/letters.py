@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+EMAIL_SUBJECT: Final = "Confirm your new e-mail address for Sealwire"
 RESET_SUBJECT: Final = "Set your Sealwire password anew"
 INVITATION_SUBJECT: Final = "You are invited to Sealwire"
 
@@ -16,6 +17,17 @@ def reset_text(*, display_name: str, site: str, token: str, minutes: int) -> str
         f"Open this link within {minutes} minutes; it works once:\n\n"
         f"{site}/console#/reset?token={token}\n\n"
         "If it was not you, do nothing: your password stays as it is.\n"
+    )
+
+
+def email_text(*, site: str, token: str, minutes: int) -> str:
+    """Word the letter to a new address. It may not be theirs: the letter says nothing of who asked."""
+    return (
+        "Hello,\n\n"
+        f"somebody asked to use this address for their account at {site}.\n"
+        f"If it was you, open this link within {minutes} minutes; it works once:\n\n"
+        f"{site}/console#/email?token={token}\n\n"
+        "Until then your account keeps the address it has. If it was not you, do nothing.\n"
     )
 
 

@@ -10,7 +10,7 @@ import msgspec
 
 from sealwire.kit.caller import SYSTEM_TENANT
 from sealwire.kit.clock import US_PER_S
-from sealwire.kit.permission import Role
+from sealwire.kit.permission import Role, outranks
 from sealwire.kit.problem import Forbidden
 from sealwire.services.auth.records import RefreshUse
 
@@ -110,6 +110,15 @@ def check_role_change(*, by: Role, before: Role, after: Role, tenant_id: str) ->
     check_role_given(by=by, role=after, tenant_id=tenant_id)
     if before is Role.OWNER and by not in (Role.OWNER, Role.SERVICE):
         raise Forbidden("Only an owner can change an owner.")
+
+
+def check_outranks(*, by: Role, of: Role) -> None:
+    """Refuse what is done to an account by who ranks no higher; an owner, and a command on the machine, may always.
+
+    Raises: Forbidden.
+    """
+    if by not in (Role.OWNER, Role.SERVICE) and not outranks(by, of):
+        raise Forbidden("Only somebody who ranks higher does that; of an administrator or owner, an owner.")
 
 
 def check_role_given(*, by: Role, role: Role, tenant_id: str) -> None:

@@ -24,6 +24,11 @@ _ANEW: Final = (
     "linked identities, which a new password leaves as they are, and tell an administrator."
 )
 _ACCESS_ADVICE: Final = "end all your sessions, set the password anew, and tell an administrator."
+_MOVED: Final = Change(
+    "Your e-mail address was changed",
+    "this is the e-mail address of your account no longer; letters go to another one.",
+    "tell an administrator.",
+)
 _CHANGES: Final[Mapping[Kind, Change]] = {
     Kind.PASSWORD_CHANGED: Change(
         "Your password was changed",
@@ -56,6 +61,23 @@ _CHANGES: Final[Mapping[Kind, Change]] = {
         "can reset your factors.",
         "somebody may have a copy of it: tell an administrator.",
     ),
+    Kind.FACTORS_RESET: Change(
+        "Your second factors were reset",
+        "your authenticator app, passkeys and recovery codes were removed, so that you can get in again. Every session "
+        "and every API key of yours has ended. Log in and set up a factor anew.",
+        "log in at once, change the password, and tell another administrator.",
+    ),
+    Kind.EMAIL_CHANGE_ASKED: Change(
+        "Another e-mail address was asked for",
+        "somebody asked to use another e-mail address for your account. This one holds until the other is confirmed.",
+        "change the password: that voids what was asked for. Then tell an administrator.",
+    ),
+    Kind.EMAIL_CHANGED: _MOVED,
+    Kind.RECOVERY_MADE: Change(
+        "New recovery codes were made",
+        "new recovery codes were made for your account; those before them count no longer.",
+        _ACCESS_ADVICE,
+    ),
     Kind.RECOVERY_USED: Change(
         "A recovery code was used", "a recovery code of yours was used; it is good no longer.", _ACCESS_ADVICE
     ),
@@ -79,6 +101,8 @@ _CHANGES: Final[Mapping[Kind, Change]] = {
 
 def change_of(kind: Kind, body: Body) -> Change | None:
     """Return what its person hears of an event; None for what lets nobody in and keeps nobody out."""
+    if kind is Kind.PROFILE_CHANGED:
+        return _MOVED if body.facts.get("member") == "email" else None
     return _CHANGES.get(kind) if body.outcome == "success" or kind is Kind.PASSKEY_SUSPENDED else None
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -133,9 +132,6 @@ class Herald:
                 await asyncio.sleep(LINGER_S)
 
 
-def _kinds() -> Sequence[Kind]:
-    empty = Body(actor_type="user", actor_id="")
-    return [kind for kind in Kind if change_of(kind, empty) is not None]
-
-
-_TOLD: Final = frozenset(kind.value for kind in _kinds())
+_TOLD: Final = frozenset(
+    kind.value for kind in Kind if change_of(kind, Body(actor_type="user", actor_id="", facts={"member": "email"}))
+)

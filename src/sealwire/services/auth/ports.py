@@ -18,6 +18,7 @@ import msgspec
 from sealwire.contracts.revocations import Revocation
 from sealwire.contracts.tenancy import Quotas
 from sealwire.ports.events import EventFeed, NewEvent, Positions
+from sealwire.services.auth.address_store import EmailChangeStore
 from sealwire.services.auth.external_records import IdentityRecord, IdentityStore
 from sealwire.services.auth.legacy_ports import LegacyStore
 from sealwire.services.auth.model import Failures, LockoutRules, Rotation
@@ -125,8 +126,10 @@ class UserStore(Protocol):
     async def page(self, tenant_id: str, after: str, limit: int) -> Sequence[UserRecord]:
         """Return users of the tenant in the order of their ids, from above `after`."""
 
-    async def set_sealed(self, user_id: str, sealed: bytes, events: Sequence[NewEvent]) -> UserRecord | None:
-        """Replace the sealed profile."""
+    async def set_sealed(
+        self, user_id: str, sealed: bytes, events: Sequence[NewEvent], *, expected: bytes
+    ) -> UserRecord | None:
+        """Replace the sealed profile; None when it is not the `expected` one any more, or there is no such user."""
 
     async def rehash(self, user_id: str, *, old: str, new: str) -> None:
         """Replace a password's hash by one with better parameters, unless the password was changed meanwhile."""
@@ -136,8 +139,9 @@ class UserStore(Protocol):
 
         Applies the change, raises the user's epoch by one, ends the user's sessions but `keep_session`, and puts the
         revocation (with the new epoch) into the feed. Returns the user afterwards; None when there is no such user in
-        the tenant, or `expected_hash` is not the hash any more, or `spends_reset` can't be spent. A new password and
-        a disabled account end every reset token of the user; what ends sessions ends API keys too.
+        the tenant, or what is expected of it holds no more, or `spends_reset` or `spends_email_change` can't be spent.
+        A new password or address and a disabled account end every reset token and every change of address that waits;
+        what ends sessions ends API keys too. `drops_factors` deletes every second factor with its recovery codes.
         A user who is restricted is changed only when `from_status` says so.
         Raises: LastOwner when the change would leave the tenant without an active owner; EmailTaken.
         """
@@ -253,6 +257,9 @@ class MfaStore(Protocol):
 
     async def use_recovery(self, user_id: str, code_hash: bytes, events: Sequence[NewEvent]) -> bool:
         """Use up a recovery code: True for exactly one caller (and only then `events` are stored). Atomic."""
+
+    async def renew_recovery(self, user_id: str, recovery: Sequence[bytes], events: Sequence[NewEvent]) -> bool:
+        """Replace the recovery codes of a user who has a second factor, usable or not; False without one. Atomic."""
 
     async def remove(self, user_id: str, *, keeps_a_factor: bool, events: Sequence[NewEvent]) -> Removal:
         """Delete the authenticator app; with the last second factor the recovery codes go too. Atomic.
@@ -387,6 +394,7 @@ class AuthStores(msgspec.Struct, frozen=True, kw_only=True):
     mfa: MfaStore
     passkeys: PasskeyStore
     resets: ResetStore
+    email_changes: EmailChangeStore
     invitations: InvitationStore
     letters: LetterStore
     api_keys: ApiKeyStore

@@ -196,6 +196,8 @@ class Reason(StrEnum):
     ERASED = "user_erased"
     RESTRICTED = "user_restricted"
     RECTIFIED = "user_rectified"
+    EMAIL = "email_changed"
+    FACTORS = "factors_reset"
     KEY = "signing_key_compromised"
 
 
@@ -219,6 +221,8 @@ class Cut(Record):
     `keep_session` survives it. `ends_sessions` False is for a change that only has to be noticed (a role).
     `expected_hash`: the password hash the change was decided on; another one by now refuses it.
     `spends_reset`: the hash of a reset token that this uses up; one that is gone or too old refuses it.
+    `expected_sealed`: the same for the sealed profile. `spends_email_change`: as `spends_reset`, of a new address.
+    `drops_factors`: authenticator app, passkeys and recovery codes go.
     `from_status`: the status the change was decided on; a restricted user is changed by naming that only.
     """
 
@@ -236,3 +240,6 @@ class Cut(Record):
     spends_reset: bytes | None = None
     sealed: bytes | None = None
     email_index: bytes | None = None
+    expected_sealed: bytes | None = None
+    spends_email_change: bytes | None = None
+    drops_factors: bool = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sealwire.contracts import logins, passkeys, sessions, tokens, users
+from sealwire.contracts import logins, passkeys, recovery, sessions, tokens, users
 from sealwire.contracts.api_keys import ADD_API_KEY
 from sealwire.contracts.identity import OPERATIONS, Identity
 from sealwire.contracts.logins import Login, LoginResult, MfaAnswer
@@ -24,6 +24,7 @@ def routes(auth: Identity, edge: Edge) -> list[Route]:
         logins.STEP_UP: _granted,
         logins.TOTP_ENROLL: _not_stored,
         logins.TOTP_CONFIRM: _not_stored,
+        recovery.NEW_RECOVERY_CODES: _not_stored,
         tokens.INTROSPECT: _not_stored,
         ADD_API_KEY: _not_stored,
         passkeys.PASSKEY_REGISTER_OPTIONS: _not_stored,

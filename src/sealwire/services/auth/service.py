@@ -46,6 +46,8 @@ from sealwire.kit.permission import Permission, Role
 from sealwire.kit.problem import Forbidden, Unavailable
 from sealwire.ports.events import Event, EventFeed, Positions
 from sealwire.ports.mail import Mailer
+from sealwire.services.auth.account_service import AccountService
+from sealwire.services.auth.addresses import AddressBook
 from sealwire.services.auth.api_keys import KeyCabinet
 from sealwire.services.auth.breached import breached_in
 from sealwire.services.auth.config import AuthConfig
@@ -72,6 +74,7 @@ from sealwire.services.auth.people import People
 from sealwire.services.auth.ports import AuthStores, Sealer
 from sealwire.services.auth.postman import Postman
 from sealwire.services.auth.records import Reason
+from sealwire.services.auth.recovery import Rescue
 from sealwire.services.auth.relying_party import party_of
 from sealwire.services.auth.resets import Resets
 from sealwire.services.auth.retention import RetentionService
@@ -89,8 +92,9 @@ from sealwire.services.auth.vault import Vault
 
 
 class AuthService(
-    TenancyService, SubjectService, LegacyService, RetentionService, PasskeyService, OpenIdService, ExternalService
-):
+    TenancyService, SubjectService, LegacyService, RetentionService, PasskeyService, OpenIdService, ExternalService,
+    AccountService,
+):  # fmt: skip
     """Tenants, users, credentials, tokens, sessions and what ended (implements `contracts.identity.Identity`).
 
     `events` and `positions` are for the audit relay, which turns events into entries by `audit_entries`.
@@ -154,6 +158,12 @@ class AuthService(
             stores=stores, vault=vault, people=people, hasher=self.hasher, rules=rules, lockout=lockout,
             postman=self.postman, journal=journal, revoker=revoker, clock=clock, config=config, site=site,
         )  # fmt: skip
+        addresses = AddressBook(
+            stores=stores, vault=vault, people=people, postman=self.postman, journal=journal, revoker=revoker,
+            clock=clock, config=config, site=site,
+        )  # fmt: skip
+        rescue = Rescue(stores=stores, vault=vault, journal=journal, revoker=revoker)
+        AccountService.__init__(self, addresses=addresses, rescue=rescue, accounts=stores.users)
         self._users = Roster(
             store=stores.users, tenants=tenants, vault=vault, hasher=self.hasher, rules=rules, people=people,
             guestbook=self._guestbook, policy=policy, journal=journal, revoker=revoker, clock=clock, config=config,

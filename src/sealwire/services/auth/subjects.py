@@ -28,7 +28,8 @@ from sealwire.contracts.custody import (
 )
 from sealwire.kit.caller import Caller
 from sealwire.kit.clock import Clock, rfc3339
-from sealwire.kit.problem import Invalid
+from sealwire.kit.problem import Conflict, Invalid
+from sealwire.services.auth.addresses import moved
 from sealwire.services.auth.events import Body, Journal, Kind
 from sealwire.services.auth.people import People
 from sealwire.services.auth.ports import UserStore
@@ -39,6 +40,7 @@ from sealwire.services.auth.subject_ports import Erasing, RowKind, SubjectRow, S
 from sealwire.services.auth.vault import Person, Vault
 
 EVENTS_AT_ONCE: Final = 200
+TRIES: Final = 3
 WAIT_S: Final = 0.05
 """Between two looks at events that the audit relay has not passed yet, so that who asks again does not spin."""
 _NO_HASH: Final = "!"
@@ -106,7 +108,7 @@ class SubjectService:
 
     async def _erase_rest(self, under_way: Erasing) -> SubjectErased:
         person = await self._person_under_way(under_way)
-        letters = await self._post.forget(under_way.tenant_id, person.email) if person else 0
+        letters = await self._forget_letters(under_way.tenant_id, person)
         events, all_seen = await self._subjects.forget_events(
             under_way.user_id, lambda data: _without_person(data, under_way.user_id), limit=EVENTS_AT_ONCE
         )
@@ -115,7 +117,7 @@ class SubjectService:
             if not erased:
                 await asyncio.sleep(WAIT_S)
             return SubjectErased(done=False, erased=erased)
-        if person and (late := await self._post.forget(under_way.tenant_id, person.email)):
+        if late := await self._forget_letters(under_way.tenant_id, person):
             erased["letter"] = erased.get("letter", 0) + late  # a notice of what happened right before
         account = under_way.email_index.hex()
         keys = [self._vault.attempt_key("account", account), self._vault.attempt_key("proof", under_way.user_id)]
@@ -124,6 +126,11 @@ class SubjectService:
         # What is sealed here is sealed under the tenant's key, which stays: no copy may stay in the file's log.
         await self._subjects.compact()
         return SubjectErased(done=True, erased=erased)
+
+    async def _forget_letters(self, tenant_id: str, person: Person | None) -> int:
+        """Destroy letters to every address the person has or had; return how many there were."""
+        addresses = (person.email, *person.former) if person is not None else ()
+        return sum([await self._post.forget(tenant_id, address) for address in addresses])
 
     async def _person_under_way(self, under_way: Erasing) -> Person | None:
         tenant_id, user_id = under_way.tenant_id, under_way.user_id
@@ -159,32 +166,41 @@ class SubjectService:
         await (self._subjects.restrict if restriction.restricted else self._subjects.release)(cut, [event])
 
     async def rectify_subject(self, caller: Caller, subject_id: str, changes: SubjectChanges) -> SubjectRectified:
-        user = await self._subject(caller, subject_id)
-        if user is None:
-            return SubjectRectified()
-        before = await self._persons.person(user)
-        after = Person(changes.email or before.email, changes.display_name or before.display_name)
-        if after == before:
-            return SubjectRectified()
+        for _ in range(TRIES):  # what the person changes themself at the same moment is not lost
+            user = await self._subject(caller, subject_id)
+            if user is None:
+                return SubjectRectified()
+            before = await self._persons.person(user)
+            after = msgspec.structs.replace(before, display_name=changes.display_name or before.display_name)
+            if changes.email and changes.email != before.email:
+                after = moved(after, changes.email)
+                # First, so that the notice of it stays: whoever reads the address that was wrong hears that it goes.
+                await self._post.forget(user.tenant_id, before.email)
+            if after == before:
+                return SubjectRectified()
+            if await self._put_right(caller, user, before, after):
+                return SubjectRectified(changed={"profile": 1})
+        raise Conflict("The person was changed meanwhile; try again.")
+
+    async def _put_right(self, caller: Caller, user: UserRecord, before: Person, after: Person) -> bool:
+        """Replace the profile, directly: the controller answers for it. The old address hears of it."""
         cut = Cut(
             tenant_id=user.tenant_id,
-            user_id=subject_id,
+            user_id=user.user_id,
             reason=Reason.RECTIFIED,
-            revocation=self._revoker.role(user.tenant_id, subject_id, Reason.RECTIFIED),
+            revocation=self._revoker.role(user.tenant_id, user.user_id, Reason.RECTIFIED),
             ends_sessions=False,
             from_status=user.status,
-            sealed=await self._vault.seal_person(user.tenant_id, subject_id, after),
+            expected_sealed=user.sealed,
+            sealed=await self._vault.seal_person(user.tenant_id, user.user_id, after),
             email_index=self._vault.email_index(user.tenant_id, after.email) if after.email != before.email else None,
         )
+        told = {} if after.email == before.email else {"email_before": before.email}
         event = self._journal.event(
-            Kind.PROFILE_CHANGED, await self._journal.origin(caller, user.tenant_id), subject_id=subject_id,
-            member="display_name" if after.email == before.email else "email",
+            Kind.PROFILE_CHANGED, await self._journal.origin(caller, user.tenant_id, **told),
+            subject_id=user.user_id, member="email" if told else "display_name",
         )  # fmt: skip
-        if await self._user_store.cut(cut, [event]) is None:
-            return SubjectRectified()
-        if after.email != before.email:
-            await self._post.forget(user.tenant_id, before.email)
-        return SubjectRectified(changed={"profile": 1})
+        return await self._user_store.cut(cut, [event]) is not None
 
     # ---- export and probe
 
@@ -207,13 +223,15 @@ class SubjectService:
 
     async def _profile_item(self, user: UserRecord) -> SubjectItem:
         person = await self._persons.person(user)
-        data = {
+        data: dict[str, Any] = {
             "email": person.email,
             "display_name": person.display_name,
             "role": user.role.value,
             "second_factor": user.mfa,
             "service_account": user.service,
         }
+        if person.former:
+            data["former_emails"] = list(person.former)
         return SubjectItem(kind="profile", resource_id=user.user_id, at=rfc3339(user.created_us), data=data)
 
     async def _row_item(self, user: UserRecord, row: SubjectRow) -> SubjectItem:

@@ -31,7 +31,7 @@ from sealwire.kit.clock import Clock
 from sealwire.kit.codec import Page
 from sealwire.kit.ids import new_id
 from sealwire.kit.permission import Role
-from sealwire.kit.problem import Forbidden
+from sealwire.kit.problem import Conflict, Forbidden
 from sealwire.ports.events import NewEvent
 from sealwire.services.auth.config import AuthConfig
 from sealwire.services.auth.events import Journal, Kind, Origin
@@ -49,6 +49,7 @@ from sealwire.services.auth.tenants import Tenants, is_throwaway
 from sealwire.services.auth.vault import Person, Vault
 
 _AT_ONCE: Final = 500
+_TRIES: Final = 3
 
 
 class Roster:
@@ -273,15 +274,17 @@ class Roster:
         user = await self.get(caller)
         if change.display_name is msgspec.UNSET:
             return await self._people.show(user)
-        person = msgspec.structs.replace(await self._people.person(user), display_name=change.display_name)
         event = self._journal.event(
             Kind.PROFILE_CHANGED, await self._journal.origin(caller), subject_id=user.user_id, member="display_name"
         )
-        sealed = await self._vault.seal_person(user.tenant_id, user.user_id, person)
-        changed = await self._store.set_sealed(user.user_id, sealed, [event])
-        if changed is None:
-            raise UserNotFound("There is no such user.")
-        return await self._people.show(changed)
+        for _ in range(_TRIES):  # an address that is changed at the same moment is not lost
+            person = msgspec.structs.replace(await self._people.person(user), display_name=change.display_name)
+            sealed = await self._vault.seal_person(user.tenant_id, user.user_id, person)
+            changed = await self._store.set_sealed(user.user_id, sealed, [event], expected=user.sealed)
+            if changed is not None:
+                return await self._people.show(changed)
+            user = await self.get(caller)
+        raise Conflict("Your profile was changed meanwhile; try again.")
 
     async def change(self, caller: Caller, user_id: str, change: UserChange) -> User:
         """Change a user's role or status. Raises: UserNotFound, Forbidden, LastOwner."""

@@ -24,10 +24,11 @@ _SECRET_BYTES: Final = 32
 
 
 class Person(msgspec.Struct, frozen=True):
-    """The sealed part of a user."""
+    """The sealed part of a user. `former`: addresses they had, newest first, to which letters may have gone."""
 
     email: str
     display_name: str
+    former: tuple[str, ...] = ()
 
 
 class Device(msgspec.Struct, frozen=True):

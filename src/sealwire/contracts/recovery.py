@@ -1,0 +1,80 @@
+"""What auth promises to who lost a second factor: fresh recovery codes, and a reset by somebody who ranks higher."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from sealwire.contracts.auth_terms import SERVICE, Email, Slug
+from sealwire.contracts.logins import RecoveryCodes
+from sealwire.kit.caller import Caller
+from sealwire.kit.codec import Id, Input
+from sealwire.kit.operation import Operation, Policy, RateClass, Repeat, table
+from sealwire.kit.permission import Permission
+from sealwire.kit.problem import Conflict
+
+
+class NoSecondFactor(Conflict):
+    """Recovery codes stand in for a second factor, and there is none."""
+
+    code, title = "no_second_factor", "You have no second factor"
+
+
+class LockedOut(Input):
+    """Who: in which tenant (`system` for operators), by their address."""
+
+    tenant: Slug | Id
+    email: Email
+
+
+NEW_RECOVERY_CODES = Operation(
+    name="new_recovery_codes",
+    verb="POST",
+    path="/auth/mfa/recovery-codes",
+    gives=RecoveryCodes,
+    service=SERVICE,
+    needs=Permission.OWN_PROFILE,
+    step_up=True,
+    rate=RateClass.AUTH,
+    summary="Make new recovery codes; those before them count no longer",
+)
+RESET_FACTORS = Operation(
+    name="reset_factors",
+    verb="DELETE",
+    path="/auth/users/{user_id}/factors",
+    status=204,
+    service=SERVICE,
+    needs=Permission.MANAGE_USERS,
+    step_up=True,
+    repeat=Repeat.IDEMPOTENT,
+    summary="Take all second factors of a user who is locked out; their sessions and keys end",
+)
+
+RESCUE = Operation(
+    name="rescue",
+    verb="POST",
+    path="/auth/internal/rescue",
+    takes=LockedOut,
+    status=204,
+    service=SERVICE,
+    policy=Policy.SERVICE,
+    repeat=Repeat.IDEMPOTENT,
+    summary="Take all second factors of anybody: for commands on the machine",
+)
+
+OPERATIONS = table(NEW_RECOVERY_CODES, RESET_FACTORS, RESCUE)
+
+
+class Recovery(Protocol):
+    """The part of auth that lets people in again."""
+
+    async def new_recovery_codes(self, caller: Caller) -> RecoveryCodes:
+        """Raises: NoSecondFactor."""
+
+    async def reset_factors(self, caller: Caller, user_id: str) -> None:
+        """Remove authenticator app, passkeys and recovery codes of another person.
+
+        Raises: UserNotFound; Forbidden for oneself, for who ranks as high or higher (but to an owner), and by a key.
+        """
+
+    async def rescue(self, caller: Caller, who: LockedOut) -> None:
+        """The same for whom nobody outranks: an operator, a tenant's only owner. Raises: UserNotFound, Forbidden."""

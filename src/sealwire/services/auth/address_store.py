@@ -1,0 +1,38 @@
+"""What auth asks of storage for changes of addresses. Events, atomicity and durability as in `ports.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from sealwire.ports.events import NewEvent
+from sealwire.services.auth.records import LetterRecord, Record
+
+
+class EmailChangeRecord(Record):
+    """A change that waits for its proof. Stored under the hash of its token; `sealed` holds the new address."""
+
+    token_hash: bytes
+    tenant_id: str
+    user_id: str
+    email_index: bytes
+    sealed: bytes
+    created_us: int
+    expires_us: int
+
+
+class EmailChangeStore(Protocol):
+    """Changes of addresses, by hash. MongoDB: documents with a TTL, index on `user_id`. Spent by `UserStore.cut`."""
+
+    async def ask(
+        self, change: EmailChangeRecord, letter: LetterRecord | None, *, most: int, since_us: int,
+        events: Sequence[NewEvent],
+    ) -> bool:  # fmt: skip
+        """Store a change and its letter; those of the user before it are void. Atomic.
+
+        Without a letter nothing can confirm it: it only counts. Returns False, and stores nothing, when the user
+        asked `most` times since `since_us`.
+        """
+
+    async def find(self, token_hash: bytes, now_us: int) -> EmailChangeRecord | None:
+        """Return the live change of that hash."""

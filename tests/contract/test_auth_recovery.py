@@ -1,0 +1,179 @@
+"""The promises to who is locked out: fresh codes for oneself, a reset by who ranks higher, and everything open ends."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pyotp
+import pytest
+
+from sealwire.contracts.api_keys import ApiKeyQuery, ApiKeyRefused, NewApiKey
+from sealwire.contracts.logins import LoginResult, MfaAnswer, MfaFailed, TotpCode
+from sealwire.contracts.passkeys import PasskeyLoginStart, PasskeyRefused
+from sealwire.contracts.recovery import NoSecondFactor
+from sealwire.contracts.revocations import FeedQuery
+from sealwire.contracts.users import UserNotFound
+from sealwire.kit.caller import Caller
+from sealwire.kit.permission import Role
+from sealwire.kit.problem import Forbidden
+from sealwire.services.auth.model import check_outranks
+from sealwire.testing.auth_room import BOUNDARY, AuthRoom, somebody
+from sealwire.testing.authenticator import Bent, SoftAuthenticator
+from sealwire.testing.clock import ManualClock
+from sealwire.testing.wirings import WIRINGS
+
+ORIGIN = "https://sealwire.local"
+
+
+@pytest.fixture(params=WIRINGS)
+async def room(request: Any, tmp_path: Path) -> AsyncIterator[AuthRoom]:
+    opened = AuthRoom(tmp_path, wiring=request.param)
+    await opened.open()
+    yield opened
+    await opened.close()
+
+
+def code(room: AuthRoom, secret: str) -> str:
+    assert isinstance(room.clock, ManualClock)
+    room.clock.advance(30)
+    return pyotp.TOTP(secret).generate_otp(room.clock.now_us() // 30_000_000)
+
+
+async def app_of(room: AuthRoom, caller: Caller) -> list[str]:
+    secret = (await room.auth.totp_enroll(caller)).secret
+    return (await room.auth.totp_confirm(caller, TotpCode(code=code(room, secret)))).recovery_codes
+
+
+async def passkey_of(room: AuthRoom, caller: Caller) -> SoftAuthenticator:
+    device = SoftAuthenticator(ORIGIN)
+    await room.auth.passkey_register(caller, device.create(await room.auth.passkey_register_options(caller)))
+    return device
+
+
+async def by_code(room: AuthRoom, name: str, recovery: str) -> LoginResult:
+    asked = await room.log_in(name)
+    return await room.auth.mfa_verify(
+        somebody(), MfaAnswer(mfa_token=asked.mfa_token, method="recovery", code=recovery)
+    )
+
+
+async def subjects(room: AuthRoom) -> list[str]:
+    return [str(letter["Subject"]) for letter in await room.letters()]
+
+
+async def test_new_recovery_codes_replace_the_old_ones(room: AuthRoom) -> None:
+    anna, _ = await room.enter("anna")
+    with pytest.raises(NoSecondFactor):
+        await room.auth.new_recovery_codes(anna)
+    old = await app_of(room, anna)
+    new = (await room.auth.new_recovery_codes(anna)).recovery_codes
+    assert len(new) == 10
+    assert not set(new) & set(old)
+    with pytest.raises(MfaFailed):
+        await by_code(room, "anna", old[0])
+    assert (await by_code(room, "anna", new[0])).access_token
+    assert "Sealwire: new recovery codes were made" in await subjects(room)
+
+
+async def test_an_administrator_lets_a_locked_out_person_in_again(room: AuthRoom) -> None:
+    owner, _ = await room.enter("owner")
+    anna_id = await room.add(owner, "anna")
+    granted = await room.log_in("anna")
+    anna = room.caller(granted)
+    codes = await app_of(room, anna)
+    device = await passkey_of(room, anna)
+    newest = (await room.auth.revocations(BOUNDARY, FeedQuery())).newest
+
+    await room.auth.reset_factors(owner, anna_id)
+    assert not await room.is_live(granted)
+    (entry,) = (await room.auth.revocations(BOUNDARY, FeedQuery(after=newest))).items
+    assert (entry.kind, entry.subject, entry.reason) == ("subject", anna_id, "factors_reset")
+    options = await room.auth.passkey_login_options(somebody(), PasskeyLoginStart())
+    with pytest.raises(PasskeyRefused):
+        await room.auth.passkey_login(somebody(), device.get(options))
+    again = await room.log_in("anna")
+    assert again.access_token, "the password is as it was"
+    assert again.user is not None
+    assert not again.user.mfa
+    fresh = await app_of(room, room.caller(again))
+    with pytest.raises(MfaFailed):
+        await by_code(room, "anna", codes[0])
+    assert (await by_code(room, "anna", fresh[0])).access_token
+    assert "Sealwire: your second factors were reset" in await subjects(room)
+    told = await room.service.audit_entries(await room.service.events.read(0, 1_000))
+    (entry_of_it,) = [entry for entry in told if entry.action == "auth.factors.reset"]
+    assert (entry_of_it.actor.id, entry_of_it.subject_id) == (owner.user_id, anna_id)
+
+
+async def test_a_suspended_passkey_without_codes_is_a_way_back_all_the_same(room: AuthRoom) -> None:
+    owner, _ = await room.enter("owner")
+    anna_id = await room.add(owner, "anna")
+    anna = room.caller(await room.log_in("anna"))
+    device = SoftAuthenticator(ORIGIN)
+    added = await room.auth.passkey_register(anna, device.create(await room.auth.passkey_register_options(anna)))
+    for recovery in added.recovery_codes:
+        await by_code(room, "anna", recovery)
+    for _ in range(2):
+        options = await room.auth.passkey_login_options(somebody(), PasskeyLoginStart())
+        with suppress(PasskeyRefused):
+            await room.auth.passkey_login(somebody(), device.get(options, Bent(sign_count=7)))
+    assert (await room.log_in("anna")).methods == [], "nothing is left that would finish it"
+    await room.auth.reset_factors(owner, anna_id)
+    assert (await room.log_in("anna")).access_token
+
+
+async def test_what_a_reset_ends_is_what_every_cut_ends(room: AuthRoom) -> None:
+    owner, _ = await room.enter("owner")
+    admin_id = await room.add(owner, "admin", "admin")
+    admin = room.caller(await room.log_in("admin"))
+    key = (await room.auth.add_api_key(admin, NewApiKey(name="robot", scopes=["post"]))).key
+    await app_of(room, admin)
+    waiting = await room.log_in("admin")
+    await room.auth.reset_factors(owner, admin_id)
+    with pytest.raises(ApiKeyRefused):
+        await room.auth.api_key(BOUNDARY, ApiKeyQuery(key=key))
+    with pytest.raises(MfaFailed):
+        await room.auth.mfa_verify(somebody(), MfaAnswer(mfa_token=waiting.mfa_token, method="totp", code="000000"))
+    newest = (await room.auth.revocations(BOUNDARY, FeedQuery())).newest
+    await room.auth.reset_factors(owner, admin_id)
+    assert (await room.auth.revocations(BOUNDARY, FeedQuery())).newest == newest, "there is nothing left to take"
+
+
+async def test_who_ranks_no_higher_resets_nobody(room: AuthRoom) -> None:
+    owner, _ = await room.enter("owner")
+    admin_id, anna_id = await room.add(owner, "admin", "admin"), await room.add(owner, "anna")
+    second_id = await room.add(owner, "second", "owner")
+    peer_id = await room.add(owner, "peer", "admin")
+    admin, anna = room.caller(await room.log_in("admin")), room.caller(await room.log_in("anna"))
+    for by, of in (
+        (admin, owner.user_id),
+        (admin, peer_id),
+        (admin, admin_id),
+        (anna, admin_id),
+        (owner, owner.user_id),
+    ):
+        with pytest.raises(Forbidden):
+            await room.auth.reset_factors(by, of)
+    with pytest.raises(UserNotFound):
+        await room.auth.reset_factors(owner, "0190-nobody")
+    for by, of in ((admin, anna_id), (owner, peer_id), (owner, second_id)):
+        await app_of(room, room.caller(await room.log_in({anna_id: "anna", peer_id: "peer", second_id: "second"}[of])))
+        await room.auth.reset_factors(by, of)
+
+
+def test_the_table_of_ranks() -> None:
+    people = [Role.GUEST, Role.MEMBER, Role.AUDITOR, Role.ADMIN, Role.OWNER]
+    may = {Role.OWNER: set(people), Role.ADMIN: {Role.GUEST, Role.MEMBER, Role.AUDITOR}, Role.SERVICE: set(people)}
+    may |= {Role.AUDITOR: {Role.GUEST, Role.MEMBER}, Role.MEMBER: {Role.GUEST}}
+    for by in Role:
+        for of in people:
+            if of in may.get(by, set()):
+                check_outranks(by=by, of=of)
+            else:
+                with pytest.raises(Forbidden):
+                    check_outranks(by=by, of=of)
+    with pytest.raises(Forbidden):
+        check_outranks(by=Role.OPERATOR, of=Role.OPERATOR)
