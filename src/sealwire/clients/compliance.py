@@ -11,6 +11,7 @@ from contextlib import suppress
 from sealwire.clients.guarded import guarded
 from sealwire.clients.http import Transport, remote
 from sealwire.contracts import accountability
+from sealwire.contracts.accountability import Accountability
 from sealwire.contracts.compliance import (
     AuditBatch,
     AuditConflict,
@@ -32,6 +33,8 @@ from sealwire.contracts.compliance import (
     Verification,
     VerifyQuery,
 )
+from sealwire.contracts.gdpr import GdprJob, NewErasure, NewExport, NewRectification
+from sealwire.contracts.retention import NewRetentionRun, RetentionRun
 from sealwire.kit.caller import SYSTEM_TENANT, Caller, service_caller
 from sealwire.kit.codec import Page
 from sealwire.kit.problem import Invalid, Malformed, Problem, TooLarge, Unavailable
@@ -44,14 +47,14 @@ REFUSED_ACTION = "audit.refused"
 Entries = Callable[[Sequence[Event]], Awaitable[list[AuditEntry]]]
 
 
-def local_compliance(service: Compliance, guard: Guard) -> Compliance:
+def local_compliance(service: Accountability, guard: Guard) -> Accountability:
     """Return the service in this process behind its guard."""
     return guarded(service, accountability.OPERATIONS, guard)
 
 
-def remote_compliance(transport: Transport, guard: Guard) -> Compliance:
+def remote_compliance(transport: Transport, guard: Guard) -> Accountability:
     """Return the service at the other end of `transport`. `guard` needs a timeout."""
-    client: Compliance = remote(accountability.OPERATIONS, transport, guard)
+    client: Accountability = remote(accountability.OPERATIONS, transport, guard)
     return client
 
 
@@ -126,7 +129,7 @@ class ComplianceClient:
     def __init__(
         self,
         *,
-        compliance: Compliance,
+        compliance: Accountability,
         guard: Guard,
         service: str,
         batch: int = 100,
@@ -222,6 +225,30 @@ class ComplianceClient:
         """Return the caller's consents."""
         return await self.compliance.consents(caller, page or Page())
 
+    async def request_export(self, caller: Caller, export: NewExport | None = None) -> GdprJob:
+        """Ask for a person's data, without `export` the caller's own; the job's `download` says where it is."""
+        return await self.compliance.request_export(caller, export or NewExport())
+
+    async def get_export(self, caller: Caller, job_id: str) -> GdprJob:
+        """Return how far an export is. Raises: JobNotFound."""
+        return await self.compliance.export_job(caller, job_id)
+
+    async def request_erasure(self, caller: Caller, erasure: NewErasure | None = None) -> GdprJob:
+        """Have a person erased, without `erasure` the caller. Raises: PersonNotFound, LegalHold, LastOwner."""
+        return await self.compliance.request_erasure(caller, erasure or NewErasure())
+
+    async def get_erasure(self, caller: Caller, job_id: str) -> GdprJob:
+        """Return how far an erasure is, at its end with the certificate. Raises: JobNotFound."""
+        return await self.compliance.erasure_job(caller, job_id)
+
+    async def request_rectification(self, caller: Caller, rectification: NewRectification) -> GdprJob:
+        """Have a person's data put right. Raises: PersonNotFound."""
+        return await self.compliance.request_rectification(caller, rectification)
+
+    async def get_rectification(self, caller: Caller, job_id: str) -> GdprJob:
+        """Return how far a rectification is. Raises: JobNotFound."""
+        return await self.compliance.rectification_job(caller, job_id)
+
     async def get_retention_policies(self, caller: Caller, page: Page | None = None) -> RetentionPolicies:
         """Return the tenant's retention policies."""
         return await self.compliance.policies(caller, page or Page())
@@ -232,9 +259,25 @@ class ComplianceClient:
         """Set a retention policy."""
         return await self.compliance.set_policy(caller, resource_type, policy)
 
+    async def remove_retention_policy(self, caller: Caller, resource_type: str) -> None:
+        """Remove a retention policy: what it was about is kept. Raises: NotFound."""
+        await self.compliance.remove_policy(caller, resource_type)
+
+    async def run_retention(self, caller: Caller, run: NewRetentionRun) -> RetentionRun:
+        """List what is past its time, or dispose of it. Raises: RunActive, ListUnusable, NotFound."""
+        return await self.compliance.start_run(caller, run)
+
+    async def get_retention_run(self, caller: Caller, run_id: str) -> RetentionRun:
+        """Return how far a run is. Raises: NotFound."""
+        return await self.compliance.run(caller, run_id)
+
     async def put_hold(self, caller: Caller, hold: NewHold) -> Hold:
         """Put a legal hold."""
         return await self.compliance.hold(caller, hold)
+
+    async def release_hold(self, caller: Caller, hold_id: str) -> None:
+        """Release a legal hold. Raises: NotFound."""
+        await self.compliance.release(caller, hold_id)
 
     async def get_holds(self, caller: Caller, page: Page | None = None) -> Holds:
         """Return the tenant's legal holds."""

@@ -43,6 +43,21 @@ def open_wiring(
         return guarded(service, operations, guard)
     if wiring != "loopback":
         raise ValueError(f"no wiring {wiring!r}")
+    guard = Guard.of(name, registry=Registry(clock=clock), clock=clock, rng=rng, timeout_s=10)
+    return cast(T, remote(operations, open_loopback(service, operations, routes, clock=clock), guard))
+
+
+def open_loopback(
+    service: T,
+    operations: Mapping[str, Operation],
+    routes: Callable[[T, Edge], Iterable[Route]],
+    *,
+    clock: Clock | None = None,
+) -> Loopback:
+    """Return what carries calls to `service` through its app, for a client that takes a transport."""
+    clock = clock or SystemClock()
+    rng = Random(1)  # noqa: S311 - jitter, not a secret
+    name = next(iter(operations.values())).service
     keys = {caller: Key.generate(Algorithm.EDDSA, kid=f"{caller}.1") for caller in SERVICES}
     verifier = ServiceVerifier(
         audience=name,
@@ -54,9 +69,7 @@ def open_wiring(
     identities = {
         caller: ServiceIdentity(service=caller, key=key, clock=clock, rng=rng) for caller, key in keys.items()
     }
-    guard = Guard.of(name, registry=Registry(clock=clock), clock=clock, rng=rng, timeout_s=10)
-    transport = Loopback(service=name, app=app, identities=identities, clock=clock)
-    return cast(T, remote(operations, transport, guard))
+    return Loopback(service=name, app=app, identities=identities, clock=clock)
 
 
 class Loopback(Transport):
