@@ -11,7 +11,7 @@ import pytest
 
 from sealwire.contracts.compliance import AuditQuery, NewRetentionPolicy, VerifyQuery
 from sealwire.contracts.messaging import Conversation, History, NewConversation
-from sealwire.contracts.retention import ListUnusable, NewRetentionRun, RetentionRun, RunActive
+from sealwire.contracts.retention import START_RUN, ListUnusable, NewRetentionRun, RetentionRun, RunActive
 from sealwire.kit.caller import Caller
 from sealwire.kit.codec import Page
 from sealwire.kit.problem import Invalid, NotFound
@@ -172,6 +172,20 @@ async def test_every_run_is_in_the_audit_log(room: KeepingRoom, anna: Caller) ->
     assert [r.action for r in records] == ["retention.run_started", "retention.listed", "retention.run_finished"]
     assert records[1].metadata["list_hash"] == run.list_hash
     assert records[0].actor.id == anna.user_id
+
+
+async def test_who_has_things_deleted_at_once_is_told_by_which_list(room: KeepingRoom, anna: Caller) -> None:
+    group = await room.messages.group(anna)
+    ids = [(await room.messages.say(anna, group, "old")).message_id for _ in range(3)]
+    room.clock.advance(10 * DAY_S)
+    await keep(room, anna, messages=5)
+    service = room.compliance.service
+    begun = await service.start_run(anna, NewRetentionRun())
+    assert begun.list_hash == sha256("".join(f"messages/{id_}\n" for id_ in sorted(ids)).encode()).hexdigest()
+    assert begun.status in ("disposing", "reclaiming", "done")
+    assert START_RUN.step_up
+    await service.keeping.engine.settled(begun.run_id)
+    assert (await service.run(anna, begun.run_id)).list_hash == begun.list_hash
 
 
 async def test_one_run_of_a_tenant_at_a_time(room: KeepingRoom, anna: Caller) -> None:

@@ -125,7 +125,10 @@ class RetentionRunning(Protocol):
     """The engine, in this process or another."""
 
     async def start_run(self, caller: Caller, new: NewRetentionRun) -> RetentionRun:
-        """Begin a run; durable on return. Raises: RunActive, ListUnusable; NotFound for an unknown dry run."""
+        """Begin a run; durable on return, and with `list_hash` unless listing takes more than two seconds.
+
+        Raises: RunActive, ListUnusable; NotFound for an unknown dry run.
+        """
 
     async def runs(self, caller: Caller, page: Page) -> RetentionRuns: ...
     async def run(self, caller: Caller, run_id: str) -> RetentionRun:

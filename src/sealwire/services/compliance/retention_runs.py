@@ -41,6 +41,8 @@ LIST_KEPT_US: Final = 7 * DAY_US
 RUN_KEPT_US: Final = 365 * DAY_US
 LONGEST_LOOK_S: Final = 60.0
 LONGEST_PAUSE_S: Final = 10.0
+LIST_PATIENCE_S: Final = 2.0
+"""How long who starts a run waits for its list; a longer one is told by the run when it is asked for."""
 LONGEST_REST_S: Final = 1.0
 RESTS: Final = 3
 """How many times as long as a step of the run itself the others have the disk after it; owners pace themselves."""
@@ -67,6 +69,7 @@ class RetentionEngine:
         self._clock = clock
         self._config = config
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._listed: dict[str, asyncio.Event] = {}
         self._schedule: asyncio.Task[None] | None = None
 
     # ---- life
@@ -99,7 +102,9 @@ class RetentionEngine:
                 raise Invalid("A run that names a dry run does what the dry run found, no more.", path="$.dry_run_id")
             return _shown(await self._execute(caller, new.dry_run_id))
         run = await self._begin(caller, caller.user_id, dry_run=new.dry_run, resource_type=new.resource_type)
-        return _shown(run)
+        # Who has things deleted is told by what list, unless the list is long.
+        await asyncio.wait({asyncio.ensure_future(self._listed[run.run_id].wait())}, timeout=LIST_PATIENCE_S)
+        return await self.run(caller, run.run_id)
 
     async def runs(self, caller: Caller, page: Page) -> RetentionRuns:
         """Return the tenant's runs, the newest first."""
@@ -179,7 +184,12 @@ class RetentionEngine:
     def _go_on(self, run: StoredRun) -> None:
         task = asyncio.get_running_loop().create_task(self._until_done(run), name="retention-run")
         self._tasks[run.run_id] = task
-        task.add_done_callback(lambda _: self._tasks.pop(run.run_id, None))
+        self._listed[run.run_id] = asyncio.Event()
+        task.add_done_callback(lambda _: self._ended(run.run_id))
+
+    def _ended(self, run_id: str) -> None:
+        self._tasks.pop(run_id, None)
+        self._listed.pop(run_id).set()
 
     async def _until_done(self, run: StoredRun) -> None:
         """Do what is left of a run; what fails is tried again from what is stored."""
@@ -187,6 +197,8 @@ class RetentionEngine:
         while run.active:
             try:
                 run = await self._step(run)
+                if run.list_hash:
+                    self._listed[run.run_id].set()
                 pause_s = 0.1
             except Exception as error:
                 _log.warning("the retention run %s waits: %r", run.run_id, error)

@@ -17,8 +17,8 @@ LEAST: Final = 4
 MOST: Final = 500
 LEAST_STEP_S: Final = 0.001
 MOST_STEP_S: Final = 0.003
-RESTS: Final = 4.0
-"""How many times as long as a step a rest is while others write."""
+RESTS: Final = 6.0
+"""How many times as long as a step, or as a group of writers, a rest is while others write."""
 MOST_REST_S: Final = 1.0
 
 
@@ -27,8 +27,8 @@ class Pace:
 
     A step is done when no writer waits, or in one transaction with those that do. Its statements take about half as
     long as a group of writers with its commit: who comes in the middle of it waits less than for other writers. Then
-    the sweep rests for some times as long, and at least for as long as the writers take: the slower their commits, the
-    rarer its own. With nobody writing it hardly rests.
+    the sweep rests for some times as long, or as long as the writers take: the slower they get, on a busy machine or a
+    slow disk, the rarer its steps. With nobody writing it hardly rests.
     """
 
     def __init__(self, db: Database, *, start: int = START, most: int = MOST) -> None:
@@ -53,5 +53,5 @@ class Pace:
     async def _rest(self, took_s: float) -> None:
         stats = self._db.stats
         others, self._groups = stats.writer_groups - self._groups, stats.writer_groups
-        rest_s = max(RESTS * took_s, stats.group_s) if others > 1 else took_s
+        rest_s = RESTS * max(took_s, stats.group_s) if others > 1 else took_s
         await asyncio.sleep(min(rest_s, MOST_REST_S))
