@@ -92,6 +92,9 @@ class SocketGateway(Protocol):
         `read` raises.
         """
 
+    def address(self, scope: Scope) -> str:
+        """Return the address an opening request comes from, as trusted proxies tell it."""
+
     async def admit(self, handshake: Handshake, token: str, *, ended: Callable[[Problem], None]) -> Admission:
         """Authenticate a socket by its handshake's token or its first frame's `token`.
 

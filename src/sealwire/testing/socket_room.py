@@ -86,6 +86,9 @@ class Door:
     def enter(self, scope: Scope, instance: str) -> Handshake:
         return self.read(scope)
 
+    def address(self, scope: Scope) -> str:
+        return self.read(scope).ip
+
     async def admit(self, handshake: Handshake, token: str, *, ended: Callable[[Problem], None]) -> Pass:
         caller, expires_at_s = self._judge(handshake.token or token)
         self.inside.append(Pass(self, caller, expires_at_s, ended))

@@ -30,6 +30,7 @@ from sealwire.services.socket.desk import FrontDesk, close_of
 from sealwire.services.socket.feed import Feed
 from sealwire.services.socket.hub import Hub, HubStats
 from sealwire.services.socket.ports import Meter, PresenceBoard, Records
+from sealwire.services.socket.refusals import Refusals
 from sealwire.services.socket.session import Session
 from sealwire.services.socket.streams import Streams
 from sealwire.services.socket.transport import EXTENSION, SocketProtocol
@@ -67,6 +68,7 @@ class SocketService:
         self._connections: dict[Connection, None] = {}
         self._closed: dict[int, int] = {}
         self._wheel = Wheel()
+        self._refusals = Refusals(instance=instance, records=records, clock=clock)
         self._turning: asyncio.Task[None] | None = None
         self._draining = True
 
@@ -122,6 +124,7 @@ class SocketService:
     async def stop(self) -> None:
         """Drain, and end what runs in the background."""
         await self.drain()
+        self._refusals.tell()
         if self._turning is not None:
             self._unsubscribe()
             self._turning.cancel()
@@ -165,16 +168,17 @@ class SocketService:
         full = len(self._connections) >= self._config.max_connections or waiting >= self._config.max_unauthenticated
         wire = scope["extensions"].get(EXTENSION)
         if self._draining or full or wire is None:
-            await _refuse(send, Unavailable("This instance takes no more connections for the moment."))
+            await self._refuse(scope, send, Unavailable("This instance takes no more connections for the moment."))
             return
         try:
             handshake = self._gateway.enter(scope, self.instance)
         except RateLimited as problem:
-            await _refuse(send, problem)
+            await self._refuse(scope, send, problem)
             return
         except Problem as problem:  # told by a close code: a browser's script can't see an HTTP status
-            await send({"type": "websocket.accept"})
             close = close_of(problem)
+            self._refusals.note(scope, self._gateway.address(scope), problem.code, close.code)
+            await send({"type": "websocket.accept"})
             await send({"type": "websocket.close", "code": close.code, "reason": close.reason})
             return
         attached = False
@@ -184,6 +188,18 @@ class SocketService:
         finally:
             if not attached and handshake.seat is not None:
                 handshake.seat.leave()
+
+    async def _refuse(self, scope: Scope, send: Send, problem: Problem) -> None:
+        """Answer a handshake with a problem document: full, stopping, or an address over its limits."""
+        self._refusals.note(scope, self._gateway.address(scope), problem.code, problem.status)
+        body = encode(problem.document())
+        headers = [
+            (b"content-type", b"application/problem+json"),
+            (b"retry-after", b"%d" % ceil(problem.retry_after_s or 1)),
+            (b"content-length", b"%d" % len(body)),
+        ]
+        await send({"type": "websocket.http.response.start", "status": problem.status, "headers": headers})
+        await send({"type": "websocket.http.response.body", "body": body})
 
     def _adopt(self, wire: SocketProtocol, session: Session) -> bool:
         """Give an accepted socket a connection; False when it is gone already."""
@@ -254,15 +270,3 @@ class SocketService:
     def _typing(self, payload: bytes) -> None:
         key, data = typing_heard(payload)
         self._streams.pass_by(key, data)
-
-
-async def _refuse(send: Send, problem: Problem) -> None:
-    """Answer a handshake with a problem document: full, stopping, or an address over its limits."""
-    body = encode(problem.document())
-    headers = [
-        (b"content-type", b"application/problem+json"),
-        (b"retry-after", b"%d" % ceil(problem.retry_after_s or 1)),
-        (b"content-length", b"%d" % len(body)),
-    ]
-    await send({"type": "websocket.http.response.start", "status": problem.status, "headers": headers})
-    await send({"type": "websocket.http.response.body", "body": body})
