@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
@@ -28,7 +29,11 @@ from joserfc.jwk import ECKey, OKPKey, RSAKey
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
+from sealwire.adapters.embedded.service_keys import ServiceKeys
 from sealwire.contracts.auth_terms import COOKIE_LOOPBACK
+from sealwire.kit.caller import Principal
+from sealwire.kit.jose import sign
+from sealwire.kit.permission import Role
 from sealwire.testing.installation import Installation, Person
 
 OLD = ec.generate_private_key(ec.SECP256R1())
@@ -397,3 +402,52 @@ async def test_no_forged_token_opens_a_socket(place: Installation, anna: Person,
             continue  # no header can hold it as one token
         url = f"http://127.0.0.1:{place.base + (0, 2, 3)[number % 3]}"
         assert await how_it_ends(url, token, way) in (4501, 4502, 3500, 3501, 1009, 109), (way, token[:200])
+
+
+# ---- the services' own ports
+
+AUTH, USERS_PATH = 7, "/auth/users"
+
+
+def statement(
+    place: Installation, anna: Person, *, service: str = "gateway", typ: str = "svc+jwt", **said: Any
+) -> bytes:
+    """Sign what a service says to auth, with the key that it really has."""
+    service = "gateway"
+    key = ServiceKeys(place.data / "keys" / "services").private(service)
+    now_s = int(time.time())
+    person = Principal(
+        kind="user", subject=anna.user_id, tenant_id="default", session_id=anna.grant["session_id"], role=Role.OWNER
+    )
+    claims = {"iss": service, "sub": service, "aud": "auth", "op": "users", "iat": now_s, "exp": now_s + 60,
+              "jti": secrets.token_hex(8), "caller": {"principal": msgspec.to_builtins(person)}, **said}  # fmt: skip
+    return sign({name: value for name, value in claims.items() if value is not None}, key, typ).encode()
+
+
+def test_a_services_port_hears_services_and_a_public_one_does_not(place: Installation, anna: Person) -> None:
+    line, public = Line(place.base + AUTH), Line(place.base)
+    assert line.ask("GET", USERS_PATH, *BEARER(statement(place, anna)))[0] == 200
+    now_s = int(time.time())
+    lies: list[dict[str, Any]] = [
+        {"aud": "crypto"}, {"aud": None}, {"op": "add_user"}, {"op": None}, {"iss": "crypto"}, {"sub": "crypto"},
+        {"iss": "crypto", "sub": "crypto"}, {"exp": now_s + 3_600}, {"exp": now_s - 60, "iat": now_s - 120},
+        {"jti": None},
+        {"iat": now_s + 600, "exp": now_s + 660}, {"caller": None}, {"caller": {}}, {"caller": "x"}, {"typ": "at+jwt"},
+        {"typ": "JWT"}, {"nbf": now_s + 600},
+    ]  # fmt: skip
+    sent = [statement(place, anna, **lie) for lie in lies]
+    sent += [statement(place, anna)[:-2], anna.token.encode(), *forged_headers(anna, []), *other_forms(anna)]
+    words = set()
+    for token in sent:
+        status, headers, body = line.ask("GET", USERS_PATH, *BEARER(token))
+        assert (status, headers["content-type"]) == (401, "application/problem+json"), (token[:300], body)
+        words.add(json.dumps(without_names(body)))
+    assert len(words) == 1, words
+    honest = statement(place, anna)
+    for path in (ME, "/api/v1/auth/users", "/api/v1/crypto/keys", "/api/v1/auth/userinfo"):
+        assert public.ask("GET", path, *BEARER(honest))[0] == 401, path
+        own_words = [f"{name}: gateway".encode() for name in ("X-Service", "X-Sealwire-Service", "X-Forwarded-User")]
+        assert public.ask("GET", path, *own_words)[0] == 401, path
+    assert line.ask("GET", USERS_PATH)[0] == 401
+    for door in (line, public):
+        door.close()
