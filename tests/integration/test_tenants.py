@@ -15,7 +15,6 @@ import pytest
 
 from sealwire.testing.installation import PASSWORD, Installation, Person
 from sealwire.testing.receipts import latest, slowest_s
-from sealwire.testing.receipts import latest, slowest_s
 
 DEADLINE_S = 20.0
 
