@@ -26,6 +26,8 @@ from sealwire.services.socket.service import SocketService
 from sealwire.services.socket.transport import SocketProtocol
 from sealwire.testing.messaging_room import MessagingRoom
 
+ADDRESS = "192.0.2.7"
+
 
 class Pass:
     """An admission (contracts.admission.Admission) that the test ends or extends."""
@@ -78,7 +80,7 @@ class Door:
         return Handshake(
             token=found[0] if found else "",
             subprotocol=SUBPROTOCOL if SUBPROTOCOL in offered else "",
-            ip="192.0.2.7",
+            ip=ADDRESS,
             user_agent="test/1.0",
             trace_id="",
         )
@@ -87,7 +89,7 @@ class Door:
         return self.read(scope)
 
     def address(self, scope: Scope) -> str:
-        return self.read(scope).ip
+        return ADDRESS
 
     async def admit(self, handshake: Handshake, token: str, *, ended: Callable[[Problem], None]) -> Pass:
         caller, expires_at_s = self._judge(handshake.token or token)
