@@ -335,6 +335,24 @@ async def _throwaway_tenant(stage: Stage) -> None:
         await stage.auth.session(BOUNDARY, _query(granted))
 
 
+async def test_a_crash_between_a_lost_key_and_the_end_of_all_sessions_is_made_good_at_the_start(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    await stage.open()
+    await stage.people()
+    await stage.storage.stores.keys.put_signing_keys([], [], ends_sessions=True)
+    assert await stage.is_live(stage.here), "that far it came"
+    await stage.close()
+    await stage.open()
+    assert not await stage.is_live(stage.here)
+    assert not await stage.is_live(stage.there)
+    assert {entry.reason for entry in await stage.feed(stage.number)} == {"signing_key_compromised"}
+    number = (await stage.feed(0))[-1].number
+    await stage.close()
+    await stage.open()
+    assert (await stage.feed(0))[-1].number == number, "once"
+    await stage.close()
+
+
 def _query(granted: LoginResult) -> SessionQuery:
     return SessionQuery(session_id=granted.session_id)
 

@@ -18,6 +18,7 @@ from sealwire.contracts.openid import NewClient, PageRefused
 from sealwire.contracts.users import UserChange
 from sealwire.kit.caller import Caller, service_caller
 from sealwire.kit.codec import Page
+from sealwire.kit.problem import Unauthenticated
 from sealwire.services.auth.openid_browser import browser_hash
 from sealwire.services.auth.openid_courier import AT_ONCE, MOST_ATTEMPTS
 from sealwire.services.auth.openid_errors import OAuthRefused
@@ -168,6 +169,35 @@ async def test_a_new_role_ends_no_sign_in_and_reaches_no_app(stage: Stage) -> No
     assert (await stage.token(grant_type="refresh_token", refresh_token=token["refresh_token"]))["scope"] == (
         "openid email"
     )
+
+
+async def test_less_than_was_granted_is_given_and_more_changes_nothing(stage: Stage) -> None:
+    token = await stage.token(code=await stage.code())
+    again = {"grant_type": "refresh_token", "refresh_token": token["refresh_token"]}
+    assert await stage.refused(**again, scope="openid email profile") == "invalid_scope"
+    assert isinstance(stage.clock, ManualClock)
+    stage.clock.advance(120)  # past the grace in which a token may be repeated: it was not used up
+    narrow = await stage.token(**again, scope="openid")
+    assert narrow["scope"] == "openid"
+    grants = stage.service.openid.grants
+    assert await grants.userinfo(narrow["access_token"]) == {"sub": stage.anna.user_id}
+    whole = await stage.token(grant_type="refresh_token", refresh_token=narrow["refresh_token"])
+    assert whole["scope"] == "openid email", "less this time is not less for good (RFC 6749 section 6)"
+    assert "email" in await grants.userinfo(whole["access_token"])
+    bare = await stage.token(grant_type="refresh_token", refresh_token=whole["refresh_token"], scope="email")
+    assert (bare["scope"], "id_token" in bare) == ("email", False)
+    with pytest.raises(Unauthenticated):
+        await grants.userinfo(bare["access_token"])
+
+
+async def test_a_copy_that_asks_for_too_much_is_a_copy(stage: Stage) -> None:
+    token = await stage.token(code=await stage.code())
+    again = {"grant_type": "refresh_token", "refresh_token": token["refresh_token"]}
+    newest = await stage.token(**again)
+    assert isinstance(stage.clock, ManualClock)
+    stage.clock.advance(120)
+    assert await stage.refused(**again, scope="openid profile") == "invalid_grant"
+    assert await stage.refused(grant_type="refresh_token", refresh_token=newest["refresh_token"]) == "invalid_grant"
 
 
 async def test_pages_are_for_their_browser_and_not_for_ever(stage: Stage) -> None:

@@ -13,10 +13,10 @@ import pytest
 from sealwire.contracts.api_keys import ApiKeyQuery, ApiKeyRefused, NewApiKey
 from sealwire.contracts.logins import LoginResult, MfaAnswer, MfaFailed, TotpCode
 from sealwire.contracts.passkeys import PasskeyLoginStart, PasskeyRefused
-from sealwire.contracts.recovery import NoSecondFactor
+from sealwire.contracts.recovery import LockedOut, NoSecondFactor
 from sealwire.contracts.revocations import FeedQuery
 from sealwire.contracts.users import UserNotFound
-from sealwire.kit.caller import Caller
+from sealwire.kit.caller import Caller, service_caller
 from sealwire.kit.permission import Role
 from sealwire.kit.problem import Forbidden
 from sealwire.services.auth.model import check_outranks
@@ -26,6 +26,7 @@ from sealwire.testing.clock import ManualClock
 from sealwire.testing.wirings import WIRINGS
 
 ORIGIN = "https://sealwire.local"
+MACHINE = service_caller("gateway", "system")
 
 
 @pytest.fixture(params=WIRINGS)
@@ -162,6 +163,21 @@ async def test_who_ranks_no_higher_resets_nobody(room: AuthRoom) -> None:
     for by, of in ((admin, anna_id), (owner, peer_id), (owner, second_id)):
         await app_of(room, room.caller(await room.log_in({anna_id: "anna", peer_id: "peer", second_id: "second"}[of])))
         await room.auth.reset_factors(by, of)
+
+
+async def test_a_command_on_the_machine_lets_in_whom_nobody_outranks(room: AuthRoom) -> None:
+    owner, granted = await room.enter("owner")
+    await app_of(room, owner)
+    who = LockedOut(tenant="default", email="owner@example.org")
+    for nobody in (owner, BOUNDARY):
+        with pytest.raises(Forbidden):
+            await room.service.rescue(nobody, who)
+    with pytest.raises(UserNotFound):
+        await room.auth.rescue(MACHINE, LockedOut(tenant="default", email="nobody@example.org"))
+    await room.auth.rescue(MACHINE, who)
+    assert not await room.is_live(granted)
+    assert (await room.log_in("owner")).access_token
+    assert "Sealwire: your second factors were reset" in await subjects(room)
 
 
 def test_the_table_of_ranks() -> None:

@@ -510,7 +510,10 @@ async def test_signing_keys_are_replaced_and_all_sessions_end(stores: AuthStores
     assert await stores.keys.signing_keys() == [retired, second]
     anna = await add(stores, user())
     await open_session(stores, session(anna))
-    assert await stores.keys.end_all_sessions(lambda t: revocation("tenant", tenant_id=t), [event("all")]) == 1
+    assert await stores.keys.end_all_sessions(lambda t: revocation("tenant", tenant_id=t)) == 0, "no key was lost"
+    await stores.keys.put_signing_keys([second], [event("all")], ends_sessions=True)
+    assert await stores.keys.end_all_sessions(lambda t: revocation("tenant", tenant_id=t)) == 1
+    assert await stores.keys.end_all_sessions(lambda t: revocation("tenant", tenant_id=t)) == 0, "once"
     found = await stores.sessions.get("s1")
     assert found is not None
     assert found[0].ended_us

@@ -63,6 +63,16 @@ def test_quotas_hold_under_concurrency_after_a_restart_and_can_be_raised(place):
         answers = list(pool.map(say, range(8)))
     assert sorted(answer.status_code for answer in answers) == [201] * 5 + [409] * 3
     refused(say(100), "sent 5 messages")
+    first = next(number for number, answer in enumerate(answers) if answer.status_code == 201)
+    again = say(first)
+    assert (again.status_code, again.json()["duplicate"]) == (200, True), "the same request takes no room"
+    assert again.json()["message_id"] == answers[first].json()["message_id"]
+    other = {"body": "another text", "client_message_id": f"m{first}"}
+    answer = anna.http.post(f"/conversations/{room}/messages", json=other)
+    assert (answer.status_code, answer.json()["code"]) == (409, "idempotency_conflict")
+    twice = {"email": anna.email, "password": "seven tidy lighthouses", "display_name": "Anna"}
+    answer = anna.http.post("/auth/register", json=twice, headers={"authorization": ""})
+    assert (answer.status_code, answer.json()["code"]) == (409, "email_taken")
 
     assert anna.http.post("/crypto/keys", json={"key_type": "aes-256-gcm"}).status_code == 201
     refused(anna.http.post("/crypto/keys", json={"key_type": "aes-256-gcm"}), "1 keys")

@@ -128,12 +128,16 @@ class SqliteKeyStore:
             for k, a, s, p, c, v in rows
         ]
 
-    async def put_signing_keys(self, keys: Sequence[SigningKeyRecord], events: Sequence[NewEvent]) -> None:
+    async def put_signing_keys(
+        self, keys: Sequence[SigningKeyRecord], events: Sequence[NewEvent], *, ends_sessions: bool = False
+    ) -> None:
         def put(conn: apsw.Connection) -> None:
             conn.executemany(
                 "REPLACE INTO signing_key VALUES (?, ?, ?, ?, ?, ?)",
                 [(k.kid, k.alg, k.state, k.sealed_pem, k.created_us, k.verify_until_us) for k in keys],
             )
+            if ends_sessions:
+                conn.execute("REPLACE INTO ending_sessions VALUES (1, '')")
             self._outbox.append(conn, events)
 
         await self._db.write(put)
@@ -145,13 +149,14 @@ class SqliteKeyStore:
 
         await self._db.write(drop)
 
-    async def end_all_sessions(self, revocations: Callable[[str], NewRevocation], events: Sequence[NewEvent]) -> int:
-        def begin(conn: apsw.Connection) -> None:
-            self._outbox.append(conn, events)
-
-        def end(conn: apsw.Connection) -> list[str]:
+    async def end_all_sessions(self, revocations: Callable[[str], NewRevocation]) -> int:
+        def end(conn: apsw.Connection) -> int:
+            noted: list[Row] = conn.execute("SELECT after FROM ending_sessions").fetchall()
+            if not noted:
+                return 0
             rows: list[Row] = conn.execute(
-                "SELECT tenant_id FROM tenant WHERE tenant_id > ? ORDER BY tenant_id LIMIT ?", (after, TENANTS_A_STEP)
+                "SELECT tenant_id FROM tenant WHERE tenant_id > ? ORDER BY tenant_id LIMIT ?",
+                (noted[0][0], TENANTS_A_STEP),
             ).fetchall()
             for (tenant_id,) in rows:
                 revocation = revocations(tenant_id)
@@ -165,12 +170,17 @@ class SqliteKeyStore:
                     (revocation.at_us, tenant_id),
                 )
                 self._feed.add(conn, revocation)
-            return [row[0] for row in rows]
+            if rows:
+                conn.execute("UPDATE ending_sessions SET after = ?", (rows[-1][0],))
+            else:
+                conn.execute("DELETE FROM ending_sessions")
+            return len(rows)
 
-        await self._db.write(begin)
-        ended, after = 0, ""
+        if not self._db.read("SELECT 1 FROM ending_sessions"):
+            return 0
+        ended = 0
         while done := await self._db.write(end):
-            ended, after = ended + len(done), done[-1]
+            ended += done
         return ended
 
     async def secret(self, name: str, made: Callable[[], bytes]) -> bytes:

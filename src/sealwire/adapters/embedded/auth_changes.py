@@ -32,6 +32,13 @@ CREATE TABLE email_change (
 CREATE INDEX email_change_user ON email_change (user_id, created_us);
 CREATE INDEX email_change_expiry ON email_change (expires_us);
 """
+# A key was compromised, and the sessions of tenants above `after` have yet to be ended.
+ENDING_SCHEMA: Final = """
+CREATE TABLE ending_sessions (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    after TEXT NOT NULL
+);
+"""
 EXPIRED_EMAIL_CHANGES: Final = (
     "DELETE FROM email_change WHERE token_hash IN (SELECT token_hash FROM email_change WHERE expires_us < ? LIMIT ?)"
 )

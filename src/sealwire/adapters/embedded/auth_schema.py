@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from sealwire.adapters.embedded.auth_changes import EMAIL_CHANGES_SCHEMA, NOTICES_SINCE
+from sealwire.adapters.embedded.auth_changes import EMAIL_CHANGES_SCHEMA, ENDING_SCHEMA, NOTICES_SINCE
 from sealwire.adapters.embedded.auth_external import EXTERNAL_SCHEMA
 from sealwire.adapters.embedded.auth_keeping import SESSIONS_SCHEMA
 from sealwire.adapters.embedded.auth_legacy import LEGACY_SCHEMA
@@ -236,4 +236,5 @@ MIGRATIONS: Final = (
     NOTICES_SINCE,
     DISPOSALS_LEFT,
     EMAIL_CHANGES_SCHEMA,
+    ENDING_SCHEMA,
 )

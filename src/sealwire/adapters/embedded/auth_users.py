@@ -29,6 +29,7 @@ from sealwire.services.auth.records import Cut, NewRevocation, TenantRecord, Use
 TENANT: Final = "tenant_id, slug, name, created_us, status, owner_claimed, users, quotas"
 USER: Final = "user_id, tenant_id, email_index, sealed, role, password_hash, created_us, status, epoch, mfa, service"
 USERS_A_STEP: Final = 200
+_TAKEN: Final = "Log in instead, or use another address."
 _read_quotas = msgspec.json.Decoder(Quotas).decode
 _NO_QUOTAS: Final = Quotas()
 
@@ -242,6 +243,8 @@ class SqliteUserStore:
             if needs_claim and claimed:
                 raise RegistrationClosed("This tenant has its owner; ask for an invitation.")
             if users >= most:
+                if _find(conn, user.tenant_id, user.email_index):
+                    raise EmailTaken(_TAKEN)  # a request that comes again: it asks for no more room
                 raise QuotaExceeded(f"The tenant has {most} users, and may have no more.")
             if spends_invitation:
                 spend_invitation(conn, user, spends_invitation)
@@ -374,7 +377,12 @@ def _insert(conn: apsw.Connection, user: UserRecord) -> None:
              user.created_us, user.status, user.epoch, user.mfa, user.service),
         )  # fmt: skip
     except apsw.ConstraintError as error:
-        raise EmailTaken("Log in instead, or use another address.") from error
+        raise EmailTaken(_TAKEN) from error
+
+
+def _find(conn: apsw.Connection, tenant_id: str, email_index: bytes) -> bool:
+    sql = "SELECT 1 FROM user WHERE tenant_id = ? AND email_index = ?"
+    return bool(conn.execute(sql, (tenant_id, email_index)).fetchall())
 
 
 def _get(conn: apsw.Connection, user_id: str) -> UserRecord | None:

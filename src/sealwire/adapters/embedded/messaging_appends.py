@@ -53,6 +53,11 @@ class Appends:
         self._batcher: Batcher[SealedDraft, Appended | StoredMessage] = db.batcher(self._append_many)
         self.submit = self._batcher.submit
 
+    def find(self, conn: apsw.Connection, request_key: bytes) -> StoredMessage | None:
+        """From inside a write: return the message that a request made."""
+        key = self._requests.find(conn, [request_key]).get(request_key)
+        return None if key is None else _by_key(conn, key)
+
     def _append_many(self, conn: apsw.Connection, drafts: list[SealedDraft]) -> Sequence[Answer]:
         request_keys = [d.request_key for d in drafts]
         known = self._requests.find(conn, request_keys)

@@ -37,6 +37,9 @@ class SqliteMessageStore:
 
     # ---- reading
 
+    async def of_request(self, request_key: bytes) -> StoredMessage | None:
+        return await self._db.write(lambda conn: self._appends.find(conn, request_key))
+
     async def sent(self, tenant_id: str) -> int:
         def sent(conn: apsw.Connection) -> int:
             return int(conn.execute("SELECT total(last_seq) FROM conversation WHERE tenant_id = ?", (tenant_id,)).get)

@@ -128,7 +128,7 @@ class Grants:
         )
         if fate is not Fate.REDEEMED or standing is None:
             raise OAuthRefused("invalid_grant", "The code is not valid.")
-        return self._grant(standing, number=1, with_nonce=True)
+        return self._grant(standing, standing.grant.scopes, number=1, with_nonce=True)
 
     async def refresh(self, caller: Caller, client: ClientRecord, form: Mapping[str, str]) -> dict[str, Any]:
         """Exchange a refresh token; an old one ends its grant. Raises: OAuthRefused `invalid_grant`, `invalid_scope`.
@@ -140,11 +140,16 @@ class Grants:
             raise OAuthRefused("invalid_grant", "The refresh token is not valid.")
         grant_id, number = presented
         now_us = self._clock.now_us()
+        wanted = frozenset(form.get("scope", "").split())
         origin = await self._journal.origin(caller, client.tenant_id)
 
         def judge(standing: Standing) -> Rotation:
             grant = standing.grant
-            return rotate(grant.refresh_head, grant.refresh_uses, number, now_us=now_us, grace_us=self._grace_us)
+            rotation = rotate(grant.refresh_head, grant.refresh_uses, number, now_us=now_us, grace_us=self._grace_us)
+            # Before anything is stored: who asks for too much goes on with the token they have; a copy ends it.
+            if rotation.verdict is not Verdict.REUSED and not wanted <= set(grant.scopes):
+                raise OAuthRefused("invalid_scope", "More than was granted.")
+            return rotation
 
         def events_of(grant: GrantRecord, rotation: Rotation) -> list[NewEvent]:
             if rotation.verdict is Verdict.REPEAT:
@@ -163,21 +168,24 @@ class Grants:
         )
         if rotated is None or rotated[1].verdict is Verdict.REUSED:
             raise OAuthRefused("invalid_grant", "The refresh token is not valid.")
-        if not set(form.get("scope", "").split()) <= set(rotated[0].grant.scopes):
-            raise OAuthRefused("invalid_scope", "More than was granted.")
-        return self._grant(rotated[0], number=number + 1, with_nonce=False)
+        granted = rotated[0].grant.scopes
+        scopes = tuple(scope for scope in granted if scope in wanted) if wanted else granted
+        return self._grant(rotated[0], scopes, number=number + 1, with_nonce=False)
 
-    def _grant(self, standing: Standing, *, number: int, with_nonce: bool) -> dict[str, Any]:
-        access = self._tokens.access(standing)
+    def _grant(self, standing: Standing, scopes: Sequence[str], *, number: int, with_nonce: bool) -> dict[str, Any]:
+        """Word the answer. Fewer `scopes` than granted are this access token's only (RFC 6749 section 6)."""
+        access = self._tokens.access(standing, scopes)
         grant = standing.grant
-        return {
+        given = {
             "access_token": access,
             "token_type": "Bearer",
             "expires_in": self._tokens.ttl_s,
             "refresh_token": self._tokens.refresh(grant.grant_id, number),
-            "scope": " ".join(grant.scopes),
-            "id_token": self._tokens.identity(grant, access, with_nonce=with_nonce),
+            "scope": " ".join(scopes),
         }
+        if "openid" in scopes:
+            given["id_token"] = self._tokens.identity(grant, access, with_nonce=with_nonce)
+        return given
 
     # ---- using and ending
 
@@ -187,10 +195,10 @@ class Grants:
         Raises: Unauthenticated for a token that is none, or whose grant, app, session or person is over.
         """
         standing = await self._living(token)
-        if standing is None:
+        scopes = self._tokens.read_access(token)["scope"].split() if standing is not None else []
+        if standing is None or "openid" not in scopes:
             raise Unauthenticated
         claims: dict[str, Any] = {"sub": standing.user.user_id}
-        scopes = standing.grant.scopes
         if "profile" in scopes or "email" in scopes:
             person = await self._people.person(standing.user)
             if "profile" in scopes:
@@ -202,9 +210,10 @@ class Grants:
     async def introspect(self, client: ClientRecord, token: str) -> Introspection:
         """Tell an app about a token of its own; any other is just inactive (RFC 7662 section 2.2)."""
         standing = await self._living(token)
-        kind, expires_s, issued_s, token_id = "Bearer", 0, 0, ""
+        kind, expires_s, issued_s, token_id, scope = "Bearer", 0, 0, "", ""
         if standing is not None:
             claims = self._tokens.read_access(token)
+            scope = claims["scope"]
             expires_s, issued_s, token_id = claims["exp"], claims["iat"], claims["jti"]
         elif (presented := self._tokens.read_refresh(token)) is not None:
             standing, kind = await self._store.get(presented[0]), "refresh_token"
@@ -219,7 +228,7 @@ class Grants:
             client_id=grant.client_id,
             tid=grant.tenant_id,
             sid=grant.session_id,
-            scope=" ".join(grant.scopes),
+            scope=scope or " ".join(grant.scopes),
             token_type=kind,
             iss=self._tokens.issuer,
             aud=self._tokens.audience if token_id else "",

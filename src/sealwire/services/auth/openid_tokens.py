@@ -6,6 +6,7 @@ import base64
 import hashlib
 import hmac
 import re
+from collections.abc import Sequence
 from typing import Any, Final
 
 from sealwire.contracts.auth_terms import ACCESS_TYP
@@ -51,15 +52,18 @@ class AppTokens:
         """How long an access token lives."""
         return self._config.access_ttl_s
 
-    def access(self, standing: Standing) -> str:
-        """Sign an access token for the userinfo endpoint and nothing else: the API refuses its audience."""
+    def access(self, standing: Standing, scopes: Sequence[str]) -> str:
+        """Sign an access token for the userinfo endpoint and nothing else: the API refuses its audience.
+
+        `scopes`: of those granted the ones this token has.
+        """
         grant, now_s = standing.grant, self._clock.now_us() // US_PER_S
         claims = {
             "iss": self.issuer,
             "aud": self.audience,
             "sub": grant.user_id,
             "client_id": grant.client_id,
-            "scope": " ".join(grant.scopes),
+            "scope": " ".join(scopes),
             "sid": grant.session_id,
             "grant": grant.grant_id,
             "jti": new_id(),

@@ -354,14 +354,19 @@ class KeyStore(Protocol):
     async def signing_keys(self) -> Sequence[SigningKeyRecord]:
         """Return all signing keys, oldest first."""
 
-    async def put_signing_keys(self, keys: Sequence[SigningKeyRecord], events: Sequence[NewEvent]) -> None:
-        """Store or replace keys. Atomic."""
+    async def put_signing_keys(
+        self, keys: Sequence[SigningKeyRecord], events: Sequence[NewEvent], *, ends_sessions: bool = False
+    ) -> None:
+        """Store or replace keys. Atomic. `ends_sessions`: note with it that every session has yet to be ended."""
 
     async def drop_signing_keys(self, kids: Sequence[str], events: Sequence[NewEvent]) -> None:
         """Delete keys for good. Atomic."""
 
-    async def end_all_sessions(self, revocations: Callable[[str], NewRevocation], events: Sequence[NewEvent]) -> int:
-        """End every session of every tenant, with an entry per tenant in the feed. Returns how many tenants."""
+    async def end_all_sessions(self, revocations: Callable[[str], NewRevocation]) -> int:
+        """End every session of every tenant, with an entry per tenant in the feed, where that was noted.
+
+        In chunks, each with how far it came; after a crash it goes on there. Returns how many tenants.
+        """
 
     async def secret(self, name: str, made: Callable[[], bytes]) -> bytes:
         """Return the secret of that name, storing `made()` when there is none. Atomic: two callers get one secret."""

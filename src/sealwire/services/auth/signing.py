@@ -34,6 +34,7 @@ class SigningKeys:
     async def start(self, origin: Origin) -> None:
         """Load the keys; make one when none signs. Raises: Unavailable when crypto is out of reach."""
         await self._load()
+        await self.end_sessions()
         if not any(key.state is KeyState.SIGNING for key in self.keys):
             key = self._make(KeyState.SIGNING)
             await self._put([key], origin, rotated="first")
@@ -47,14 +48,19 @@ class SigningKeys:
         if compromised:
             now = [key.in_state(KeyState.REVOKED) for key in self.keys if key.state is not KeyState.NEXT]
             dropped = [key.in_state(KeyState.REVOKED) for key in self.keys if key.state is KeyState.NEXT]
-            await self._put([*now, *dropped, self._make(KeyState.SIGNING)], origin, rotated="compromised")
-            ended = self._journal.event(Kind.SESSIONS_ENDED, origin, resource_type="installation", reason=Reason.KEY)
-            await self._store.end_all_sessions(lambda tenant: self._revoker.tenant(tenant, Reason.KEY), [ended])
+            await self._put(
+                [*now, *dropped, self._make(KeyState.SIGNING)], origin, rotated="compromised", ends_sessions=True
+            )
+            await self.end_sessions()
             return
         if any(key.state is KeyState.NEXT for key in self.keys):
             return
         await self._put([self._make(KeyState.NEXT)], origin, rotated="published")
         await self.advance(origin)
+
+    async def end_sessions(self) -> None:
+        """End every session if a key was compromised and that is not done yet: also after a crash in between."""
+        await self._store.end_all_sessions(lambda tenant: self._revoker.tenant(tenant, Reason.KEY))
 
     async def advance(self, origin: Origin) -> None:
         """Let a published key sign when it is known for long enough, and the old one retire."""
@@ -95,12 +101,16 @@ class SigningKeys:
             keys.append(Key.from_pem(pem, alg, kid=record.kid, state=state, verify_until_us=record.verify_until_us))
         self.keys = KeySet(keys)
 
-    async def _put(self, keys: list[Key], origin: Origin, *, rotated: str) -> None:
+    async def _put(self, keys: list[Key], origin: Origin, *, rotated: str, ends_sessions: bool = False) -> None:
         records = [await self._record(key) for key in keys]
         event = self._journal.event(
             Kind.KEY_ROTATED, origin, resource_type="signing_key", resource_id=keys[0].kid, rotated=rotated
         )
-        await self._store.put_signing_keys(records, [event])
+        events = [event]
+        if ends_sessions:
+            reason = Reason.KEY.value
+            events.append(self._journal.event(Kind.SESSIONS_ENDED, origin, resource_type="installation", reason=reason))
+        await self._store.put_signing_keys(records, events, ends_sessions=ends_sessions)
         self._records.update({record.kid: record for record in records})
         self.keys = KeySet({**{key.kid: key for key in self.keys}, **{key.kid: key for key in keys}}.values())
 

@@ -67,6 +67,7 @@ class Upkeep:
         """Delete what is over, in chunks, and let keys advance."""
         now_us = self._clock.now_us()
         origin = await self._journal.origin(service_caller("auth", SYSTEM_TENANT))
+        await self._signing.end_sessions()
         await self._signing.advance(origin)
         await self._signing.forget(origin)
         await self._tenants.sweep()

@@ -112,7 +112,7 @@ class MessageCases:
         if self._meter is None or self._meter.is_free(tenant_id):
             stored = await self._append(caller, sealed)
         else:
-            stored = await self._meter.send(tenant_id, lambda: self._append(caller, sealed))
+            stored = await self._meter.send(tenant_id, request_key, lambda: self._append(caller, sealed))
         if type(stored) is Appended:
             return sent.complete(stored.seq)
         return await self._duplicate(stored, request_hash)  # type: ignore[arg-type]  # the other of the two

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from sealwire.contracts.tenancy import QuotaSource
 from sealwire.kit.problem import QuotaExceeded
-from sealwire.services.messaging.model import Appended
+from sealwire.services.messaging.model import Appended, StoredMessage
 from sealwire.services.messaging.ports import MessageStore
 
 T = TypeVar("T")
@@ -30,10 +30,10 @@ class SendMeter:
             self._sent.pop(tenant_id, None)  # counted anew when it gets one again
         return True
 
-    async def send(self, tenant_id: str, append: Callable[[], Awaitable[T]]) -> T:
+    async def send(self, tenant_id: str, request_key: bytes, append: Callable[[], Awaitable[T]]) -> T | StoredMessage:
         """Store a message if there is room for it. Raises: QuotaExceeded, and what `append` raises.
 
-        One that was stored before (the same request again) takes no room, but is refused too while there is none.
+        One that was stored before (the same request again) takes no room, and is answered while there is none too.
         """
         most = (await self._quotas.of(tenant_id)).messages
         if most is None:
@@ -42,6 +42,8 @@ class SendMeter:
             counted = await self._store.sent(tenant_id)
             self._sent.setdefault(tenant_id, counted)
         if self._sent[tenant_id] >= most:
+            if (before := await self._store.of_request(request_key)) is not None:
+                return before
             raise QuotaExceeded(f"The tenant has sent {most} messages, and may send no more.", limit=most)
         self._sent[tenant_id] += 1
         try:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from sealwire.contracts.crypto import Destroyed
 from sealwire.contracts.messaging import MemberRole
 from sealwire.kit.envelopes import SealingKey
 from sealwire.ports.events import EventFeed
@@ -47,6 +48,9 @@ class Keys(Protocol):
 
     async def destroy(self, tenant_id: str, *, scope: str = "", subject_id: str = "") -> int:
         """Destroy the data keys of a scope or subject for good."""
+
+    async def destroy_free(self, tenant_id: str, *, subject_id: str) -> Destroyed:
+        """Destroy the data keys of a person for good but for those that a hold keeps; say what stays."""
 
     def sweep(self) -> None:
         """Wipe what is past its time."""
@@ -123,6 +127,9 @@ class MessageStore(Protocol):
         Raises: ConversationNotFound; SeatStale when the members changed since `seat_version`; Invalid when `reply_to`
         names no message.
         """
+
+    async def of_request(self, request_key: bytes) -> StoredMessage | None:
+        """Return the message that has the request key, also of an append that waits for its commit."""
 
     async def sent(self, tenant_id: str) -> int:
         """Return how many messages were ever sent in the tenant's conversations. Slow: reads all of these."""
