@@ -10,7 +10,7 @@ import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sealwire.services.compliance.canonical import MAX_DEPTH, NotCanonical, canonical
+from sealwire.services.compliance.canonical import MAX_DEPTH, NotCanonical, canonical, canonical_members
 
 numbers = (
     st.integers(-(2**53) + 1, 2**53 - 1)
@@ -77,3 +77,26 @@ def test_refuses_deep_nesting() -> None:
         value = [value]
     with pytest.raises(NotCanonical):
         canonical(value)
+
+
+scalars = st.none() | st.booleans() | numbers | texts
+
+
+@given(st.dictionaries(keys, scalars, max_size=6), st.dictionaries(st.text("abz_", min_size=1), texts, max_size=2))
+def test_members_are_written_as_the_reference_writes_them(
+    members: dict[str, object], envelopes: dict[str, str]
+) -> None:
+    sealed = {name: {"of": "u1", "sealed": "AQ==", "why": text} for name, text in envelopes.items()}
+    fractions = [value for value in members.values() if type(value) is float]
+    if any(abs(value) >= 2**53 for value in fractions) or not sealed.keys().isdisjoint(members):
+        with pytest.raises(NotCanonical):
+            canonical_members(members, sealed)
+    else:
+        assert canonical_members(members, sealed) == rfc8785.dumps({**members, **sealed})
+
+
+@pytest.mark.parametrize("value", [[], {}, (), b"", 2**53, -(2**53), 1e300, math.nan, math.inf, "\ud800", 1j])
+def test_members_that_are_refused(value: object) -> None:
+    for name in ("a", "é"):
+        with pytest.raises(NotCanonical):
+            canonical_members({name: value}, {})

@@ -1,13 +1,14 @@
 """Canonical JSON (RFC 8785): the one sequence of bytes a value has, so that hashes of it mean something.
 
-orjson writes the same bytes where a value holds only strings, booleans, nulls, safe integers, plain decimals and
-objects whose keys are ASCII; every other value goes through the `rfc8785` package.
+orjson and msgspec write the same bytes where a value holds only strings, booleans, nulls, safe integers, plain decimals
+and objects whose keys are ASCII; every other value goes through the `rfc8785` package.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+import msgspec
 import orjson
 import rfc8785
 
@@ -17,6 +18,9 @@ SAFE_INTEGER = 2**53 - 1
 
 _OPTIONS = orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER
 _dumps = orjson.dumps
+_write_sorted = msgspec.json.Encoder(order="sorted").encode  # for small objects many times as quick as orjson
+_NO_NUMBERS = frozenset({str, bool, type(None)})
+_SCALARS = _NO_NUMBERS | {int, float}
 
 
 class NotCanonical(ValueError):
@@ -43,31 +47,38 @@ def canonical_members(members: Mapping[str, object], sealed: Mapping[str, object
     Raises: NotCanonical; also for a member that is no scalar, that stands in both, or that is a number too large for
     readers of JSON to agree on (RFC 7493 section 2.2).
     """
-    plain = True
-    for name, value in members.items():
-        kind = type(value)
-        if kind is str or kind is bool or value is None:
-            pass
-        elif kind is int:
-            plain = plain and -SAFE_INTEGER <= value <= SAFE_INTEGER  # type: ignore[operator]  # `kind` says it is an int
-        elif kind is float:
-            if not _is_plain_decimal(value):  # type: ignore[arg-type]  # `kind` says it is a float
-                plain = False
-                if not -SAFE_INTEGER <= value <= SAFE_INTEGER:  # type: ignore[operator]  # a float
-                    raise NotCanonical(f"{name}: JSON does not carry this number exactly")
-        else:
-            raise NotCanonical(f"{name}: a text, a number, true, false or null is needed")
-        if not name.isascii():
-            plain = False
+    kinds = set(map(type, members.values()))
+    if not kinds <= _SCALARS:
+        raise NotCanonical("metadata: a text, a number, true, false or null is needed under each name")
+    plain = "".join(members).isascii()
+    if not kinds <= _NO_NUMBERS:
+        plain = _numbers_are_plain(members) and plain
     whole = members
     if sealed:
         if not sealed.keys().isdisjoint(members):
             raise NotCanonical("a name stands in both")
         whole = {**members, **sealed}
     try:
-        return _dumps(whole, option=_OPTIONS) if plain else rfc8785.dumps(whole)  # type: ignore[arg-type]  # as above
+        return _write_sorted(whole) if plain else rfc8785.dumps(whole)  # type: ignore[arg-type]  # scalars
     except (TypeError, ValueError) as error:
         raise NotCanonical(str(error)) from None
+
+
+def _numbers_are_plain(members: Mapping[str, object]) -> bool:
+    """Say whether every writer gives the numbers among scalars the digits that RFC 8785 wants.
+
+    Raises: NotCanonical for a fraction that is too large to be read as the same number everywhere.
+    """
+    plain = True
+    for name, value in members.items():
+        kind = type(value)
+        if kind is int:
+            plain = plain and -SAFE_INTEGER <= value <= SAFE_INTEGER  # type: ignore[operator]  # `kind` says it is an int
+        elif kind is float and not _is_plain_decimal(value):  # type: ignore[arg-type]  # `kind` says it is a float
+            plain = False
+            if not -SAFE_INTEGER <= value <= SAFE_INTEGER:  # type: ignore[operator]  # a float
+                raise NotCanonical(f"{name}: JSON does not carry this number exactly")
+    return plain
 
 
 def _is_plain(value: object, depth: int) -> bool:

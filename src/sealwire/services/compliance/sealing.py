@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
-import orjson
 
 from sealwire.contracts.compliance import Actor, AuditEntry, AuditRecord
 from sealwire.contracts.crypto import DecryptionFailed, KeyUnusable
@@ -37,6 +36,7 @@ _PURPOSE = "audit"
 _NUL = b"\\u0000"
 _YEAR_10000_S = 253_402_300_800
 _NOTHING: dict[str, dict[str, str]] = {}
+_write_values = msgspec.json.Encoder(order="sorted").encode
 _read_values = msgspec.json.Decoder(dict[str, str]).decode
 _read_metadata = msgspec.json.Decoder(dict[str, Any]).decode
 
@@ -188,7 +188,7 @@ class Sealer:
 def _seal(entry: AuditEntry, key: SealingKey) -> dict[str, dict[str, str]]:
     """Return the members that stand for an entry's personal values. Raises: NotCanonical."""
     personal, subject_id = entry.personal, entry.subject_id
-    values = orjson.dumps(personal, option=orjson.OPT_SORT_KEYS)
+    values = _write_values(personal)
     if not subject_id.isascii() or (_NUL in values and _holds_nul(personal)):
         raise NotCanonical("a subject's id is ASCII, and personal values hold no NUL")
     envelope = key.seal(values, bind(entry.tenant_id, _PURPOSE, entry.audit_id))

@@ -201,6 +201,8 @@ class Log:
     @staticmethod
     def _unrepeated(items: list[Intake], verdicts: list[Verdict]) -> list[int]:
         """Return the indexes of the items whose audit id comes for the first time in this group."""
+        if len({item.entry.audit_id for item in items}) == len(items):
+            return list(range(len(items)))
         first: dict[str, int] = {}
         for i, item in enumerate(items):
             known = first.setdefault(item.entry.audit_id, i)
