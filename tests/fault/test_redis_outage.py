@@ -39,6 +39,8 @@ pytestmark = [
     pytest.mark.timeout(200),
 ]
 UNCONFIRMED_S = 4
+PAST_THE_BOUND = ("kill", "half-open")
+"""The bound is waited for with these two: by then both parts are out, and it is all one how the cache was lost."""
 LOST = {
     "kill": lambda server, proxy: server.kill(),
     "pause": lambda server, proxy: server.pause(),
@@ -145,7 +147,7 @@ async def until(holds: Callable[[], Any], within_s: float = 10.0) -> None:
 def refused_while_unconfirmed() -> list[Operation]:
     """Return every operation a person may ask for that the contracts close to unconfirmed sessions."""
     found: list[Operation] = []
-    for name in ("auth", "messaging", "media", "search", "compliance", "crypto"):
+    for name in ("identity", "messaging", "media", "search", "accountability", "crypto"):
         operations = import_module(f"sealwire.contracts.{name}").OPERATIONS.values()
         found += [o for o in operations if o.policy is Policy.CALLER and not o.open_unconfirmed]
     return [o for o in found if o.needs is not Permission.MANAGE_TENANTS]  # an owner may not, confirmed or not
@@ -202,10 +204,11 @@ async def test_while_nobody_can_confirm_low_risk_goes_on_and_high_risk_waits(
     assert not socket.caller.confirmed, "the socket goes on, for low-risk operations"
     assert ended == []
 
-    await until(lambda: ended, UNCONFIRMED_S + 4)
-    assert isinstance(ended[0], SessionUnconfirmed), "only past the bound: close 4001"
-    answer = await ask(app, "GET", AUTH["me"].path, headers=headers)
-    assert (answer.status, answer.json()["code"]) == (503, "session_unconfirmed"), "past the bound: 503, never 401"
+    if lost in PAST_THE_BOUND:
+        await until(lambda: ended, UNCONFIRMED_S + 4)
+        assert isinstance(ended[0], SessionUnconfirmed), "only past the bound: close 4001"
+        answer = await ask(app, "GET", AUTH["me"].path, headers=headers)
+        assert (answer.status, answer.json()["code"]) == (503, "session_unconfirmed"), "past the bound: 503, never 401"
 
     room.authority.outage = None
     await until(lambda: room.boundary.coordinator.fresh)
