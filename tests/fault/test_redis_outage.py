@@ -25,7 +25,7 @@ from sealwire.contracts.auth import OPERATIONS as AUTH
 from sealwire.kit.clock import SystemClock
 from sealwire.kit.http import App
 from sealwire.kit.ids import new_id
-from sealwire.kit.operation import Degraded, Operation, Policy
+from sealwire.kit.operation import Operation, Policy
 from sealwire.kit.permission import Permission, Role
 from sealwire.kit.problem import Problem, SessionUnconfirmed
 from sealwire.resilience.breaker import State
