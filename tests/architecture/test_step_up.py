@@ -24,7 +24,6 @@ WITHOUT = {
     "withdraw_invitation": "takes access away",
     "end_api_key": "takes access away: to make that hard would help a thief",
     "end_client": "takes access away",
-    "hold": "keeps what could be lost",
     "generate_key": "gives nobody anything that is there",
     "rotate": "old versions go on to open what they sealed",
     "rewrap_keys": "changes what wraps keys, and never who may use them",
@@ -34,7 +33,7 @@ WITHOUT = {
 ALWAYS = {
     "totp_enroll", "totp_remove", "passkey_register_options", "passkey_register", "remove_passkey", "add_api_key",
     "add_user", "change_user", "add_tenant", "remove_tenant", "rotate_signing", "schedule_destruction", "change_key",
-    "set_policy", "remove_policy", "release", "request_export", "request_erasure", "change_email", "change_email_of",
+    "set_policy", "remove_policy", "hold", "release", "request_export", "request_erasure", "change_email", "change_email_of",
     "new_recovery_codes", "reset_factors",
 }  # fmt: skip
 

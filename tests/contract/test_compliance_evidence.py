@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from random import Random
@@ -27,7 +28,9 @@ from sealwire.testing.asgi import Answer, ByName, ask
 from sealwire.testing.compliance import ComplianceRoom, open_compliance
 
 GATEWAY = service_caller("gateway", "acme")
-AUDITOR = Caller(principal=Principal(kind="user", tenant_id="acme", subject="anna", role=Role.AUDITOR))
+AUDITOR = Caller(
+    principal=Principal(kind="user", tenant_id="acme", subject="anna", role=Role.AUDITOR, auth_time_s=int(time.time()))
+)
 RECORDS = 600
 
 

@@ -443,6 +443,7 @@ HOLD = Operation(
     takes=NewHold,
     gives=Hold,
     status=201,
+    step_up=True,
     summary="Put a legal hold",
     **_RETAIN,
 )

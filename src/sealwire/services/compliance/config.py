@@ -57,6 +57,10 @@ class ComplianceConfig(msgspec.Struct, frozen=True, kw_only=True):
     relay_wait_s: Annotated[
         float, Meta(ge=0.0, le=60.0, description="Longest wait for more before own changes are recorded")
     ] = 0.2
+    evidence_at_once: Annotated[
+        int,
+        Meta(ge=1, le=64, description="Bundles of evidence made at once (64 MiB each), half for a tenant; past it 503"),
+    ] = 4
     stream_heartbeat_s: Annotated[
         float, Meta(ge=0.05, le=300, description="Longest silence on a live stream of the audit log")
     ] = 15.0

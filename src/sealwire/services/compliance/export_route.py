@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from hashlib import sha256
 from typing import Protocol
 
-from sealwire.contracts.audit import EvidenceQuery, ExportQuery
+from sealwire.contracts.audit import EvidenceQuery, ExportQuery, SlowReader
 from sealwire.contracts.compliance import AuditRecord, Checkpoint, LogQuery
 from sealwire.kit.caller import Caller
 from sealwire.kit.codec import convert_query, encode
@@ -21,6 +22,7 @@ from sealwire.services.compliance.manifest import CheckpointLine, End, EndLine, 
 from sealwire.services.compliance.ocsf import ocsf_event
 from sealwire.services.compliance.ports import StoredRecord
 from sealwire.services.compliance.remains import PrunedLine, PrunedRecord, write_pruned
+from sealwire.services.compliance.turns import Turns
 
 EXPORT_PATH = "/compliance/audit/export"
 EVIDENCE_PATH = "/compliance/audit/evidence"
@@ -32,6 +34,9 @@ _NO_STORE = (b"cache-control", b"no-store")
 
 class ExportSource(Protocol):
     """What exports ask of the service."""
+
+    evidence_turns: Turns
+    stall_s: float
 
     async def checkpoint(self, caller: Caller, query: LogQuery = ...) -> Checkpoint: ...
     async def manifest(self, caller: Caller, query: ExportQuery) -> Manifest: ...
@@ -60,6 +65,7 @@ def export_routes(source: ExportSource, edge: Edge) -> list[Route]:
             _evidence(source),
             policy=Policy.CALLER,
             needs=Permission.READ_AUDIT,
+            step_up=True,
             summary="Evidence in one file: records with inclusion proofs, the signed checkpoint, the public keys",
         ),
     ]
@@ -121,18 +127,28 @@ async def _lines(source: ExportSource, records: Sequence[StoredRecord], query: E
 def _evidence(source: ExportSource) -> Run:
     async def run(exchange: Exchange, caller: Caller) -> None:
         query = convert_query(exchange.query, EvidenceQuery)
-        head, exhibits = await source.evidence(caller, query)
-        name = b'attachment; filename="evidence.json"'
-        await exchange.start(200, (_JSON, _NO_STORE, (b"content-disposition", name)))
-        await exchange.write(write_head(head))
-        parts: list[bytes] = []
-        comma = b""
-        async for exhibit in exhibits:
-            parts += (comma, write_exhibit(exhibit))
-            comma = b","
-            if len(parts) >= 2 * _RECORDS_A_CHUNK:
-                await exchange.write(b"".join(parts))
-                parts.clear()
-        await exchange.finish(b"".join([*parts, BUNDLE_END]))
+        with source.evidence_turns.one(caller.tenant_id):
+            head, exhibits = await source.evidence(caller, query)
+            name = b'attachment; filename="evidence.json"'
+            await exchange.start(200, (_JSON, _NO_STORE, (b"content-disposition", name)))
+            await _written(exchange.write(write_head(head)), source.stall_s)
+            parts: list[bytes] = []
+            comma = b""
+            async for exhibit in exhibits:
+                parts += (comma, write_exhibit(exhibit))
+                comma = b","
+                if len(parts) >= 2 * _RECORDS_A_CHUNK:
+                    await _written(exchange.write(b"".join(parts)), source.stall_s)
+                    parts.clear()
+            await _written(exchange.finish(b"".join([*parts, BUNDLE_END])), source.stall_s)
 
     return run
+
+
+async def _written(writing: Awaitable[None], stall_s: float) -> None:
+    """Wait until the reader took it. Raises: SlowReader after that long: a turn and much memory wait for it."""
+    try:
+        async with asyncio.timeout(stall_s):
+            await writing
+    except TimeoutError:
+        raise SlowReader("the reader of a bundle takes nothing") from None

@@ -10,11 +10,9 @@ from datetime import UTC, datetime
 from random import Random
 from typing import Final, NamedTuple, Protocol
 
-from msgspec.structs import replace
-
 from sealwire.contracts.compliance import Hold, HoldGap, LegalHold
 from sealwire.contracts.crypto import Crypto
-from sealwire.contracts.custody import SubjectChanges, SubjectQuery, SubjectRestriction
+from sealwire.contracts.custody import SubjectQuery, SubjectRestriction
 from sealwire.contracts.gdpr import (
     DOWNLOAD_PATH,
     ExportGone,
@@ -46,10 +44,11 @@ from sealwire.services.compliance.certificates import SERVICE, Certificates, dig
 from sealwire.services.compliance.config import ComplianceConfig
 from sealwire.services.compliance.cursors import read_cursor, write_cursor
 from sealwire.services.compliance.erasures import ORDER, PROBE, Custodians, Erasures
-from sealwire.services.compliance.events import change_event, job_event
+from sealwire.services.compliance.events import change_event
 from sealwire.services.compliance.exports import Exports
 from sealwire.services.compliance.job_ports import Box, JobFilter, RightsStore, StoredJob, StoredRestriction
 from sealwire.services.compliance.jobs import JobRunner
+from sealwire.services.compliance.rectifications import Rectifications
 from sealwire.services.compliance.retention_ports import HoldStore
 from sealwire.services.compliance.sealing import Keys
 
@@ -111,7 +110,8 @@ class Rights:
         )  # fmt: skip
         self.runner.register("export", self.exports.run)
         self.runner.register("erasure", self._erasures.run)
-        self.runner.register("rectification", self._rectify)
+        rectifications = Rectifications(store=store, boxes=boxes, custodians=custodians, clock=clock)
+        self.runner.register("rectification", rectifications.run)
         self._fetching: set[str] = set()
         self._sweeping: asyncio.Task[None] | None = None
 
@@ -273,28 +273,6 @@ class Rights:
     async def rectification_job(self, caller: Caller, job_id: str) -> GdprJob:
         """Return a rectification. Raises: JobNotFound."""
         return self._view(await self._look(caller, "rectification", job_id), caller)
-
-    async def _rectify(self, job: StoredJob) -> StoredJob:
-        box = await self._boxes.open(job)
-        changes = SubjectChanges(job_id=job.job_id, email=box.email, display_name=box.display_name)
-        caller = service_caller(SERVICE, job.tenant_id)
-        there = self._custodians()
-        names = [name for name in ORDER if name in there]
-        done = {receipt.service for receipt in job.receipts}
-        for name in names:
-            if name in done:
-                continue
-            answer = await there[name].rectify_subject(caller, job.subject_id, changes)
-            at = rfc3339(self._clock.now_us())
-            receipt = Receipt(service=name, done=True, finished_at=at, counts=answer.changed)
-            receipts = (*job.receipts, receipt)
-            job = replace(job, receipts=receipts, progress=round(len(receipts) / (len(names) + 1), 2))
-            await self._store.save(job)
-        now_us = self._clock.now_us()
-        finished = replace(job, status="done", progress=1.0, finished_us=now_us, problem=None, box=None)
-        await self._store.save(finished, [job_event("gdpr.rectification.completed", finished, at_us=now_us, actor="")])
-        await self._boxes.destroy(job)
-        return finished
 
     # ---- jobs
 

@@ -60,6 +60,7 @@ from sealwire.services.compliance.rights_answers import RightsAnswers
 from sealwire.services.compliance.sealing import Sealer
 from sealwire.services.compliance.sequencer import Logs
 from sealwire.services.compliance.signers import SERVICE
+from sealwire.services.compliance.turns import Turns
 from sealwire.services.compliance.verification import Verifier
 from sealwire.services.compliance.witnesses import Witnesses
 
@@ -88,6 +89,7 @@ class ComplianceService(RightsAnswers):
         self._sealer = sealer
         self._tail = Tail()
         self._live = LiveLog(store=store, tail=self._tail, per_tenant=config.streams_per_tenant)
+        self.evidence_turns = Turns(at_once=config.evidence_at_once, what="bundles of evidence")
         self.heartbeat_s, self.stall_s = config.stream_heartbeat_s, config.stream_stall_s
         self._logs = Logs(
             store=store,
