@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from base64 import b64encode
 from binascii import a2b_base64
@@ -93,7 +94,7 @@ class DataKeys:
         return PlainKey(plaintext=bytes(plain))
 
     async def destroy(self, caller: Caller, which: DataKeyDestruction) -> Destroyed:
-        """Destroy a service's data keys by scope or subject. Raises: Invalid when neither is given."""
+        """Destroy a service's data keys by scope or subject. Raises: LegalHold; Invalid when neither is given."""
         if not which.scope and not which.subject_id:
             raise Invalid("Name the subject_id or the scope whose data keys are to be destroyed.", path="$")
         event = key_event(
@@ -105,12 +106,21 @@ class DataKeys:
             detail=which.scope,
             subject_id=which.subject_id,
         )
-        count = await self._store.destroy_data_keys(
-            caller.tenant_id, caller.service, scope=which.scope, subject_id=which.subject_id, event=event
-        )
+        try:
+            count, kept = await self._store.destroy_data_keys(
+                caller.tenant_id,
+                caller.service,
+                scope=which.scope,
+                subject_id=which.subject_id,
+                spare_held=which.spare_held,
+                event=event,
+            )
+        except asyncio.CancelledError:  # who asked gave up; it is, or will be, done
+            self._shred_soon()
+            raise
         if count:  # a kill before this: the next start shreds
             self._shred_soon()
-        return Destroyed(destroyed=count)
+        return Destroyed(destroyed=count, kept=len(kept), kept_scopes=sorted(set(kept) - {""}))
 
     async def wrap_new(self, caller: Caller, live: LiveKey, context: dict[str, str], *, plain: bool) -> DataKey:
         """Return a fresh data key wrapped under a tenant's key: nothing is stored, the wrapped form holds it all."""

@@ -145,8 +145,12 @@ class KeyChain:
 
     async def rotate(self, caller: Caller, live: LiveKey, *, expected: int = 0) -> LiveKey:
         """Add a version; with `expected` only if that is the newest still. Raises: KeyUnusable."""
-        async with self._provider.making():
-            return await self._rotate_in(caller, live, expected)
+
+        async def rotate() -> LiveKey:
+            async with self._provider.making():
+                return await self._rotate_in(caller, live, expected)
+
+        return await self._flights.join(("add", live.stored.key_id, object()), rotate)
 
     async def _rotate_in(self, caller: Caller, live: LiveKey, expected: int) -> LiveKey:
         live.require(KeyUse.PROTECT)
@@ -174,7 +178,15 @@ class KeyChain:
         return await self.refresh(live)
 
     async def change_life(self, live: LiveKey, change: Callable[[Life], Life], event: KeyEvent) -> LiveKey:
-        """Change a key's life by a pure rule, against what is stored. Raises: what `change` raises."""
+        """Change a key's life by a pure rule, against what is stored. Raises: what `change` raises.
+
+        A caller who gives up in the middle leaves nothing half done: what is stored is what is known here.
+        """
+        return await self._flights.join(
+            ("life", live.stored.key_id, object()), lambda: self._change_life(live, change, event)
+        )
+
+    async def _change_life(self, live: LiveKey, change: Callable[[Life], Life], event: KeyEvent) -> LiveKey:
         while True:
             before = live.stored.life
             after = change(before)
@@ -208,6 +220,7 @@ class KeyChain:
         while True:
             live.require(KeyUse.PROTECT)
             material = await self.material(live, live.stored.newest.version)
+            live.require(KeyUse.PROTECT)  # it may have waited for the material, and the key changed meanwhile
             budget = material.budget
             try:
                 if budget.take(count):
@@ -244,6 +257,9 @@ class KeyChain:
         else:
             above = await self.material(await self.master(key.tenant_id), version.master_version)
             root = above.unwrap(wrapped, context)
+        if not allows(state := live.stored.life.state, KeyUse.PROCESS):  # since this began
+            wipe(root)
+            raise KeyUnusable(f"The key is {state.value}.")
         budget = self._budgets.get((key.key_id, version.version))
         if budget is None:
             budget = self._budget(key.key_type, version.reserved_uses, 0)
