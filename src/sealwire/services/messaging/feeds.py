@@ -97,8 +97,13 @@ class FeedCases:
         return Readable(conversation_ids=[*await self._conversations.readable(caller.tenant_id, caller.user_id)])
 
     async def current(self, caller: Caller, query: CurrentQuery) -> Current:
-        """Return messages by id, as they are now, of conversations the caller may read; no tombstones."""
+        """Return messages by id, as they are now, of conversations the caller may read; no tombstones.
+
+        What a restricted person wrote is left out: it is stored, and others read it where it was said, but it is not
+        looked up for them (GDPR Art. 18(2)). Search shows nothing that isn't returned here, whatever is indexed.
+        """
         stored = await self._messages.by_ids(caller.tenant_id, list(dict.fromkeys(query.message_ids)))
+        stored = [m for m in stored if not self._seats.refuses(m.tenant_id, m.sender_id)]
         may_read = {id_: await self._may_read(caller, id_) for id_ in {m.conversation_id for m in stored}}
         views = await self._bodies.view([m for m in stored if may_read[m.conversation_id]])
         return Current(items=[view for view in views if not view.deleted])

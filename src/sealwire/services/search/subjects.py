@@ -73,7 +73,9 @@ class SubjectEntries:
         return SubjectRectified()
 
     async def restrict_subject(self, caller: Caller, subject_id: str, restriction: SubjectRestriction) -> None:
-        """See `SubjectCustody`. The copies stay with what they are copies of; nothing new comes from messaging."""
+        """See `SubjectCustody`. The copies stay with what they are copies of; nothing new comes from messaging. No hit
+        is shown that messaging does not return, and it leaves a restricted person's messages out.
+        """
         require_custodian(caller)
 
     async def probe_subject(self, caller: Caller, subject_id: str, probe: SubjectProbe) -> SubjectFindings:
