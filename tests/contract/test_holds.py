@@ -10,10 +10,10 @@ import pytest
 
 from sealwire.contracts.compliance import AuditQuery, HoldPending, NewHold
 from sealwire.contracts.crypto import Destruction, NewKey
-from sealwire.contracts.custody import MessagePolicy
+from sealwire.contracts.custody import MessagePolicy, SubjectQuery
 from sealwire.contracts.gdpr import GdprJob, JobQuery, NewErasure
 from sealwire.contracts.messaging import Conversation, History, Message
-from sealwire.kit.caller import Caller
+from sealwire.kit.caller import Caller, service_caller
 from sealwire.kit.codec import Page
 from sealwire.kit.problem import Conflict, Invalid, NotFound
 from sealwire.services.compliance.certificates import read_certificate
@@ -153,6 +153,40 @@ async def erased(room: KeepingRoom, by: Caller, jobs: int) -> list[GdprJob]:
             if len(items) == jobs and all(job.status == "done" for job in items):
                 return items
             await asyncio.sleep(0.02)
+
+
+async def test_an_erasure_keeps_what_a_hold_covers_and_no_more(room: KeepingRoom, anna: Caller) -> None:
+    agnes = await room.files.enter("agnes")
+    held, free = [await room.messages.group(anna, agnes) for _ in range(2)]
+    for group in (held, free):
+        await room.messages.say(agnes, group, "what was said there")
+        await room.files.upload("agnes", b"what was sent there", conversation_id=group.conversation_id)
+    hold_id = await room.hold(anna, conversation_id=held.conversation_id)
+    service, crypto = room.compliance.service, room.messages.people.crypto
+    await service.request_erasure(anna, NewErasure(subject_id=agnes.user_id, messages="tombstone"))
+    (job,) = await erased(room, anna, 1)
+
+    async def live() -> set[tuple[str, str]]:
+        items = (
+            await crypto.export_subject(service_caller("compliance", anna.tenant_id), agnes.user_id, SubjectQuery())
+        ).items
+        return {(item.data["service"], item.data["scope"]) for item in items}
+
+    assert await live() == {("messaging", held.conversation_id), ("media", held.conversation_id)}
+    statement = read_certificate(job.certificate or "", [parse_key(job.public_key or "")])
+    parts = {part["where"]: part for part in statement["erased"]}
+    assert parts["messaging"]["kept_under_legal_hold"] == {"message": 1, "data_key": 1}
+    assert parts["media"]["kept_under_legal_hold"] == {"file": 1, "data_key": 1}
+    assert parts["crypto"]["kept_under_legal_hold"]["data_key"] == 2
+    assert {id_ for part in statement["erased"] for id_ in part["kept_in"]} == {held.conversation_id}
+    (why,) = statement["legal_holds"]
+    assert (why["hold_id"], why["conversation_id"]) == (hold_id, held.conversation_id)
+    said = await room.messages.messaging.history(anna, held.conversation_id, History())
+    assert [message.body for message in said.items] == ["what was said there"]
+    await service.release(anna, hold_id)
+    last, _ = await erased(room, anna, 2)
+    assert await live() == set()
+    assert read_certificate(last.certificate or "", [parse_key(last.public_key or "")])["legal_holds"] == []
 
 
 @pytest.mark.parametrize("policy", ["tombstone", "anonymise"])

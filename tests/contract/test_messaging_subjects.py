@@ -8,7 +8,13 @@ import apsw
 import pytest
 
 from sealwire.adapters.embedded.holds import SqliteHoldBook
-from sealwire.contracts.custody import ProcessingRestricted, SubjectErasure, SubjectProbe, SubjectRestriction
+from sealwire.contracts.custody import (
+    HoldPlacement,
+    ProcessingRestricted,
+    SubjectErasure,
+    SubjectProbe,
+    SubjectRestriction,
+)
 from sealwire.contracts.messaging import ConversationNotFound, Draft, Edit, History
 from sealwire.kit.caller import Caller, service_caller
 from sealwire.kit.files import count_in_files
@@ -123,12 +129,16 @@ async def test_messages_of_a_held_conversation_stay_and_are_told(room):
     held, free = await room.group(agnes, bertil), await room.group(agnes, bertil)
     await room.say(agnes, held, "evidence")
     await room.say(agnes, free, "chatter")
+    await room.people.crypto.put_hold(
+        service_caller("compliance", agnes.tenant_id), "hold-1", HoldPlacement(conversation_id=held.conversation_id)
+    )
     book = SqliteHoldBook(room.stores.db)
     await book.put(agnes.tenant_id, "hold-1", subject_id="", conversation_id=held.conversation_id, at_us=1)
     erased, kept = await erase(room, agnes)
-    assert (erased["message"], kept) == (1, {"message": 1})
+    assert (erased["message"], kept) == (1, {"message": 1, "data_key": 1})
     (message,) = (await room.messaging.history(bertil, held.conversation_id, History())).items
     assert message.body == "evidence"
+    await room.people.crypto.release_hold(service_caller("compliance", agnes.tenant_id), "hold-1")
     await book.release(agnes.tenant_id, "hold-1", at_us=2)
     erased, kept = await erase(room, agnes, job_id="job-2")
     assert (erased["message"], kept) == (1, {})

@@ -7,7 +7,14 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Final
 
-from sealwire.contracts.crypto import DATA_KEY_USES, Crypto, DataKeyDestruction, SystemDataKeyRequest, WrappedKey
+from sealwire.contracts.crypto import (
+    DATA_KEY_USES,
+    Crypto,
+    DataKeyDestruction,
+    Destroyed,
+    SystemDataKeyRequest,
+    WrappedKey,
+)
 from sealwire.kit.caller import Caller, service_caller
 from sealwire.kit.clock import Clock
 from sealwire.kit.envelopes import KEY_ID_BYTES, EnvelopeRefused, SealingKey, envelope_key_id, wipe
@@ -131,13 +138,18 @@ class KeyRing:
         Raises: what crypto raises; the ring has forgotten them also then, as they may be destroyed: the answer of a
         crypto that was killed after its commit never came.
         """
-        self.forget(tenant_id, scope=scope, subject_id=subject_id)
-        which = DataKeyDestruction(scope=scope, subject_id=subject_id)
+        return (await self._destroy(tenant_id, DataKeyDestruction(scope=scope, subject_id=subject_id))).destroyed
+
+    async def destroy_free(self, tenant_id: str, *, subject_id: str) -> Destroyed:
+        """Destroy the data keys of a person that no legal hold keeps; say how many, and what stays. As `destroy`."""
+        return await self._destroy(tenant_id, DataKeyDestruction(subject_id=subject_id, spare_held=True))
+
+    async def _destroy(self, tenant_id: str, which: DataKeyDestruction) -> Destroyed:
+        self.forget(tenant_id, scope=which.scope, subject_id=which.subject_id)
         try:
-            answer = await self._crypto.destroy_data_keys(self._caller(tenant_id), which)
+            return await self._crypto.destroy_data_keys(self._caller(tenant_id), which)
         finally:  # somebody may have loaded one again meanwhile
-            self.forget(tenant_id, scope=scope, subject_id=subject_id)
-        return answer.destroyed
+            self.forget(tenant_id, scope=which.scope, subject_id=which.subject_id)
 
     def forget(self, tenant_id: str, *, scope: str = "", subject_id: str = "") -> None:
         """Wipe what the ring holds of a tenant, narrowed by scope and subject; a load under way is not kept either."""

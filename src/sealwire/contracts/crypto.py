@@ -196,16 +196,23 @@ class SystemDataKeyRequest(Input):
 
 
 class DataKeyDestruction(Input):
-    """Which data keys of the calling service: those with this `subject_id` or `scope` (or both)."""
+    """Which data keys of the calling service: those with this `subject_id` or `scope` (or both).
+
+    When a legal hold covers one of them none is destroyed (409 `legal_hold`); with `spare_held` those under a hold stay
+    and the others go.
+    """
 
     subject_id: Annotated[str, msgspec.Meta(max_length=64)] = ""
     scope: Annotated[str, msgspec.Meta(max_length=128)] = ""
+    spare_held: bool = False
 
 
-class Destroyed(Output):
-    """How many data keys were destroyed now (none on a repeat)."""
+class Destroyed(Output, omit_defaults=True):
+    """How many data keys were destroyed now (none on a repeat), and how many a hold kept, of which scopes."""
 
     destroyed: int
+    kept: int = 0
+    kept_scopes: list[str] = []
 
 
 class WrappedKey(Input):

@@ -89,7 +89,7 @@ class SubjectErasure(Input):
 
 
 class SubjectErased(Output):
-    """What this call erased, by kind. `kept` counts what a hold on a conversation keeps.
+    """What this call erased, by kind. `kept` counts what holds on conversations keep, `kept_in` says of which.
 
     Ask again until `done`; from then on nothing of the person is taken in any more.
     """
@@ -97,6 +97,7 @@ class SubjectErased(Output):
     done: bool
     erased: dict[str, int] = {}
     kept: dict[str, int] = {}
+    kept_in: list[str] = []
 
 
 class SubjectChanges(Input):

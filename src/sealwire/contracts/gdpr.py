@@ -100,13 +100,14 @@ class Restrictions(Output):
 
 
 class Receipt(Output):
-    """What one service did for a job. `counts` by kind of thing; `kept` is what holds on conversations keep."""
+    """What one service did for a job. `counts` by kind of thing; `kept` is what holds on conversations keep, `kept_in` of which."""
 
     service: str
     done: bool = False
     finished_at: str | None = None
     counts: dict[str, int] = {}
     kept: dict[str, int] = {}
+    kept_in: list[str] = []
 
 
 class GdprJob(Output):

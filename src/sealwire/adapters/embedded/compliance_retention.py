@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from hashlib import sha256
 from typing import Final
 
@@ -110,6 +110,14 @@ class SqliteHoldStore:
 
     async def covers(self, tenant_id: str, *, subject_id: str = "", conversation_id: str = "") -> bool:
         return bool(self._db.read(_COVERED, (tenant_id, subject_id, conversation_id))[0][0])
+
+    async def on_conversations(self, tenant_id: str, conversation_ids: Collection[str]) -> Sequence[Hold]:
+        rows = self._db.read(
+            f"SELECT {_HOLD} FROM hold WHERE tenant_id = ? AND conversation_id IN (SELECT value FROM json_each(?))"
+            " ORDER BY hold_id",
+            (tenant_id, _encode_ids(list(conversation_ids)).decode()),
+        )
+        return [hold_of(row) for row in rows]
 
     async def unsettled(self) -> Sequence[tuple[str, Hold]]:
         rows = self._db.read(f"SELECT tenant_id, {_HOLD} FROM hold WHERE state <> 'in_force'")

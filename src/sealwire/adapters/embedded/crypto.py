@@ -232,8 +232,8 @@ class SqliteKeyStore:
         return await self._grants.submit((data_key_id, count, event))
 
     async def destroy_data_keys(
-        self, tenant_id: str, service: str, *, scope: str, subject_id: str, event: KeyEvent
-    ) -> int:
+        self, tenant_id: str, service: str, *, scope: str, subject_id: str, spare_held: bool, event: KeyEvent
+    ) -> tuple[int, Sequence[str]]:
         where = "tenant_id = ? AND service = ? AND wrapped IS NOT NULL"
         params: tuple[str, ...] = (tenant_id, service)
         for column, value in (("scope", scope), ("subject_id", subject_id)):
@@ -243,15 +243,18 @@ class SqliteKeyStore:
         if len(params) == 2:
             raise ValueError("neither scope nor subject given")
 
-        def destroy(conn: apsw.Connection) -> int:
-            if conn.execute(f"SELECT 1 FROM data_keys WHERE {where} AND {_HELD} LIMIT 1", params).get:
+        def destroy(conn: apsw.Connection) -> tuple[int, Sequence[str]]:
+            kept = [
+                str(row[0]) for row in conn.execute(f"SELECT scope FROM data_keys WHERE {where} AND {_HELD}", params)
+            ]
+            if kept and not spare_held:
                 raise LegalHold("A legal hold covers what is sealed under these keys.")
-            ids = conn.execute(f"SELECT data_key_id FROM data_keys WHERE {where}", params).fetchall()
+            ids = conn.execute(f"SELECT data_key_id FROM data_keys WHERE {where} AND NOT {_HELD}", params).fetchall()
             conn.executemany("UPDATE data_keys SET wrapped = NULL, current = 0 WHERE data_key_id = ?", ids)
             _ledger(conn, [("data_key", str(name), tenant_id, event.at_us) for (name,) in ids])
             if ids:
                 self._emit(conn, (event,))
-            return len(ids)
+            return len(ids), kept
 
         return await self._db.write(destroy)
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
 from msgspec.structs import replace
 
-from sealwire.contracts.compliance import LegalHold
+from sealwire.contracts.compliance import Hold, LegalHold
 from sealwire.contracts.custody import SubjectCustody, SubjectErasure, SubjectItem, SubjectProbe, SubjectQuery
 from sealwire.contracts.gdpr import Receipt
 from sealwire.kit.caller import Caller, service_caller
@@ -59,9 +59,11 @@ class Erasures:
         forget_person: Callable[[str, str], None],
         count_in_data: Callable[[Sequence[bytes]], Awaitable[int]],
         is_held: Callable[[str, str], Awaitable[bool]],
+        holds_on: Callable[[str, Collection[str]], Awaitable[Sequence[Hold]]],
         clock: Clock,
     ) -> None:
-        """`is_held` says whether a hold on a person is in compliance's own book, in force or not yet.
+        """`is_held` says whether a hold on a person is in compliance's own book, in force or not yet, `holds_on` which
+        holds on conversations are.
         `forget_person` makes records of a person, from now on, unreadable to everybody; `count_in_data` looks for
         texts in every file of the installation."""
         self._store = store
@@ -72,6 +74,7 @@ class Erasures:
         self._forget_person = forget_person
         self._count_in_data = count_in_data
         self._is_held = is_held
+        self._holds_on = holds_on
         self._steps: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._clock = clock
 
@@ -166,6 +169,7 @@ class Erasures:
                     done=answer.done,
                     counts=_sum(receipt.counts, answer.erased),
                     kept=answer.kept or receipt.kept,
+                    kept_in=answer.kept_in or receipt.kept_in,
                     finished_at=rfc3339(self._clock.now_us()) if answer.done else None,
                 )
                 job = self._with(job, receipt)
@@ -215,9 +219,19 @@ class Erasures:
             "completed_at": rfc3339(now_us),
             "messages": box.messages,
             "erased": [
-                {"where": r.service, "counts": r.counts, "kept_under_legal_hold": r.kept, "at": r.finished_at}
+                {
+                    "where": r.service,
+                    "counts": r.counts,
+                    "kept_under_legal_hold": r.kept,
+                    "kept_in": r.kept_in,
+                    "at": r.finished_at,
+                }
                 for r in job.receipts
                 if r.service != PROBE
+            ],
+            "legal_holds": [
+                {"hold_id": hold.hold_id, "conversation_id": hold.conversation_id, "placed_at": hold.created_at}
+                for hold in await self._holds_on(job.tenant_id, {id_ for r in job.receipts for id_ in r.kept_in})
             ],
             "probe": {"texts": len(box.words), "places": dict(places), "found": sum(places.values())},
         }

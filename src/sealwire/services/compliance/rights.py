@@ -103,6 +103,7 @@ class Rights:
             certificates=Certificates(crypto=crypto, origin=config.origin),
             forget_person=forget_person, count_in_data=around.count_in_data, clock=clock,
             is_held=lambda tenant_id, subject_id: holds.covers(tenant_id, subject_id=subject_id),
+            holds_on=holds.on_conversations,
         )  # fmt: skip
         self.runner = JobRunner(
             store=store, clock=clock, rng=around.rng, at_once=config.jobs_at_once, retry_base_s=config.job_retry_base_s,

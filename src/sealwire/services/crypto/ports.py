@@ -191,12 +191,13 @@ class KeyStore(Protocol):
         """Add `count` to a data key's reserved uses; False, and nothing done, when it isn't current any more."""
 
     async def destroy_data_keys(
-        self, tenant_id: str, service: str, *, scope: str, subject_id: str, event: KeyEvent
-    ) -> int:
+        self, tenant_id: str, service: str, *, scope: str, subject_id: str, spare_held: bool, event: KeyEvent
+    ) -> tuple[int, Sequence[str]]:
         """Overwrite the data keys with this scope and subject (empty: any), and write them into the ledger.
 
-        Returns how many there were. Raises: LegalHold, nothing done, when a hold covers one of them by its subject or
-        scope; ValueError when both are empty.
+        With `spare_held` those stay that a hold covers by its subject or scope; returns how many went, and the scopes
+        of those that stayed. Raises: LegalHold, nothing done, when there are such otherwise; ValueError when both are
+        empty.
         """
 
     async def subject_keys(self, tenant_id: str, subject_id: str, *, after: str, limit: int) -> list[StoredDataKey]:

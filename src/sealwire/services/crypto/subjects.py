@@ -59,14 +59,18 @@ class SubjectKeys:
         if erasure.check_only:
             return SubjectErased(done=False)
         destroyed = kept = 0
-        which = DataKeyDestruction(subject_id=subject_id)
+        scopes: set[str] = set()
+        # What a hold on a conversation keeps stays readable, and nothing else.
+        which = DataKeyDestruction(subject_id=subject_id, spare_held=True)
         for service in SERVICES:
-            try:
-                destroyed += (await self._data_keys.destroy(service_caller(service, tenant_id), which)).destroyed
-            except LegalHold:  # on a conversation: what is kept there stays readable
-                kept += 1
+            answer = await self._data_keys.destroy(service_caller(service, tenant_id), which)
+            destroyed, kept = destroyed + answer.destroyed, kept + answer.kept
+            scopes.update(answer.kept_scopes)
         return SubjectErased(
-            done=True, erased={"data_key": destroyed} if destroyed else {}, kept={"data_key": kept} if kept else {}
+            done=True,
+            erased={"data_key": destroyed} if destroyed else {},
+            kept={"data_key": kept} if kept else {},
+            kept_in=sorted(scopes),
         )
 
     async def rectify_subject(self, caller: Caller, subject_id: str, changes: SubjectChanges) -> SubjectRectified:

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import msgspec
 
+from sealwire.contracts.crypto import Destroyed
 from sealwire.kit.envelopes import SealingKey
 from sealwire.ports.events import NewEvent
 from sealwire.services.media.keeping_ports import MediaKeeping
@@ -72,6 +73,9 @@ class DataKeys(Protocol):
 
     async def destroy(self, tenant_id: str, *, scope: str = "", subject_id: str = "") -> int:
         """Destroy the data keys of a scope or subject for good. Raises: LegalHold."""
+
+    async def destroy_free(self, tenant_id: str, *, subject_id: str) -> Destroyed:
+        """Destroy the data keys of a person for good but for those that a hold keeps; say what stays."""
 
     def sweep(self) -> None:
         """Wipe what is past its time."""

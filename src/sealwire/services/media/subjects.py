@@ -8,7 +8,6 @@ from typing import Any, Final
 
 import msgspec
 
-from sealwire.contracts.compliance import LegalHold
 from sealwire.contracts.crypto import DecryptionFailed, KeyUnusable
 from sealwire.contracts.custody import (
     ContentPart,
@@ -119,14 +118,15 @@ class SubjectFiles:
             return SubjectErased(done=False, erased={"file": gone})
         await self._bury()
         held = (await self._subjects.left(tenant_id, subject_id)).held
-        kept, destroyed = ({"file": held} if held else {}), 0
-        if not held:
-            try:
-                destroyed = await self._keys.destroy(tenant_id, subject_id=subject_id)
-            except LegalHold:  # on a conversation where nothing readable of the person is left
-                kept = {"data_key": 1}
+        keys = await self._keys.destroy_free(tenant_id, subject_id=subject_id)
         await self._subjects.compact()
-        return SubjectErased(done=True, erased={"data_key": destroyed} if destroyed else {}, kept=kept)
+        kept = {"file": held, "data_key": keys.kept}
+        return SubjectErased(
+            done=True,
+            erased={"data_key": keys.destroyed} if keys.destroyed else {},
+            kept={kind: count for kind, count in kept.items() if count},
+            kept_in=keys.kept_scopes,
+        )
 
     async def rectify_subject(self, caller: Caller, subject_id: str, changes: SubjectChanges) -> SubjectRectified:
         """See `SubjectCustody`. Media knows people by their ids alone."""

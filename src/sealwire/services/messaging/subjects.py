@@ -7,7 +7,6 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from sealwire.contracts.compliance import LegalHold
 from sealwire.contracts.custody import (
     SubjectChanges,
     SubjectErased,
@@ -201,21 +200,17 @@ class SubjectCases:
             self._places[erasure.job_id] = _Places()
             return SubjectErased(done=False, erased={"conversation": named} if named else {})
         kept = await self._store.held_messages(tenant_id, subject_id)
-        held = {"message": kept} if kept else {}
-        destroyed = 0
+        keys = await self._keys.destroy_free(tenant_id, subject_id=subject_id)
         if not kept:
-            try:
-                destroyed = await self._keys.destroy(tenant_id, subject_id=subject_id)
-            except LegalHold:  # on a conversation where nothing readable of the person is left
-                held = {"data_key": 1}
             await self._store.forget_traces(tenant_id, subject_id)
         await self._store.compact()
         del self._places[erasure.job_id]
-        erased = {"conversation": named, "data_key": destroyed}
+        erased, held = {"conversation": named, "data_key": keys.destroyed}, {"message": kept, "data_key": keys.kept}
         return SubjectErased(
             done=True,
             erased={kind: count for kind, count in erased.items() if count},
-            kept=held,
+            kept={kind: count for kind, count in held.items() if count},
+            kept_in=keys.kept_scopes,
         )
 
     # ---- the rest
