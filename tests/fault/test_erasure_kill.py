@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,8 +19,8 @@ WORD = "Rhabarberkompott"
 MESSAGES = 450
 LIVES = 60
 
-LIFE = """
-import asyncio, os, signal, sys
+NURSERY = """
+import asyncio, json, os, signal, sys, traceback
 from pathlib import Path
 from random import Random
 
@@ -32,9 +34,6 @@ from sealwire.services.compliance.job_ports import JobFilter
 from sealwire.services.compliance.rights import Surroundings
 from sealwire.services.compliance.service import ComplianceService
 from sealwire.testing.media_room import MediaRoom
-
-folder, first, when, policy = Path(sys.argv[1]), sys.argv[2] == "first", sys.argv[3], sys.argv[4]
-WORD, MESSAGES = sys.argv[5], int(sys.argv[6])
 
 
 def die():
@@ -93,35 +92,86 @@ async def main():
         await service.start()
         for job in await storage.stores.rights.unfinished():
             await service.rights.runner.settled(job.job_id)
-    for job in await storage.stores.rights.jobs(sys.argv[7], JobFilter(), before="", limit=1):
+    for job in await storage.stores.rights.jobs(tenant, JobFilter(), before="", limit=1):
         print(job.status, job.public_key, flush=True)
         (folder.parent / "certificate").write_text(job.certificate or "")
     await service.stop()
     await storage.close()
     await room.close()
 
-asyncio.run(main())
+def live():
+    try:
+        asyncio.run(main())
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    sys.stdout.flush()
+    os._exit(0)
+
+
+# A life of its own for each order, born with everything imported: that is what starting a program takes longest for.
+for line in sys.stdin:
+    order = json.loads(line)
+    folder, first, when, policy = Path(order["folder"]), order["first"], order["when"], order["policy"]
+    WORD, MESSAGES, tenant = order["word"], order["messages"], order["tenant"]
+    child = os.fork()
+    if child == 0:
+        said = os.open(order["said"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        os.dup2(said, 1)
+        os.dup2(said, 2)
+        live()
+    _, status = os.waitpid(child, 0)
+    print(os.waitstatus_to_exitcode(status), flush=True)
 """
 
 
-def live(folder: Path, *, first: bool, when: str, policy: str, tenant: str = "-") -> tuple[int, list[str]]:
-    """Live until the end or the kill; return the exit code and what was said."""
-    argv = [str(folder), "first" if first else "again", when, policy, WORD, str(MESSAGES), tenant]
-    done = subprocess.run([sys.executable, "-c", LIFE, *argv], capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode in (0, -9), done.stderr[-3000:]
-    return done.returncode, done.stdout.split()
+class Nursery:
+    """Where lives come from. Each is a process of its own, forked from one that has opened nothing yet."""
+
+    def __init__(self, folder: Path) -> None:
+        self._said = folder / "said"
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", NURSERY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=folder
+        )
+
+    def live(self, folder: Path, *, first: bool, when: str, policy: str, tenant: str = "-") -> tuple[int, list[str]]:
+        """Live until the end or the kill; return the exit code and what was said."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        order = {"folder": str(folder), "first": first, "when": when, "policy": policy, "word": WORD,
+                 "messages": MESSAGES, "tenant": tenant, "said": str(self._said)}  # fmt: skip
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+        code = int(self._process.stdout.readline())
+        said = self._said.read_text()
+        assert code in (0, -9), said[-3000:]
+        return code, said.split()
+
+    def close(self) -> None:
+        """End it."""
+        self._process.kill()
+        self._process.wait()
+
+
+@pytest.fixture
+def nursery(tmp_path: Path) -> Iterator[Nursery]:
+    nursery = Nursery(tmp_path)
+    yield nursery
+    nursery.close()
 
 
 @pytest.mark.parametrize("policy", ["tombstone", "anonymise"])
-def test_every_step_survives_a_kill(tmp_path, policy):
+def test_every_step_survives_a_kill(tmp_path, nursery, policy):
     folder = tmp_path / "data"
     folder.mkdir()
-    code, said = live(folder, first=True, when="after", policy=policy)
+    code, said = nursery.live(folder, first=True, when="after", policy=policy)
     assert code == -9
     _, subject_id, tenant_id = said[:3]
     kills = 1
     for life in range(LIVES):
-        code, said = live(folder, first=False, when=("before", "after")[life % 2], policy=policy, tenant=tenant_id)
+        code, said = nursery.live(
+            folder, first=False, when=("before", "after")[life % 2], policy=policy, tenant=tenant_id
+        )
         if code == 0:
             break
         kills += 1
