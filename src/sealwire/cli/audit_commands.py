@@ -12,6 +12,11 @@ from sealwire.cli.terminal import EXIT_USAGE, Json, fail, say_json
 
 if TYPE_CHECKING:
     from sealwire.cli.audit_live import LiveLog
+    from sealwire.cli.audit_saved import Saved
+
+BUSY = 503
+BUSY_ATTEMPTS = 5
+BUSY_WAIT_S = 2.0
 
 audit = typer.Typer(help="The audit log.", no_args_is_help=True)
 
@@ -63,10 +68,18 @@ def audit_export(
     tenant: Tenant = None,
     from_seq: Annotated[int | None, typer.Option("--from-seq", min=1)] = None,
     to_seq: Annotated[int | None, typer.Option("--to-seq", min=1)] = None,
+    json: Json = False,
 ) -> None:
-    """Save the log, or a range of it, as NDJSON with its manifest."""
-    query = {"from_seq": from_seq, "to_seq": to_seq}
-    _save(lambda log: log.export({k: str(v) for k, v in query.items() if v is not None}, file), url, token, tenant)
+    """Save the log, or a range of it, as NDJSON with its manifest. Says what was written where."""
+    from sealwire.cli.audit_saved import saved_export
+
+    asked = {k: str(v) for k, v in {"from_seq": from_seq, "to_seq": to_seq}.items() if v is not None}
+
+    def save(log: LiveLog) -> Saved:
+        log.export(asked, file)
+        return saved_export(file)
+
+    _save(save, live(url, token, tenant), json=json)
 
 
 @audit.command("bundle")
@@ -84,13 +97,25 @@ def audit_bundle(
     outcome: Annotated[str | None, typer.Option("--outcome")] = None,
     since: Annotated[str | None, typer.Option("--from", help="Not before this time (RFC 3339).")] = None,
     until: Annotated[str | None, typer.Option("--to", help="Before this time (RFC 3339).")] = None,
+    json: Json = False,
 ) -> None:
-    """Save evidence in one file: records, their proofs, the signed checkpoint, the public keys."""
+    """Save evidence in one file: records, their proofs, the signed checkpoint, the public keys.
+
+    Asks for a token of a session that proved who it is within the last 15 minutes. Says what was written where.
+    """
+    from sealwire.cli.audit_saved import saved_bundle
+
     query = {
         "from_seq": from_seq, "to_seq": to_seq, "actor": actor, "action": action, "resource_type": resource_type,
         "resource_id": resource_id, "outcome": outcome, "from": since, "to": until,
     }  # fmt: skip
-    _save(lambda log: log.evidence({k: str(v) for k, v in query.items() if v is not None}, file), url, token, tenant)
+    asked = {k: str(v) for k, v in query.items() if v is not None}
+
+    def save(log: LiveLog) -> Saved:
+        log.evidence(asked, file)
+        return saved_bundle(file)
+
+    _save(save, live(url, token, tenant), json=json)
 
 
 @audit.command("mirror")
@@ -99,9 +124,12 @@ def audit_mirror(
     url: Url = None,
     token: Token = None,
     tenant: Tenant = None,
+    json: Json = False,
 ) -> None:
-    """Save the log as a folder of C2SP tlog tiles, or bring such a folder up to date."""
-    _save(lambda log: log.mirror(folder), url, token, tenant)
+    """Save the log as a folder of C2SP tlog tiles, or bring such a folder up to date. Says what was written where."""
+    from sealwire.cli.audit_saved import saved_tiles
+
+    _save(lambda log: saved_tiles(folder, log.mirror(folder)), live(url, token, tenant), json=json)
 
 
 @audit.command("cosign")
@@ -149,9 +177,21 @@ def live(url: str | None, token: str | None, tenant: str | None) -> LiveLog:
     return LiveLog(url, token, tenant_id=tenant)
 
 
-def _save(save: Callable[[LiveLog], object], url: str | None, token: str | None, tenant: str | None) -> None:
-    log = live(url, token, tenant)
-    try:
-        save(log)
-    except OSError as error:
-        fail(str(error))
+def _save(save: Callable[[LiveLog], Saved], log: LiveLog, *, json: bool) -> None:
+    """Save, trying again for a while where the installation is busy; say what was written."""
+    from http.client import HTTPException
+    from time import sleep
+
+    from sealwire.cli.audit_live import Refused
+    from sealwire.cli.audit_saved import Cut, say
+
+    for left in range(BUSY_ATTEMPTS - 1, -1, -1):
+        try:
+            say(save(log), as_json=json)
+            return
+        except Refused as error:
+            if error.status != BUSY or not left:
+                fail(str(error))
+        except (OSError, HTTPException, Cut) as error:
+            fail(f"not all of it arrived: {error}" if isinstance(error, HTTPException) else str(error))
+        sleep(BUSY_WAIT_S)
