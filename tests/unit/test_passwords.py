@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,9 +17,11 @@ from sealwire.services.auth.breached import BreachedFile, breached_in
 from sealwire.services.auth.config import AuthConfig
 from sealwire.services.auth.password_rules import PasswordRules
 from sealwire.services.auth.passwords import Check, Costs, PasswordHasher
+from sealwire.services.auth.weak_words import WeakWords, canonical
 
 CHEAP = Costs(memory_kib=64, passes=1)
 RULES = PasswordRules()
+WORDS = WeakWords()
 ABOUT = ("jane.doe@clinic.example", "Jane Q. Doe", "clinic")
 
 
@@ -51,6 +54,16 @@ def hasher() -> Iterator[PasswordHasher]:
         ("abcdefghijkl", "row of keys"),
         ("1qaz2wsx3edc", "row of keys"),
         ("correcthorsebatterystaple", "tried first"),
+        ("correct horse battery", "tried first"),
+        ("ManchesterUnited", "tried first"),
+        ("elephant2024!", "tried first"),
+        ("5t3ph4n13.Schmidt", "tried first"),
+        ("Barcelona-1899", "tried first"),
+        ("hamburg040!!", "tried first"),
+        ("q1w2e3r4t5y6", "row of keys"),
+        ("1122334455ab", "row of keys"),
+        ("147258369147!", "row of keys"),
+        ("!QAZ@WSX#EDC", "row of keys"),
         ("jane.doe@clinic.example", "name"),
         ("JaneDoe2026!", "name"),
         ("doejane1985", "name"),
@@ -68,6 +81,8 @@ def test_weak_passwords_are_refused_with_a_reason(password: str, word: str) -> N
     "password",
     [
         "kettle-walrus-9 tin",
+        "elephant martini notebook",
+        "hamburg-violet-elephant-7",
         "Zu7#kPq9!xv",
         "ein Boot im Nebel",
         "пароль не для всех",
@@ -80,6 +95,30 @@ def test_weak_passwords_are_refused_with_a_reason(password: str, word: str) -> N
 )
 def test_good_passwords_are_accepted(password: str) -> None:
     assert RULES.weakness(password, about=ABOUT) is None
+
+
+def test_thousands_of_words_cost_little_and_are_read_when_needed() -> None:
+    tracemalloc.start()
+    try:
+        rules = PasswordRules()
+        at_start, _ = tracemalloc.get_traced_memory()
+        rules.weakness("kettle walrus tin")
+        judged, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert at_start < 200_000, "bytes before the first password"
+    assert judged < 1_500_000
+    assert len(WeakWords()) > 2_000
+
+
+@given(st.text(max_size=80))
+def test_what_is_left_of_a_text_is_part_of_it_and_spelling_changes_nothing(text: str) -> None:
+    folded = text.casefold()
+    left, phrase = WORDS.take_out(folded)
+    assert len(left) <= len(folded)
+    assert phrase % 2 == 0
+    assert WORDS.take_out(canonical(folded))[1] == phrase
+    assert WORDS.take_out("p@55w0rd")[0] == WORDS.take_out("password")[0] == ""
 
 
 @given(st.text(max_size=200), st.tuples(st.text(max_size=30), st.text(max_size=30)))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from importlib import resources
 from typing import Final
 
 from sealwire.services.auth.breached import BreachedFile
+from sealwire.services.auth.weak_words import WeakWords
 
 MIN_CHARS: Final = 10
 MAX_CHARS: Final = 1_024
@@ -29,20 +29,45 @@ _ROWS: Final = (
     "qsdfghjklm",
     "wxcvbn",
     "1qaz2wsx3edc4rfv5tgb6yhn7ujm",
+    "qazwsxedcrfvtgbyhnujm",
+    "1q2w3e4r5t6y7u8i9o0p",
+    "q1w2e3r4t5y6u7i8o9p0",
+    "qawsedrftgyhujikolp",
+    "1a2s3d4f5g6h7j8k9l0",
+    "a1s2d3f4g5h6j7k8l9",
+    "a1b2c3d4e5f6g7h8i9j0",
+    "1a2b3c4d5e6f7g8h9i0j",
+    "1z2x3c4v5b6n7m",
+    "z1x2c3v4b5n6m7",
+    "qweasdzxc",
+    "zxcasdqwe",
+    "123qweasdzxc",
+    "qazxswedc",
+    "q1q2q3q4q5q6",
+    "1q1q2w2w3e3e",
+    "a1a2a3a4a5a6",
+    "aabbccddeeffgghh",
+    "1020304050607080901",
+    "0102030405060708091",
+    "1029384756102938",
+    "0192837465019283",
+    "4815162342",
+    "112233445566778899001122",
+    "13579246801357924680",
+    "0246813579",
+    "147258369147",
+    "159753159357456852",
+    "789456123789",
+    "741852963741",
+    "123654789",
+    "3141592653589793",
+    "1123581321345589",
     "!@#$%^&*()",
+    "!1@2#3$4%5^6&7*8(9)0",
+    "!qaz@wsx#edc$rfv%tgb",
 )
+"""Along the keyboard, the alphabet and the digits, straight, in columns and in zigzag; backwards too."""
 _ROW_CHARS: Final = 4
-_LOOK_ALIKE: Final = {
-    "a": "a4@",
-    "b": "b8",
-    "e": "e3",
-    "g": "g9",
-    "i": "i1!",
-    "l": "l1|",
-    "o": "o0",
-    "s": "s5$",
-    "t": "t7",
-}
 _YEAR: Final = re.compile(r"(?:19|20)\d\d")
 
 
@@ -52,13 +77,11 @@ def normalised(password: str) -> str:
 
 
 class PasswordRules:
-    """Judges new passwords; reads its word list once. `breached`: a list of the machine's own beside it."""
+    """Judges new passwords. `breached`: a list of the machine's own beside the words that come with it."""
 
     def __init__(self, breached: BreachedFile | None = None) -> None:
         self._breached = breached
-        listed = resources.files(__package__).joinpath("weak_passwords.txt").read_text("utf-8")
-        words = [line.strip() for line in listed.splitlines() if line.strip() and not line.startswith("#")]
-        self._words = re.compile("|".join(_spellings(word) for word in sorted(words, key=len, reverse=True)))
+        self._words = WeakWords()
         rows = [row + row[::-1] for row in _ROWS]
         self._row_parts = frozenset(
             row[at : at + _ROW_CHARS] for row in rows for at in range(len(row) - _ROW_CHARS + 1)
@@ -86,10 +109,11 @@ class PasswordRules:
         own = _without(own, about)
         if len(own) < MIN_OWN_CHARS:
             return "The password is little more than your name or e-mail address; use something nobody knows of you."
-        own = _YEAR.sub("", self._words.sub("", own))
-        if len(own) < MIN_OWN_CHARS:
+        own, phrase = self._words.take_out(own)
+        own = _YEAR.sub("", own)
+        if len(own) + phrase < MIN_OWN_CHARS:
             return "The password is among those that are tried first; add words of your own."
-        if len(self._without_rows(own)) < MIN_OWN_CHARS:
+        if len(self._without_rows(own)) + phrase < MIN_OWN_CHARS:
             return "The password is a row of keys with little else; use words that don't follow each other."
         return None
 
@@ -101,11 +125,6 @@ class PasswordRules:
             if part in self._row_parts or len(set(part)) == 1:
                 covered[at : at + _ROW_CHARS] = b"\x01" * _ROW_CHARS
         return "".join(char for char, hidden in zip(text, covered, strict=True) if not hidden)
-
-
-def _spellings(word: str) -> str:
-    """Return a pattern for the word and its look-alikes."""
-    return "".join(f"[{re.escape(_LOOK_ALIKE[c])}]" if c in _LOOK_ALIKE else re.escape(c) for c in word)
 
 
 def _period(text: str) -> str:
