@@ -141,3 +141,47 @@ async def test_a_socket_by_cookie_ends_with_its_session(installation, owner, per
     receipt = await asyncio.to_thread(latest, owner.http, "session")
     assert slowest_s(receipt) < BOUND_S
     assert sum(applied["sockets"] for applied in receipt["applied"].values()) == 3
+
+
+def told(wire: Wire, user_id: str) -> list[dict[str, Any]]:
+    """Return what a socket was told of the person's sessions and role."""
+    kinds = {"session.ended", "sessions.ended", "role.changed"}
+    published = [p["pub"]["data"] for p in wire.pushes if p.get("channel") == f"user:{user_id}" and "pub" in p]
+    return [data for data in published if data["type"] in kinds]
+
+
+async def test_the_sockets_that_stay_are_told_of_what_ended_and_what_changed(installation, stranger) -> None:
+    """Front ends (R6.5): nobody has to ask again and again who is still logged in, or what one may do."""
+    owner = stranger("owner")
+    eve = Person(installation.url, "eve", tenant=owner.tenant["tenant"])
+    first = dict(eve.grant)
+    await asyncio.to_thread(eve.log_in)
+    stays, goes, others = (Wire(url) for url in ports(installation))
+    async with stays, others:
+        await goes.__aenter__()
+        assert "client" in await stays.connect(eve.token)
+        assert "client" in await goes.connect(first["access_token"])
+        assert "client" in await others.connect(owner.token)
+        left = await asyncio.to_thread(eve.http.delete, f"/auth/sessions/{first['session_id']}")
+        assert left.status_code == 204
+        await stays.until(lambda: bool(told(stays, eve.user_id)))
+        (ended,) = told(stays, eve.user_id)
+        assert (ended["type"], ended["session_id"]) == ("session.ended", first["session_id"])
+        assert ended["at"].endswith("Z")
+        assert await goes.closed() == 4502
+        assert told(goes, eve.user_id) == [], "who is put out is told by the close code alone"
+        user = f"/auth/users/{eve.user_id}"
+        assert (await asyncio.to_thread(owner.http.patch, user, json={"role": "auditor"})).status_code == 200
+        await stays.until(lambda: len(told(stays, eve.user_id)) == 2)
+        change = {"current_password": PASSWORD, "new_password": "quite another battery"}
+        changed = await asyncio.to_thread(eve.http.post, "/auth/password/change", json=change)
+        assert changed.status_code == 204, changed.text
+        await stays.until(lambda: len(told(stays, eve.user_id)) == 3)
+        assert [data["type"] for data in told(stays, eve.user_id)] == [
+            "session.ended",
+            "role.changed",
+            "sessions.ended",
+        ]
+        assert told(stays, eve.user_id)[2]["session_id"] == eve.grant["session_id"], "the one that stays"
+        assert told(others, owner.user_id) == []
+        assert all(push.get("channel") != f"user:{eve.user_id}" for push in others.pushes)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Callable, Iterable, Mapping
 from random import Random
 from typing import Final, Self
 
@@ -23,6 +24,7 @@ from sealwire.boundary.websocket_auth_gateway import WebSocketAuthGateway
 from sealwire.contracts.api_keys import ApiKeyQuery
 from sealwire.contracts.auth import Auth
 from sealwire.contracts.identity import Identity
+from sealwire.contracts.revocations import Revocation
 from sealwire.kit.caller import SYSTEM_TENANT, service_caller
 from sealwire.kit.clock import Clock
 from sealwire.kit.envelopes import SealingKey
@@ -33,6 +35,7 @@ from sealwire.ports.cache import SharedCache
 from sealwire.resilience.breaker import BreakerRules
 from sealwire.resilience.registry import Registry
 
+_LOG = logging.getLogger("sealwire.boundary")
 CACHE_RULES: Final = BreakerRules(consecutive_failures=3, slow_call_s=0.25, open_s=0.5, open_cap_s=4.0)
 """The session cache is probed every half a second, so its loss is known after two and its return after five seconds."""
 
@@ -199,9 +202,23 @@ class Boundary:
             legacy_log=legacy_log,
         )
 
-    def serve_sockets(self, instance: str) -> None:
-        """Have every change applied at a socket instance of this process, with a receipt of its own."""
-        self.coordinator.subscribe(instance, self.sockets.instance(instance))
+    def serve_sockets(self, instance: str, tell: Callable[[Revocation], None] | None = None) -> None:
+        """Have every change applied at a socket instance of this process, with a receipt of its own.
+
+        `tell` is called after the sockets that a change ends are closed, for those that stay open.
+        """
+        end = self.sockets.instance(instance)
+
+        def apply(change: Revocation) -> int:
+            touched = end(change)
+            if tell is not None:
+                try:
+                    tell(change)
+                except Exception:  # it is in force all the same
+                    _LOG.exception("sockets can't be told of a change")
+            return touched
+
+        self.coordinator.subscribe(instance, apply)
 
     async def start(self) -> None:
         """Read the journal, then follow auth. An auth that does not answer yet is no reason not to start."""

@@ -109,6 +109,19 @@ class MentionPublished(Output):
     type: Literal["mention"] = "mention"
 
 
+class SessionPublished(Output):
+    """In `user:<id>`: a session of the user ended (`session_id`), or all but `session_id`, or their role changed.
+
+    Front ends ask anew for what they show of it: sessions, or what the user may do.
+    """
+
+    type: Literal["session.ended", "sessions.ended", "role.changed"]
+    session_id: str
+    reason: str
+    change_id: str
+    at: str
+
+
 class InstanceState(Output):
     """Counts of one instance, for readiness and the console."""
 

@@ -350,7 +350,6 @@ def _socket_meter(assembly: Assembly) -> CallMeter | None:
 def _socket_builder(instance: str) -> Callable[[Assembly], Awaitable[Room]]:
     async def build(assembly: Assembly) -> Room:
         """One instance: connections, rooms, fan-out."""
-        assembly.boundary.serve_sockets(instance)
         service = SocketService(
             instance=instance,
             gateway=assembly.boundary.sockets,
@@ -362,6 +361,7 @@ def _socket_builder(instance: str) -> Callable[[Assembly], Awaitable[Room]]:
             meter=_socket_meter(assembly),
             records=await assembly.records(),
         )
+        assembly.boundary.serve_sockets(instance, service.changed)
         return Room(
             service=service,
             contract=service,

@@ -48,6 +48,7 @@ OF_USER: dict[str, type[Any]] = {
     "conversation.removed": publications.ConversationPublished,
     "unread": calls.UnreadPublished,
     "mention": calls.MentionPublished,
+    "session.ended, sessions.ended, role.changed": calls.SessionPublished,
 }
 CLOSES = (
     protocol.SHUTDOWN,

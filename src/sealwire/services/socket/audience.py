@@ -8,16 +8,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from typing import Final, Literal
 
 import msgspec
 
 from sealwire.contracts.messaging import Publication
-from sealwire.contracts.socket import USER_CHANNEL, MentionPublished, UnreadPublished
+from sealwire.contracts.revocations import Revocation
+from sealwire.contracts.socket import USER_CHANNEL, MentionPublished, SessionPublished, UnreadPublished
+from sealwire.kit.clock import rfc3339
 from sealwire.kit.codec import encode
 from sealwire.services.socket.hub import Hub, RoomKey
 from sealwire.services.socket.protocol import encode_publication, publication_frame
 
 UNREAD_EVERY_S = 0.25
+_CHANGES: Final[dict[str, Literal["session.ended", "sessions.ended", "role.changed"]]] = {
+    "session": "session.ended",
+    "subject": "sessions.ended",
+    "role": "role.changed",
+}
 _MENTIONING = b'"mentions":["'  # can't stand inside a JSON string, where quotes are escaped
 
 
@@ -140,6 +148,20 @@ class Audience:
         data = bytes(publication.data)
         if _MENTIONING in data:
             self._mention(publication, data)
+
+    def changed(self, change: Revocation) -> None:
+        """Tell the person whose sessions or role a change is about; a token's end, or a tenant's, concerns nobody who
+        could still hear of it."""
+        kind = _CHANGES.get(change.kind)
+        if kind is not None and change.subject:
+            told = SessionPublished(
+                type=kind,
+                session_id=change.session_id,
+                reason=change.reason,
+                change_id=change.change_id,
+                at=rfc3339(change.at_us),
+            )
+            self.tell(change.tenant_id, change.subject, encode(told))
 
     def tell(self, tenant_id: str, user_id: str, data: bytes) -> None:
         """Publish in the channel of a user; nobody hears it when they have no connection here."""

@@ -12,6 +12,7 @@ from typing import Any
 from sealwire import __version__
 from sealwire.contracts.admission import SocketGateway
 from sealwire.contracts.messaging import Messaging, Passing, Publication
+from sealwire.contracts.revocations import Revocation
 from sealwire.contracts.socket import CONVERSATION_CHANNEL, InstanceState
 from sealwire.kit.caller import Caller
 from sealwire.kit.clock import Clock
@@ -226,7 +227,12 @@ class SocketService:
         self._connections.pop(connection, None)
         self._closed[code] = self._closed.get(code, 0) + 1
 
-    # -- what messaging and other instances tell
+    # -- what the boundary, messaging and other instances tell
+
+    def changed(self, change: Revocation) -> None:
+        """Tell a person's sockets of a change to their sessions or role; those that it ended are closed by now."""
+        if not self._draining:
+            self._audience.changed(change)
 
     def _published(self, publication: Publication) -> None:
         kind = publication.kind
