@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable
-from typing import Protocol
+from functools import lru_cache
+from typing import Literal, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
@@ -161,33 +162,43 @@ def record_of(exchange: Exchange, template: str, seconds: float) -> AuditEntry:
     """
     caller: Caller | None = exchange.caller
     principal = caller.principal if caller is not None else ANONYMOUS
-    status = exchange.status
-    known = not (caller is None or principal.kind == "anonymous")
+    status, kind = exchange.status, principal.kind
+    action, secret = _action_of(exchange.method, template)
     return AuditEntry(
         audit_id=new_id(),
         tenant_id=principal.tenant_id,
-        actor=Actor(type=principal.kind, id=principal.actor_id),
-        action=f"{exchange.method}_{template}"[:256],
+        actor=_actor(kind, principal.actor_id),
+        action=action,
         resource_type="api_request",
         outcome="success" if status < 400 else "denied" if status in (401, 403) else "failure",
         metadata={
             "method": exchange.method,
-            "url": redacted_url(exchange, template),
+            "url": template if secret else _shown(exchange.path),
             "status_code": status,
-            "response_time_ms": round(seconds * 1000, 3),
+            "response_time_ms": int(seconds * 1e6 + 0.5) / 1000,
             "trace_id": exchange.trace_id,
         },
         personal={
             "ip_address": caller.ip if caller is not None else exchange.ip,
             "user_agent": exchange.text_header(b"user-agent", 256),
         },
-        subject_id=principal.subject if known and principal.kind == "user" else "",
+        subject_id=principal.subject if kind == "user" and caller is not None else "",
         created_at_us=exchange.started_us,
     )
 
 
-def redacted_url(exchange: Exchange, template: str) -> str:
-    """Return the path, cut at 512 characters, with link tokens replaced, and NUL, which no record may hold."""
-    if "{token}" in template:
-        return template
-    return exchange.path[:512].replace("\0", "\ufffd")
+@lru_cache(maxsize=1024)
+def _action_of(method: str, template: str) -> tuple[str, bool]:
+    """Return the action of a route's records, and whether its path holds a link token, which no record may."""
+    return f"{method}_{template}"[:256], "{token}" in template
+
+
+@lru_cache(maxsize=4096)
+def _actor(kind: Literal["user", "api_key", "service", "anonymous"], actor_id: str) -> Actor:
+    """Return who did it; who did something just now often does something again."""
+    return Actor(type=kind, id=actor_id)
+
+
+def _shown(path: str) -> str:
+    """Return a path cut at 512 characters and without NUL, which no record may hold."""
+    return path[:512].replace("\0", "\ufffd") if len(path) > 512 or "\0" in path else path

@@ -37,7 +37,8 @@ from sealwire.services.gateway.gap_book import GapBook
 from sealwire.services.gateway.spool_file import SegmentWriter, numbers_in, path_of, read_segment
 from sealwire.services.gateway.spool_gaps import Gaps
 
-RECORDS_A_FRAME = 256
+RECORDS_A_FRAME = 128
+"""A frame of that many is below 128 KiB: larger pieces of memory malloc gets from the system anew each time."""
 QUICK_SYNC_S = 0.002
 NOT_DURABLE = "dies with this process"
 _BACKOFF_S, _BACKOFF_CAP_S = 0.1, 5.0
