@@ -126,6 +126,19 @@ def test_changed_evidence_is_broken_and_never_taken_for_none(
     assert json.loads(capsys.readouterr().out)["ok"] is False
 
 
+def test_what_nobody_signed_is_not_ok(export: tuple[Path, Path, bytes], capsys: Any) -> None:
+    file, key, note = export
+    file.write_bytes(b"".join(file.read_bytes().splitlines(keepends=True)[1:-1]))
+    assert judged(file, key=key) == BROKEN
+    found = json.loads(capsys.readouterr().out)
+    assert (found["ok"], found["covered"], found["fault"]) == (False, 0, None)
+    judged(file, key=key, as_json=False)
+    assert capsys.readouterr().out.startswith("UNSIGNED")
+    held = key.parent / "held"
+    held.write_bytes(note)
+    assert judged(file, key=key, checkpoints=[held]) == 0
+
+
 def test_a_folder_that_lost_its_checkpoint_is_broken(tmp_path: Path, export: Any, capsys: Any) -> None:
     (tmp_path / "mirror" / "tile").mkdir(parents=True)
     assert judged(tmp_path / "mirror", key=export[1]) == BROKEN

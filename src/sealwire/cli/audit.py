@@ -44,6 +44,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """What the command says of a log, as JSON."""
 
     ok: bool
+    """Whether all of it holds and a signed checkpoint covers it, or its beginning."""
     source: str
     records: int
     first_seq: int
@@ -69,7 +70,7 @@ def verify_source(
     witnesses: Sequence[Path],
     as_json: bool,
 ) -> int:
-    """Verify, report, and return the exit code: 0 the log holds, 1 it does not or there is none, 2 wrong usage."""
+    """Verify, report, and return the exit code: 0 it holds and is signed, 1 not, 2 wrong usage."""
     progress = Progress()
     try:
         given = read_key(key) if key is not None else None
@@ -85,7 +86,8 @@ def verify_source(
         typer.secho(f"sealwire: {error}", fg=typer.colors.RED, err=True)
         return _BROKEN
     verdict = Verdict(
-        ok=report.ok, source=str(source), records=report.records, first_seq=report.first_seq, last_seq=report.last_seq,
+        ok=report.ok and report.covered > 0, source=str(source), records=report.records,
+        first_seq=report.first_seq, last_seq=report.last_seq,
         covered=report.covered, root=report.root, fault=report.fault, pruned=report.pruned,
         key=used.text if used is not None else "", key_confirmed=given is not None,
         witnesses={name: at_s for name, (at_s, _) in seen.items()},
@@ -95,7 +97,7 @@ def verify_source(
         sys.stdout.write(encode(verdict).decode() + "\n")
     else:
         say(verdict)
-    return _OK if verdict.ok and verdict.records else _BROKEN
+    return _OK if verdict.ok else _BROKEN
 
 
 def _verify(
@@ -205,9 +207,18 @@ def _cosigned(
 
 def say(verdict: Verdict) -> None:
     """Print the verdict for people."""
-    if verdict.ok and not verdict.records:
+    if verdict.fault is None and not verdict.records:
         typer.secho("EMPTY", fg=typer.colors.RED, nl=False)
         typer.echo("  there are no records")
+        return
+    if verdict.fault is None and not verdict.covered:
+        typer.secho("UNSIGNED", fg=typer.colors.YELLOW, nl=False)
+        typer.echo(f"  {verdict.records:,} records are chained, root {verdict.root}")
+        typer.echo("No signed checkpoint covers them: whoever wrote the file may have written the chain as well.")
+        typer.echo(
+            "Export with ?manifest=true, or give a signed note you hold with --checkpoint FILE. A part of a log is"
+        )
+        typer.echo("proved by a bundle: `sealwire audit bundle`.")
         return
     if not verdict.ok:
         shown = verdict.fault is None or verdict.fault.kind is not Tampering.NOT_SHOWN
@@ -215,12 +226,6 @@ def say(verdict: Verdict) -> None:
         for fault in [verdict.fault] if verdict.fault is not None else []:
             at = "" if fault.seq is None else f" at seq {fault.seq}"
             typer.echo(f"  {fault.kind.value}{at}: {fault.detail}")
-        return
-    if not verdict.covered:
-        typer.secho("UNSIGNED", fg=typer.colors.YELLOW, nl=False)
-        typer.echo(f"  {verdict.records:,} records are chained, root {verdict.root}")
-        typer.echo("No signed checkpoint covers them: whoever wrote the file may have written the chain as well.")
-        typer.echo("Export with ?manifest=true, or give a signed note you hold with --checkpoint FILE.")
         return
     typer.secho("ok", fg=typer.colors.GREEN, nl=False)
     typer.echo(f"  {verdict.records:,} records, {verdict.covered:,} under a signed checkpoint, root {verdict.root}")

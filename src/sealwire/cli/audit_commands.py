@@ -49,7 +49,7 @@ def audit_verify(
 ) -> None:
     """Verify a log: chain, tree, signed checkpoints. Trusts the public key alone; names the first bad record.
 
-    Exit code 0: it holds; 1: it does not, or not all is shown; 2: wrong usage, or this is no evidence at all.
+    Exit code 0: it holds; 1: it does not, nobody signed it, or not all is shown; 2: wrong usage, or no evidence at all.
     """
     from sealwire.cli.audit import verify_source
 
