@@ -166,13 +166,13 @@ async def test_tus_js_client_survives_a_restart_of_the_server(tmp_path: Path) ->
     try:
         anna = Person(installation.url, "anna")
         path, content = a_file(tmp_path, 4_000_000)
-        told = {"metadata": {"filename": "scan.bin"}, "retry_ms": [100, 300, 1000, 3000, 3000, 3000]}
+        told = {"metadata": {"filename": "scan.bin"}, "retry_ms": [100, 300, 1000, *[3000] * 12]}
         async with await npm_client(installation, anna, path, options={"chunkSize": 400_000}, **told) as js:
             js.do("start")
             await js.until(lambda: len(js.seen("chunk")) >= 3)
             installation.kill()
             installation.start()
-            await js.until(lambda: js.seen("success") or js.seen("error"), within_s=30)
+            await js.until(lambda: js.seen("success") or js.seen("error"), within_s=60)
             assert js.seen("success"), js.events
             url = js.seen("success")[0]["url"]
         assert anna.http.get(f"/media/{media_id(url)}").content == content

@@ -18,7 +18,7 @@ from sealwire.kit.operation import Degraded, Operation, Policy, Repeat, table
 from sealwire.kit.permission import Permission
 from sealwire.kit.problem import Conflict, Forbidden, NotFound
 
-_Quota = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+_Quota = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
 
 
 class TenantNotFound(NotFound):
