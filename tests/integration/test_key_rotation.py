@@ -14,7 +14,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+from typer.testing import CliRunner
 
+from sealwire.cli import main
+from sealwire.runtime.settings import prepare_data
 from sealwire.testing.installation import Installation, Person
 from sealwire.testing.softhsm import LABEL, PIN, SoftHsm, library
 
@@ -265,7 +268,14 @@ def test_where_nothing_runs_the_command_does_it(running: Installation, tmp_path:
     used.reads()
 
 
-def test_wrong_usage_is_told(running: Installation, tmp_path: Path) -> None:
+def test_wrong_usage_is_told(tmp_path: Path) -> None:
+    prepare_data(tmp_path / "data")
+
+    def refused(*words: str, data: str = "data") -> str:
+        done = CliRunner().invoke(main.app, ["keys", *words, "--data", str(tmp_path / data), "--json"])
+        assert done.exit_code == 2, done.output
+        return done.stderr
+
     for words, told in (
         (("--to", "cloud"), "file or pkcs11"),
         (("--to", "file"), "--kek goes with"),
@@ -273,6 +283,5 @@ def test_wrong_usage_is_told(running: Installation, tmp_path: Path) -> None:
         (("--to", "pkcs11"), "crypto.pkcs11_module"),
         (("--to", "pkcs11", "--module", "m", "--token", "t", "--pin", "4711"), "crypto.pkcs11_pin"),
     ):
-        assert told in str(sealwire(running.data, "migrate-provider", *words, code=2)[0]["error"])
-    nowhere = tmp_path / "nowhere"
-    assert "not the data folder" in str(sealwire(nowhere, "rewrap", code=2)[0]["error"])
+        assert told in refused("migrate-provider", *words)
+    assert "not the data folder" in refused("rewrap", data="nowhere")

@@ -141,7 +141,11 @@ async def test_an_address_that_knocks_too_often_is_told_when_to_come_back(gated,
 
 
 async def test_only_a_trusted_proxy_tells_a_sockets_address(installation, person) -> None:
-    """Without one, what a client says of its address moves it nowhere: all of these come from this machine."""
+    """Without one, what a client says of its address moves it nowhere: all of these come from this machine.
+
+    Meanwhile somebody says nothing, and is given the five seconds that are the default.
+    """
+    silent = asyncio.create_task(seconds_given(installation))
     carl = person("carl")
     async with Wire(installation.url, additional_headers=PROXIED) as wire:
         assert "client" in await wire.connect(carl.token)
@@ -153,9 +157,19 @@ async def test_only_a_trusted_proxy_tells_a_sockets_address(installation, person
         found = owner.http.get("/compliance/audit", params={"action": "socket.connect"}).json()["items"]
         if found:
             assert found[0]["metadata"]["ip_address"] == "127.0.0.1"
+            assert 4.5 < await silent < 15
             return
         await asyncio.sleep(0.05)
     raise AssertionError("the socket is in no record")
+
+
+async def seconds_given(installation: Installation) -> float:
+    """Open a socket, say nothing, and return how long it stays open."""
+    wire = await connect(installation.url.replace("http", "ws") + "/ws")
+    began = time.monotonic()
+    await asyncio.wait_for(wire.wait_closed(), 30)
+    assert wire.close_code == 4501
+    return time.monotonic() - began
 
 
 def opening(base: int, secret: str) -> socket.socket:

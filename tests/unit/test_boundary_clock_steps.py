@@ -1,4 +1,4 @@
-"""The wall clock of the machine steps by an hour, before a revocation, after it, across a restart: the dead stay dead."""
+"""The machine's wall clock steps by an hour, before a revocation, after it, across a restart: the dead stay dead."""
 
 from __future__ import annotations
 
