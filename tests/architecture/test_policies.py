@@ -38,6 +38,8 @@ OPEN_CALLS = {
     ("GET", "/api/v1/auth/end-session"),
     ("POST", "/api/v1/auth/end-session"),
     ("POST", "/api/v1/auth/end-session/confirm"),
+    ("GET", "/api/v1/auth/apps"),
+    ("POST", "/api/v1/auth/apps/withdraw"),
     ("POST", "/api/v1/auth/token"),
     ("GET", "/api/v1/auth/userinfo"),
     ("POST", "/api/v1/auth/userinfo"),

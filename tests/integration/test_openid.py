@@ -318,6 +318,31 @@ def test_a_consent_is_seen_and_taken_back(site: Installation, app: App, anna: Pe
     until(lambda: ears.heard)
 
 
+def test_a_page_shows_ones_apps_and_takes_a_consent_back(site: Installation, app: App, anna: Person) -> None:
+    browser, apps = PageBrowser(site.url), site.url + "/api/v1/auth/apps"
+    assert "Nobody is signed in" in browser.open(apps).text
+    token = sign_in(app, browser, anna)
+    shown = browser.open(apps)
+    assert "Notes &amp; &lt;Co&gt;" in shown.text
+    assert anna.email in browser.page.text
+    assert "script" not in browser.page.elements
+    assert shown.headers["content-security-policy"].startswith("default-src 'none'")
+    form = browser.page.form("/withdraw")
+    stranger = PageBrowser(site.url)
+    stranger.open(apps)
+    data = {**form.fields}
+    for client, site_of_form in ((stranger.http, "same-origin"), (browser.http, "cross-site")):
+        headers = {"sec-fetch-site": site_of_form, "accept": "text/html"}
+        assert client.post(form.action, data=data, headers=headers).status_code >= 400
+    assert len(anna.http.get("/auth/consents").json()["items"]) == 1
+    assert "No app knows anything of you" in browser.send("/withdraw").text
+    assert anna.http.get("/auth/consents").json()["items"] == []
+    again = browser.http.post(form.action, data=data, headers={"sec-fetch-site": "same-origin", "accept": "text/html"})
+    assert again.status_code == 200, "it is taken back already"
+    gone = redeem(app, grant_type="refresh_token", refresh_token=token["refresh_token"])
+    assert gone.json()["error"] == "invalid_grant"
+
+
 def test_declining_tells_the_app(site: Installation, app: App, anna: Person) -> None:
     browser = PageBrowser(site.url)
     begun = app.create_authorization_url(REDIRECT)

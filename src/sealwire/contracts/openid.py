@@ -19,6 +19,8 @@ AUTHORIZE_PATH: Final = "/auth/authorize"
 TOKEN_PATH: Final = "/auth/token"  # noqa: S105 - a path
 USERINFO_PATH: Final = "/auth/userinfo"
 END_SESSION_PATH: Final = "/auth/end-session"
+APPS_PATH: Final = "/auth/apps"
+"""A page, where a person signed in in a browser sees and takes back consents."""
 SCOPES: Final = ("openid", "profile", "email")
 """None of them opens the API: an app's token is for its one audience, the userinfo endpoint (docs/adr/0014)."""
 LOOPBACK_HOSTS: Final = frozenset({"127.0.0.1", "::1", "localhost"})

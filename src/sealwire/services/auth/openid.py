@@ -19,6 +19,7 @@ from sealwire.services.auth.config import AuthConfig
 from sealwire.services.auth.events import Journal
 from sealwire.services.auth.logins import Logins
 from sealwire.services.auth.mfa_policy import MfaPolicy
+from sealwire.services.auth.openid_apps import AppsPage
 from sealwire.services.auth.openid_browser import BrowserState
 from sealwire.services.auth.openid_clients import ClientRegistry
 from sealwire.services.auth.openid_consents import ConsentBook
@@ -37,7 +38,7 @@ from sealwire.services.auth.vault import Vault
 
 
 class OpenIdProvider:
-    """The provider. Pages are answered by `sign_in` and `log_out`; apps' calls by the methods here."""
+    """The provider. Pages are answered by `sign_in`, `log_out` and `apps`; apps' calls by the methods here."""
 
     def __init__(
         self, *, stores: AuthStores, outward: Outward, vault: Vault, signing: SigningKeys, logins: Logins,
@@ -54,6 +55,7 @@ class OpenIdProvider:
             store=stores.openid.grants, tokens=tokens, people=people, journal=journal, clock=clock, config=config
         )
         self.consents = ConsentBook(store=stores.openid.grants, journal=journal, clock=clock)
+        self.apps = AppsPage(consents=self.consents, browsers=browsers, people=people, clock=clock)
         self.sign_in = SignIn(
             clients=self.clients, grants=self.grants, tokens=tokens, browsers=browsers, logins=logins,
             sessions=sessions, people=people, policy=policy, clock=clock,

@@ -49,7 +49,7 @@ class Present(Record):
 class Interaction(Record):
     """A request in work. `browser` is the hash of the cookie it is for; `session_id` whose consent is asked for.
 
-    Exactly one of `request` and `logout` is there.
+    Exactly one of `request` and `logout_uri` is there, or `consents`: the page of one's apps.
     """
 
     browser: str
@@ -57,6 +57,7 @@ class Interaction(Record):
     session_id: str = ""
     request: AuthorizationRequest | None = None
     logout_uri: str | None = None
+    consents: bool = False
 
 
 _encode: Final = msgspec.msgpack.Encoder().encode

@@ -9,6 +9,8 @@ from html import escape
 from typing import Final
 from urllib.parse import urlsplit
 
+from sealwire.contracts.openid import Consent
+
 STYLE: Final = (
     "body{font:16px/1.5 system-ui,sans-serif;margin:0;background:#f4f5f7;color:#1b1f24}"
     "main{max-width:24rem;margin:8vh auto;padding:2rem;background:#fff;border-radius:8px;box-shadow:0 1px 4px #0003}"
@@ -103,7 +105,8 @@ def consent(*, app: str, request: str, email: str, scopes: Sequence[str], target
         f"Sign in to {app}?",
         f"<p>You are signed in as <strong>{escape(email)}</strong>. <strong>{escape(app)}</strong> at "
         f"<strong>{escape(_source(target))}</strong> wants to:</p><ul>{listed}</ul>"
-        '<p class="quiet">You can take this back at any time. It gets no access to your messages.</p>',
+        '<p class="quiet">You can <a href="/api/v1/auth/apps">take this back</a> at any time. It gets no access '
+        "to your messages.</p>",
         _form(
             "authorize/consent",
             request,
@@ -118,6 +121,21 @@ def log_out(*, request: str, email: str) -> bytes:
         "Sign out?",
         f"<p>You are signed in as <strong>{escape(email)}</strong>.</p>",
         _form("end-session/confirm", request, "<button>Sign out</button>"),
+    )
+
+
+def apps(*, request: str, email: str, consents: Sequence[Consent]) -> bytes:
+    """Show which apps know what, each with a button to take it back."""
+    listed = [
+        f'<h2>{escape(each.name)}</h2><p class="quiet">since {escape(each.given_at[:10])}, may:</p>'
+        f"<ul>{''.join(f'<li>{escape(MEANING[scope])}</li>' for scope in each.scopes if scope in MEANING)}</ul>"
+        + _form("apps/withdraw", request, _hidden("client_id", each.client_id) + "<button>Take back</button>")
+        for each in consents
+    ]
+    return page(
+        "Your apps",
+        f"<p>You are signed in as <strong>{escape(email)}</strong>.</p>",
+        *(listed or ["<p>No app knows anything of you.</p>"]),
     )
 
 

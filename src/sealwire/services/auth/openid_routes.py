@@ -10,7 +10,14 @@ from typing import Any, Final
 import msgspec
 
 from sealwire.contracts import tokens
-from sealwire.contracts.openid import AUTHORIZE_PATH, END_SESSION_PATH, TOKEN_PATH, USERINFO_PATH, PageRefused
+from sealwire.contracts.openid import (
+    APPS_PATH,
+    AUTHORIZE_PATH,
+    END_SESSION_PATH,
+    TOKEN_PATH,
+    USERINFO_PATH,
+    PageRefused,
+)
 from sealwire.kit.caller import Caller
 from sealwire.kit.codec import encode
 from sealwire.kit.exchange import JSON, Exchange, Headers, read_form
@@ -55,6 +62,10 @@ def openid_routes(openid: OpenIdProvider, edge: Edge) -> list[Route]:
         answered(AUTHORIZE_PATH + "/consent", sign_in.decide, "The page's form for consent"),
         *asked(END_SESSION_PATH, log_out.ask, "Sign out for an app (RP-initiated logout)"),
         answered(END_SESSION_PATH + "/confirm", log_out.confirm, "The page's form for signing out"),
+        edge.stream(
+            "GET", APPS_PATH, desk.page(openid.apps.show, by_form=False), summary="One's apps: a page", **open_
+        ),
+        answered(APPS_PATH + "/withdraw", openid.apps.withdraw, "The page's form to take a consent back"),
         edge.stream("POST", TOKEN_PATH, desk.token, summary="Codes and refresh tokens for tokens", **open_),
         edge.stream("GET", USERINFO_PATH, desk.userinfo, summary="Who an app's token is about", **open_),
         edge.stream("POST", USERINFO_PATH, desk.userinfo, summary="Who an app's token is about", **open_),
