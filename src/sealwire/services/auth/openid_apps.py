@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 
 from sealwire.contracts.openid import ConsentNotFound, PageRefused
 from sealwire.kit.caller import Caller
@@ -45,10 +46,8 @@ class AppsPage:
             raise PageRefused("This page is too old, or was opened in another browser.")
         if present is None or present.session.session_id != interaction.session_id:
             raise PageRefused("Somebody else has signed in meanwhile, or nobody is any more.")
-        try:
+        with suppress(ConsentNotFound):  # taken back already: the page says so
             await self._consents.end(present.caller(caller), form.get("client_id", ""))
-        except ConsentNotFound:
-            pass  # taken back already: the page says so
         return await self._shown(caller, present, browser)
 
     async def _shown(self, caller: Caller, present: Present, browser: Browser) -> Outcome:
