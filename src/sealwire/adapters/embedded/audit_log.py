@@ -20,11 +20,12 @@ from typing import Any
 import apsw
 
 from sealwire.adapters.embedded import audit_pruning, audit_traits
+from sealwire.adapters.embedded.audit_pieces import entries_of, split_digits, unpack, with_leaves
 from sealwire.adapters.embedded.disposals import Disposals
 from sealwire.adapters.embedded.drivers.sqlite import Database, Row
 from sealwire.contracts.custody import Disposed
 from sealwire.services.compliance.chain import read_record
-from sealwire.services.compliance.merkle import HASH_BYTES, TILE_WIDTH, leaf_hash
+from sealwire.services.compliance.merkle import TILE_WIDTH, leaf_hash
 from sealwire.services.compliance.ports import (
     AuditIdsTaken,
     Found,
@@ -40,7 +41,7 @@ from sealwire.services.compliance.ports import (
     StoredKey,
     StoredRecord,
 )
-from sealwire.services.compliance.tiles import read_bundle, write_bundle
+from sealwire.services.compliance.tiles import write_bundle
 
 SCHEMA = """
 CREATE TABLE tenant (
@@ -78,7 +79,6 @@ CREATE TABLE checkpoint (
 """
 _SEQ_BITS = 40
 _LEVEL_BITS = 36
-_HASH_DIGITS = 64
 _IDS_A_STATEMENT = 32
 _INSERT_ID = "INSERT INTO audit_id VALUES (?, ?, ?)"
 _INSERT_IDS = ", ".join([_INSERT_ID] + ["(?, ?, ?)"] * (_IDS_A_STATEMENT - 1))
@@ -225,10 +225,10 @@ class SqliteAuditStore:
         pieces = self._pieces(number, first_seq, limit)
         start = pieces[0][0] if pieces else 0
         for place, count, packed, bundle, leaves in pieces:
-            entries = _entries(bundle)
+            entries = entries_of(bundle)
             if leaves is not None or place != start + len(bodies) or len(entries) != count:
                 return None
-            hashes += _split_digits(packed, count)
+            hashes += split_digits(packed, count)
             bodies += entries
         at = (number << _SEQ_BITS | first_seq) - start
         if at < 0 or len(bodies) < at + limit:
@@ -250,8 +250,8 @@ class SqliteAuditStore:
         rows = self._pieces(number, first_seq, limit)
         found: list[StoredRecord] = []
         for place, count, hashes, bodies, leaves in rows:
-            records = _unpack(place - base, count, hashes, bodies)
-            found += records if leaves is None else _with_leaves(records, leaves)
+            records = unpack(place - base, count, hashes, bodies)
+            found += records if leaves is None else with_leaves(records, leaves)
         if len(rows) == 1 and len(found) == limit and found[0].seq == first_seq:
             return found
         return [r for r in found if first_seq <= r.seq < first_seq + limit]
@@ -286,7 +286,7 @@ class SqliteAuditStore:
         if not likely:
             return []
         rows = self._read("SELECT CAST(hashes AS BLOB), CAST(bodies AS BLOB) FROM piece WHERE place = ?", (place,))
-        records = _unpack(first, count, *rows[0]) if rows else []
+        records = unpack(first, count, *rows[0]) if rows else []
         return [r for i in likely if _matches(r := records[i], wanted)][:limit]
 
     async def tiles(self, tenant_id: str, addresses: Iterable[tuple[int, int]]) -> dict[tuple[int, int], bytes]:
@@ -381,13 +381,6 @@ class SqliteAuditStore:
         self._read("SELECT 1 FROM tenant LIMIT 1")
 
 
-def _with_leaves(records: list[StoredRecord], leaves: bytes) -> list[StoredRecord]:
-    """Give the pruned records of a piece their leaf hashes."""
-    return [
-        r if r.body else r._replace(leaf=leaves[i * HASH_BYTES : (i + 1) * HASH_BYTES]) for i, r in enumerate(records)
-    ]
-
-
 def _checkpoint(row: Row) -> StoredCheckpoint:
     size, root, note, public_key, at_us = row
     return StoredCheckpoint(size=size, root=root, note=note, public_key=public_key, at_us=at_us)
@@ -426,26 +419,6 @@ def _join_pieces(conn: apsw.Connection, base: int, tile: int) -> None:
     traits = audit_traits.merge([(row[0], row[1]) for row in rows])
     hashes, bodies = b"".join([row[2] for row in rows]), b"".join([row[3] for row in rows])
     conn.execute(_INSERT_PIECE, (low, TILE_WIDTH, traits, hashes, bodies))
-
-
-def _unpack(first_seq: int, count: int, hashes: bytes, bodies: bytes) -> list[StoredRecord]:
-    """Take a piece apart. A piece that doesn't hold what it says gives what it holds: the verifier's business."""
-    entries = _entries(bodies)
-    entries += [b""] * (count - len(entries))
-    return list(map(StoredRecord, range(first_seq, first_seq + count), _split_digits(hashes, count), entries))
-
-
-def _entries(bundle: bytes) -> list[bytes]:
-    try:
-        return read_bundle(bundle)
-    except ValueError:
-        return []
-
-
-def _split_digits(hashes: bytes, count: int) -> list[str]:
-    """Return hashes as hex; those that are missing as blanks."""
-    digits = hashes.hex().ljust(count * _HASH_DIGITS)
-    return [digits[i : i + _HASH_DIGITS] for i in range(0, count * _HASH_DIGITS, _HASH_DIGITS)]
 
 
 def _matches(record: StoredRecord, wanted: RecordFilter) -> bool:
