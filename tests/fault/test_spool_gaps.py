@@ -20,6 +20,7 @@ from sealwire.kit.pages import DegradedOnly
 from sealwire.kit.problem import Unavailable
 from sealwire.services.gateway.gap_book import BOOK_BYTES, NAME, Book, GapBook
 from sealwire.services.gateway.spool import RecordSpool, SpoolConfig
+from sealwire.services.gateway.spool_file import SegmentWriter
 from sealwire.services.gateway.spool_gaps import Gaps
 from sealwire.testing.clock import ManualClock
 
@@ -189,6 +190,23 @@ async def flushed(spool: RecordSpool, count: int) -> None:
             return
         await asyncio.sleep(0.001)
     raise AssertionError("not within 10 s")
+
+
+async def test_a_damaged_segment_is_counted_once_however_often_it_is_read(tmp_path: Path) -> None:
+    folder, log = tmp_path / "spool", Log()
+    folder.mkdir()
+    writer = SegmentWriter(folder=folder, number=7, key=KEY)
+    for i in range(3):
+        writer.append([entry(i)])
+    writer.end()
+    writer.close()
+    content = bytearray(writer.path.read_bytes())
+    content[60] ^= 1
+    writer.path.write_bytes(content)
+    shutil.copytree(folder, tmp_path / "again")  # as after a kill between the delivery and the removal
+    await deliver_all(folder, log)
+    await deliver_all(tmp_path / "again", log)
+    assert (log.numbers, log.lost()) == ({1, 2}, 1)
 
 
 # ---- the book

@@ -25,7 +25,6 @@ from typing import NamedTuple
 import msgspec
 
 from sealwire.contracts.compliance import AuditEntry
-from sealwire.kit.caller import SYSTEM_TENANT
 from sealwire.kit.clock import Clock
 from sealwire.kit.envelopes import SealingKey
 from sealwire.kit.files import sync_folder
@@ -35,7 +34,7 @@ from sealwire.resilience import deadline
 from sealwire.resilience.backoff import full_jitter
 from sealwire.services.gateway.gap_book import GapBook
 from sealwire.services.gateway.spool_file import SegmentWriter, numbers_in, path_of, read_segment
-from sealwire.services.gateway.spool_gaps import Gaps
+from sealwire.services.gateway.spool_gaps import Gaps, damage_of, record_of
 
 RECORDS_A_FRAME = 128
 """A frame of that many is below 128 KiB: larger pieces of memory malloc gets from the system anew each time."""
@@ -403,9 +402,7 @@ class RecordSpool:
         if found.damaged:
             self.stats.damaged_frames += found.damaged
             _log.error("segment %d of the spool was damaged: %d frames", segment.number, found.damaged)
-            gaps = Gaps(clock=self._clock, service=self._service, every_s=0)
-            gaps.add(SYSTEM_TENANT, "spool_damaged", found.damaged, self._clock.now_us())
-            await self._deliver(gaps.due())
+            await self._deliver([record_of(damage_of(path, found.damaged), self._service)])
         await self._remove(segment)
 
     async def _hand_over(self, batch: Sequence[AuditEntry], *, held: bool = False) -> None:

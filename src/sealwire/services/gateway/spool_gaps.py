@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 from sealwire.contracts.compliance import Actor, AuditEntry
 from sealwire.kit.caller import ANONYMOUS_TENANT, SYSTEM_TENANT
@@ -108,24 +109,7 @@ class Gaps:
             self._closed[gap.gap_id] = gap
         self._changed = self._changed or bool(closing)
         self.save()
-        return [self._record(gap) for gap in closing]
-
-    def _record(self, gap: Gap) -> AuditEntry:
-        return AuditEntry(
-            audit_id=gap.gap_id,
-            tenant_id=gap.tenant_id,
-            actor=Actor(type="service", id=self._service),
-            action=ACTION,
-            resource_type="api_request",
-            outcome="failure",
-            metadata={
-                "dropped": gap.count,
-                "reason": gap.reason,
-                "from": rfc3339(gap.first_us),
-                "to": rfc3339(gap.last_us),
-            },
-            created_at_us=gap.last_us,
-        )
+        return [record_of(gap, self._service) for gap in closing]
 
     # ---- the book
 
@@ -154,7 +138,7 @@ class Gaps:
         for gap in book.gaps:
             if gap.closed:
                 self._closed[gap.gap_id] = gap
-                again.append(self._record(gap))
+                again.append(record_of(gap, self._service))
             else:
                 self._open[gap.tenant_id, gap.reason] = gap
         return again
@@ -191,3 +175,31 @@ class Gaps:
         self.save()
         if self._file is not None:
             self._file.close()
+
+
+def record_of(gap: Gap, service: str) -> AuditEntry:
+    """Return the record of a gap that is closed: the same each time, so that sending it twice counts nothing twice."""
+    return AuditEntry(
+        audit_id=gap.gap_id,
+        tenant_id=gap.tenant_id,
+        actor=Actor(type="service", id=service),
+        action=ACTION,
+        resource_type="api_request",
+        outcome="failure",
+        metadata={
+            "dropped": gap.count,
+            "reason": gap.reason,
+            "from": rfc3339(gap.first_us),
+            "to": rfc3339(gap.last_us),
+        },
+        created_at_us=gap.last_us,
+    )
+
+
+def damage_of(segment: Path, frames: int) -> Gap:
+    """Return the gap that a damaged segment is: named by its file, as it is sent again until the file is gone."""
+    at_us = segment.stat().st_mtime_ns // 1000
+    return Gap(
+        gap_id=f"damaged-{segment.stem}-{at_us}", tenant_id=SYSTEM_TENANT, reason="spool_damaged", count=frames,
+        first_us=at_us, last_us=at_us, closed=True,
+    )  # fmt: skip
