@@ -9,10 +9,12 @@ chain in the piece, that of the leaf beside it.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from functools import partial
 
 import apsw
 
-from sealwire.adapters.embedded.drivers.sqlite import Row
+from sealwire.adapters.embedded.drivers.pace import Pace
+from sealwire.adapters.embedded.drivers.sqlite import Database, Row
 from sealwire.services.compliance.chain import read_record
 from sealwire.services.compliance.merkle import HASH_BYTES, TILE_WIDTH, leaf_hash
 from sealwire.services.compliance.ports import PruneCount
@@ -26,6 +28,17 @@ CREATE TABLE leaf (
 );
 """
 SEQ_BITS = 40
+_DAY_US = 86_400_000_000
+# What a witness signed, or a key began with, is named by others: it stays. So does the last of each day and key, and
+# the newest of all, which nothing follows.
+_FOLLOWED = (
+    "SELECT c.number, c.size, (SELECT n.at_us / ?4 = c.at_us / ?4 AND n.public_key = c.public_key FROM checkpoint n"
+    " WHERE n.number = c.number AND n.size > c.size ORDER BY n.size LIMIT 1),"
+    " EXISTS (SELECT 1 FROM cosignature s WHERE s.tenant_id = t.tenant_id AND s.size = c.size)"
+    " OR EXISTS (SELECT 1 FROM checkpoint_key k WHERE k.number = c.number AND k.size = c.size)"
+    " FROM tenant t JOIN checkpoint c ON c.number = t.number"
+    " WHERE t.tenant_id = ?1 AND c.size > ?2 AND c.at_us < ?3 ORDER BY c.size LIMIT ?5"
+)
 HELD = "SELECT subject_id, conversation_id FROM hold WHERE tenant_id = ?"
 
 
@@ -37,6 +50,29 @@ def held_in(rows: Iterable[Row]) -> frozenset[str]:
 def is_held(body: bytes, held: frozenset[str]) -> bool:
     """Whether one of these ids is what a record is about."""
     return bool(held) and not held.isdisjoint(concerns(read_record(body)))
+
+
+class SqliteCheckpointThinning:
+    """`CheckpointThinning` in the table `checkpoint`."""
+
+    def __init__(self, db: Database) -> None:
+        self._pace = Pace(db)
+
+    async def thin(self, tenant_id: str, *, before_us: int) -> int:
+        gone = 0
+        after: int | None = -1
+        while after is not None:
+            thinned, after = await self._pace.write(partial(_thin, tenant_id, before_us, after, self._pace.size))
+            gone += thinned
+        return gone
+
+
+def _thin(tenant_id: str, before_us: int, after: int, limit: int, conn: apsw.Connection) -> tuple[int, int | None]:
+    """Look at some checkpoints above a size; return how many went, and the size to go on from."""
+    rows: list[Row] = conn.execute(_FOLLOWED, (tenant_id, after, before_us, _DAY_US, limit)).fetchall()
+    going = [(number, size) for number, size, followed, named in rows if followed and not named]
+    conn.executemany("DELETE FROM checkpoint WHERE number = ? AND size = ?", going)
+    return len(going), rows[-1][1] if len(rows) == limit else None
 
 
 def prune(conn: apsw.Connection, number: int, tenant_id: str, seqs: Collection[int]) -> PruneCount:

@@ -10,7 +10,7 @@ import apsw
 import msgspec
 
 from sealwire.adapters.embedded.audit_log import SCHEMA, SqliteAuditStore
-from sealwire.adapters.embedded.audit_pruning import PRUNING_SCHEMA
+from sealwire.adapters.embedded.audit_pruning import PRUNING_SCHEMA, SqliteCheckpointThinning
 from sealwire.adapters.embedded.audit_witness import WITNESS_SCHEMA, SqliteCosignatureStore
 from sealwire.adapters.embedded.compliance_retention import (
     GAPS_SCHEMA,
@@ -98,6 +98,7 @@ class SqliteCompliance:
         self.outbox = SqliteOutbox(db)
         self.stores = ComplianceStores(
             audit=SqliteAuditStore(db),
+            thinning=SqliteCheckpointThinning(db),
             cosignatures=SqliteCosignatureStore(db),
             consents=SqliteConsentStore(db, self.outbox),
             retention=SqliteRetentionStore(db, self.outbox),

@@ -20,6 +20,9 @@ class ComplianceConfig(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint_every_s: Annotated[
         float, Meta(ge=0.05, le=86_400, description="Seconds between signed checkpoints of a log that grew")
     ] = 60.0
+    checkpoints_keep_days: Annotated[
+        int, Meta(ge=0, le=36_500, description="Days all checkpoints are kept; of older days the last; 0: all for good")
+    ] = 30
     witnesses: Annotated[
         list[Annotated[str, Meta(max_length=512)]],
         Meta(max_length=16, description="Key lines (name+id+base64, type 4) of the witnesses whose cosignatures count"),

@@ -88,6 +88,7 @@ class Keeping:
         custodians: Callable[[], Mapping[str, Any]],
         released: Callable[[str], Awaitable[None]],
         gaps: Callable[[str, Hold], Awaitable[list[HoldGap]]],
+        thin: Callable[[], Awaitable[int]],
         clock: Clock,
         config: ComplianceConfig,
     ) -> None:
@@ -105,6 +106,7 @@ class Keeping:
             custodians=lambda: {**custodians(), SERVICE: shelf},
             clock=clock,
             config=config,
+            thin=thin,
         )
 
     async def start(self) -> None:

@@ -216,6 +216,17 @@ class AuditStore(Protocol):
         """Prove that the store answers. Raises: Unavailable."""
 
 
+class CheckpointThinning(Protocol):
+    """What makes checkpoints fewer, in the same place as the logs."""
+
+    async def thin(self, tenant_id: str, *, before_us: int) -> int:
+        """Delete older checkpoints but the last of each day and key, a few at a time; durable on return.
+
+        The newest stays, and what others name: one that a witness signed, and one that a key began with. Returns how
+        many went.
+        """
+
+
 class ConsentStore(Protocol):
     """Consents with their history: a row is added at each consent and closed at withdrawal, never changed otherwise.
 
@@ -254,6 +265,7 @@ class ComplianceStores(msgspec.Struct, frozen=True, kw_only=True):
     """All of the service's storage, of one family. `events` is the outbox, `positions` those of its own consumers."""
 
     audit: AuditStore
+    thinning: CheckpointThinning
     cosignatures: CosignatureStore
     consents: ConsentStore
     retention: RetentionStore

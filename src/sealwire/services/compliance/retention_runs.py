@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -61,13 +61,15 @@ class RetentionEngine:
         custodians: RetentionCustodians,
         clock: Clock,
         config: ComplianceConfig,
+        thin: Callable[[], Awaitable[int]],
     ) -> None:
-        """`custodians` gives the services there are now, compliance among them."""
+        """`custodians` gives the services there are now, compliance among them; `thin`: see `Thinning.thin`."""
         self._runs = runs
         self._policies = policies
         self._custodians = custodians
         self._clock = clock
         self._config = config
+        self._thin = thin
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._listed: dict[str, asyncio.Event] = {}
         self._schedule: asyncio.Task[None] | None = None
@@ -341,7 +343,8 @@ class RetentionEngine:
         return tenants
 
     async def tidy(self) -> None:
-        """Delete old lists that nobody executed, old runs, and events that are recorded: the audit log has them."""
+        """Delete old lists that nobody executed, old runs, events that are recorded, checkpoints by the dozen."""
+        await self._thin()
         now_us = self._clock.now_us()
         await self._runs.trim(now_us - EVENTS_KEPT_US)
         more = 1

@@ -60,6 +60,7 @@ from sealwire.services.compliance.rights_answers import RightsAnswers
 from sealwire.services.compliance.sealing import Sealer
 from sealwire.services.compliance.sequencer import Logs
 from sealwire.services.compliance.signers import SERVICE
+from sealwire.services.compliance.thinning import Thinning
 from sealwire.services.compliance.turns import Turns
 from sealwire.services.compliance.verification import Verifier
 from sealwire.services.compliance.witnesses import Witnesses
@@ -106,6 +107,13 @@ class ComplianceService(RightsAnswers):
         self._audit = AuditLog(store=store, logs=self._logs, sealer=sealer, clock=clock, grown=self._evidence.grown)
         self._bundles = Bundles(store=store, evidence=self._evidence, clock=clock)
         self.pruning = Pruning(store=store, append=self._audit.append, clock=clock)
+        thinning = Thinning(
+            logs=store,
+            store=stores.thinning,
+            append=self._audit.append,
+            clock=clock,
+            keep_days=config.checkpoints_keep_days,
+        )
         self._verifier = Verifier(store=store, evidence=self._evidence, at_once=config.verify_at_once)
         self._consents = Consents(store=stores.consents, clock=clock)
         self._retention = Retention(store=stores.retention, clock=clock)
@@ -118,7 +126,7 @@ class ComplianceService(RightsAnswers):
             end_job=self.rights.end_job,
         )  # fmt: skip
         self.keeping = Keeping(
-            stores=stores, pruning=self.pruning, dispose_exports=self.rights.exports.dispose,
+            stores=stores, pruning=self.pruning, thin=thinning.thin, dispose_exports=self.rights.exports.dispose,
             custodians=around.custodians, released=self.rights.erase_what_was_kept, gaps=self.rights.gaps,
             clock=clock, config=config,
         )  # fmt: skip
