@@ -41,7 +41,8 @@ async def fill(room):
         job = StoredJob(job_id=new_id(), tenant_id="acme", kind="export", subject_id=f"u{k % 7}", status="done",
                         requested_by="u1", requested_us=1, due_us=2, finished_us=3,
                         archive=Archive(size_bytes=1, expires_us=FAR_US))
-        await room.stores.rights.add(job, job_event("gdpr.export.requested", job, at_us=SystemClock().now_us(), actor="u1"))
+        at_us = SystemClock().now_us()
+        await room.stores.rights.add(job, job_event("gdpr.export.requested", job, at_us=at_us, actor="u1"))
     for kind in ("audit", "exports"):
         await room.service.set_policy(caller, kind, NewRetentionPolicy(keep_days=30, action="delete"))
 

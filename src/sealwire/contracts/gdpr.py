@@ -100,7 +100,7 @@ class Restrictions(Output):
 
 
 class Receipt(Output):
-    """What one service did for a job, by kind of thing. `kept` is what holds on conversations keep, `kept_in` of which."""
+    """What one service did for a job, by kind. `kept` is what holds on conversations keep, `kept_in` of which."""
 
     service: str
     done: bool = False
