@@ -166,8 +166,9 @@ async def test_answers_are_quick(room: Room) -> None:
     room.clock.advance(1.1)
     await room.boundary.coordinator.ensure_fresh()
     health = room.boundary.health
-    started_s = time.perf_counter()
-    for _ in range(20):
+    started_s = time.process_time()
+    for _ in range(100):
         health.summary(detailed=True)
         health.breakers(detailed=True)
-    assert (time.perf_counter() - started_s) / 20 < 0.002
+    spent_s = (time.process_time() - started_s) / 100
+    assert spent_s < 0.002, "two answers of less than a millisecond each, in time of our own"
