@@ -20,7 +20,7 @@ class Flights:
     def start(self, name: Hashable, work: Callable[[], Coroutine[Any, Any, T]]) -> asyncio.Task[T]:
         """Return the task of this name that is under way, or begin it."""
         task = self._tasks.get(name)
-        if task is None:
+        if task is None or task.done():  # done, but not landed: awaiting it gives the loop no turn to land it in
             with deadline.without():
                 task = asyncio.get_running_loop().create_task(work())
             self._tasks[name] = task
