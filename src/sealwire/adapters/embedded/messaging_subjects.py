@@ -20,7 +20,14 @@ from sealwire.contracts.compliance import LegalHold
 from sealwire.kit.files import count_in_files
 from sealwire.services.messaging.events import KIND_NUMBER, Detail
 from sealwire.services.messaging.model import Actor
-from sealwire.services.messaging.subject_ports import Mention, Rewritten, Sat, SubjectReaction, WrittenMessage
+from sealwire.services.messaging.subject_ports import (
+    HeldPlace,
+    Mention,
+    Rewritten,
+    Sat,
+    SubjectReaction,
+    WrittenMessage,
+)
 
 RELAY: Final = "messaging-audit"
 ALL: Final = 1 << 40
@@ -44,7 +51,8 @@ _HERE: Final = (
     "JOIN conversation c ON c.num = :last >> 32 AND c.tenant_id = :tenant WHERE m.key > :after AND m.key <= :last"
 )
 _SENT_HERE: Final = f"{_HERE} AND m.sender_id = :person"
-_NAMED_HERE: Final = f"{_HERE} AND instr(m.meta, CAST(:person AS BLOB)) AND NOT {_HELD}"
+_MEANT_HERE: Final = f"{_HERE} AND instr(m.meta, CAST(:person AS BLOB))"
+_NAMED_HERE: Final = f"{_MEANT_HERE} AND NOT {_HELD}"
 FINDING: Final = {
     "messages": f"SELECT c.tenant_id, c.conversation_id, {MESSAGE_COLUMNS} FROM message m {_SENT_HERE}"
     " ORDER BY m.key LIMIT :limit",
@@ -53,7 +61,8 @@ FINDING: Final = {
     " AND m.user_id = :person ORDER BY m.key, m.emoji LIMIT :limit",
     "mentions": f"SELECT m.key, m.meta FROM message m {_NAMED_HERE} ORDER BY m.key LIMIT :limit",
     "names": "SELECT num FROM conversation WHERE num = :last >> 32 AND (created_by = :person OR instr(pair, :person))",
-    "held": f"SELECT count(*) FROM message m {_SENT_HERE} AND {_HELD}",
+    "held messages": f"SELECT c.conversation_id, count(*) FROM message m {_SENT_HERE} AND {_HELD}",
+    "held mentions": f"SELECT c.conversation_id, count(*) FROM message m {_MEANT_HERE} AND {_HELD}",
     "messages left": f"SELECT count(*) FROM message m {_SENT_HERE} AND NOT {_HELD}",
     "reactions left": f"SELECT count(*) FROM reaction m {_HERE} AND m.user_id = :person",
     "mentions left": f"SELECT count(*) FROM message m {_NAMED_HERE}",
@@ -160,8 +169,10 @@ class SqliteMessagingSubjects:
 
         return await self._db.scan(count)
 
-    async def held_messages(self, tenant_id: str, subject_id: str) -> int:
-        return sum(n for (n,) in await self._each("held", (tenant_id, subject_id)))
+    async def held(self, tenant_id: str, subject_id: str) -> Sequence[HeldPlace]:
+        kinds = ("message", "mention")
+        found = {kind: await self._each(f"held {kind}s", (tenant_id, subject_id)) for kind in kinds}
+        return [HeldPlace(id_, kind, count) for kind, rows in found.items() for id_, count in rows if count]
 
     # ---- changing
 

@@ -45,6 +45,14 @@ class Mention(NamedTuple):
     meta: bytes
 
 
+class HeldPlace(NamedTuple):
+    """How many things of a kind (`message`, `mention`) a hold on this conversation keeps."""
+
+    conversation_id: str
+    kind: str
+    things: int
+
+
 class Rewritten(NamedTuple):
     """A message of the person, of this version, as it is to be kept for the others."""
 
@@ -103,8 +111,8 @@ class SubjectStore(Protocol):
     async def left(self, tenant_id: str, subject_id: str) -> Mapping[str, int]:
         """Return the same, found as everything else is."""
 
-    async def held_messages(self, tenant_id: str, subject_id: str) -> int:
-        """Return how many of the person's messages holds on conversations keep."""
+    async def held(self, tenant_id: str, subject_id: str) -> Sequence[HeldPlace]:
+        """Return where holds on conversations keep messages of the person, or messages that name them."""
 
     async def leave(self, tenant_id: str, subject_id: str, limit: int, at_us: int) -> int:
         """End up to `limit` memberships; a group whose last owner goes gets the eldest of the highest role as one."""

@@ -199,18 +199,20 @@ class SubjectCases:
         if any(left.values()):
             self._places[erasure.job_id] = _Places()
             return SubjectErased(done=False, erased={"conversation": named} if named else {})
-        kept = await self._store.held_messages(tenant_id, subject_id)
+        held = await self._store.held(tenant_id, subject_id)
         keys = await self._keys.destroy_free(tenant_id, subject_id=subject_id)
-        if not kept:
+        if not held:
             await self._store.forget_traces(tenant_id, subject_id)
         await self._store.compact()
         del self._places[erasure.job_id]
-        erased, held = {"conversation": named, "data_key": keys.destroyed}, {"message": kept, "data_key": keys.kept}
+        erased, kept = {"conversation": named, "data_key": keys.destroyed}, {"data_key": keys.kept}
+        for place in held:
+            kept[place.kind] = kept.get(place.kind, 0) + place.things
         return SubjectErased(
             done=True,
             erased={kind: count for kind, count in erased.items() if count},
-            kept={kind: count for kind, count in held.items() if count},
-            kept_in=keys.kept_scopes,
+            kept={kind: count for kind, count in kept.items() if count},
+            kept_in=sorted({*keys.kept_scopes, *(place.conversation_id for place in held)}),
         )
 
     # ---- the rest
