@@ -57,9 +57,9 @@ class SqliteRevocationStore:
     async def wait(self, after: int, timeout_s: float) -> bool:
         loop = asyncio.get_running_loop()
         until = loop.time() + timeout_s
-        while self._newest() <= after:
+        while not self._has_above(after):
             if (left_s := until - loop.time()) <= 0 or not await self._arrivals.wait(left_s):
-                return self._newest() > after
+                return self._has_above(after)
         return True
 
     async def newest(self) -> int:
@@ -67,6 +67,10 @@ class SqliteRevocationStore:
 
     async def has_token(self, token_id: str) -> bool:
         return bool(self._db.read("SELECT 1 FROM revocation WHERE token_id = ? AND token_id <> ''", (token_id,)))
+
+    def _has_above(self, after: int) -> bool:
+        """Whether there is one to read: the newest number says less, for its entry may be over and deleted."""
+        return bool(self._db.read("SELECT 1 FROM revocation WHERE number > ? LIMIT 1", (after,)))
 
     def _newest(self) -> int:
         rows = self._db.read("SELECT seq FROM sqlite_sequence WHERE name = 'revocation'")

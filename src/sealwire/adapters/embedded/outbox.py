@@ -107,9 +107,9 @@ class SqliteOutbox:
     async def wait(self, after: int, timeout_s: float) -> bool:
         loop = asyncio.get_running_loop()
         until = loop.time() + timeout_s
-        while self._newest() <= after:
+        while not self._has_above(after):
             if (left_s := until - loop.time()) <= 0 or not await self._arrivals.wait(left_s):
-                return self._newest() > after
+                return self._has_above(after)
         return True
 
     async def newest(self) -> int:
@@ -124,6 +124,10 @@ class SqliteOutbox:
         while chunk := await self._db.write(lambda conn: _trim(conn, before_us)):
             deleted += chunk
         return deleted
+
+    def _has_above(self, after: int) -> bool:
+        """Whether there is one to read: the newest position says less, for its event may be trimmed away."""
+        return bool(self._db.read("SELECT 1 FROM outbox WHERE position > ? LIMIT 1", (after,)))
 
     def _newest(self) -> int:
         rows = self._db.read("SELECT seq FROM sqlite_sequence WHERE name = 'outbox'")

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from sealwire.kit.clock import US_PER_S, Clock
 from sealwire.kit.ids import new_id
+from sealwire.services.auth.config import AuthConfig
 from sealwire.services.auth.records import NewRevocation, Reason
+
+MARGIN_S: Final = 3_600
+
+
+def kept_s(config: AuthConfig) -> int:
+    """Return how long an entry stays in the feed: no shorter than a token lives that only the feed can tell as dead.
+
+    Those are tokens of the legacy format: they have no epoch and no session that auth could be asked for.
+    """
+    return max(config.revocation_keep_s, *(issuer.max_age_s + MARGIN_S for issuer in config.legacy), 0)
 
 
 class Revoker:
@@ -67,7 +80,7 @@ class Revoker:
             session_id=session_id,
             token_id=token_id,
             at_us=self._clock.now_us(),
-            expires_at_s=until_s + 3_600,
+            expires_at_s=until_s + MARGIN_S,
             reason=Reason.TOKEN,
         )
 

@@ -78,7 +78,7 @@ from sealwire.services.auth.recovery import Rescue
 from sealwire.services.auth.relying_party import party_of
 from sealwire.services.auth.resets import Resets
 from sealwire.services.auth.retention import RetentionService
-from sealwire.services.auth.revoker import Revoker
+from sealwire.services.auth.revoker import Revoker, kept_s
 from sealwire.services.auth.sessions import SessionKeeper
 from sealwire.services.auth.signing import SigningKeys
 from sealwire.services.auth.subjects import SubjectService
@@ -113,7 +113,7 @@ class AuthService(
         vault = Vault(sealer=sealer, keys=stores.keys)
         people = People(vault=vault)
         journal = Journal(vault=vault, clock=clock)
-        revoker = Revoker(clock=clock, keep_s=config.revocation_keep_s)
+        revoker = Revoker(clock=clock, keep_s=kept_s(config))
         costs = Costs(memory_kib=config.password_memory_kib, passes=config.password_passes)
         self.hasher = PasswordHasher(costs=costs, threads=config.hash_threads, max_waiting=config.hash_max_waiting)
         rules = PasswordRules(breached_in(config))
