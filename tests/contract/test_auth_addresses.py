@@ -137,6 +137,10 @@ async def test_who_asks_does_not_hear_whether_an_address_is_taken(room: AuthRoom
     free = await room.auth.change_email(anna, EmailChange(email=NEW))
     assert await room.auth.change_email(anna, EmailChange(email="bob@example.org")) == free
     assert await tokens(room, "bob@example.org") == []
+    assert await told(room, "anna@example.org") == ["Sealwire: another e-mail address was asked for"] * 2
+    kept = await room.service.audit_entries(await room.service.events.read(0, 1_000))
+    about = {(each.outcome, str(each.metadata)) for each in kept if each.action == "auth.email-change.asked"}
+    assert len(about) == 1, "what is kept of both is in the person's export"
     (token,) = await tokens(room, NEW)
     with pytest.raises(EmailChangeInvalid):
         await confirm(room, token)
@@ -201,6 +205,18 @@ async def test_a_disabled_person_proves_nothing(room: AuthRoom) -> None:
     (token,) = await tokens(room, NEW)
     await room.auth.change_user(owner, anna_id, UserChange(status="disabled"))
     await room.auth.change_user(owner, anna_id, UserChange(status="active"))
+    with pytest.raises(EmailChangeInvalid):
+        await confirm(room, token)
+
+
+async def test_who_rises_is_not_taken_over_by_what_was_asked_before(room: AuthRoom) -> None:
+    owner, _ = await room.enter("owner")
+    await room.add(owner, "admin", "admin")
+    anna_id = await room.add(owner, "anna")
+    admin = room.caller(await room.log_in("admin"))
+    await room.auth.change_email_of(admin, anna_id, EmailChange(email="admins@own.example"))
+    (token,) = await tokens(room, "admins@own.example")
+    await room.auth.change_user(owner, anna_id, UserChange(role="owner"))
     with pytest.raises(EmailChangeInvalid):
         await confirm(room, token)
 

@@ -11,6 +11,7 @@ import pyotp
 import pytest
 
 from sealwire.contracts.api_keys import ApiKeyQuery, ApiKeyRefused, NewApiKey
+from sealwire.contracts.custody import SubjectRestriction
 from sealwire.contracts.logins import LoginResult, MfaAnswer, MfaFailed, TotpCode
 from sealwire.contracts.passkeys import PasskeyLoginStart, PasskeyRefused
 from sealwire.contracts.recovery import LockedOut, NoSecondFactor
@@ -178,6 +179,17 @@ async def test_a_command_on_the_machine_lets_in_whom_nobody_outranks(room: AuthR
     assert not await room.is_live(granted)
     assert (await room.log_in("owner")).access_token
     assert "Sealwire: your second factors were reset" in await subjects(room)
+
+
+async def test_a_command_that_did_nothing_says_so(room: AuthRoom) -> None:
+    await room.enter("owner")
+    anna, _ = await room.enter("anna")
+    await app_of(room, anna)
+    await room.auth.restrict_subject(
+        service_caller("compliance", "default"), anna.user_id, SubjectRestriction(restricted=True)
+    )
+    with pytest.raises(Forbidden):
+        await room.auth.rescue(MACHINE, LockedOut(tenant="default", email="anna@example.org"))
 
 
 def test_the_table_of_ranks() -> None:

@@ -63,7 +63,7 @@ class SqliteEmailChangeStore:
             ).fetchall()
             if rows[0][0] >= most:
                 return False
-            conn.execute("UPDATE email_change SET live = 0 WHERE user_id = ?", (c.user_id,))
+            void_email_changes(conn, c.user_id)
             conn.execute(
                 "INSERT INTO email_change VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (c.token_hash, c.tenant_id, c.user_id, c.email_index, c.sealed, c.created_us, c.expires_us,
@@ -99,6 +99,11 @@ def spend_email_change(conn: apsw.Connection, cut: Cut) -> bool:
         (cut.spends_email_change, cut.user_id, cut.email_index, cut.revocation.at_us),
     )
     return conn.changes() > 0
+
+
+def void_email_changes(conn: apsw.Connection, user_id: str) -> None:
+    """From inside a write: let no letter that was sent confirm an address of this user any more."""
+    conn.execute("UPDATE email_change SET live = 0 WHERE user_id = ?", (user_id,))
 
 
 def drop_factors(conn: apsw.Connection, user_id: str) -> None:

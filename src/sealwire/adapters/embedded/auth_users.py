@@ -9,7 +9,7 @@ import apsw
 import msgspec
 
 from sealwire.adapters.embedded.auth_api_keys import end_keys_of
-from sealwire.adapters.embedded.auth_changes import drop_factors, spend_email_change
+from sealwire.adapters.embedded.auth_changes import drop_factors, spend_email_change, void_email_changes
 from sealwire.adapters.embedded.auth_external import insert_identity
 from sealwire.adapters.embedded.auth_feed import SqliteRevocationStore
 from sealwire.adapters.embedded.auth_letters import spend_invitation, spend_reset
@@ -330,7 +330,9 @@ class SqliteUserStore:
             _rename(conn, user, cut)
         if cut.password_hash is not None or cut.email_index is not None or status != "active":
             conn.execute("DELETE FROM reset WHERE user_id = ?", (user.user_id,))
-            conn.execute("UPDATE email_change SET live = 0 WHERE user_id = ?", (user.user_id,))
+            void_email_changes(conn, user.user_id)
+        elif role is not user.role:  # who asked for it ranked higher than the person, and may no longer
+            void_email_changes(conn, user.user_id)
         if cut.drops_factors:
             drop_factors(conn, user.user_id)
         if cut.ends_sessions:

@@ -71,10 +71,10 @@ class AddressBook:
         )
         text = email_text(site=self._site, token=token, minutes=self._config.email_change_ttl_s // 60)
         letter = await self._postman.seal(user.tenant_id, to=email, subject=EMAIL_SUBJECT, text=text)
+        # The event is the same as well: its notice comes to who asks, and its record is in their export.
         event = self._journal.event(
-            Kind.EMAIL_CHANGE_ASKED, await self._journal.origin(caller, user.tenant_id), subject_id=user.user_id,
-            outcome="failure" if taken else "success",
-        )  # fmt: skip
+            Kind.EMAIL_CHANGE_ASKED, await self._journal.origin(caller, user.tenant_id), subject_id=user.user_id
+        )
         # One letter or none, one write: what somebody who asks for themself sees is the same.
         asked = await self._stores.email_changes.ask(
             record, None if taken else letter, most=self._config.email_changes_per_hour,

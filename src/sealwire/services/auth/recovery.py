@@ -6,6 +6,7 @@ from sealwire.contracts.logins import RecoveryCodes
 from sealwire.contracts.recovery import NoSecondFactor
 from sealwire.contracts.users import UserNotFound
 from sealwire.kit.caller import Caller
+from sealwire.kit.problem import Forbidden
 from sealwire.services.auth.events import Journal, Kind
 from sealwire.services.auth.mfa import new_recovery_codes
 from sealwire.services.auth.ports import AuthStores
@@ -46,7 +47,12 @@ class Rescue:
         await self.reset(caller, user)
 
     async def reset(self, caller: Caller, user: UserRecord) -> None:
-        """Take all second factors of a user. The password and linked identities stay, everything open ends."""
+        """Take all second factors of a user. The password and linked identities stay, everything open ends.
+
+        Raises: Forbidden for who is restricted (GDPR), where nothing changes; UserNotFound for who went meanwhile.
+        """
+        if user.status == "restricted":
+            raise Forbidden("The user's data is restricted; whoever restricted it (GDPR) lifts that.")
         if not user.mfa and await self._stores.mfa.totp(user.user_id) is None:
             return
         cut = Cut(
@@ -59,4 +65,5 @@ class Rescue:
         event = self._journal.event(
             Kind.FACTORS_RESET, await self._journal.origin(caller, user.tenant_id), subject_id=user.user_id
         )
-        await self._stores.users.cut(cut, [event])
+        if await self._stores.users.cut(cut, [event]) is None:
+            raise UserNotFound("There is no such user any more, or their data is restricted.")
