@@ -244,6 +244,26 @@ async def test_without_keys_it_is_an_outage_and_with_old_ones_it_goes_on(room: R
     assert room.adapter.health().status is Health.DEGRADED
 
 
+async def test_a_key_it_could_not_ask_for_is_an_outage_and_no_fault_of_the_token(room: Room) -> None:
+    """A 401 makes clients throw their session away: no outage may answer it."""
+    await room.adapter.adapt(room.token())
+    room.authority.keys = [Key.generate(Algorithm.EDDSA), room.authority.keys[0].in_state(KeyState.RETIRING)]
+    text = room.token()
+    room.authority.outage = Unavailable()
+    room.clock.advance(400)
+    for _ in range(2):  # asking again has to wait a moment: that says nothing of the token either
+        with pytest.raises(Unavailable):
+            await room.adapter.adapt(text)
+    room.authority.outage = None
+    room.clock.advance(3)
+    await room.adapter.adapt(text)
+    made_up = sign(
+        {"iss": ISSUER, "iat": room.now_s(), "exp": room.now_s() + 60}, Key.generate(Algorithm.EDDSA), "at+jwt"
+    )
+    with pytest.raises(Unauthenticated):
+        await room.adapter.adapt(made_up)
+
+
 def test_settings_of_a_legacy_issuer_are_checked() -> None:
     pem = "-----BEGIN PUBLIC KEY-----\nx\n-----END PUBLIC KEY-----"
     with pytest.raises(ValueError):

@@ -333,7 +333,10 @@ class JwtTokenAdapter:
         )
 
     async def _ensure_key(self, kid: str) -> None:
-        """Have auth's keys, young enough and with this one if it is published. Raises: Unavailable without any."""
+        """Have auth's keys, young enough and with this one if it is published.
+
+        Raises: Unavailable without any, and for a key that may be one of those which could not be asked for.
+        """
         if self._wants_keys(kid):
             async with self._asking:
                 if self._wants_keys(kid):
@@ -343,7 +346,8 @@ class JwtTokenAdapter:
                         pass  # the keys at hand go on; without any the answer is below
                     except Exception:
                         _LOG.exception("auth's published keys can't be read")
-        if self._keys_at_s is None:
+        known_s = self._keys_at_s
+        if known_s is None or (known_s < self._asked_at_s and self._keys.find(kid) is None):
             raise Unavailable("The keys that verify tokens can't be had for the moment.")
 
     def _wants_keys(self, kid: str) -> bool:
