@@ -12,8 +12,10 @@ from base64 import b64encode
 from collections import deque
 from collections.abc import MutableSequence
 
+import pytest
+
 from sealwire.contracts.custody import ContentPart, ContentQuery, SubjectItem, SubjectItems, SubjectQuery
-from sealwire.contracts.gdpr import NewErasure, NewExport
+from sealwire.contracts.gdpr import ExportGone, NewErasure, NewExport
 from sealwire.contracts.media import MediaNotFound
 from sealwire.kit.caller import Caller, Principal
 from sealwire.kit.permission import Role
@@ -184,3 +186,49 @@ async def test_a_service_that_fails_for_a_while_costs_one_part(tmp_path):
         job = await settled(room, asked.job_id)
         assert job.status == "done"
         assert len([m for m, _ in files.asked if m == "m10"]) == 1
+
+
+NAMES = [
+    "../../etc/passwd", "..\\..\\x", "/abs/x", "a/b/c", ".hidden", "...", "  ", "", "a\x00b\nc", "C:\\x",
+    "\u202egpj.exe", "manifest.json", "A.txt", "a.txt", "x" * 300 + ".pdf", "\u6587" * 300 + ".pdf", "\U00020000" * 120 + ".txt",
+    "\u00e9" * 250, "x" * 199 + " b", "con", "Nul.txt", "COM1.tar.gz", "name.", "name ", "." + "y" * 400,
+]  # fmt: skip
+
+
+async def test_a_file_of_any_name_can_be_unpacked_where_it_belongs(tmp_path):
+    class Named(Files):
+        async def export_subject(self, caller: Caller, subject_id: str, query: SubjectQuery) -> SubjectItems:
+            named = [{"filename": name} for name in NAMES]
+            return SubjectItems(
+                items=[
+                    SubjectItem(kind="file", resource_id=f"m{n}", at="", data=data, media_id=f"m{n}")
+                    for n, data in enumerate(named)
+                ]
+            )
+
+    (tmp_path / "data").mkdir()
+    async with open_compliance(tmp_path / "data", custodians=town(Named(len(NAMES))), config=QUICK) as room:
+        asked = await room.service.request_export(ME, NewExport())
+        archive = await opened(room, await settled(room, asked.job_id))
+    archive.extractall(tmp_path / "out")
+    names = [name.split("/") for name in archive.namelist() if name.startswith("media/m")]
+    assert [parts[1] for parts in names] == [f"m{n}" for n in range(len(NAMES))]
+    assert all((tmp_path / "out" / "/".join(parts)).read_bytes() for parts in names)
+    called = dict(zip(NAMES, (parts[2] for parts in names), strict=True))
+    assert [name for name in called.values() if name[0] == "." or name[-1] in ". " or len(name.encode()) > 200] == []
+    assert {called[name] for name in ("con", "Nul.txt", "COM1.tar.gz")} == {"_con", "_Nul.txt", "_COM1.tar.gz"}
+    assert called["x" * 300 + ".pdf"] == "x" * 196 + ".pdf", "what it is opened with"
+    assert called["A.txt"] == "A.txt"
+
+
+async def test_an_archive_whose_key_went_before_a_crash_is_gone(tmp_path):
+    (tmp_path / "data").mkdir()
+    async with open_compliance(tmp_path / "data", custodians=town(Files(2)), config=QUICK) as room:
+        asked = await room.service.request_export(ME, NewExport())
+        job = await settled(room, asked.job_id)
+        await room.keys.destroy(TENANT, scope=f"gdpr-job:{job.job_id}")  # and no more of what follows a download
+        for _ in range(2):
+            with pytest.raises(ExportGone):
+                await room.service.rights.download(ME, job.job_id)
+        assert (await room.service.export_job(ME, job.job_id)).download is None
+    assert blobs(tmp_path) == []

@@ -10,6 +10,7 @@ import os
 from collections.abc import AsyncIterable, AsyncIterator
 from typing import Final, NamedTuple
 
+from sealwire.contracts.crypto import DecryptionFailed, KeyUnusable
 from sealwire.kit.envelopes import bind
 from sealwire.kit.segments import CHUNK_BYTES, SegmentOpener, SegmentSealer, header_key_id, span
 from sealwire.ports.blobs import BlobStore, BlobWriter
@@ -132,6 +133,14 @@ class Archives:
                 sealed = await self._blobs.read(part.blob_key, where.start, where.end)
                 for plain in opener.chunks(where.first, where.last, sealed):
                     yield bytes(plain)
+
+    async def is_readable(self, tenant_id: str, job_id: str, part: Part) -> bool:
+        """Whether the key of a part is still there. Raises: Unavailable."""
+        try:
+            await self._keys.key_by_id(tenant_id, scope_of(job_id), "", header_key_id(part.header))
+        except (KeyUnusable, DecryptionFailed):
+            return False
+        return True
 
     async def forget(self, tenant_id: str, job_id: str) -> None:
         """Destroy an archive's key: whatever is left of it can't be read. Twice is no error."""

@@ -35,7 +35,11 @@ PART_MEMBERS: Final = 64
 PART_S: Final = 5.0
 """A part is made durable once it is that large, holds so many files, or was begun that long ago."""
 GONE: Final = "file_gone_meanwhile"
-_UNSAFE: Final = re.compile(r"[^\w.,()+=@ -]|^\.+|\s+$")
+NAME_BYTES: Final = 200
+"""File systems take 255 bytes of a name."""
+_UNSAFE: Final = re.compile(r"[^\w.,()+=@ -]|^\.+")
+_ENDING: Final = re.compile(r"\.\w{1,10}$")
+_DEVICE: Final = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -287,5 +291,10 @@ class ExportRun:
 
 
 def _safe(name: str) -> str:
-    """Return a name that is one part of a path everywhere."""
-    return _UNSAFE.sub("_", name.replace("/", "_").replace("\\", "_"))[:120] or "_"
+    """Return a name that is one part of a path everywhere; of a long one the beginning and the ending."""
+    safe = _UNSAFE.sub("_", name.replace("/", "_").replace("\\", "_")).rstrip(". ")
+    if len(safe.encode()) > NAME_BYTES:
+        ending = found[0] if (found := _ENDING.search(safe)) else ""
+        room = NAME_BYTES - len(ending.encode())
+        safe = safe[: -len(ending) or None].encode()[:room].decode(errors="ignore").rstrip(". ") + ending
+    return "_" + safe if not safe or _DEVICE.match(safe) else safe

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 from sealwire.contracts.custody import Disposed
+from sealwire.contracts.gdpr import ExportGone
 from sealwire.kit.clock import Clock
 from sealwire.ports.events import NewEvent
 from sealwire.services.compliance.archives import Archives, Part
@@ -47,6 +48,15 @@ class Exports:
     def read(self, job: StoredJob) -> AsyncIterator[bytes]:
         """Yield a finished archive. Raises: EnvelopeRefused for bytes that aren't what was stored; BlobMissing."""
         return self._archives.read(job.tenant_id, job.job_id, self._parts(job))
+
+    async def require_readable(self, job: StoredJob, actor: str) -> None:
+        """Drop an archive whose key is gone: a crash came between the ends of the two. Raises: ExportGone."""
+        async for part in self._parts(job):
+            if await self._archives.is_readable(job.tenant_id, job.job_id, part):
+                return
+            break
+        await self.drop(job, "fetched", actor)
+        raise ExportGone
 
     async def _parts(self, job: StoredJob) -> AsyncIterator[Part]:
         archive = job.archive

@@ -183,6 +183,7 @@ class Rights:
     async def _fetch(self, job: StoredJob, actor: str) -> AsyncGenerator[bytes, None]:
         self._fetching.add(job.job_id)
         try:
+            await self.exports.require_readable(job, actor)
             yield b""
             async for part in self.exports.read(job):
                 yield part
