@@ -224,11 +224,17 @@ class BoundedHttp(HttpToolsProtocol):
             if version == "1.1":
                 raise ValueError("no host")
         elif host != self._host:
+            host = host.strip(b" \t")  # blanks around a value are no part of it (RFC 9112 section 5)
             if _HOST.fullmatch(host) is None:
                 raise ValueError("not a host")
             self._host = host
-        if self.url[:1] not in (b"/", b"*") and self.url.partition(b"://")[2].partition(b"/")[0] != host:
-            raise ValueError("the target names another host")
+        if self.url[:1] not in (b"/", b"*"):
+            scheme, _, rest = self.url.partition(b"://")
+            named = rest.partition(b"/")[0].lower()
+            if scheme.lower() not in (b"http", b"https") or not named or _HOST.fullmatch(named) is None:
+                raise ValueError("a target that is not on the web")
+            if host is not None and named != host.lower():
+                raise ValueError("the target names another host")
 
     def _is_too_large(self) -> bool:
         """Whether a head that came in one large piece is longer than allowed (in several: see `data_received`)."""
