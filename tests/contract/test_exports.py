@@ -191,7 +191,8 @@ async def test_a_service_that_fails_for_a_while_costs_one_part(tmp_path):
 NAMES = [
     "../../etc/passwd", "..\\..\\x", "/abs/x", "a/b/c", ".hidden", "...", "  ", "", "a\x00b\nc", "C:\\x",
     "\u202egpj.exe", "manifest.json", "A.txt", "a.txt", "x" * 300 + ".pdf", "\u6587" * 300 + ".pdf",
-    "\U00020000" * 120 + ".txt", "\u00e9" * 250, "x" * 199 + " b", "con", "Nul.txt", "COM1.tar.gz", "name.", "name ", "." + "y" * 400,
+    "\U00020000" * 120 + ".txt", "\u00e9" * 250, "x" * 199 + " b", "con", "Nul.txt", "COM1.tar.gz", "name.",
+    "name ", "." + "y" * 400,
 ]  # fmt: skip
 
 
