@@ -58,7 +58,7 @@ class StoredLog:
         if fault is None and last == head.size:
             fault = await self._check_excess(head) or self._check_head(head)
         if fault is None and last == head.size and self.walk.frontier is not None:
-            fault = await self._check_edges() or self.walk.unsaid()
+            fault = await self._check_edges(head) or self.walk.unsaid()
         return fault
 
     async def _begin(self, first: int) -> Fault | None:
@@ -135,20 +135,29 @@ class StoredLog:
 
     async def _check_tile(self, tile: Tile) -> Fault | None:
         stored = (await self._store.tiles(self._tenant_id, [(tile.level, tile.number)])).get((tile.level, tile.number))
-        if stored == tile.hashes:
-            return None
-        first = tile.number * TILE_WIDTH ** (tile.level + 1) + 1
-        return _tree_fault(tile, stored or b"", first)
+        return None if stored == tile.hashes else _tree_fault(tile, stored or b"", self._first_of(tile))
 
-    async def _check_edges(self) -> Fault | None:
-        """Compare the unfinished tiles above level 0, which are stored as they grow."""
+    @staticmethod
+    def _first_of(tile: Tile) -> int:
+        step: int = TILE_WIDTH ** (tile.level + 1)
+        return tile.number * step + 1
+
+    async def _check_edges(self, head: LogHead) -> Fault | None:
+        """Compare the unfinished tiles above level 0, which are stored as they grow: also while this goes on."""
         level = 1
         while (edge := self._tiling.edge(level)) != (0, []):
             number, hashes = edge
-            if hashes and (fault := await self._check_tile(Tile(level, number, b"".join(hashes)))):
+            if hashes and (fault := await self._check_edge(Tile(level, number, b"".join(hashes)), head)):
                 return fault
             level += 1
         return None
+
+    async def _check_edge(self, tile: Tile, head: LogHead) -> Fault | None:
+        place = (tile.level, tile.number)
+        stored = (await self._store.tiles(self._tenant_id, [place])).get(place, b"")
+        if stored != tile.hashes and (await self._store.head(self._tenant_id)).size > head.size:
+            stored = stored[: len(tile.hashes)]  # what came since is not looked at
+        return None if stored == tile.hashes else _tree_fault(tile, stored, self._first_of(tile))
 
     # ---- head and checkpoints
 
