@@ -11,7 +11,8 @@ from hashlib import sha256
 
 import msgspec
 
-from sealwire.services.compliance.chain import read_link
+from sealwire.services.compliance.canonical import NotCanonical
+from sealwire.services.compliance.chain import read_link, refuse_doubles
 from sealwire.services.compliance.key_chain import KeyChain
 from sealwire.services.compliance.merkle import ProofInvalid, leaf_hash, verify_consistency, verify_inclusion
 from sealwire.services.compliance.notes import NoteInvalid, TreeHead, VerifierKey, parse_key
@@ -31,7 +32,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     filters: dict[str, str] = {}
 
 
-class Exhibit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Exhibit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """A record (as a line of an export), or what is left of a pruned one, and its inclusion proof in lowercase hex."""
 
     record: msgspec.Raw = msgspec.Raw(b"")
@@ -92,6 +93,7 @@ def verify_bundle(
     trusted: VerifierKey | None = None
     try:
         bundle = read_bundle_file(content)
+        refuse_doubles(content)
         trusted = keys[0] if keys else parse_key(bundle.first_key)
         chain = KeyChain.of(keys or [trusted], bundle.rotations)
         head = chain.checkpoint(bundle.checkpoint)
@@ -101,8 +103,8 @@ def verify_bundle(
             or _check_records(bundle, head, seen, progress)
             or _check_pruning(bundle, head, seen)
         )
-    except UNREADABLE:
-        fault = Fault(Tampering.CHANGED, None, "the bundle can't be read")
+    except (*UNREADABLE, NotCanonical):
+        fault = Fault(Tampering.CHANGED, None, "the bundle can't be read, or in two ways")
         return _report(fault, seen, ""), None
     except NoteInvalid as error:
         fault = Fault(Tampering.CHECKPOINT, None, str(error))
@@ -194,7 +196,7 @@ def _prove(exhibit: Exhibit, seq: int, leaf: bytes, head: TreeHead) -> Fault | N
 def _check_pruning(bundle: Bundle, head: TreeHead, seen: _Seen) -> Fault | None:
     """Ask of each pruned record that a record under the checkpoint names it: its leaf alone shows only that it was."""
     for exhibit in bundle.pruning:
-        if exhibit.pruned is not None:
+        if exhibit.pruned is not None and not bytes(exhibit.record):
             continue  # it says nothing any more
         seq, _, leaf, _, fault = _read(exhibit, bundle.tenant_id, seen)
         if fault := fault or _prove(exhibit, seq, leaf, head):
@@ -207,6 +209,9 @@ def _read(exhibit: Exhibit, tenant_id: str, seen: _Seen) -> tuple[int, str, byte
     """Return number, hash, leaf hash, hash before, and what is wrong with the record by itself."""
     if exhibit.pruned is not None:
         p = exhibit.pruned
+        if bytes(exhibit.record) or not is_hash(p.hash):
+            fault = Fault(Tampering.CHANGED, p.seq, "what is left of a pruned record is its number and its hashes")
+            return p.seq, "", b"", "", fault
         seen.pruned.append((p.seq, p.seq))
         return p.seq, p.hash, _hash(p.leaf), "", None
     after = seen.last + 1

@@ -127,8 +127,8 @@ def split_line(line: bytes) -> tuple[bytes, str]:
     at = line.find(_HASH_MEMBER)
     start = at + len(_HASH_MEMBER)
     end = start + _HASH_DIGITS
-    if at < 0 or line[end : end + 1] != b'"':
-        raise NotCanonical("the line states no hash")
+    if at < 0 or line.find(_AFTER_HASH) != end + 1 or line[end : end + 1] != b'"':
+        raise NotCanonical("the line states no hash there")
     return line[:at] + line[end + 1 :], line[start:end].decode("ascii", "replace")
 
 
@@ -154,4 +154,19 @@ def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return members
 
 
+def _looked_at(pairs: list[tuple[str, Any]]) -> None:
+    if len({name for name, _ in pairs}) != len(pairs):
+        raise NotCanonical("a member stands twice")
+
+
 _DECODER = json.JSONDecoder(object_pairs_hook=_members)
+_LOOKING = json.JSONDecoder(object_pairs_hook=_looked_at)
+
+
+def refuse_doubles(content: bytes) -> None:
+    """Look at a document that is read elsewhere. Raises: NotCanonical when a member stands twice: of those some
+    readers take the first and others the last."""
+    try:
+        _LOOKING.decode(content.decode())
+    except (ValueError, RecursionError) as error:
+        raise NotCanonical(str(error)) from None

@@ -15,6 +15,8 @@ from hashlib import sha256
 
 import msgspec
 
+from sealwire.services.compliance.canonical import NotCanonical
+from sealwire.services.compliance.chain import refuse_doubles
 from sealwire.services.compliance.key_chain import KeyChain
 from sealwire.services.compliance.notes import NoteInvalid, TreeHead, VerifierKey, parse_checkpoint, parse_note
 
@@ -22,7 +24,7 @@ FORMAT = "sealwire-audit-export/1"
 _MANIFEST_LINE = b'{"manifest":'
 _CHECKPOINT_LINE = b'{"checkpoint":'
 _END_LINE = b'{"end":'
-_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError)
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, NotCanonical)
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,26 +45,26 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """The newest checkpoint that a witness cosigned; empty without one."""
 
 
-class ManifestLine(msgspec.Struct, frozen=True):
+class ManifestLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The first line."""
 
     manifest: Manifest
 
 
-class End(msgspec.Struct, frozen=True):
+class End(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the file should have held."""
 
     records: int
     sha256: str
 
 
-class EndLine(msgspec.Struct, frozen=True):
+class EndLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The last line."""
 
     end: End
 
 
-class CheckpointLine(msgspec.Struct, frozen=True):
+class CheckpointLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A checkpoint between the records."""
 
     checkpoint: str
@@ -98,6 +100,8 @@ class Frame:
     def records(self, lines: Iterable[bytes]) -> Iterator[bytes]:
         """Pass the records on. Raises: NoteInvalid for a frame that can't be read or a note nobody trusted signed."""
         for line in lines:
+            if self.end is not None and line.strip():
+                raise NoteInvalid("a line stands behind the end")
             if line.startswith((_MANIFEST_LINE, _CHECKPOINT_LINE, _END_LINE)):
                 self._read(line)
                 continue
@@ -117,6 +121,7 @@ class Frame:
 
     def _read(self, line: bytes) -> None:
         try:
+            refuse_doubles(line)
             if line.startswith(_END_LINE):
                 self.end, self.end_hash = _read_end(line).end, self._hash.hexdigest()
                 return
@@ -129,11 +134,14 @@ class Frame:
                 else:
                     self.late.append(self._head(note))
                 return
-            self.manifest = _read_manifest(line).manifest
+            first, self.manifest = self.manifest is None and self._chain is None, _read_manifest(line).manifest
         except _UNREADABLE:
             raise NoteInvalid("a line around the records can't be read") from None
-        if self.manifest.format != FORMAT or self._chain is not None:
+        if self.manifest.format != FORMAT or not first:
             raise NoteInvalid("the manifest is of another format, or not the first line")
+        if not self.manifest.origin.endswith(f"/{self.manifest.tenant_id}"):
+            raise NoteInvalid("the manifest names two logs")
+        self._origin = self.manifest.origin
         self._rotations += self.manifest.rotations
         for note in filter(None, (self.manifest.checkpoint, self.manifest.cosigned)):
             # What ends before the log does can't be compared with a checkpoint over all of it.

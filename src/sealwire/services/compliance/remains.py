@@ -14,7 +14,7 @@ _HASH_DIGITS = 64
 _HEX = frozenset("0123456789abcdef")
 
 
-class PrunedRecord(msgspec.Struct, frozen=True):
+class PrunedRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is left of a pruned record, members in canonical order; hashes in lowercase hex."""
 
     hash: str
@@ -47,8 +47,9 @@ def as_pruned(body: bytes) -> tuple[int, bytes] | None:
 def read_pruned_line(text: bytes) -> tuple[bytes, str]:
     """Return the item of a pruned record's line; the line itself, without a hash, when it can't be read."""
     try:
-        pruned = _read(text).pruned
-        if not is_hash(pruned.leaf):
+        line = _read(text)
+        pruned = line.pruned
+        if not is_hash(pruned.leaf) or write_pruned(line) != text:  # or it shows more than is looked at
             return text, ""
         return pruned_item(pruned.seq, bytes.fromhex(pruned.leaf)), pruned.hash
     except (msgspec.MsgspecError, UnicodeDecodeError, ValueError, OverflowError):

@@ -125,8 +125,14 @@ def verify_export(
 
 def _frame_fault(frame: Frame, walk: Walk) -> Fault | None:
     """Compare what the manifest promised with what came; the records themselves fit one another."""
-    if frame.manifest is None or frame.intact:
+    if frame.manifest is None:
         return None
+    if walk.tenant_id not in {None, frame.manifest.tenant_id}:
+        return Fault(Tampering.INSERTED, walk.expected - walk.records, "the records belong to another log")
+    if frame.intact:
+        if frame.end is None or frame.end.records == walk.records:
+            return None
+        return Fault(Tampering.CHANGED, None, f"the end line counts {frame.end.records} records")
     if frame.end is None or frame.end.records > walk.records:
         return Fault(Tampering.TRUNCATED, walk.expected, "the file ends before its end line")
     return Fault(Tampering.CHANGED, None, "the file's lines are not those its end line was written for")

@@ -1,0 +1,189 @@
+"""Evidence shows nothing beside what is proved: whatever another reader might take for a record is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from tests.contract.test_compliance_evidence import GATEWAY, add, checkpoint, get
+
+from sealwire.contracts.compliance import VerifyQuery
+from sealwire.services.compliance.bundle import verify_bundle
+from sealwire.services.compliance.evidence import Evidence
+from sealwire.services.compliance.notes import VerifierKey, parse_key
+from sealwire.services.compliance.verification import StoredLog
+from sealwire.services.compliance.verify import Report, verify_export
+from sealwire.testing.compliance import open_compliance
+
+FORGED = {"action": "key.deleted", "actor": {"id": "eve", "type": "user"}, "seq": 7, "tenant_id": "acme"}
+
+
+@pytest.fixture
+async def shown(tmp_path: Path) -> tuple[Any, list[bytes], VerifierKey]:
+    """A bundle and an export of a log of which two records are pruned, and the key; both hold as they are."""
+    async with open_compliance(tmp_path) as room:
+        await add(room, 30)
+        await room.service.pruning.prune("acme", [7, 8], run_id="run-1")
+        key = parse_key((await checkpoint(room)).first_key)
+        bundle = json.loads((await get(room, "evidence?from_seq=5&to_seq=9")).body)
+        lines = (await get(room, "export?manifest=true")).body.splitlines(keepends=True)
+    assert judged(bundle, key).ok
+    assert verify_export(lines, keys=[key]).ok
+    return bundle, lines, key
+
+
+def judged(bundle: Any, key: VerifierKey) -> Report:
+    return verify_bundle(json.dumps(bundle).encode(), keys=[key])[0]
+
+
+def a_record_beside_what_is_left_of_one(bundle: Any) -> None:
+    bundle["records"][2]["record"] = FORGED
+
+
+def a_record_beside_what_vouches(bundle: Any) -> None:
+    bundle["pruning"].append(bundle["records"][2] | {"record": FORGED})
+
+
+def a_name_nobody_knows(bundle: Any) -> None:
+    bundle["records"][2]["Record"] = FORGED
+
+
+def a_name_nobody_knows_within(bundle: Any) -> None:
+    bundle["records"][2]["pruned"]["action"] = "key.deleted"
+
+
+def a_hash_that_is_none(bundle: Any) -> None:
+    bundle["records"][3]["pruned"]["hash"] = ""
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        a_record_beside_what_is_left_of_one,
+        a_record_beside_what_vouches,
+        a_name_nobody_knows,
+        a_name_nobody_knows_within,
+        a_hash_that_is_none,
+    ],
+)
+def test_a_bundle_shows_nothing_beside_its_exhibits(shown: Any, change: Callable[[Any], None]) -> None:
+    bundle, _, key = shown
+    change(bundle)
+    assert not judged(bundle, key).ok
+
+
+@pytest.mark.parametrize("place", [b'"records":', b'"record":', b'"checkpoint":', b'"seq":', b'"question":'])
+def test_a_bundle_that_can_be_read_in_two_ways_is_none(shown: Any, place: bytes) -> None:
+    """Of a name that stands twice some readers take the first value and others the last."""
+    bundle, _, key = shown
+    content = json.dumps(bundle, separators=(",", ":")).encode()
+    assert verify_bundle(content, keys=[key])[0].ok
+    twice = content.replace(place, place + json.dumps(FORGED).encode() + b"," + place, 1)
+    assert not verify_bundle(twice, keys=[key])[0].ok
+
+
+def ended_anew(lines: list[bytes]) -> list[bytes]:
+    """Give the lines an end that fits them, as whoever changes them can."""
+    lines = lines[:-1]
+    records = sum(not line.startswith((b'{"manifest":', b'{"checkpoint":')) for line in lines)
+    end = {"end": {"records": records, "sha256": sha256(b"".join(lines)).hexdigest()}}
+    return [*lines, json.dumps(end, separators=(",", ":")).encode() + b"\n"]
+
+
+def with_members(line: bytes, **members: Any) -> bytes:
+    return json.dumps(json.loads(line) | members, separators=(",", ":")).encode() + b"\n"
+
+
+def a_record_in_a_pruned_line(lines: list[bytes]) -> list[bytes]:
+    at = next(i for i, line in enumerate(lines) if line.startswith(b'{"pruned":'))
+    return ended_anew([*lines[:at], with_members(lines[at], **FORGED), *lines[at + 1 :]])
+
+
+def a_record_in_a_checkpoint_line(lines: list[bytes]) -> list[bytes]:
+    note = json.loads(lines[0])["manifest"]["checkpoint"]
+    line = json.dumps({"checkpoint": note} | FORGED, separators=(",", ":")).encode() + b"\n"
+    return ended_anew([lines[0], line, *lines[1:]])
+
+
+def a_record_in_the_end(lines: list[bytes]) -> list[bytes]:
+    return [*lines[:-1], with_members(lines[-1], **FORGED)]
+
+
+def a_record_in_the_manifest_line(lines: list[bytes]) -> list[bytes]:
+    return ended_anew([with_members(lines[0], **FORGED), *lines[1:]])
+
+
+def a_hash_among_the_metadata(lines: list[bytes]) -> list[bytes]:
+    record = json.loads(lines[1])
+    hash_hex = record.pop("hash")
+    body = msgspec.json.encode(record, order="sorted")
+    moved = body.replace(b'},"outcome"', b',"hash":"%s"},"outcome"' % hash_hex.encode(), 1)
+    assert moved != body
+    return ended_anew([lines[0], moved + b"\n", *lines[2:]])
+
+
+def another_tenant(lines: list[bytes]) -> list[bytes]:
+    head = json.loads(lines[0])
+    head["manifest"]["tenant_id"] = "globex"
+    return ended_anew([json.dumps(head, separators=(",", ":")).encode() + b"\n", *lines[1:]])
+
+
+def another_log(lines: list[bytes]) -> list[bytes]:
+    head = json.loads(lines[0])
+    head["manifest"]["origin"] = "sealwire.local/audit/globex"
+    return ended_anew([json.dumps(head, separators=(",", ":")).encode() + b"\n", *lines[1:]])
+
+
+def a_count_that_is_not_so(lines: list[bytes]) -> list[bytes]:
+    end = json.loads(lines[-1])
+    end["end"]["records"] -= 2
+    return [*lines[:-1], json.dumps(end, separators=(",", ":")).encode() + b"\n"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        a_record_in_a_pruned_line,
+        a_record_in_a_checkpoint_line,
+        a_record_in_the_end,
+        a_record_in_the_manifest_line,
+        a_hash_among_the_metadata,
+        another_tenant,
+        another_log,
+        a_count_that_is_not_so,
+    ],
+)
+def test_an_export_shows_nothing_beside_its_records(shown: Any, change: Callable[[list[bytes]], list[bytes]]) -> None:
+    _, lines, key = shown
+    assert ended_anew(lines) == lines
+    assert not verify_export(change(lines), keys=[key]).ok
+
+
+async def test_nothing_stands_behind_the_end_of_an_export(tmp_path: Path) -> None:
+    async with open_compliance(tmp_path) as room:
+        await add(room, 10)
+        lines = (await get(room, "export?manifest=true")).body.splitlines(keepends=True)
+        await add(room, 1, 10)
+        more = (await get(room, "export")).body.splitlines(keepends=True)
+        key = parse_key((await checkpoint(room)).first_key)
+    assert verify_export(lines, keys=[key]).ok
+    assert not verify_export([*lines, more[-1]], keys=[key]).ok
+
+
+@pytest.mark.parametrize("size", [511, 512, 600])
+async def test_a_log_that_grows_while_it_is_verified_is_not_called_changed(tmp_path: Path, size: int) -> None:
+    """The tiles above the leaves are stored as they grow: by the time they are read they may hold more."""
+    async with open_compliance(tmp_path) as room:
+        await add(room, size)
+        head = await room.stores.audit.head("acme")
+        assert head.size == size
+        evidence: Evidence = room.service._evidence
+        log = StoredLog(store=room.stores.audit, evidence=evidence, tenant_id="acme", progress=lambda records: None)
+        await add(room, 300, size)
+        assert await log.verify(1, size, head) is None
+        assert (await room.service.verify(GATEWAY, VerifyQuery())).ok
