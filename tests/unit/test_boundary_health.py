@@ -144,6 +144,21 @@ async def test_the_self_test_tells_what_fails(room: Room) -> None:
     assert "was not kept" in failed[0]["fault"]
 
 
+async def test_the_self_test_of_an_outage_is_refused_for_the_outage_and_not_for_the_credential(room: Room) -> None:
+    headers = room.headers(Role.OWNER)
+    url = "/api/integration-health/test-integration"
+    assert (await room.client.post(url, headers=headers)).status_code == 200
+    room.authority.outage = Unavailable()
+    room.clock.advance(60)
+    asked = await room.client.post(url, headers=headers)
+    assert (asked.status_code, asked.json()["code"]) == (503, "session_unconfirmed"), "known, and not confirmed"
+    fresh = {"authorization": f"Bearer {room.authority.token(room.authority.log_in('the-owner'))}"}
+    room.boundary.adapter._keys_at_s = None  # none were fetched yet
+    asked = await room.client.post(url, headers=fresh)
+    assert (asked.status_code, asked.json()["code"]) == (503, "unavailable")
+    assert (await room.client.post(url)).status_code == 401
+
+
 async def test_one_self_test_at_a_time(room: Room) -> None:
     headers = room.headers(Role.OWNER)
     url = "/api/integration-health/test-integration"

@@ -30,7 +30,7 @@ from sealwire.kit.exchange import Exchange
 from sealwire.kit.http import Authenticate
 from sealwire.kit.operation import SAFE_VERBS, Policy
 from sealwire.kit.permission import Permission
-from sealwire.kit.problem import Forbidden, Problem, SessionUnconfirmed, Unauthenticated
+from sealwire.kit.problem import Forbidden, Problem, SessionUnconfirmed, Unauthenticated, Unavailable
 from sealwire.kit.tasks import cancel_and_wait
 from sealwire.resilience.cache import TtlCache
 
@@ -147,14 +147,24 @@ class Authenticator:
                 )
         return self._resolve(exchange, header)
 
-    async def optional(self, exchange: Exchange) -> Caller:
-        """Return who asks, a person or a service, when a good credential came along; else an anonymous caller."""
-        with contextlib.suppress(Problem):
+    async def optional(self, exchange: Exchange, *, outages: bool = False) -> Caller:
+        """Return who asks, a person or a service, when a good credential came along; else an anonymous caller.
+
+        Raises: with `outages` Unavailable, SessionUnconfirmed: an outage keeps it from being known who asks.
+        """
+        outage: Unavailable | None = None
+        try:
             return await self._resolve(exchange, exchange.header(b"authorization"))
+        except Unavailable as problem:
+            outage = problem
+        except Problem:
+            pass
         if self._services is not None:
             with contextlib.suppress(Problem):
                 found = self._services(exchange, Policy.SERVICE)
                 return found if isinstance(found, Caller) else await found
+        if outage is not None and outages:
+            raise outage
         return Caller(principal=ANONYMOUS, ip=exchange.ip, user_agent=_agent(exchange), trace_id=exchange.trace_id)
 
     @property

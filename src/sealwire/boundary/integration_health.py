@@ -20,7 +20,7 @@ from sealwire.kit.exchange import JSON, Exchange
 from sealwire.kit.http import Edge, Route, Run
 from sealwire.kit.operation import Policy, RateClass
 from sealwire.kit.permission import Permission
-from sealwire.kit.problem import Forbidden, Unauthenticated
+from sealwire.kit.problem import Forbidden, SessionUnconfirmed, Unauthenticated
 from sealwire.kit.tasks import cancel_and_wait
 from sealwire.resilience.breaker import Breaker, State
 from sealwire.resilience.registry import Registry
@@ -136,10 +136,15 @@ class IntegrationHealth:
         return show
 
     async def _test(self, exchange: Exchange, _: Caller) -> None:
-        """Run a pass for those who may. Raises: Unauthenticated, Forbidden, AlreadyRunning."""
-        caller = await self._authenticator.optional(exchange)
+        """Run a pass for those who may.
+
+        Raises: Unauthenticated, Forbidden, AlreadyRunning; SessionUnconfirmed, Unavailable.
+        """
+        caller = await self._authenticator.optional(exchange, outages=True)
         if caller.is_anonymous:
             raise Unauthenticated("Send a credential of an owner, admin or operator.")
+        if not caller.confirmed:
+            raise SessionUnconfirmed("Your session can't be confirmed for the moment; please try again.")
         if not self._may_see(caller):
             raise Forbidden("The self-test is for owners, admins and operators.")
         token = ""
