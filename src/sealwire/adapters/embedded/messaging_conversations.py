@@ -10,6 +10,7 @@ import apsw
 from sealwire.adapters.embedded.drivers.sqlite import Database, fetch, fetch_value
 from sealwire.adapters.embedded.holds import held_sql
 from sealwire.adapters.embedded.messaging_events import Change, SqliteConversationEvents
+from sealwire.adapters.embedded.messaging_former import forget_former, keep_title
 from sealwire.adapters.embedded.messaging_requests import RequestIndex
 from sealwire.adapters.embedded.messaging_schema import LAST, key_of
 from sealwire.contracts.compliance import LegalHold
@@ -127,6 +128,7 @@ class SqliteConversationStore:
     async def retitle(self, conversation_id: str, title: bytes | None, actor: Actor, at_us: int) -> None:
         def retitle(conn: apsw.Connection) -> None:
             num = _number(conn, conversation_id)
+            keep_title(conn, num, at_us)
             conn.execute("UPDATE conversation SET title = ? WHERE num = ?", (title, num))
             self._events.record(conn, num, [Change("conversation.changed", actor, at_us)])
 
@@ -220,6 +222,8 @@ class SqliteConversationStore:
             )[0]
             if held:
                 raise LegalHold
+            if forget_former(conn, num, limit):
+                return True
             low, high = key_of(num, 0), key_of(num, LAST)
             for table, column in (("message_version", "num"), ("reaction", "key")):
                 conn.execute(

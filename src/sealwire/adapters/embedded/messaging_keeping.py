@@ -16,6 +16,7 @@ from sealwire.adapters.embedded.drivers.pace import Pace
 from sealwire.adapters.embedded.drivers.sqlite import Database, Row, fetch, fetch_value
 from sealwire.adapters.embedded.holds import SqliteHoldBook, held_sql
 from sealwire.adapters.embedded.messaging_events import Change, SqliteConversationEvents
+from sealwire.adapters.embedded.messaging_former import SqliteFormer, keep_reactions
 from sealwire.adapters.embedded.messaging_requests import RequestIndex
 from sealwire.adapters.embedded.messaging_schema import LAST, SEQ_BITS, id_bytes, id_text, key_of
 from sealwire.contracts.custody import Disposed, Due, DueItem
@@ -37,6 +38,7 @@ _FOUND = (
 def strip(conn: apsw.Connection, keys: Sequence[int], at_us: int, kept: int = 0, *, over: bool = False) -> None:
     """From inside a write: leave bodiless tombstones: no content, no former content, no reactions.
 
+    A reaction that a hold covers by itself, not with its message, is kept apart.
     `over`: the life of these messages is over, their requests can be made anew, and less is left of their rows.
     """
     wanted = str(list(keys))
@@ -46,6 +48,7 @@ def strip(conn: apsw.Connection, keys: Sequence[int], at_us: int, kept: int = 0,
         " WHERE key IN (SELECT value FROM json_each(?))",
         (kept, at_us, wanted),
     )
+    keep_reactions(conn, keys, at_us)
     conn.execute("DELETE FROM message_version WHERE key IN (SELECT value FROM json_each(?))", (wanted,))
     conn.execute("DELETE FROM reaction WHERE key IN (SELECT value FROM json_each(?))", (wanted,))
 
@@ -60,6 +63,7 @@ class SqliteKeeping:
         self._disposals = Disposals(db)
         self._sweep_pace = Pace(db)
         self.holds = SqliteHoldBook(db)
+        self.former = SqliteFormer(db)
 
     async def purge_released(self, after: int, limit: int) -> int:
         rows = self._db.read(

@@ -12,6 +12,7 @@ from sealwire.adapters.embedded.holds import is_held
 from sealwire.adapters.embedded.messaging_appends import STREAM, Appends
 from sealwire.adapters.embedded.messaging_conversations import UNREAD
 from sealwire.adapters.embedded.messaging_events import Change, SqliteConversationEvents
+from sealwire.adapters.embedded.messaging_former import keep_reactions
 from sealwire.adapters.embedded.messaging_keeping import HELD, strip
 from sealwire.adapters.embedded.messaging_requests import RequestIndex
 from sealwire.adapters.embedded.messaging_rows import MESSAGE_COLUMNS, OF_MESSAGE, reactions_of, read_message
@@ -161,6 +162,7 @@ class SqliteMessageStore:
     async def unreact(self, conversation_id: str, seq: int, emoji: str, user_id: str, actor: Actor, at_us: int) -> bool:
         def unreact(conn: apsw.Connection) -> bool:
             num, there = _locate(conn, conversation_id, seq)
+            keep_reactions(conn, [key_of(num, seq)], at_us, emoji=emoji, user_id=user_id)
             conn.execute(
                 "DELETE FROM reaction WHERE key = ? AND emoji = ? AND user_id = ?", (key_of(num, seq), emoji, user_id)
             )

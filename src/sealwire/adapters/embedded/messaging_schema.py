@@ -59,6 +59,26 @@ INSERT OR IGNORE INTO trace SELECT DISTINCT user_id, key >> 32 FROM reaction;
 INSERT OR IGNORE INTO trace SELECT DISTINCT j.value, m.key >> 32
     FROM message m, json_each(CAST(m.meta AS TEXT), '$.mentions') j WHERE m.meta IS NOT NULL;
 """
+# What a hold covers of what was replaced: see messaging_former.py.
+FORMER_SCHEMA = """
+CREATE TABLE former_title (
+    num INTEGER PRIMARY KEY AUTOINCREMENT,
+    conversation INTEGER NOT NULL,
+    title BLOB NOT NULL,
+    until_us INTEGER NOT NULL
+);
+CREATE INDEX former_title_of ON former_title (conversation);
+CREATE TABLE former_reaction (
+    num INTEGER PRIMARY KEY AUTOINCREMENT,
+    key INTEGER NOT NULL,
+    emoji TEXT NOT NULL,
+    user_id TEXT NOT NULL,
+    at_us INTEGER NOT NULL,
+    until_us INTEGER NOT NULL
+);
+CREATE INDEX former_reaction_of ON former_reaction (key);
+CREATE INDEX former_reaction_by ON former_reaction (user_id);
+"""
 MIGRATIONS = (
     """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -151,6 +171,7 @@ CREATE TABLE event (
     DISPOSALS_SCHEMA + KEEPING_SCHEMA,
     DISPOSALS_LEFT,
     TRACE_SCHEMA,
+    FORMER_SCHEMA,
 )
 
 

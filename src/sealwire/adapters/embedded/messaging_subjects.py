@@ -14,6 +14,7 @@ from sealwire.adapters.embedded.drivers.pace import Pace
 from sealwire.adapters.embedded.drivers.sqlite import Database, fetch
 from sealwire.adapters.embedded.holds import held_sql, is_held
 from sealwire.adapters.embedded.messaging_events import Change, SqliteConversationEvents
+from sealwire.adapters.embedded.messaging_former import COUNT_FREE, keep_reactions
 from sealwire.adapters.embedded.messaging_rows import MESSAGE_COLUMNS, read_message
 from sealwire.adapters.embedded.messaging_schema import LAST, SEQ_BITS, id_text, key_of
 from sealwire.contracts.compliance import LegalHold
@@ -77,6 +78,7 @@ _COUNTS: Final = {
     "messages": f"SELECT count(*) {_SENT} AND NOT {_HELD}",
     "reactions": f"SELECT count(*) FROM reaction m {_ITS} WHERE m.user_id = ?2",
     "mentions": f"SELECT count(*) FROM message m {_ITS} WHERE instr(m.meta, CAST(?2 AS BLOB)) AND NOT {_HELD}",
+    "former_reactions": COUNT_FREE,
     "memberships": _SEATS,
     "conversations": "SELECT count(*) FROM conversation WHERE tenant_id = ?1 AND (created_by = ?2 OR instr(pair, ?2))",
 }
@@ -159,6 +161,7 @@ class SqliteMessagingSubjects:
         who = (tenant_id, subject_id)
         places = ("messages", "reactions", "mentions")
         found = {place: sum(n for (n,) in await self._each(f"{place} left", who)) for place in places}
+        found["former_reactions"] = int(self._db.read(COUNT_FREE, who)[0][0])
         seats = self._db.read(_SEATS, who)[0][0]
         return {**found, "memberships": int(seats), "conversations": len(await self._each("names", who))}
 
@@ -208,6 +211,7 @@ class SqliteMessagingSubjects:
                 (pseudonym, at_us, listed),
             )
             conn.execute(f"DELETE FROM message_version WHERE key {_IN}", (listed,))
+            keep_reactions(conn, [key for key, *_ in rows], at_us)
             conn.execute(f"DELETE FROM reaction WHERE key {_IN}", (listed,))
             self._record_each(conn, "message.deleted", [row for row in rows if row[2] is None], at_us)
             return len(rows)
@@ -240,6 +244,7 @@ class SqliteMessagingSubjects:
         def unreact(conn: apsw.Connection) -> int:
             actor, gone = Actor("user", subject_id), 0
             for r in reactions:
+                keep_reactions(conn, [r.key], at_us, emoji=r.emoji, user_id=subject_id)
                 conn.execute(
                     "DELETE FROM reaction WHERE key = ? AND emoji = ? AND user_id = ?", (r.key, r.emoji, subject_id)
                 )

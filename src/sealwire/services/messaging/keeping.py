@@ -30,7 +30,7 @@ class KeepingCases:
         await self._desk.put_hold(caller, hold_id, placement)
 
     async def release_hold(self, caller: Caller, hold_id: str) -> None:
-        """See `HoldCustody`; what was deleted meanwhile is purged soon."""
+        """See `HoldCustody`; what was deleted or replaced meanwhile is purged soon."""
         await self._desk.release_hold(caller, hold_id)
         self._released = True
 
@@ -43,6 +43,7 @@ class KeepingCases:
             place = 0
             while place := await self._store.purge_released(place, CHUNK):
                 pass
+            await self._store.former.purge(CHUNK)
         except BaseException:
             self._released = True
             raise

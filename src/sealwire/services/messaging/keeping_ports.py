@@ -7,6 +7,7 @@ from typing import Protocol
 
 from sealwire.contracts.custody import Disposed, Due
 from sealwire.ports.holds import HoldBook
+from sealwire.services.messaging.former_ports import FormerStore
 from sealwire.services.messaging.model import Actor
 
 
@@ -20,6 +21,10 @@ class Keeping(Protocol):
     @property
     def holds(self) -> HoldBook:
         """Return messaging's copy of the legal holds."""
+
+    @property
+    def former(self) -> FormerStore:
+        """Return what was replaced while a hold covered it."""
 
     async def purge_released(self, after: int, limit: int) -> int:
         """Purge the content of deleted messages that no hold keeps any more, of `limit` kept ones above a place.

@@ -80,7 +80,7 @@ class ConversationStore(Protocol):
         """Return the ids of the user's conversations."""
 
     async def retitle(self, conversation_id: str, title: bytes | None, actor: Actor, at_us: int) -> None:
-        """Replace the sealed title."""
+        """Replace the sealed title; the former one is kept while a hold covers it, until `FormerStore.purge`."""
 
     async def remove(self, conversation_id: str, actor: Actor, at_us: int) -> None:
         """Let the conversation be found no more; its content stays until it is forgotten."""
@@ -163,7 +163,7 @@ class MessageStore(Protocol):
         """Put a reaction; False when it is there. Raises: MessageNotFound, TooManyReactions past `most` emoji."""
 
     async def unreact(self, conversation_id: str, seq: int, emoji: str, user_id: str, actor: Actor, at_us: int) -> bool:
-        """Take a reaction back; False when there is none."""
+        """Take a reaction back; False when there is none. Kept, for nobody to see, as a former title is."""
 
     async def mark_read(self, conversation_id: str, user_id: str, seq: int) -> tuple[int, int, bool]:
         """Raise the member's `read_seq` to `seq`, at most to the last. Return it, the unread, and whether it rose.

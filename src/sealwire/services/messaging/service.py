@@ -140,7 +140,9 @@ class MessagingService:
             clock=clock,
             config=config,
         )
-        self._subjects = SubjectCases(store=subjects, seats=seats, bodies=bodies, keys=keys, clock=clock)
+        self._subjects = SubjectCases(
+            store=subjects, former=keeping.former, seats=seats, bodies=bodies, keys=keys, clock=clock
+        )
         events.listen(seats.announced)
         events.listen(tail.announced)
 

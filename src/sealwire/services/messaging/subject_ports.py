@@ -46,7 +46,7 @@ class Mention(NamedTuple):
 
 
 class HeldPlace(NamedTuple):
-    """How many things of a kind (`message`, `mention`) a hold on this conversation keeps."""
+    """How many things of a kind (`message`, `mention`, `reaction`) a hold on this conversation keeps."""
 
     conversation_id: str
     kind: str
@@ -126,7 +126,7 @@ class SubjectStore(Protocol):
         """Replace body, author and version of those that didn't change since; former bodies go. Return how many."""
 
     async def unreact(self, tenant_id: str, subject_id: str, reactions: Sequence[SubjectReaction], at_us: int) -> int:
-        """Take reactions back. Return how many."""
+        """Take reactions back; what a hold covers of them is kept as `FormerStore` says. Return how many."""
 
     async def unmention(self, tenant_id: str, changed: Sequence[tuple[Mention, bytes | None]], at_us: int) -> int:
         """Replace the meta of messages that didn't change since. Return how many."""

@@ -24,10 +24,12 @@ from sealwire.kit.caller import Caller
 from sealwire.kit.clock import Clock, rfc3339
 from sealwire.kit.problem import Invalid
 from sealwire.services.messaging.bodies import Bodies, body_context, pack
+from sealwire.services.messaging.former import REACTIONS, TITLES, FormerPages
+from sealwire.services.messaging.former_ports import FormerStore
 from sealwire.services.messaging.model import MessageMeta, read_meta, write_meta
 from sealwire.services.messaging.ports import Keys
 from sealwire.services.messaging.seats import Seats
-from sealwire.services.messaging.subject_ports import Rewritten, SubjectStore, WrittenMessage
+from sealwire.services.messaging.subject_ports import HeldPlace, Rewritten, SubjectStore, WrittenMessage
 
 CHUNK: Final = 200
 """Things looked up at once, and changed in steps as large as the store says."""
@@ -50,8 +52,12 @@ class SubjectCases:
     """`SubjectCustody` over messaging's store. Its erasure: seats first, so that nothing new comes; then what is said,
     reactions, mentions, names; keys last (or first, where nothing is to be read any more)."""
 
-    def __init__(self, *, store: SubjectStore, seats: Seats, bodies: Bodies, keys: Keys, clock: Clock) -> None:
+    def __init__(
+        self, *, store: SubjectStore, former: FormerStore, seats: Seats, bodies: Bodies, keys: Keys, clock: Clock
+    ) -> None:
         self._store = store
+        self._former = former
+        self._former_pages = FormerPages(store=former, bodies=bodies)
         self._seats = seats
         self._bodies = bodies
         self._keys = keys
@@ -67,12 +73,16 @@ class SubjectCases:
     # ---- export
 
     async def export_subject(self, caller: Caller, subject_id: str, query: SubjectQuery) -> SubjectItems:
-        """See `SubjectCustody`: memberships, then messages, then reactions."""
+        """See `SubjectCustody`: memberships, messages, reactions; then former titles and reactions that holds keep."""
         tenant_id = require_custodian(caller)
         phase, _, after = (query.cursor or "seats:").partition(":")
-        read = {"seats": self._seats_page, "messages": self._messages_page, "reactions": self._reactions_page}.get(
-            phase
-        )
+        read = {
+            "seats": self._seats_page,
+            "messages": self._messages_page,
+            "reactions": self._reactions_page,
+            TITLES: self._former_pages.titles,
+            REACTIONS: self._former_pages.reactions,
+        }.get(phase)
         if read is None:
             raise Invalid("Give a `next_cursor` as it was.", path="$.cursor")
         try:
@@ -112,7 +122,7 @@ class SubjectCases:
             for r in found
         ]  # fmt: skip
         if len(found) < limit:
-            return items, ""
+            return items, f"{TITLES}:"
         return items, f"reactions:{found[-1].key}.{found[-1].emoji.encode().hex()}"
 
     # ---- erasure
@@ -150,6 +160,8 @@ class SubjectCases:
                 count += await self._store.unmention(tenant_id, changed, now_us)
                 places.mention = those[-1].key
             return SubjectErased(done=False, erased={"mention": count})
+        if former := await self._former.erase(tenant_id, subject_id, min(limit, self._store.step)):
+            return SubjectErased(done=False, erased={"former_reaction": former})
         return await self._finish(tenant_id, subject_id, erasure)
 
     def _steps(self, things: Sequence[T], most: int = CHUNK) -> Iterator[Sequence[T]]:
@@ -200,12 +212,14 @@ class SubjectCases:
             self._places[erasure.job_id] = _Places()
             return SubjectErased(done=False, erased={"conversation": named} if named else {})
         held = await self._store.held(tenant_id, subject_id)
+        reacted = await self._former.held(tenant_id, subject_id)
         keys = await self._keys.destroy_free(tenant_id, subject_id=subject_id)
         if not held:
             await self._store.forget_traces(tenant_id, subject_id)
         await self._store.compact()
         del self._places[erasure.job_id]
         erased, kept = {"conversation": named, "data_key": keys.destroyed}, {"data_key": keys.kept}
+        held = [*held, *(HeldPlace(id_, "reaction", count) for id_, count in reacted.items())]
         for place in held:
             kept[place.kind] = kept.get(place.kind, 0) + place.things
         return SubjectErased(
