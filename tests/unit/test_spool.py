@@ -323,3 +323,49 @@ async def test_damage_is_recorded_and_the_rest_delivered(tmp_path: Path, log: Lo
     assert [e.audit_id for e in log.entries[:4]] == [e.audit_id for e in flat([frames[0], frames[2]])]
     assert (log.entries[4].action, log.entries[4].metadata["reason"]) == ("audit.gap", "spool_damaged")
     assert s.stats.damaged_frames == 1
+
+
+@pytest.mark.parametrize("former", [0, 40])
+async def test_a_mark_is_passed_when_what_was_put_before_is_delivered_and_off_the_disk(
+    tmp_path: Path, log: Log, former: int
+) -> None:
+    """Also behind records of a former life, and while others come."""
+    log.open = False
+    async with spool(tmp_path, log, grace_s=0.01) as s:
+        for i in range(former):
+            s.put(entry(i))
+    async with spool(tmp_path, log, SpoolConfig(sync_every_s=0.002, wait_s=0.004, batch=10), grace_s=0.01) as s:
+        for i in range(25):
+            s.put(entry(former + i))
+        await written(s, 25)
+        s.put(entry(former + 25))
+        mark = s.mark()
+        for i in range(26, 60):
+            s.put(entry(former + i))
+        await written(s, 60)
+        before = {path_of(tmp_path / "spool", number) for number in numbers_in(tmp_path / "spool")[:-1]}
+        assert before
+        assert not s.passed(mark)
+        log.open = True
+        async with asyncio.timeout(30):
+            while not s.passed(mark):
+                assert len(log.numbers) <= former + 60
+                await asyncio.sleep(0)
+        assert log.numbers[: former + 26] == list(range(former + 26))
+        assert not any(path.exists() for path in before), "no segment that holds a record of before is left"
+        await log.wait_for(former + 60)
+
+
+async def test_a_mark_is_not_passed_by_records_that_are_lost_later(tmp_path: Path, log: Log) -> None:
+    log.open = False
+    config = SpoolConfig(sync_every_s=0.002, wait_s=0.004, limit_bytes=3_000)
+    async with spool(tmp_path, log, config, grace_s=0.01) as s:
+        s.put(entry(0))
+        mark = s.mark()
+        for i in range(1, 400):
+            s.put(entry(i))
+            if i % 10 == 0:
+                await asyncio.sleep(0.003)
+        await written(s, 400)
+        assert s.stats.dropped > 1
+        assert not s.passed(mark)

@@ -71,13 +71,6 @@ class SpoolStats(msgspec.Struct):
     bytes: int = 0
 
 
-class Mark(NamedTuple):
-    """A moment of the spool: how many records will have been delivered, and the first segment begun after it."""
-
-    delivered: int
-    segment: int
-
-
 class _Segment:
     """A segment that is not all delivered. `records` is None when they have to be read from the file; a segment with
     number 0 has no file: the disk refused it."""
@@ -88,6 +81,12 @@ class _Segment:
         self.number = number
         self.records = records
         self.bytes = size_bytes
+
+
+class Mark(NamedTuple):
+    """A moment of the spool: the last segment that holds a record put before it."""
+
+    last: _Segment | None
 
 
 class RecordSpool:
@@ -191,13 +190,17 @@ class RecordSpool:
         return len(self._fresh) + self._in_memory
 
     def mark(self) -> Mark:
-        """Return where the spool stands, to be shown to `passed` later."""
-        return Mark(self.stats.delivered + self.waiting, self._next_number)
+        """Return where the spool stands, to be shown to `passed` later. It ends the segment that is open, whose file
+        would stay until others fill it."""
+        self._flush()
+        if self._writer is not None:
+            self._close_writer()
+        self._arrived.set()
+        return Mark(self._segments[-1] if self._segments else None)
 
     def passed(self, mark: Mark) -> bool:
-        """Whether every record put before `mark` was taken is delivered."""
-        on_disk = any(segment.records is None and segment.number < mark.segment for segment in self._segments)
-        return not on_disk and self.stats.delivered + self.stats.dropped >= mark.delivered
+        """Whether every record put before `mark` was taken is delivered, or counted as lost, and its segment deleted."""
+        return all(segment is not mark.last for segment in self._segments)
 
     def checks(self) -> dict[str, Probe]:
         """Return the probe of the spool."""

@@ -58,7 +58,7 @@ class SubjectTraces:
         if not spool.passed(mark):
             await asyncio.sleep(WAIT_S)  # whoever asks again does not spin
             return SubjectErased(done=False)
-        del self._marks[erasure.job_id]
+        self._marks.pop(erasure.job_id, None)
         return SubjectErased(done=True)
 
     async def rectify_subject(self, caller: Caller, subject_id: str, changes: SubjectChanges) -> SubjectRectified:
