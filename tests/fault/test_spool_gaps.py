@@ -303,3 +303,29 @@ def test_as_many_tenants_as_there_are_fit_the_book(tmp_path: Path) -> None:
     gaps.save()
     assert gaps.durable
     assert sum(int(str(record.metadata["dropped"])) for record in gaps_in(tmp_path, ManualClock()).load()) == 6_000
+
+
+def test_a_book_that_opens_late_is_added_to_what_was_counted_meanwhile(tmp_path: Path) -> None:
+    clock = ManualClock()
+    before = gaps_in(tmp_path, clock)
+    before.load()
+    before.count([entry(1), entry(4)], "spool_full")
+    (closed,) = before.due()
+    before.count([entry(1)] * 7, "disk_error")
+    before.close()
+    (tmp_path / NAME).rename(tmp_path / "away")
+    (tmp_path / NAME).symlink_to(tmp_path / "away")  # which is not followed: the book can't be opened
+    gaps = gaps_in(tmp_path, clock)
+    assert gaps.load() == []
+    gaps.count([entry(1)] * 3, "disk_error")
+    gaps.save()
+    assert not gaps.durable
+    (tmp_path / NAME).unlink()
+    (tmp_path / "away").rename(tmp_path / NAME)
+    gaps.save()
+    assert gaps.durable
+    assert gaps, "there is something to be told"
+    clock.advance(60)
+    told = gaps.due()
+    assert closed in told, "its record was on its way when the former life ended"
+    assert sorted(int(str(record.metadata["dropped"])) for record in told) == [2, 10]

@@ -38,12 +38,13 @@ class Gaps:
         self._open: dict[tuple[str, str], Gap] = {}
         self._closed: dict[str, Gap] = {}
         self._held: dict[str, tuple[int, int, int]] = {}
+        self._again: list[AuditEntry] = []
         self._changed = False
         self.durable = book is not None
         """Whether the counts outlive this process."""
 
     def __bool__(self) -> bool:
-        return bool(self._open)
+        return bool(self._open or self._again)
 
     # ---- counting
 
@@ -98,8 +99,9 @@ class Gaps:
 
         A gap whose last record still waits for compliance counts on, so that few records wait.
         """
+        again, self._again = self._again, []
         if not self._open or (not now and self._clock.monotonic() < self._due_s):
-            return []
+            return again
         self._due_s = self._clock.monotonic() + self._every_s
         waiting = set() if now else {(gap.tenant_id, gap.reason) for gap in self._closed.values()}
         closing = [gap for key, gap in self._open.items() if key not in waiting]
@@ -109,7 +111,7 @@ class Gaps:
             self._closed[gap.gap_id] = gap
         self._changed = self._changed or bool(closing)
         self.save()
-        return [record_of(gap, self._service) for gap in closing]
+        return again + [record_of(gap, self._service) for gap in closing]
 
     # ---- the book
 
@@ -139,6 +141,8 @@ class Gaps:
             if gap.closed:
                 self._closed[gap.gap_id] = gap
                 again.append(record_of(gap, self._service))
+            elif (gap.tenant_id, gap.reason) in self._open:  # counted before the book could be read
+                self.add(gap.tenant_id, gap.reason, gap.count, gap.first_us, gap.last_us)
             else:
                 self._open[gap.tenant_id, gap.reason] = gap
         return again
@@ -148,7 +152,7 @@ class Gaps:
         if not self._changed or self._file is None:
             return
         if not self._file.is_open:  # the disk was full, or ill, when this process began
-            self._read()
+            self._again += self._read()
         if not self._file.is_open:
             return
         book = Book(gaps=[*self._open.values(), *self._closed.values()], held=self._held)
