@@ -218,6 +218,33 @@ async def test_a_letter_refused_for_good_is_dropped_and_told(room: AuthRoom) -> 
     assert (await kinds(room))[-1] == "auth.letter.dropped"
 
 
+class Stumbling(Refusing):
+    """Fails at the first letter as nobody foresaw."""
+
+    def __init__(self) -> None:
+        self.went: list[str] = []
+        self.first = ""
+
+    async def send(self, letter: Letter) -> None:
+        self.first = self.first or letter.letter_id
+        if letter.letter_id == self.first:
+            raise AttributeError("a fault of ours")
+        self.went.append(letter.to)
+
+
+async def test_a_letter_that_can_not_be_written_does_not_keep_others_waiting(room: AuthRoom) -> None:
+    await room.service.postman.stop()
+    await room.register("anna")
+    await room.register("bob")
+    for name in ("anna", "bob"):
+        await room.auth.reset_password(somebody(), ResetRequest(email=f"{name}@example.org"))
+        advance(room, 1)
+    room.service.postman._mailer = mailer = Stumbling()
+    assert await room.service.postman.deliver() == 1
+    assert mailer.went == ["bob@example.org"]
+    assert len(await room.storage.stores.letters.due(room.clock.now_us() + 10**15, 10)) == 1, "it is tried again"
+
+
 def test_a_letter_can_not_carry_headers() -> None:
     for to in ("a@example.org\r\nBcc: b@example.org", "a@example.org\nx: y"):
         with pytest.raises(ValueError, match="headers"):

@@ -71,6 +71,14 @@ async def test_refusals_for_good_and_for_now_are_told_apart(site: tuple[MailServ
     assert mail.letters == []
 
 
+@pytest.mark.parametrize("to", ["a@[1.2", "é@example.org"])
+async def test_what_no_letter_can_carry_is_refused_for_good(site: tuple[MailServer, SmtpMailer], to: str) -> None:
+    mail, mailer = site
+    with pytest.raises(MailRefused):
+        await mailer.send(Letter(letter_id="letter-3", to=to, subject="s", text="t\n", at_us=0))
+    assert mail.letters == []
+
+
 async def test_a_server_that_is_away_is_an_os_error() -> None:
     mailer = SmtpMailer(host="127.0.0.1", port=9, tls="none", user="", password="", sender="sealwire@example.org")
     with pytest.raises(OSError):

@@ -48,9 +48,12 @@ class SmtpMailer:
         await asyncio.to_thread(self._greet)
 
     def _send(self, letter: Letter) -> None:
+        written = as_rfc5322(letter, sender=self._sender)
+        if not letter.to.isascii():
+            raise MailRefused("the address needs SMTPUTF8 (RFC 6531)")
         try:
             with self._connected() as server:
-                server.sendmail(self._sender, [letter.to], as_rfc5322(letter, sender=self._sender))
+                server.sendmail(self._sender, [letter.to], written)
         except smtplib.SMTPRecipientsRefused as error:
             code = next(iter(error.recipients.values()))[0]
             raise MailRefused(str(code)) if code in _FOR_GOOD else OSError(f"smtp {code}") from None

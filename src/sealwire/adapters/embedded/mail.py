@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from sealwire.kit.clock import US_PER_S
 from sealwire.kit.files import sync_folder
-from sealwire.ports.mail import Letter
+from sealwire.ports.mail import Letter, MailRefused
 
 if TYPE_CHECKING:
     from email.message import EmailMessage
@@ -47,7 +47,7 @@ class FolderMailer:
     def _forget(self, address: str) -> int:
         gone = 0
         for path in self._letters():
-            if _read(path)["To"].casefold() == address.casefold():
+            if str(_read(path)["To"] or "").casefold() == address.casefold():  # a crash leaves a file half written
                 path.unlink(missing_ok=True)
                 gone += 1
         if gone:
@@ -66,11 +66,12 @@ class FolderMailer:
         return [*self._folder.glob("*" + SUFFIX), *self._folder.glob(".*.part")]
 
     def _write(self, letter: Letter) -> None:
+        written = as_rfc5322(letter, sender=self._sender)
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         aside = self._folder / f".{letter.letter_id}.part"
         handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with open(handle, "wb") as file:
-            file.write(as_rfc5322(letter, sender=self._sender))
+            file.write(written)
             file.flush()
             os.fsync(file.fileno())
         aside.rename(self._folder / (letter.letter_id + SUFFIX))
@@ -97,19 +98,30 @@ def _read(path: Path) -> EmailMessage:
 
 
 def as_rfc5322(letter: Letter, *, sender: str) -> bytes:
-    """Return the letter as it travels, with CRLF line ends."""
+    """Return the letter as it travels, with CRLF line ends.
+
+    Raises: MailRefused for an address that would not be read back as it is: it would be lost, or go to another one.
+    """
     # Here: most processes never write a letter, and the package takes its time to load.
+    from email import message_from_bytes
     from email.message import EmailMessage
     from email.policy import SMTP
     from email.utils import formatdate
 
     message = EmailMessage(policy=SMTP)
     message["From"] = sender
-    message["To"] = letter.to
     message["Subject"] = letter.subject
     message["Date"] = formatdate(letter.at_us / US_PER_S)
     message["Message-ID"] = f"<{letter.letter_id}@{sender.rpartition('@')[2].rstrip('>') or 'sealwire.invalid'}>"
     message["Auto-Submitted"] = "auto-generated"  # RFC 3834: no out-of-office answers
     # A link stays in one piece where it can: quoted-printable would cut it, and people read these files.
     message.set_content(letter.text, cte="7bit" if letter.text.isascii() else None)
-    return message.as_bytes()
+    try:
+        message["To"] = letter.to
+        written = message.as_bytes()
+        carried = message_from_bytes(written, policy=SMTP)["To"] == letter.to
+    except Exception:  # the library's parser fails in a dozen ways on what is no address
+        carried = False
+    if not carried:
+        raise MailRefused("this is no address that a letter can carry")
+    return written

@@ -110,6 +110,10 @@ class Postman:
         except (Problem, OSError) as error:
             _LOG.warning("a letter could not be handed over, will try again: %s", type(error).__name__)
             await self._put_off(record)
+        except Exception:
+            # A fault of ours, at this letter: it must not keep all that are due after it waiting.
+            _LOG.exception("a letter could not be written, will try again")
+            await self._put_off(record)
         else:
             await self._store.done(record.letter_id, [])
             return True
