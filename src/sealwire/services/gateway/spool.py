@@ -199,7 +199,7 @@ class RecordSpool:
         return Mark(self._segments[-1] if self._segments else None)
 
     def passed(self, mark: Mark) -> bool:
-        """Whether every record put before `mark` was taken is delivered, or counted as lost, and its segment deleted."""
+        """Whether every record put before `mark` was taken is delivered, or counted as lost, and off the disk."""
         return all(segment is not mark.last for segment in self._segments)
 
     def checks(self) -> dict[str, Probe]:
