@@ -8,7 +8,16 @@ from pathlib import Path
 import pytest
 
 from sealwire.contracts.compliance import LegalHold
-from sealwire.contracts.custody import Disposal, DueQuery, HoldPlacement
+from sealwire.contracts.custody import (
+    Disposal,
+    DueQuery,
+    HoldPlacement,
+    SubjectChanges,
+    SubjectErasure,
+    SubjectItem,
+    SubjectQuery,
+)
+from sealwire.contracts.users import ProfileChange
 from sealwire.kit.caller import Caller, Principal, service_caller
 from sealwire.kit.clock import rfc3339
 from sealwire.kit.ids import new_id
@@ -76,3 +85,59 @@ async def test_a_tenant_under_a_hold_is_not_removed(room: AuthRoom) -> None:
         await room.auth.remove_tenant(OPERATOR, anna.tenant_id)
     await room.auth.release_hold(there, "h1")
     await room.auth.remove_tenant(OPERATOR, anna.tenant_id)
+
+
+async def former(room: AuthRoom, who: Caller) -> list[SubjectItem]:
+    """Return what is exported of a person and marked as former, one by one."""
+    found: list[SubjectItem] = []
+    cursor = None
+    while True:
+        page = await room.auth.export_subject(COMPLIANCE, who.user_id, SubjectQuery(limit=1, cursor=cursor))
+        found += [item for item in page.items if item.data.get("former")]
+        cursor = page.next_cursor
+        if cursor is None:
+            return found
+
+
+async def test_a_profile_replaced_under_a_hold_is_kept_until_the_release(room: AuthRoom) -> None:
+    anna, _ = await room.enter("anna")
+    ben, _ = await room.enter("ben")
+
+    def count() -> int:
+        return int(room.storage.db.read("SELECT count(*) FROM former_profile")[0][0])
+
+    await room.auth.change_me(anna, ProfileChange(display_name="Anna the First"))
+    assert count() == 0, "nothing is kept without a hold"
+    for hold_id in ("h1", "h2"):
+        await room.auth.put_hold(COMPLIANCE, hold_id, HoldPlacement(subject_id=anna.user_id))
+    await room.auth.change_me(anna, ProfileChange(display_name="Anna the Second"))
+    changes = SubjectChanges(job_id=new_id(), email="new@example.org", display_name="Anna the Third")
+    await room.auth.rectify_subject(COMPLIANCE, anna.user_id, changes)
+    await room.auth.change_me(ben, ProfileChange(display_name="Ben the Second"))
+    items = await former(room, anna)
+    assert [(item.kind, item.data["display_name"]) for item in items] == [
+        ("profile", "Anna the First"),
+        ("profile", "Anna the Second"),
+    ]
+    assert items[1].data["email"] != "new@example.org"
+    first = (await room.auth.export_subject(COMPLIANCE, anna.user_id, SubjectQuery())).items
+    assert [(item.data["email"], item.data.get("former")) for item in first] == [("new@example.org", None)]
+    assert await former(room, ben) == []
+    await room.auth.release_hold(COMPLIANCE, "h1")
+    await room.service.upkeep.sweep()
+    assert count() == 2
+    await room.auth.release_hold(COMPLIANCE, "h2")
+    await room.service.upkeep.sweep()
+    assert count() == 0
+
+
+async def test_an_erasure_takes_a_former_profile_once_no_hold_covers_it(room: AuthRoom) -> None:
+    await room.enter("olga")
+    anna, _ = await room.enter("anna")
+    await room.auth.put_hold(COMPLIANCE, "h1", HoldPlacement(subject_id=anna.user_id))
+    await room.auth.change_me(anna, ProfileChange(display_name="Anna the Second"))
+    await room.auth.release_hold(COMPLIANCE, "h1")
+    job = SubjectErasure(job_id=new_id(), pseudonym=new_id())
+    erased = (await room.auth.erase_subject(COMPLIANCE, anna.user_id, job)).erased
+    assert erased["former_profile"] == 1
+    assert room.storage.db.read("SELECT count(*) FROM former_profile") == [(0,)]

@@ -11,6 +11,7 @@ from sealwire.adapters.embedded.auth_api_keys import SqliteApiKeyStore
 from sealwire.adapters.embedded.auth_changes import EXPIRED_EMAIL_CHANGES, SqliteEmailChangeStore
 from sealwire.adapters.embedded.auth_external import SqliteIdentityStore
 from sealwire.adapters.embedded.auth_feed import SqliteRevocationStore
+from sealwire.adapters.embedded.auth_former import RELEASED_FORMER
 from sealwire.adapters.embedded.auth_keeping import HELD_KEY, HELD_SESSION, SqliteSessionKeeping
 from sealwire.adapters.embedded.auth_legacy import SWEEP_LEGACY, SqliteLegacyStore
 from sealwire.adapters.embedded.auth_letters import SqliteInvitationStore, SqliteLetterStore, SqliteResetStore
@@ -215,6 +216,7 @@ class SqliteUpkeep:
                 (_INVITATIONS, now_us),
                 (_ATTEMPTS, attempts_before_us),
                 (_REVOCATIONS, now_us // US_PER_S),
+                (RELEASED_FORMER, now_us),
                 (SWEEP_LEGACY, now_us // US_PER_S - LEGACY_KEPT_S),
             ):
                 conn.execute(sql, (bound, SWEEP_ROWS))

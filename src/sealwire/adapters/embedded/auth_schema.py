@@ -6,6 +6,7 @@ from typing import Final
 
 from sealwire.adapters.embedded.auth_changes import EMAIL_CHANGES_SCHEMA, ENDING_SCHEMA, NOTICES_SINCE
 from sealwire.adapters.embedded.auth_external import EXTERNAL_SCHEMA
+from sealwire.adapters.embedded.auth_former import FORMER_SCHEMA
 from sealwire.adapters.embedded.auth_keeping import SESSIONS_SCHEMA
 from sealwire.adapters.embedded.auth_legacy import LEGACY_SCHEMA
 from sealwire.adapters.embedded.auth_openid import NOTICES_SCHEMA, OPENID_SCHEMA
@@ -237,4 +238,5 @@ MIGRATIONS: Final = (
     DISPOSALS_LEFT,
     EMAIL_CHANGES_SCHEMA,
     ENDING_SCHEMA,
+    FORMER_SCHEMA,
 )

@@ -9,6 +9,7 @@ from typing import Final
 
 import apsw
 
+from sealwire.adapters.embedded.auth_former import FORMER_ROWS
 from sealwire.adapters.embedded.auth_users import SqliteUserStore
 from sealwire.adapters.embedded.drivers.sqlite import Database, Row
 from sealwire.adapters.embedded.holds import SqliteHoldBook, is_held
@@ -37,6 +38,7 @@ _ROWS: Final = {
     " ORDER BY client_id LIMIT ?",
     "identity": "SELECT identity_id, created_us, x'', provider, issuer FROM external_identity WHERE user_id = ?"
     " AND identity_id > ? ORDER BY identity_id LIMIT ?",
+    "former": FORMER_ROWS,
 }
 _FACTS: Final = {
     "session": ("last_seen_us", "amr"),
@@ -44,6 +46,7 @@ _FACTS: Final = {
     "passkey": ("last_used_us", ""),
     "consent": ("scopes", ""),
     "identity": ("provider", "issuer"),
+    "former": ("", ""),
 }
 
 

@@ -12,6 +12,7 @@ from sealwire.adapters.embedded.auth_api_keys import end_keys_of
 from sealwire.adapters.embedded.auth_changes import drop_factors, spend_email_change, void_email_changes
 from sealwire.adapters.embedded.auth_external import insert_identity
 from sealwire.adapters.embedded.auth_feed import SqliteRevocationStore
+from sealwire.adapters.embedded.auth_former import keep_profile
 from sealwire.adapters.embedded.auth_letters import spend_invitation, spend_reset
 from sealwire.adapters.embedded.drivers.sqlite import Database, Row
 from sealwire.adapters.embedded.holds import is_tenant_held
@@ -292,9 +293,11 @@ class SqliteUserStore:
         self, user_id: str, sealed: bytes, events: Sequence[NewEvent], *, expected: bytes
     ) -> UserRecord | None:
         def set_sealed(conn: apsw.Connection) -> UserRecord | None:
-            conn.execute("UPDATE user SET sealed = ? WHERE user_id = ? AND sealed = ?", (sealed, user_id, expected))
-            if not conn.changes():
+            user = _get(conn, user_id)
+            if user is None or user.sealed != expected:
                 return None
+            keep_profile(conn, user_id, max((event.at_us for event in events), default=0))
+            conn.execute("UPDATE user SET sealed = ? WHERE user_id = ?", (sealed, user_id))
             self._outbox.append(conn, events)
             return _get(conn, user_id)
 
@@ -362,6 +365,7 @@ def _may_change(user: UserRecord, cut: Cut) -> bool:
 
 
 def _rename(conn: apsw.Connection, user: UserRecord, cut: Cut) -> None:
+    keep_profile(conn, user.user_id, cut.revocation.at_us)
     try:
         conn.execute(
             "UPDATE user SET sealed = ?, email_index = ? WHERE user_id = ?",

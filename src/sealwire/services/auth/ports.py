@@ -129,7 +129,10 @@ class UserStore(Protocol):
     async def set_sealed(
         self, user_id: str, sealed: bytes, events: Sequence[NewEvent], *, expected: bytes
     ) -> UserRecord | None:
-        """Replace the sealed profile; None when it is not the `expected` one any more, or there is no such user."""
+        """Replace the sealed profile; None when it is not the `expected` one any more, or there is no such user.
+
+        While a hold covers the user the former one is kept, here and in `cut`, until the sweep after the release.
+        """
 
     async def rehash(self, user_id: str, *, old: str, new: str) -> None:
         """Replace a password's hash by one with better parameters, unless the password was changed meanwhile."""

@@ -12,7 +12,7 @@ from sealwire.ports.holds import HoldBook
 from sealwire.services.auth.records import Cut, UserRecord
 
 KeptStatus = Literal["active", "disabled"]
-RowKind = Literal["session", "api_key", "passkey", "consent", "identity"]
+RowKind = Literal["session", "api_key", "passkey", "consent", "identity", "former"]
 
 
 class Erasing(msgspec.Struct, frozen=True, kw_only=True):

@@ -44,7 +44,7 @@ TRIES: Final = 3
 WAIT_S: Final = 0.05
 """Between two looks at events that the audit relay has not passed yet, so that who asks again does not spin."""
 _NO_HASH: Final = "!"
-_KINDS: Final[tuple[RowKind, ...]] = ("session", "api_key", "passkey", "consent", "identity")
+_KINDS: Final[tuple[RowKind, ...]] = ("session", "api_key", "passkey", "consent", "identity", "former")
 _read_body = msgspec.msgpack.Decoder(Body).decode
 _write_body = msgspec.msgpack.Encoder().encode
 
@@ -235,6 +235,8 @@ class SubjectService:
         return SubjectItem(kind="profile", resource_id=user.user_id, at=rfc3339(user.created_us), data=data)
 
     async def _row_item(self, user: UserRecord, row: SubjectRow) -> SubjectItem:
+        if row.kind == "former":
+            return await self._former_item(user, row)
         data: dict[str, Any] = dict(row.facts)
         if row.kind == "session":
             device = await self._vault.open_device(user.tenant_id, row.row_id, row.sealed)
@@ -244,6 +246,13 @@ class SubjectService:
                 at_us = data.pop(name)
                 data[name.removesuffix("_us") + "_at"] = rfc3339(at_us) if at_us else None
         return SubjectItem(kind=row.kind, resource_id=row.row_id, at=rfc3339(row.at_us), data=data)
+
+    async def _former_item(self, user: UserRecord, row: SubjectRow) -> SubjectItem:
+        """Return a profile that a hold keeps, as it was until `replaced_at`."""
+        person = await self._vault.open_person(user.tenant_id, user.user_id, row.sealed)
+        until = rfc3339(row.at_us)
+        data = {"email": person.email, "display_name": person.display_name, "former": True, "replaced_at": until}
+        return SubjectItem(kind="profile", resource_id=user.user_id, at=until, data=data)
 
     async def probe_subject(self, caller: Caller, subject_id: str, probe: SubjectProbe) -> SubjectFindings:
         user = await self._subject(caller, subject_id)
