@@ -218,6 +218,24 @@ async def test_a_letter_refused_for_good_is_dropped_and_told(room: AuthRoom) -> 
     assert (await kinds(room))[-1] == "auth.letter.dropped"
 
 
+@pytest.mark.parametrize(
+    ("name", "greeted"),
+    [
+        ("Anna O'Neil-Öz, Dr. med.", "Hello Anna O'Neil-Öz, Dr. med.,"),
+        ("Anna\n\tB.", "Hello Anna B.,"),
+        ("you won: https://thief.example/", "Hello,"),
+        ("look at thief.example now", "Hello,"),
+        ("your account was locked " * 5, "Hello,"),
+        ("\n", "Hello,"),
+    ],
+)
+async def test_a_name_in_a_letter_is_a_name(room: AuthRoom, name: str, greeted: str) -> None:
+    victim = Form(email="victim@example.org", password=PASSWORD, display_name=name)
+    await room.auth.register(somebody(), victim)
+    await room.auth.confirm_reset(somebody(), set_anew(await ask(room, "victim")))
+    assert [letter.get_content().splitlines()[0] for letter in await room.letters()] == [greeted] * 2
+
+
 class Stumbling(Refusing):
     """Fails at the first letter as nobody foresaw."""
 

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
+_NAME_CHARS: Final = 64
+_NO_NAME: Final = re.compile(r"[^\w\s.,'’-]|\.\w|https?|www")
 EMAIL_SUBJECT: Final = "Confirm your new e-mail address for Sealwire"
 RESET_SUBJECT: Final = "Set your Sealwire password anew"
 INVITATION_SUBJECT: Final = "You are invited to Sealwire"
 
 
+def greeting(display_name: str) -> str:
+    """Greet by name, in one line; by none where the name could be read as a link, or is a text of its own.
+
+    Whoever registers with the address of somebody else chooses the name, and the letter comes from us.
+    """
+    name = " ".join(display_name.split())
+    return f"Hello {name}," if name and len(name) <= _NAME_CHARS and not _NO_NAME.search(name) else "Hello,"
+
+
 def reset_text(*, display_name: str, site: str, token: str, minutes: int) -> str:
     """Word the letter of a password reset."""
     return (
-        f"Hello {display_name},\n\n"
+        f"{greeting(display_name)}\n\n"
         f"somebody, probably you, asked to set the password of your account at {site} anew.\n"
         f"Open this link within {minutes} minutes; it works once:\n\n"
         f"{site}/console#/reset?token={token}\n\n"

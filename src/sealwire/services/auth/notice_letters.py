@@ -9,6 +9,7 @@ import msgspec
 
 from sealwire.kit.clock import rfc3339
 from sealwire.services.auth.events import Body, Kind
+from sealwire.services.auth.letters import greeting
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -113,11 +114,10 @@ def notice_subject(change: Change) -> str:
 
 def notice_text(change: Change, *, display_name: str, site: str, at_us: int, ip: str, by_other: bool) -> str:
     """Word the letter. `ip` and `display_name` may be empty; `by_other`: not in a session of the person."""
-    greeting = f"Hello {display_name}" if display_name else "Hello"
     where = f"From: {ip}\n" if ip and not by_other else ""
     who = "By: an administrator, or somebody who acted for one\n" if by_other else ""
     return (
-        f"{greeting},\n\n"
+        f"{greeting(display_name)}\n\n"
         f"at {site}, {change.said}\n\n"
         f"When: {rfc3339(at_us)}\n{who}{where}\n"
         "If you know of it, there is nothing to do.\n"
