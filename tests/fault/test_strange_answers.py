@@ -89,6 +89,27 @@ async def test_an_answer_without_end_or_sense_is_an_outage_that_costs_little(hea
         assert hostile.taken_bytes < 3 * (MAX_ANSWER_BYTES + KERNEL_BYTES)
 
 
+async def test_an_answer_of_very_many_parts_holds_nobody_else_up() -> None:
+    """Else the time limit of the call does not count either: both are looked at between two turns of the loop."""
+    longest_s = 0.0
+
+    async def turn() -> None:
+        nonlocal longest_s
+        while True:
+            began_s = time.thread_time()  # of this thread: neither the server's share nor that of other processes
+            await asyncio.sleep(0)
+            longest_s = max(longest_s, time.thread_time() - began_s)
+
+    with Hostile(b"*536870912\r\n", b":1\r\n" * 65_536) as hostile:
+        driver = RedisDriver(url=hostile.url, timeout_s=0.5, connections=1)
+        turning = asyncio.create_task(turn())
+        with pytest.raises(CacheFault):
+            await driver.call("GET", "k")
+        turning.cancel()
+        await driver.aclose()
+    assert longest_s < 0.05
+
+
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[RedisServer]:
     with RedisServer(tmp_path / "engine") as server:

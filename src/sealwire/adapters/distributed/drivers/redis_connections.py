@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from asyncio import StreamReader
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
@@ -17,6 +18,8 @@ from sealwire.adapters.distributed.drivers.cache_address import Place
 
 MAX_ANSWER_BYTES: Final = 4 * 1024 * 1024
 """The longest answers of ours are a value of 1 MiB, 256 entries of the bus, and who is present in a large channel."""
+PARTS_AT_ONCE: Final = 256
+"""So many lines of an answer are read before others, and the time limits, have their turn."""
 FindPrimary = Callable[[], Awaitable[Place]]
 
 
@@ -30,6 +33,7 @@ class _BoundedReader:
     def __init__(self, stream: StreamReader) -> None:
         self._stream = stream
         self.left = MAX_ANSWER_BYTES
+        self._lines = 0
 
     @property
     def _buffer(self) -> bytearray:
@@ -46,6 +50,9 @@ class _BoundedReader:
     async def readline(self) -> bytes:
         line = await self._stream.readline()
         self._take(len(line))
+        self._lines += 1
+        if not self._lines % PARTS_AT_ONCE:  # what has arrived is read without a pause, which no time limit could end
+            await asyncio.sleep(0)
         return line
 
     async def read(self, length: int) -> bytes:
