@@ -96,6 +96,12 @@ class Erasures:
         async with self._step(job_id):
             return
 
+    async def between_steps_of(self, tenant_id: str) -> None:
+        """Return once the steps that are under way in a tenant are over."""
+        for job in await self._store.unfinished():
+            if (job.tenant_id, job.kind) == (tenant_id, "erasure"):
+                await self.between_steps(job.job_id)
+
     async def run(self, job: StoredJob) -> StoredJob:
         """Take a job up where it stands and bring it to its end. Raises: LegalHold, what makes services unavailable."""
         box = await self._boxes.open(job)
@@ -108,12 +114,21 @@ class Erasures:
         job = await self._destroy_audit_keys(job)
         places = await self._probe(job, box)
         rounds = _receipt(job, PROBE).counts.get("rounds", 0) + 1
-        if any(places.values()) and rounds < MOST_ROUNDS:
-            # Begin again with the services: whatever came after their receipts is found by a second round.
-            again = tuple(replace(r, done=False) for r in job.receipts if r.service != PROBE)
-            await self._store.save(replace(job, receipts=(*again, Receipt(service=PROBE, counts={"rounds": rounds}))))
-            raise ProbeFound(f"Left of the person: {_found(places)}.", retry_after_s=5.0)
-        return await self._certify(job, box, places)
+        async with self._step(job.job_id):  # who releases a hold looks behind it for what was kept
+            let_go = await self._let_go(job)
+            if (any(places.values()) or let_go) and rounds < MOST_ROUNDS:
+                # Begin again with the services: whatever came after their receipts is found by a second round.
+                again = tuple(replace(r, done=False) for r in job.receipts if r.service != PROBE)
+                told = Receipt(service=PROBE, counts={"rounds": rounds})
+                await self._store.save(replace(job, receipts=(*again, told)))
+                raise ProbeFound(f"Left of the person: {_found(places)} {sorted(let_go)}.", retry_after_s=5.0)
+            return await self._certify(job, box, places)
+
+    async def _let_go(self, job: StoredJob) -> set[str]:
+        """Return the conversations of which something was kept under a hold that is released, or being released."""
+        kept_in = {id_ for receipt in job.receipts for id_ in receipt.kept_in}
+        holds = await self._holds_on(job.tenant_id, kept_in) if kept_in else ()
+        return kept_in - {hold.conversation_id for hold in holds if hold.state != "releasing"}
 
     def _in_order(self) -> list[tuple[str, SubjectCustody]]:
         there = self._custodians()
@@ -168,8 +183,8 @@ class Erasures:
                     receipt,
                     done=answer.done,
                     counts=_sum(receipt.counts, answer.erased),
-                    kept=answer.kept or receipt.kept,
-                    kept_in=answer.kept_in or receipt.kept_in,
+                    kept=answer.kept if answer.done else receipt.kept,  # told with the last call
+                    kept_in=answer.kept_in if answer.done else receipt.kept_in,
                     finished_at=rfc3339(self._clock.now_us()) if answer.done else None,
                 )
                 job = self._with(job, receipt)

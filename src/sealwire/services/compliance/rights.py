@@ -221,6 +221,7 @@ class Rights:
 
         What another hold keeps is kept again. Done twice, what is under way or done by then is left alone.
         """
+        await self._erasures.between_steps_of(tenant_id)  # one that is being certified is done then, and looked at
         seen: set[str] = set()
         caller, wanted, before = service_caller(SERVICE, tenant_id), JobFilter(kind="erasure", status="done"), ""
         while found := await self._store.jobs(tenant_id, wanted, before=before, limit=JOBS_A_LOOK):
