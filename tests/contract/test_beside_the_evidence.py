@@ -12,6 +12,7 @@ import msgspec
 import pytest
 from tests.contract.test_compliance_evidence import GATEWAY, add, checkpoint, get
 
+from sealwire.cli.audit import verify_source
 from sealwire.contracts.compliance import VerifyQuery
 from sealwire.services.compliance.bundle import verify_bundle
 from sealwire.services.compliance.evidence import Evidence
@@ -187,3 +188,23 @@ async def test_a_log_that_grows_while_it_is_verified_is_not_called_changed(tmp_p
         await add(room, 300, size)
         assert await log.verify(1, size, head) is None
         assert (await room.service.verify(GATEWAY, VerifyQuery())).ok
+
+
+async def test_a_checkpoint_held_that_a_bundle_is_not_tied_to_is_not_passed_over(tmp_path: Path, capsys: Any) -> None:
+    key, bundle, same, later = (tmp_path / name for name in ("key", "bundle", "same", "later"))
+    async with open_compliance(tmp_path / "log") as room:
+        await add(room, 20)
+        head = await checkpoint(room)
+        key.write_text(head.first_key)
+        same.write_text(head.checkpoint)
+        bundle.write_bytes((await get(room, "evidence?from_seq=5&to_seq=9")).body)
+        await add(room, 20, 20)
+        later.write_text((await checkpoint(room)).checkpoint)
+
+    def judged(*held: Path) -> int:
+        return verify_source(bundle, key=key, checkpoints=held, witnesses=[], as_json=False)
+
+    assert (judged(), judged(same)) == (0, 0)
+    capsys.readouterr()
+    assert judged(same, later) == 1
+    assert capsys.readouterr().out.startswith("NOT SHOWN"), "whether the log still held then is not known"

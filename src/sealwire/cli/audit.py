@@ -125,7 +125,7 @@ def _verify(
         if kind is Kind.BUNDLE:
             content = file.read()
             report, used = verify_bundle(content, keys=[key] if key else (), checkpoints=held, progress=progress)
-            return report, used, report.tied
+            return _tied(report, held), used, report.tied
         first = file.readline()
         file.seek(0)
         manifest = _manifest_in(first)
@@ -134,6 +134,17 @@ def _verify(
         progress.total = manifest.to_seq - manifest.from_seq + 1 if manifest else 0
         report = verify_export(file, checkpoints=held, keys=[key], progress=progress)
         return report, key, _below([*notes, *_note_in(first)], report.covered)
+
+
+def _tied(report: Report, held: Sequence[str]) -> Report:
+    """Return the report, not ok where a bundle shows nothing of a checkpoint held: it was asked for."""
+    left = _sizes([note for note in held if note not in report.tied])
+    if not left or not report.ok:
+        return report
+    detail = (
+        f"the bundle is not tied to the checkpoint held of size {left[0]}: a bundle made at that size is, or an export"
+    )
+    return msgspec.structs.replace(report, ok=False, fault=Fault(Tampering.NOT_SHOWN, None, detail))
 
 
 def _named(text: str, otherwise: str) -> VerifierKey:

@@ -41,7 +41,8 @@ class Tampering(StrEnum):
     TREE = "tree"
     """Stored hashes of the tree don't fit the records, which fit one another."""
     NOT_SHOWN = "not shown"
-    """Nothing that can be told: a record is said to be pruned, and what is here does not prove it."""
+    """Nothing that can be told: a record is said to be pruned, and what is here does not prove it; or a checkpoint is
+    held that what is here is not tied to."""
 
 
 UNSHOWN = "the record is said to be pruned, and no record of pruning under the checkpoint names it"
