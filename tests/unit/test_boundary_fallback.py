@@ -142,6 +142,49 @@ async def test_the_journal_is_rewritten_when_it_is_mostly_garbage(tmp_path: Path
     await again.stop()
 
 
+async def test_where_a_rewritten_journal_is_damaged_what_it_lost_is_read_from_auth_again(tmp_path: Path) -> None:
+    """A position that is ahead of what is known skips revocations: of a legacy session nobody else knows the end."""
+    clock = ManualClock()
+    first = provider(tmp_path, clock)
+    await first.start()
+    for number in range(1100):
+        first.remember(session(clock, f"s{number}", life_s=10), 0)
+    await first.flush()
+    first.take([ended(clock, number, f"ended-{number}") for number in (1, 2, 3)], 3)
+    await first.persist()
+    clock.advance(20)
+    await first.clean()
+    await first.stop()
+    path = tmp_path / "journal"
+    whole = path.read_bytes()
+    assert len(whole) < 2_000, "rewritten"
+    for at in range(40, len(whole), 25):
+        flipped = bytearray(whole)
+        flipped[at] ^= 1
+        path.write_bytes(flipped)
+        for _ in range(2):  # the second start finds a journal that is whole again
+            again = provider(tmp_path, clock)
+            await again.start()
+            assert {revocation.number for revocation in again.book} >= set(range(1, again.position + 1)), at
+            await again.stop()
+
+
+async def test_a_feed_that_went_back_is_followed_from_there_after_a_restart_too(tmp_path: Path) -> None:
+    clock = ManualClock()
+    first = provider(tmp_path, clock)
+    await first.start()
+    first.take([ended(clock, 9, "before")], 9)
+    await first.persist()
+    first.restart_feed(0)
+    first.take([ended(clock, 5, "after")], 5)
+    await first.persist()
+    await first.stop()
+    again = provider(tmp_path, clock)
+    await again.start()
+    assert (again.position, again.book.ended("before"), again.book.ended("after")) == (5, True, True)
+    await again.stop()
+
+
 def entries(clock: ManualClock, count: int) -> list[JournalEntry]:
     return [KnownSession(session(clock, f"s{i}"), i, clock.now_us()) for i in range(count)]
 

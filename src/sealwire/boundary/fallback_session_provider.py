@@ -60,6 +60,8 @@ class FallbackSessionProvider:
         with self._lock:
             for entry in entries:
                 self._take(entry)
+            if self._journal.damaged:
+                self.position = 0  # what was lost is read from auth again, whatever the rest says
             self._forget_ended()
         if self._garbage() > MIN_GARBAGE:
             await self._compact()
@@ -201,7 +203,7 @@ class FallbackSessionProvider:
             if self.book.apply(entry.revocation):
                 self._forget_revoked(entry.revocation)
         else:
-            self.position = max(self.position, entry.number)
+            self.position = entry.number  # the last one counts: the feed may have gone back (`restart_feed`)
 
     def _keep(self, known: KnownSession) -> bool:
         session_id = known.state.session_id
@@ -248,7 +250,8 @@ class FallbackSessionProvider:
         with self._lock:
             self._unwritten.clear()
             self._unwritten_revocations.clear()
-            entries: list[JournalEntry] = [FeedPosition(self.position), *map(KnownRevocation, self.book)]
+            # The position after what it speaks of: where the file is damaged, it goes with that.
+            entries: list[JournalEntry] = [*map(KnownRevocation, self.book), FeedPosition(self.position)]
             entries += self._sessions.values()
         await self._on_disk(self._journal.replace, entries)
         self._incomplete = False
