@@ -240,6 +240,22 @@ async def test_putting_an_address_right_is_direct_and_the_old_one_hears_of_it(ro
     assert entry.personal["email_before"] == "anna@example.org"
 
 
+async def test_an_erasure_finds_letters_to_an_address_that_was_never_proved(room: AuthRoom) -> None:
+    await room.enter("owner")
+    anna, _ = await room.enter("anna")
+    bob, _ = await room.enter("bob")
+    await room.auth.change_email(anna, EmailChange(email=NEW))
+    await room.auth.change_email(anna, EmailChange(email="bob@example.org"))
+    await room.auth.change_password(bob, PasswordChange(current_password=PASSWORD, new_password="lantern otter seven"))
+    assert {letter["To"] for letter in await room.letters()} == {NEW, "anna@example.org", "bob@example.org"}
+    async with asyncio.timeout(30):
+        while not (
+            await room.auth.erase_subject(CUSTODIAN, anna.user_id, SubjectErasure(job_id="job-3", pseudonym="p-1"))
+        ).done:
+            pass
+    assert [letter["To"] for letter in await room.letters()] == ["bob@example.org"], "his letters are his"
+
+
 async def test_an_erasure_finds_letters_to_every_address_there_was(room: AuthRoom) -> None:
     await room.enter("owner")
     anna, _ = await room.enter("anna")

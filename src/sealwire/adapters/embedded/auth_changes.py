@@ -90,6 +90,25 @@ class SqliteEmailChangeStore:
             created_us=created_us, expires_us=expires_us,
         )  # fmt: skip
 
+    async def of(self, user_id: str) -> Sequence[EmailChangeRecord]:
+        rows = self._db.read(
+            "SELECT token_hash, tenant_id, email_index, sealed, created_us, expires_us FROM email_change"
+            " WHERE user_id = ?",
+            (user_id,),
+        )
+        return [
+            EmailChangeRecord(
+                token_hash=token_hash,
+                tenant_id=tenant_id,
+                user_id=user_id,
+                email_index=email_index,
+                sealed=sealed,
+                created_us=created_us,
+                expires_us=expires_us,
+            )
+            for token_hash, tenant_id, email_index, sealed, created_us, expires_us in rows
+        ]
+
 
 def spend_email_change(conn: apsw.Connection, cut: Cut) -> bool:
     """From inside a write: use a proved address up; False when it can't be."""

@@ -36,3 +36,6 @@ class EmailChangeStore(Protocol):
 
     async def find(self, token_hash: bytes, now_us: int) -> EmailChangeRecord | None:
         """Return the live change of that hash."""
+
+    async def of(self, user_id: str) -> Sequence[EmailChangeRecord]:
+        """Return all that are kept of a user, those that confirm nothing any more too."""

@@ -85,6 +85,16 @@ class AddressBook:
         self._postman.wake()
         return EmailChangeAsked()
 
+    async def asked_for(self, user: UserRecord) -> list[str]:
+        """Return the addresses that letters went to and that nobody proved; none that is somebody else's by now."""
+        found = []
+        for change in await self._stores.email_changes.of(user.user_id):
+            other = await self._stores.users.by_email(user.tenant_id, change.email_index)
+            sealed = await self._vault.open_if_possible(user.tenant_id, _record(user.user_id), change.sealed)
+            if sealed is not None and (other is None or other.user_id == user.user_id):
+                found.append(sealed.decode())
+        return found
+
     async def confirm(self, caller: Caller, token: str) -> EmailChanged:
         """Let the new address hold; what is cached of the person is looked at anew, sessions go on.
 

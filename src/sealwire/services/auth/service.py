@@ -172,7 +172,7 @@ class AuthService(
         LegacyService.__init__(self, store=stores.legacy, issuers=config.legacy, clock=clock)
         SubjectService.__init__(
             self, store=stores.subjects, users=stores.users, people=people, vault=vault, postman=self.postman,
-            journal=journal, revoker=revoker, clock=clock,
+            addresses=addresses, journal=journal, revoker=revoker, clock=clock,
         )  # fmt: skip
         RetentionService.__init__(self, keeping=stores.keeping, clock=clock)
         self._api_keys = KeyCabinet(

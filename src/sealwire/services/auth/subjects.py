@@ -29,7 +29,7 @@ from sealwire.contracts.custody import (
 from sealwire.kit.caller import Caller
 from sealwire.kit.clock import Clock, rfc3339
 from sealwire.kit.problem import Conflict, Invalid
-from sealwire.services.auth.addresses import moved
+from sealwire.services.auth.addresses import AddressBook, moved
 from sealwire.services.auth.events import Body, Journal, Kind
 from sealwire.services.auth.people import People
 from sealwire.services.auth.ports import UserStore
@@ -54,13 +54,14 @@ class SubjectService:
 
     def __init__(
         self, *, store: SubjectStore, users: UserStore, people: People, vault: Vault, postman: Postman,
-        journal: Journal, revoker: Revoker, clock: Clock,
+        addresses: AddressBook, journal: Journal, revoker: Revoker, clock: Clock,
     ) -> None:  # fmt: skip
         self._subjects = store
         self._user_store = users
         self._persons = people
         self._vault = vault
         self._post = postman
+        self._address_book = addresses
         self._journal = journal
         self._revoker = revoker
         self._hold_desk = HoldDesk(store.holds, clock)
@@ -103,6 +104,12 @@ class SubjectService:
         event = self._journal.event(
             Kind.USER_ERASED, await self._journal.origin(caller, user.tenant_id), subject_id=user.user_id
         )
+        # What is kept of them until the last step says where letters went, to an address never proved too.
+        if asked := await self._address_book.asked_for(user):
+            person = await self._persons.person(user)
+            told = msgspec.structs.replace(person, former=(*person.former, *asked))
+            sealed = await self._vault.seal_person(user.tenant_id, user.user_id, told)
+            user = msgspec.structs.replace(user, sealed=sealed)
         erased = await self._subjects.begin_erasing(user, cut, [event])
         return SubjectErased(done=False, erased=dict(erased or {}))
 
