@@ -217,3 +217,9 @@ def test_a_file_that_would_find_nothing_is_refused_at_the_start(tmp_path: Path, 
             breached_in(config)
         assert told in str(error.value) or wrong != path
     assert breached_in(AuthConfig()) is None
+
+
+def test_length_is_of_what_is_hashed() -> None:
+    """Fourteen code points that are seven letters once they are normalised are seven."""
+    assert PasswordRules().weakness("a\u0300e\u0301i\u0302o\u0303u\u0308n\u0303y\u0301") is not None
+    assert PasswordRules().weakness("a\u0300 heron e\u0301 otters") is None

@@ -92,7 +92,7 @@ class PasswordRules:
 
         `about`: what everybody knows of the person (e-mail, display name, tenant).
         """
-        if len(password) < MIN_CHARS:
+        if len(normalised(password)) < MIN_CHARS:
             return f"The password needs at least {MIN_CHARS} characters; a few words in a row are easy to keep in mind."
         if len(password) > MAX_CHARS:
             return f"The password may have at most {MAX_CHARS} characters."
