@@ -13,7 +13,7 @@ from sealwire.contracts.custody import SubjectErasure
 from sealwire.contracts.legacy import LegacyQuery, LegacyTenant, LegacyUse, LegacyUses
 from sealwire.contracts.users import UserQuery
 from sealwire.kit.caller import service_caller
-from sealwire.kit.clock import US_PER_S, rfc3339
+from sealwire.kit.clock import US_PER_S, parse_rfc3339, rfc3339
 from sealwire.kit.problem import Forbidden, Invalid
 from sealwire.services.auth.config import LegacyIssuer
 from sealwire.services.auth.legacy import KEPT_S
@@ -95,6 +95,17 @@ async def test_a_dry_run_says_what_refusing_them_would_mean(room: AuthRoom) -> N
     assert await refused(50_000) == (0, 0)
     with pytest.raises(Invalid):
         await room.auth.legacy_report(SYSTEM, LegacyQuery(refuse_from="the day after tomorrow"))
+
+
+async def test_after_the_sunset_no_token_is_called_good(room: AuthRoom) -> None:
+    owner, _ = await room.enter("owner")
+    assert isinstance(room.clock, ManualClock)
+    left_s = parse_rfc3339(SUNSET) // US_PER_S - now_s(room)
+    await note(room, use(room, "t1", owner.user_id, life_s=left_s + 5_000))
+    room.clock.advance(left_s - 10)
+    assert (await tenant(room)).live_sessions == 1
+    room.clock.advance(20)
+    assert (await tenant(room)).live_sessions == 0
 
 
 async def test_people_see_their_own_tenant_and_members_none(room: AuthRoom) -> None:

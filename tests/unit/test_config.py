@@ -43,6 +43,7 @@ def test_lists_come_from_the_environment_too():
         ({"SEALWIRE_TANK__LITRES": "0"}, "tank.litres"),
         ({"SEALWIRE_TANK__LITRES": "x"}, "SEALWIRE_TANK__LITRES"),
         ({"SEALWIRE_TANK__MODE": "maybe"}, "tank.mode: Expected one of `off`, `on`"),
+        ({"SEALWIRE_TANK__FISH": '["cod", 3]'}, r"tank\.fish\[1\]: "),
         ({"SEALWIRE_TANK__DEPTH": "1"}, "tank.depth"),
         ({"SEALWIRE_POND__DEPTH": "1"}, "pond"),
         ({"SEALWIRE_TANK_LITRES": "1"}, "two underscores"),

@@ -51,7 +51,8 @@ def migrate_provider(
         fail(f"{kek} lies in the data folder; whoever copies the data would have the key as well", EXIT_USAGE)
     ended = _do(settings, "migrate-provider", place, as_json=json)
     if not json:
-        typer.echo(f"{ended.done} keys moved and proven; nothing here needs the old key-encryption key any more")
+        typer.echo(f"{ended.done} keys moved and proven, the installation's own among them")
+        typer.echo("nothing here needs the old key-encryption key any more")
         typer.echo("keep it as long as you keep backups made before")
 
 

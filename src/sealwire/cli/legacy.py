@@ -28,11 +28,19 @@ def legacy_report(
     if not report["items"]:
         typer.echo("no legacy issuer is named in the settings, and no legacy token was seen")
         return
-    typer.echo(f"legacy tokens of the last {report['kept_days']} days; refused from {report['refuse_from']}:")
+    typer.echo(f"legacy tokens of the last {report['kept_days']} days, and whom refusing them would stop:")
     for found in report["items"]:
-        typer.echo(f"\n{found['tenant_id']}: {found['issuers']} issuers, sunset {found['sunset_at'] or 'not set'}")
+        typer.echo(
+            f"\n{found['tenant_id']}: {_count(found['issuers'], 'issuer')}, sunset {found['sunset_at'] or 'not set'}"
+        )
         seen = f"last seen {found['last_seen_at']}" if found["last_seen_at"] else "never seen"
         typer.echo(
-            f"  {found['sessions']} tokens of {found['users']} users, {found['live_sessions']} still good; {seen}"
+            f"  {_count(found['sessions'], 'token')} of {_count(found['users'], 'user')}, "
+            f"{found['live_sessions']} still good; {seen}"
         )
-        typer.echo(f"  would refuse {found['would_refuse_sessions']} tokens of {found['would_refuse_users']} users")
+        stopped = f"{_count(found['would_refuse_sessions'], 'token')} of {_count(found['would_refuse_users'], 'user')}"
+        typer.echo(f"  refusing from {report['refuse_from']} would stop {stopped}")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -106,9 +106,9 @@ def _convert(section: str, struct: type[S], values: dict[str, Any], origins: dic
         return msgspec.convert(values, struct, strict=False)
     except msgspec.ValidationError as error:
         problem = invalid(error, struct)
-        name = problem.extra["path"].removeprefix("$.").split(".")[0].split("[")[0]
-        origin = origins.get((section, name), "default")
-        raise SettingError(f"{origin}: {section}.{name}: {problem.detail}") from None
+        path = problem.extra["path"].removeprefix("$.")
+        origin = origins.get((section, path.split(".")[0].split("[")[0]), "default")
+        raise SettingError(f"{origin}: {section}.{path}: {problem.detail}") from None
 
 
 def _fields(struct: type[msgspec.Struct]) -> dict[str, Any]:

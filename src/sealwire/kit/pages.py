@@ -64,6 +64,10 @@ class DegradedOnly(Exception):
     """A probe's way of saying: impaired, and the service works on without it."""
 
 
+class NotReady(Exception):
+    """A probe's way of saying: out, and what exactly. Of any other exception only its name is told."""
+
+
 async def probe(checks: Mapping[str, Probe], clock: Callable[[], float] = time.perf_counter) -> Readiness:
     """Run all probes at once, each for at most two seconds."""
 
@@ -75,6 +79,8 @@ async def probe(checks: Mapping[str, Probe], clock: Callable[[], float] = time.p
                 detail = await check() or ""
         except DegradedOnly as degraded:
             status, detail = "degraded", str(degraded)
+        except NotReady as out:
+            status, detail = "unavailable", str(out)
         except TimeoutError:
             status, detail = "unavailable", f"no answer within {PROBE_TIMEOUT_S:g} s"
         except Exception as error:

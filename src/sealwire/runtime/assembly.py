@@ -36,7 +36,7 @@ from sealwire.kit.codec import Page
 from sealwire.kit.http import App, Edge, Route
 from sealwire.kit.lifespan import Component, Probe
 from sealwire.kit.operation import Operation
-from sealwire.kit.pages import DegradedOnly, Pages, Readiness, probe
+from sealwire.kit.pages import DegradedOnly, NotReady, Pages, Readiness, probe
 from sealwire.resilience.guard import Guard
 from sealwire.resilience.registry import Registry
 from sealwire.runtime import rooms
@@ -393,8 +393,12 @@ def _all_of(checks: Callable[[], Mapping[str, Probe]]) -> Probe:
         readiness: Readiness = await probe(checks())
         if readiness.status == "ready":
             return
-        told = ", ".join(f"{name} {c.status}" for name, c in readiness.checks.items() if c.status != "ok")
-        raise DegradedOnly(told) if readiness.status == "degraded" else RuntimeError(told)
+        told = ", ".join(
+            f"{name} {c.status}" + (f" ({c.detail})" if c.detail else "")
+            for name, c in readiness.checks.items()
+            if c.status != "ok"
+        )
+        raise DegradedOnly(told) if readiness.status == "degraded" else NotReady(told)
 
     return run
 

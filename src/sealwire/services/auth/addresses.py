@@ -69,7 +69,7 @@ class AddressBook:
             created_us=now_us,
             expires_us=now_us + self._config.email_change_ttl_s * US_PER_S,
         )
-        text = email_text(site=self._site, token=token, minutes=self._config.email_change_ttl_s // 60)
+        text = email_text(site=self._site, token=token, within_s=self._config.email_change_ttl_s)
         letter = await self._postman.seal(user.tenant_id, to=email, subject=EMAIL_SUBJECT, text=text)
         # The event is the same as well: its notice comes to who asks, and its record is in their export.
         event = self._journal.event(

@@ -47,19 +47,23 @@ class LegacyService:
             as_of=rfc3339(now_us),
             refuse_from=rfc3339(refuse_us),
             kept_days=KEPT_S // _DAY_S,
-            items=[self._legacy_tenant(tenant_id, found.get(tenant_id)) for tenant_id in sorted(found.keys() | named)],
+            items=[
+                self._legacy_tenant(tenant_id, found.get(tenant_id), now_us)
+                for tenant_id in sorted(found.keys() | named)
+            ],
         )
 
-    def _legacy_tenant(self, tenant_id: str, seen: LegacyCount | None) -> LegacyTenant:
+    def _legacy_tenant(self, tenant_id: str, seen: LegacyCount | None, now_us: int) -> LegacyTenant:
         issuers = [issuer for issuer in self._legacy_issuers if issuer.tenant == tenant_id]
         sunsets = [issuer.sunset for issuer in issuers]
+        over = bool(sunsets) and all(sunset and parse_rfc3339(sunset) <= now_us for sunset in sunsets)
         return LegacyTenant(
             tenant_id=tenant_id,
             issuers=len(issuers),
             sunset_at=max(sunsets) if sunsets and all(sunsets) else None,
             sessions=seen.sessions if seen else 0,
             users=seen.users if seen else 0,
-            live_sessions=seen.live if seen else 0,
+            live_sessions=seen.live if seen and not over else 0,
             first_seen_at=rfc3339(seen.first_s * US_PER_S) if seen else None,
             last_seen_at=rfc3339(seen.last_s * US_PER_S) if seen else None,
             would_refuse_sessions=seen.refused_sessions if seen else 0,

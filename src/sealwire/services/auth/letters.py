@@ -21,23 +21,32 @@ def greeting(display_name: str) -> str:
     return f"Hello {name}," if name and len(name) <= _NAME_CHARS and not _NO_NAME.search(name) else "Hello,"
 
 
-def reset_text(*, display_name: str, site: str, token: str, minutes: int) -> str:
+def _time(seconds: int) -> str:
+    """Word a time in the largest unit that it is whole in: "30 minutes", "1 day"."""
+    for unit, length in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
+        if seconds >= length and seconds % length == 0:
+            count = seconds // length
+            return f"{count} {unit}{'s' if count > 1 else ''}"
+    return f"{max(1, seconds // 60)} minutes"
+
+
+def reset_text(*, display_name: str, site: str, token: str, within_s: int) -> str:
     """Word the letter of a password reset."""
     return (
         f"{greeting(display_name)}\n\n"
         f"somebody, probably you, asked to set the password of your account at {site} anew.\n"
-        f"Open this link within {minutes} minutes; it works once:\n\n"
+        f"Open this link within {_time(within_s)}; it works once:\n\n"
         f"{site}/console#/reset?token={token}\n\n"
         "If it was not you, do nothing: your password stays as it is.\n"
     )
 
 
-def email_text(*, site: str, token: str, minutes: int) -> str:
+def email_text(*, site: str, token: str, within_s: int) -> str:
     """Word the letter to a new address. It may not be theirs: the letter says nothing of who asked."""
     return (
         "Hello,\n\n"
         f"somebody asked to use this address for their account at {site}.\n"
-        f"If it was you, open this link within {minutes} minutes; it works once:\n\n"
+        f"If it was you, open this link within {_time(within_s)}; it works once:\n\n"
         f"{site}/console#/email?token={token}\n\n"
         "Until then your account keeps the address it has. If it was not you, do nothing.\n"
     )

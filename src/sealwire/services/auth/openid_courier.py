@@ -66,6 +66,10 @@ class LogoutCourier:
         try:
             answer = await self._outward.post(notice.backchannel_uri, {"logout_token": self._tokens.logout(notice)})
         except OutwardRefused:
+            _LOG.warning(
+                "the app %s is never told of a logout: its address is in no network of auth.outward_networks",
+                notice.client_id,
+            )
             await self._close(notice, "address_refused")
         except OSError as error:
             _LOG.warning("an app could not be told of a logout, will try again: %s", type(error).__name__)

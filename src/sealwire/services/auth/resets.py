@@ -60,7 +60,7 @@ class Resets:
         token, now_us = new_token("swp1"), self._clock.now_us()
         text = reset_text(
             display_name=person.display_name, site=self._site, token=token,
-            minutes=self._config.reset_ttl_s // 60,
+            within_s=self._config.reset_ttl_s,
         )  # fmt: skip
         # To the stored address, never to the one typed: two that fold into one may be two mailboxes.
         letter = await self._postman.seal(tenant_id, to=person.email, subject=RESET_SUBJECT, text=text)
