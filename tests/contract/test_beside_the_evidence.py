@@ -15,6 +15,7 @@ from tests.contract.test_compliance_evidence import GATEWAY, add, checkpoint, ge
 from sealwire.cli.audit import verify_source
 from sealwire.contracts.compliance import VerifyQuery
 from sealwire.services.compliance.bundle import verify_bundle
+from sealwire.services.compliance.chain import line_of
 from sealwire.services.compliance.evidence import Evidence
 from sealwire.services.compliance.notes import VerifierKey, parse_key
 from sealwire.services.compliance.verification import StoredLog
@@ -208,3 +209,31 @@ async def test_a_checkpoint_held_that_a_bundle_is_not_tied_to_is_not_passed_over
     capsys.readouterr()
     assert judged(same, later) == 1
     assert capsys.readouterr().out.startswith("NOT SHOWN"), "whether the log still held then is not known"
+
+
+async def test_records_that_nobody_signed_are_not_ok_behind_others_that_are(tmp_path: Path, capsys: Any) -> None:
+    """Whoever can write a file can go on with a chain: what lies above the last checkpoint is anybody's word."""
+    key, file = tmp_path / "key", tmp_path / "export.ndjson"
+    async with open_compliance(tmp_path / "log") as room:
+        await add(room, 20)
+        lines = (await get(room, "export?manifest=true")).body.splitlines(keepends=True)
+        key.write_text((await checkpoint(room)).first_key)
+    last = json.loads(lines[-2])
+    forged = last | {"seq": last["seq"] + 1, "prev_hash": last["hash"], "action": "key.deleted"}
+    del forged["hash"]
+    body = msgspec.json.encode(forged, order="sorted")
+    head = json.loads(lines[0])
+    head["manifest"] |= {"to_seq": forged["seq"], "tree_size": forged["seq"]}
+    first = json.dumps(head, separators=(",", ":")).encode() + b"\n"
+    more = [first, *lines[1:-1], line_of(body, sha256(body).hexdigest()) + b"\n", lines[-1]]
+    report = verify_export(ended_anew(more), keys=[parse_key(key.read_text())])
+    assert (report.ok, report.records, report.covered) == (True, forged["seq"], last["seq"]), report.fault
+
+    def judged(content: list[bytes]) -> int:
+        file.write_bytes(b"".join(content))
+        return verify_source(file, key=key, checkpoints=[], witnesses=[], as_json=False)
+
+    assert judged(lines) == 0
+    capsys.readouterr()
+    assert judged(ended_anew(more)) == 1
+    assert capsys.readouterr().out.startswith("UNSIGNED")

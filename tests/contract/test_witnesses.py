@@ -166,10 +166,12 @@ def test_the_verdict_says_what_the_witness_covers(
     capsys: Any, evidence: dict[str, Path], source: str, held: str, records: int
 ) -> None:
     found = verdict(capsys, evidence, source, held=held)
-    assert found["ok"], found["fault"]
+    assert (found["ok"], found["fault"]) == (found["covered"] == records, None)
     assert (found["records"], found["witnessed"]) == (records, {W1.name: 400})
-    assert "seq 1 to 400" in found["said"]
-    if found["covered"] != 400:
+    if found["covered"] == 400:
+        assert "No signed checkpoint covers seq 401 to 600" in found["said"], "not even the log's own"
+    else:
+        assert "seq 1 to 400" in found["said"]
         assert "nothing above seq 400: the log's own key alone covers those records" in found["said"]
     other = verdict(capsys, evidence, source, "w2.key", held)
     assert (other["ok"], other["witnessed"], other["fault"]["kind"]) == (False, {}, "checkpoint")
@@ -185,7 +187,9 @@ def test_an_export_that_ends_before_the_log_is_covered_as_far_as_a_checkpoint_in
     capsys: Any, evidence: dict[str, Path]
 ) -> None:
     found = verdict(capsys, evidence, "part")
-    assert (found["ok"], found["records"], found["covered"]) == (True, 500, 400), found["fault"]
+    assert (found["ok"], found["records"], found["covered"]) == (False, 500, 400), found["fault"]
+    assert found["fault"] is None
+    assert "No signed checkpoint covers seq 401 to 500" in found["said"]
 
 
 def test_a_note_of_another_log_gives_no_bundle_a_witness(capsys: Any, evidence: dict[str, Path]) -> None:

@@ -44,7 +44,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """What the command says of a log, as JSON."""
 
     ok: bool
-    """Whether all of it holds and a signed checkpoint covers it, or its beginning."""
+    """Whether all of it holds and a signed checkpoint covers all of it."""
     source: str
     records: int
     first_seq: int
@@ -86,7 +86,7 @@ def verify_source(
         typer.secho(f"sealwire: {error}", fg=typer.colors.RED, err=True)
         return _BROKEN
     verdict = Verdict(
-        ok=report.ok and report.covered > 0, source=str(source), records=report.records,
+        ok=report.ok and report.covered == report.records > 0, source=str(source), records=report.records,
         first_seq=report.first_seq, last_seq=report.last_seq,
         covered=report.covered, root=report.root, fault=report.fault, pruned=report.pruned,
         key=used.text if used is not None else "", key_confirmed=given is not None,
@@ -222,10 +222,11 @@ def say(verdict: Verdict) -> None:
         typer.secho("EMPTY", fg=typer.colors.RED, nl=False)
         typer.echo("  there are no records")
         return
-    if verdict.fault is None and not verdict.covered:
+    if verdict.fault is None and verdict.covered < verdict.records:
         typer.secho("UNSIGNED", fg=typer.colors.YELLOW, nl=False)
-        typer.echo(f"  {verdict.records:,} records are chained, root {verdict.root}")
-        typer.echo("No signed checkpoint covers them: whoever wrote the file may have written the chain as well.")
+        typer.echo(f"  {verdict.records:,} records are chained, {verdict.covered:,} signed, root {verdict.root}")
+        above = f"seq {verdict.first_seq + verdict.covered} to {verdict.last_seq}"
+        typer.echo(f"No signed checkpoint covers {above}: whoever wrote the file may have written those as well.")
         typer.echo(
             "Export with ?manifest=true, or give a signed note you hold with --checkpoint FILE. A part of a log is"
         )
