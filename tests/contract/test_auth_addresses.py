@@ -15,6 +15,7 @@ from sealwire.contracts.credentials import ResetConfirmation, ResetRequest
 from sealwire.contracts.custody import SubjectChanges, SubjectErasure, SubjectProbe, SubjectQuery
 from sealwire.contracts.logins import BadCredentials, Login, PasswordChange, TooManyAttempts
 from sealwire.contracts.revocations import FeedQuery
+from sealwire.contracts.tokens import SigningRotation
 from sealwire.contracts.users import EmailTaken, ProfileChange, UserChange, UserNotFound
 from sealwire.kit.caller import service_caller
 from sealwire.kit.problem import Forbidden, Invalid
@@ -217,6 +218,70 @@ async def test_who_rises_is_not_taken_over_by_what_was_asked_before(room: AuthRo
     await room.auth.change_email_of(admin, anna_id, EmailChange(email="admins@own.example"))
     (token,) = await tokens(room, "admins@own.example")
     await room.auth.change_user(owner, anna_id, UserChange(role="owner"))
+    with pytest.raises(EmailChangeInvalid):
+        await confirm(room, token)
+
+
+@pytest.mark.parametrize("fate", ["demoted", "disabled", "disabled for a while", "erased", "new password", "risen"])
+async def test_what_an_administrator_asked_for_ends_with_them(room: AuthRoom, fate: str) -> None:
+    owner, _ = await room.enter("owner")
+    admin_id, anna_id = await room.add(owner, "admin", "admin"), await room.add(owner, "anna")
+    admin = room.caller(await room.log_in("admin"))
+    await room.auth.change_email_of(admin, anna_id, EmailChange(email="admins@own.example"))
+    (token,) = await tokens(room, "admins@own.example")
+    if fate == "demoted":
+        await room.auth.change_user(owner, admin_id, UserChange(role="auditor"))
+    elif fate == "erased":
+        await room.auth.erase_subject(CUSTODIAN, admin_id, SubjectErasure(job_id="job-4", pseudonym="p-1"))
+    elif fate == "new password":
+        change = PasswordChange(current_password=PASSWORD, new_password="lantern otter seven")
+        await room.auth.change_password(admin, change)
+    elif fate == "risen":
+        await room.auth.change_user(owner, admin_id, UserChange(role="member"))
+        await room.auth.change_user(owner, admin_id, UserChange(role="admin"))
+    else:
+        await room.auth.change_user(owner, admin_id, UserChange(status="disabled"))
+        if fate == "disabled for a while":
+            await room.auth.change_user(owner, admin_id, UserChange(status="active"))
+    with pytest.raises(EmailChangeInvalid):
+        await confirm(room, token)
+    assert (await room.log_in("anna")).access_token, "the address is as it was"
+
+
+async def test_who_asked_is_looked_at_when_it_is_proved(room: AuthRoom) -> None:
+    owner, _ = await room.enter("owner")
+    admin_id, anna_id = await room.add(owner, "admin", "admin"), await room.add(owner, "anna")
+    admin = room.caller(await room.log_in("admin"))  # by their token still one, for a moment
+    await room.auth.change_user(owner, admin_id, UserChange(role="member"))
+    await room.service.change_email_of(admin, anna_id, EmailChange(email="admins@own.example"))
+    (token,) = await tokens(room, "admins@own.example")
+    with pytest.raises(EmailChangeInvalid):
+        await confirm(room, token)
+
+
+async def test_a_demotion_at_the_moment_of_the_proof_is_before_it_or_after_it(room: AuthRoom) -> None:
+    owner, _ = await room.enter("owner")
+    admin_id, anna_id = await room.add(owner, "admin", "admin"), await room.add(owner, "anna")
+    admin = room.caller(await room.log_in("admin"))
+    await room.auth.change_email_of(admin, anna_id, EmailChange(email=NEW))
+    (token,) = await tokens(room, NEW)
+    proof, demotion = (
+        asyncio.create_task(confirm(room, token)),
+        asyncio.create_task(room.auth.change_user(owner, admin_id, UserChange(role="member"))),
+    )
+    await asyncio.wait({proof, demotion})
+    reasons = [entry.reason for entry in (await room.auth.revocations(BOUNDARY, FeedQuery())).items]
+    expected = ["role_changed"] if proof.exception() else ["email_changed", "role_changed"]
+    assert reasons[-len(expected) :] == expected
+
+
+async def test_a_compromised_key_ends_what_waits(room: AuthRoom) -> None:
+    machine = service_caller("gateway", "system")
+    await room.enter("owner")
+    anna, _ = await room.enter("anna")
+    await room.auth.change_email(anna, EmailChange(email=NEW))
+    (token,) = await tokens(room, NEW)
+    await room.auth.rotate_signing(machine, SigningRotation(compromised=True))
     with pytest.raises(EmailChangeInvalid):
         await confirm(room, token)
 

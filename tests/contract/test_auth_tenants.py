@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from sealwire.contracts.addresses import EmailChange, EmailChangeInvalid, EmailConfirmation
 from sealwire.contracts.api_keys import ApiKeyQuery, ApiKeyRefused, NewApiKey
 from sealwire.contracts.credentials import InvitationInvalid
 from sealwire.contracts.logins import BadCredentials, LoginResult
@@ -219,6 +221,18 @@ async def test_a_suspension_cuts_everybody_and_a_resumption_brings_nothing_back(
     again = await room.log_in("chief", tenant="clinic")
     assert await room.is_live(again)
     assert bystander.tenant_id == "default"
+
+
+async def test_an_address_asked_for_before_a_suspension_is_not_proved_after_it(room: AuthRoom) -> None:
+    await new_tenant(room)
+    owner = await new_owner(room, "clinic")
+    await room.auth.change_email(owner, EmailChange(email="new@clinic.example"))
+    (letter,) = [letter for letter in await room.letters() if letter["To"] == "new@clinic.example"]
+    (token,) = re.findall(r"token=(swe1\.[\w-]+)", letter.get_content())
+    await room.auth.change_tenant(SYSTEM, "clinic", SUSPEND)
+    await room.auth.change_tenant(SYSTEM, "clinic", RESUME)
+    with pytest.raises(EmailChangeInvalid):
+        await room.auth.confirm_email(somebody(), EmailConfirmation(token=token))
 
 
 async def dead(room: AuthRoom, granted: LoginResult, key: str) -> None:

@@ -8,7 +8,11 @@ from pathlib import Path
 import apsw
 
 from sealwire.adapters.embedded.auth_api_keys import SqliteApiKeyStore
-from sealwire.adapters.embedded.auth_changes import EXPIRED_EMAIL_CHANGES, SqliteEmailChangeStore
+from sealwire.adapters.embedded.auth_changes import (
+    EXPIRED_EMAIL_CHANGES,
+    SqliteEmailChangeStore,
+    void_all_email_changes,
+)
 from sealwire.adapters.embedded.auth_external import SqliteIdentityStore
 from sealwire.adapters.embedded.auth_feed import SqliteRevocationStore
 from sealwire.adapters.embedded.auth_former import RELEASED_FORMER
@@ -139,6 +143,7 @@ class SqliteKeyStore:
             )
             if ends_sessions:
                 conn.execute("REPLACE INTO ending_sessions VALUES (1, '')")
+                void_all_email_changes(conn)  # whoever has the key may have asked for them
             self._outbox.append(conn, events)
 
         await self._db.write(put)

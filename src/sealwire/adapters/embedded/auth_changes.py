@@ -32,6 +32,12 @@ CREATE TABLE email_change (
 CREATE INDEX email_change_user ON email_change (user_id, created_us);
 CREATE INDEX email_change_expiry ON email_change (expires_us);
 """
+# Whoever asked must still be entitled to it when it is proved. Of changes from before nobody knows who it was.
+ASKERS_SCHEMA: Final = """
+ALTER TABLE email_change ADD COLUMN asked_by TEXT NOT NULL DEFAULT '';
+UPDATE email_change SET live = 0;
+CREATE INDEX email_change_asker ON email_change (asked_by);
+"""
 # A key was compromised, and the sessions of tenants above `after` have yet to be ended.
 ENDING_SCHEMA: Final = """
 CREATE TABLE ending_sessions (
@@ -39,6 +45,7 @@ CREATE TABLE ending_sessions (
     after TEXT NOT NULL
 );
 """
+_COLUMNS: Final = "token_hash, tenant_id, user_id, asked_by, email_index, sealed, created_us, expires_us"
 EXPIRED_EMAIL_CHANGES: Final = (
     "DELETE FROM email_change WHERE token_hash IN (SELECT token_hash FROM email_change WHERE expires_us < ? LIMIT ?)"
 )
@@ -65,9 +72,9 @@ class SqliteEmailChangeStore:
                 return False
             void_email_changes(conn, c.user_id)
             conn.execute(
-                "INSERT INTO email_change VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (c.token_hash, c.tenant_id, c.user_id, c.email_index, c.sealed, c.created_us, c.expires_us,
-                 letter is not None),
+                f"INSERT INTO email_change ({_COLUMNS}, live) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (c.token_hash, c.tenant_id, c.user_id, c.asked_by if letter is not None else "", c.email_index,
+                 c.sealed, c.created_us, c.expires_us, letter is not None),
             )  # fmt: skip
             if letter is not None:
                 post(conn, letter)
@@ -78,36 +85,22 @@ class SqliteEmailChangeStore:
 
     async def find(self, token_hash: bytes, now_us: int) -> EmailChangeRecord | None:
         rows = self._db.read(
-            "SELECT tenant_id, user_id, email_index, sealed, created_us, expires_us FROM email_change"
-            " WHERE token_hash = ? AND expires_us > ? AND live = 1",
+            f"SELECT {_COLUMNS} FROM email_change WHERE token_hash = ? AND expires_us > ? AND live = 1",
             (token_hash, now_us),
         )
-        if not rows:
-            return None
-        tenant_id, user_id, email_index, sealed, created_us, expires_us = rows[0]
-        return EmailChangeRecord(
-            token_hash=token_hash, tenant_id=tenant_id, user_id=user_id, email_index=email_index, sealed=sealed,
-            created_us=created_us, expires_us=expires_us,
-        )  # fmt: skip
+        return _change_of(rows[0]) if rows else None
 
     async def of(self, user_id: str) -> Sequence[EmailChangeRecord]:
-        rows = self._db.read(
-            "SELECT token_hash, tenant_id, email_index, sealed, created_us, expires_us FROM email_change"
-            " WHERE user_id = ?",
-            (user_id,),
-        )
-        return [
-            EmailChangeRecord(
-                token_hash=token_hash,
-                tenant_id=tenant_id,
-                user_id=user_id,
-                email_index=email_index,
-                sealed=sealed,
-                created_us=created_us,
-                expires_us=expires_us,
-            )
-            for token_hash, tenant_id, email_index, sealed, created_us, expires_us in rows
-        ]
+        rows = self._db.read(f"SELECT {_COLUMNS} FROM email_change WHERE user_id = ?", (user_id,))
+        return [_change_of(row) for row in rows]
+
+
+def _change_of(row: Row) -> EmailChangeRecord:
+    token_hash, tenant_id, user_id, asked_by, email_index, sealed, created_us, expires_us = row
+    return EmailChangeRecord(
+        token_hash=token_hash, tenant_id=tenant_id, user_id=user_id, asked_by=asked_by, email_index=email_index,
+        sealed=sealed, created_us=created_us, expires_us=expires_us,
+    )  # fmt: skip
 
 
 def spend_email_change(conn: apsw.Connection, cut: Cut) -> bool:
@@ -122,7 +115,17 @@ def spend_email_change(conn: apsw.Connection, cut: Cut) -> bool:
 
 def void_email_changes(conn: apsw.Connection, user_id: str) -> None:
     """From inside a write: let no letter that was sent confirm an address of this user any more."""
-    conn.execute("UPDATE email_change SET live = 0 WHERE user_id = ?", (user_id,))
+    conn.execute("UPDATE email_change SET live = 0, asked_by = '' WHERE user_id = ?", (user_id,))
+
+
+def void_what_they_asked(conn: apsw.Connection, user_id: str) -> None:
+    """From inside a write: let nothing that this user asked for, of themself or of others, be proved any more."""
+    conn.execute("UPDATE email_change SET live = 0, asked_by = '' WHERE asked_by = ?", (user_id,))
+
+
+def void_all_email_changes(conn: apsw.Connection) -> None:
+    """From inside a write: let no change that waits be proved any more, whoever asked for it."""
+    conn.execute("UPDATE email_change SET live = 0, asked_by = ''")
 
 
 def drop_factors(conn: apsw.Connection, user_id: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from sealwire.adapters.embedded.auth_changes import EMAIL_CHANGES_SCHEMA, ENDING_SCHEMA, NOTICES_SINCE
+from sealwire.adapters.embedded.auth_changes import ASKERS_SCHEMA, EMAIL_CHANGES_SCHEMA, ENDING_SCHEMA, NOTICES_SINCE
 from sealwire.adapters.embedded.auth_external import EXTERNAL_SCHEMA
 from sealwire.adapters.embedded.auth_former import FORMER_SCHEMA
 from sealwire.adapters.embedded.auth_keeping import SESSIONS_SCHEMA
@@ -239,4 +239,5 @@ MIGRATIONS: Final = (
     EMAIL_CHANGES_SCHEMA,
     ENDING_SCHEMA,
     FORMER_SCHEMA,
+    ASKERS_SCHEMA,
 )

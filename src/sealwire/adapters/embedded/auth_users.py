@@ -9,7 +9,12 @@ import apsw
 import msgspec
 
 from sealwire.adapters.embedded.auth_api_keys import end_keys_of
-from sealwire.adapters.embedded.auth_changes import drop_factors, spend_email_change, void_email_changes
+from sealwire.adapters.embedded.auth_changes import (
+    drop_factors,
+    spend_email_change,
+    void_email_changes,
+    void_what_they_asked,
+)
 from sealwire.adapters.embedded.auth_external import insert_identity
 from sealwire.adapters.embedded.auth_feed import SqliteRevocationStore
 from sealwire.adapters.embedded.auth_former import keep_profile
@@ -208,6 +213,7 @@ def cut_suspended(conn: apsw.Connection) -> int:
         conn.execute("UPDATE session SET ended_us = ? WHERE user_id = ? AND ended_us = 0", (at_us, user_id))
         conn.execute("DELETE FROM challenge WHERE user_id = ?", (user_id,))
         conn.execute("DELETE FROM reset WHERE user_id = ?", (user_id,))
+        void_email_changes(conn, user_id)
         end_keys_of(conn, user_id, at_us)
     if found:
         conn.execute("UPDATE suspended_tenant SET after = ? WHERE tenant_id = ?", (found[-1][0], tenant_id))
@@ -336,6 +342,8 @@ class SqliteUserStore:
             void_email_changes(conn, user.user_id)
         elif role is not user.role:  # who asked for it ranked higher than the person, and may no longer
             void_email_changes(conn, user.user_id)
+        if cut.ends_sessions or status != "active" or role is not user.role:
+            void_what_they_asked(conn, user.user_id)
         if cut.drops_factors:
             drop_factors(conn, user.user_id)
         if cut.ends_sessions:

@@ -10,11 +10,15 @@ from sealwire.services.auth.records import LetterRecord, Record
 
 
 class EmailChangeRecord(Record):
-    """A change that waits for its proof. Stored under the hash of its token; `sealed` holds the new address."""
+    """A change that waits for its proof. Stored under the hash of its token; `sealed` holds the new address.
+
+    `asked_by` is the user who asked: the person, or an administrator. Empty in one that confirms nothing any more.
+    """
 
     token_hash: bytes
     tenant_id: str
     user_id: str
+    asked_by: str
     email_index: bytes
     sealed: bytes
     created_us: int
@@ -22,7 +26,10 @@ class EmailChangeRecord(Record):
 
 
 class EmailChangeStore(Protocol):
-    """Changes of addresses, by hash. MongoDB: documents with a TTL, index on `user_id`. Spent by `UserStore.cut`."""
+    """Changes of addresses, by hash. Spent and voided by `UserStore.cut`.
+
+    MongoDB: documents with a TTL, indexes on `user_id` and `asked_by`.
+    """
 
     async def ask(
         self, change: EmailChangeRecord, letter: LetterRecord | None, *, most: int, since_us: int,

@@ -11,11 +11,13 @@ from sealwire.contracts.logins import TooManyAttempts
 from sealwire.contracts.users import EmailTaken
 from sealwire.kit.caller import Caller
 from sealwire.kit.clock import US_PER_S, Clock
+from sealwire.kit.permission import GRANTS, Permission
 from sealwire.kit.problem import Invalid
 from sealwire.services.auth.address_store import EmailChangeRecord
 from sealwire.services.auth.config import AuthConfig
 from sealwire.services.auth.events import Journal, Kind
 from sealwire.services.auth.letters import EMAIL_SUBJECT, email_text
+from sealwire.services.auth.model import may_act_on
 from sealwire.services.auth.one_time import new_token, token_hash
 from sealwire.services.auth.people import People
 from sealwire.services.auth.ports import AuthStores
@@ -64,6 +66,7 @@ class AddressBook:
             token_hash=token_hash(token),
             tenant_id=user.tenant_id,
             user_id=user.user_id,
+            asked_by=caller.user_id,
             email_index=index,
             sealed=await self._vault.seal(user.tenant_id, _record(user.user_id), email.encode()),
             created_us=now_us,
@@ -107,12 +110,21 @@ class AddressBook:
             tenant = await self._stores.tenants.find(user.tenant_id) if user is not None else None
             if change is None or user is None or user.status != "active":
                 break
-            if tenant is None or tenant.status != "active":
+            if tenant is None or tenant.status != "active" or not await self._is_entitled(change.asked_by, user):
                 break
             email = (await self._vault.open(user.tenant_id, _record(user.user_id), change.sealed)).decode()
             if await self._change(caller, user, email, spent):
                 return EmailChanged()
         raise EmailChangeInvalid
+
+    async def _is_entitled(self, asked_by: str, user: UserRecord) -> bool:
+        """Whether who asked may still do so. What changes after this looked voids the change in that transaction."""
+        if asked_by == user.user_id:
+            return True
+        asker = await self._stores.users.get(asked_by)
+        if asker is None or asker.tenant_id != user.tenant_id or asker.status != "active":
+            return False
+        return Permission.MANAGE_USERS in GRANTS[asker.role] and may_act_on(by=asker.role, of=user.role)
 
     async def _change(self, caller: Caller, user: UserRecord, email: str, spent: bytes) -> bool:
         before = await self._people.person(user)

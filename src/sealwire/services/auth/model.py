@@ -117,8 +117,13 @@ def check_outranks(*, by: Role, of: Role) -> None:
 
     Raises: Forbidden.
     """
-    if by not in (Role.OWNER, Role.SERVICE) and not outranks(by, of):
+    if not may_act_on(by=by, of=of):
         raise Forbidden("Only somebody who ranks higher does that; of an administrator or owner, an owner.")
+
+
+def may_act_on(*, by: Role, of: Role) -> bool:
+    """Whether `check_outranks` lets it be."""
+    return by in (Role.OWNER, Role.SERVICE) or outranks(by, of)
 
 
 def check_role_given(*, by: Role, role: Role, tenant_id: str) -> None:

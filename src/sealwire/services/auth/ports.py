@@ -144,7 +144,7 @@ class UserStore(Protocol):
         revocation (with the new epoch) into the feed. Returns the user afterwards; None when there is no such user in
         the tenant, or what is expected of it holds no more, or `spends_reset` or `spends_email_change` can't be spent.
         A new password or address and a disabled account end every reset token and every change of address that waits,
-        and a new role those changes;
+        and a new role those changes; what the user asked for of others ends with a new role and with the sessions;
         what ends sessions ends API keys too. `drops_factors` deletes every second factor with its recovery codes.
         A user who is restricted is changed only when `from_status` says so.
         Raises: LastOwner when the change would leave the tenant without an active owner; EmailTaken.
