@@ -243,7 +243,7 @@ class ConversationMachine(RuleBasedStateMachine):
         self.loop.close()
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 def test_any_history_of_a_conversation(tmp_path_factory):
     folder = staticmethod(lambda: tmp_path_factory.mktemp("room"))
     machine = type("Machine", (ConversationMachine,), {"fresh_folder": folder})

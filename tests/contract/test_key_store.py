@@ -152,7 +152,7 @@ async def test_destroyed_material_is_gone_from_the_files(store: KeyStore, tmp_pa
     assert secret in files()
     assert b"wrapped data key" in files()
     await store.change_life(key.key_id, Life(), Life(state=KeyState.DESTROYED), event())
-    await store.destroy_data_keys(T, "messaging", scope="", subject_id="u1", event=event())
+    await store.destroy_data_keys(T, "messaging", scope="", subject_id="u1", spare_held=False, event=event())
     await store.shred()
     assert secret not in files()
     assert b"wrapped data key" not in files()
@@ -213,16 +213,23 @@ async def test_data_keys_are_destroyed_by_scope_and_subject(store: KeyStore) -> 
         found = {name: await store.data_key(T, "messaging", k.data_key_id) for name, k in keys.items()}
         return {name for name, k in found.items() if k is not None and k.wrapped is not None}
 
+    async def destroy(tenant_id: str, service: str, scope: str, subject_id: str) -> int:
+        gone, stayed = await store.destroy_data_keys(
+            tenant_id, service, scope=scope, subject_id=subject_id, spare_held=False, event=event("gone")
+        )
+        assert not stayed, "no hold covers any"
+        return gone
+
     with pytest.raises(ValueError, match="neither"):
-        await store.destroy_data_keys(T, "messaging", scope="", subject_id="", event=event())
-    assert await store.destroy_data_keys("tenant-2", "messaging", scope="", subject_id="u1", event=event("gone")) == 0
-    assert await store.destroy_data_keys(T, "media", scope="", subject_id="u1", event=event("gone")) == 0
+        await destroy(T, "messaging", "", "")
+    assert await destroy("tenant-2", "messaging", "", "u1") == 0
+    assert await destroy(T, "media", "", "u1") == 0
     assert await alive() == set(keys)
-    assert await store.destroy_data_keys(T, "messaging", scope="c1", subject_id="u1", event=event("gone")) == 1
-    assert await store.destroy_data_keys(T, "messaging", scope="", subject_id="u1", event=event("gone")) == 1
+    assert await destroy(T, "messaging", "c1", "u1") == 1
+    assert await destroy(T, "messaging", "", "u1") == 1
     assert await alive() == {("c1", "u2"), ("c2", "u2")}
-    assert await store.destroy_data_keys(T, "messaging", scope="c1", subject_id="", event=event("gone")) == 1
-    assert await store.destroy_data_keys(T, "messaging", scope="c1", subject_id="", event=event("gone")) == 0
+    assert await destroy(T, "messaging", "c1", "") == 1
+    assert await destroy(T, "messaging", "c1", "") == 0
     assert await alive() == {("c2", "u2")}
     assert (await events(store)).count("gone") == 3
     assert await store.current_data_key(T, "messaging", b"c1u1") is None
