@@ -374,3 +374,19 @@ async def test_probes(room: AuthRoom) -> None:
     for name, probe in room.service.checks().items():
         assert name in ("store", "keys")
         await probe()
+
+
+async def test_changes_at_the_same_moment_do_not_undo_each_other(room: AuthRoom) -> None:
+    owner, _ = await room.enter("owner")
+    await room.add(owner, "admin", "admin")
+    admin = room.caller(await room.log_in("admin"))
+    for steps in range(24):  # whichever comes first by how much
+        user_id = await room.add(owner, f"person{steps}")
+        disabling = asyncio.create_task(room.auth.change_user(owner, user_id, UserChange(status="disabled")))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        changed = await room.auth.change_user(admin, user_id, UserChange(role="auditor"))
+        await disabling
+        (now,) = [user for user in (await room.auth.users(owner, Page(limit=100))).items if user.user_id == user_id]
+        assert (now.role, now.status) == ("auditor", "disabled"), steps
+        assert changed.role == "auditor"

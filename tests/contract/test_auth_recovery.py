@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
@@ -15,11 +16,11 @@ from sealwire.contracts.custody import SubjectRestriction
 from sealwire.contracts.logins import LoginResult, MfaAnswer, MfaFailed, TotpCode
 from sealwire.contracts.passkeys import PasskeyLoginStart, PasskeyRefused
 from sealwire.contracts.recovery import LockedOut, NoSecondFactor
-from sealwire.contracts.revocations import FeedQuery
-from sealwire.contracts.users import UserNotFound
+from sealwire.contracts.revocations import FeedQuery, Revocation
+from sealwire.contracts.users import UserChange, UserNotFound
 from sealwire.kit.caller import Caller, service_caller
 from sealwire.kit.permission import Role
-from sealwire.kit.problem import Forbidden
+from sealwire.kit.problem import Conflict, Forbidden
 from sealwire.services.auth.model import check_outranks
 from sealwire.testing.auth_room import BOUNDARY, AuthRoom, somebody
 from sealwire.testing.authenticator import Bent, SoftAuthenticator
@@ -164,6 +165,29 @@ async def test_who_ranks_no_higher_resets_nobody(room: AuthRoom) -> None:
     for by, of in ((admin, anna_id), (owner, peer_id), (owner, second_id)):
         await app_of(room, room.caller(await room.log_in({anna_id: "anna", peer_id: "peer", second_id: "second"}[of])))
         await room.auth.reset_factors(by, of)
+
+
+async def test_a_promotion_at_the_same_moment_is_not_ranked_over(room: AuthRoom) -> None:
+    owner, _ = await room.enter("owner")
+    await room.add(owner, "admin", "admin")
+    admin = room.caller(await room.log_in("admin"))
+    for steps in range(24):  # whichever comes first by how much
+        name = f"person{steps}"
+        user_id = await room.add(owner, name)
+        await app_of(room, room.caller(await room.log_in(name)))
+        promotion = asyncio.create_task(room.auth.change_user(owner, user_id, UserChange(role="admin")))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        reset = asyncio.create_task(room.auth.reset_factors(admin, user_id))
+        await asyncio.wait({promotion, reset})
+        told = [entry.reason for entry in await entries_of(room, user_id)]
+        assert told in (["role_changed"], ["factors_reset", "role_changed"]), steps
+        assert isinstance(reset.exception(), Forbidden | Conflict) == ("factors_reset" not in told)
+
+
+async def entries_of(room: AuthRoom, user_id: str) -> list[Revocation]:
+    newest = (await room.auth.revocations(BOUNDARY, FeedQuery())).items
+    return [entry for entry in newest if entry.subject == user_id]
 
 
 async def test_a_command_on_the_machine_lets_in_whom_nobody_outranks(room: AuthRoom) -> None:

@@ -259,6 +259,15 @@ async def test_a_cut_that_only_has_to_be_noticed_leaves_sessions(stores: AuthSto
     assert (found[0].ended_us, found[0].epoch, found[1].role) == (0, 1, Role.ADMIN)
 
 
+async def test_a_cut_decided_on_another_role_is_refused(stores: AuthStores) -> None:
+    await add(stores, user())
+    cut = Cut(tenant_id="t1", user_id="u-t1-anna", reason=Reason.ROLE, revocation=revocation("role"), role=Role.AUDITOR)
+    assert await stores.users.cut(msgspec.structs.replace(cut, expected_role=Role.ADMIN), [event()]) is None
+    changed = await stores.users.cut(msgspec.structs.replace(cut, expected_role=Role.MEMBER), [event()])
+    assert changed is not None
+    assert changed.role is Role.AUDITOR
+
+
 async def test_cuts_stay_in_the_tenant(stores: AuthStores) -> None:
     anna = await add(stores, user())
     cut = Cut(tenant_id="t2", user_id=anna.user_id, reason=Reason.DISABLED, revocation=revocation("subject"))

@@ -73,7 +73,8 @@ class Recovery(Protocol):
     async def reset_factors(self, caller: Caller, user_id: str) -> None:
         """Remove authenticator app, passkeys and recovery codes of another person.
 
-        Raises: UserNotFound; Forbidden for oneself, for who ranks as high or higher (but to an owner), and by a key.
+        Raises: UserNotFound; Forbidden for oneself, for who ranks as high or higher (but to an owner), and by a key;
+        Conflict when their role changes at that moment.
         """
 
     async def rescue(self, caller: Caller, who: LockedOut) -> None:

@@ -367,6 +367,8 @@ class SqliteUserStore:
 def _may_change(user: UserRecord, cut: Cut) -> bool:
     if cut.expected_hash is not None and cut.expected_hash != user.password_hash:
         return False
+    if cut.expected_role is not None and cut.expected_role is not user.role:
+        return False
     if cut.expected_sealed is not None and cut.expected_sealed != user.sealed:
         return False
     return cut.from_status == user.status or (cut.from_status is None and user.status in ("active", "disabled"))

@@ -223,6 +223,7 @@ class Cut(Record):
     `spends_reset`: the hash of a reset token that this uses up; one that is gone or too old refuses it.
     `expected_sealed`: the same for the sealed profile. `spends_email_change`: as `spends_reset`, of a new address.
     `drops_factors`: authenticator app, passkeys and recovery codes go.
+    `expected_role`: the role that whoever asks was measured against; another one by now refuses it.
     `from_status`: the status the change was decided on; a restricted user is changed by naming that only.
     """
 
@@ -233,6 +234,7 @@ class Cut(Record):
     ends_sessions: bool = True
     keep_session: str = ""
     role: Role | None = None
+    expected_role: Role | None = None
     status: UserStatus | None = None
     from_status: UserStatus | None = None
     password_hash: str | None = None

@@ -6,7 +6,7 @@ from sealwire.contracts.logins import RecoveryCodes
 from sealwire.contracts.recovery import NoSecondFactor
 from sealwire.contracts.users import UserNotFound
 from sealwire.kit.caller import Caller
-from sealwire.kit.problem import Forbidden
+from sealwire.kit.problem import Conflict, Forbidden
 from sealwire.services.auth.events import Journal, Kind
 from sealwire.services.auth.mfa import new_recovery_codes
 from sealwire.services.auth.ports import AuthStores
@@ -49,7 +49,8 @@ class Rescue:
     async def reset(self, caller: Caller, user: UserRecord) -> None:
         """Take all second factors of a user. The password and linked identities stay, everything open ends.
 
-        Raises: Forbidden for who is restricted (GDPR), where nothing changes; UserNotFound for who went meanwhile.
+        Raises: Forbidden for who is restricted (GDPR), where nothing changes; Conflict for who went or has another role
+        by now: whoever asks ranked above the one they had.
         """
         if user.status == "restricted":
             raise Forbidden("The user's data is restricted; whoever restricted it (GDPR) lifts that.")
@@ -60,10 +61,11 @@ class Rescue:
             user_id=user.user_id,
             reason=Reason.FACTORS,
             revocation=self._revoker.subject(user.tenant_id, user.user_id, Reason.FACTORS),
+            expected_role=user.role,
             drops_factors=True,
         )
         event = self._journal.event(
             Kind.FACTORS_RESET, await self._journal.origin(caller, user.tenant_id), subject_id=user.user_id
         )
         if await self._stores.users.cut(cut, [event]) is None:
-            raise UserNotFound("There is no such user any more, or their data is restricted.")
+            raise Conflict("The user was changed meanwhile; look again.")

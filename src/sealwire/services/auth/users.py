@@ -287,7 +287,15 @@ class Roster:
         raise Conflict("Your profile was changed meanwhile; try again.")
 
     async def change(self, caller: Caller, user_id: str, change: UserChange) -> User:
-        """Change a user's role or status. Raises: UserNotFound, Forbidden, LastOwner."""
+        """Change a user's role or status. Raises: UserNotFound, Forbidden, LastOwner, Conflict."""
+        for _ in range(_TRIES):  # who may do it depends on the role there is; what another changes is not undone
+            changed = await self._change(caller, user_id, change)
+            if changed is not None:
+                return await self._people.show(changed)
+        raise Conflict("The user was changed meanwhile; try again.")
+
+    async def _change(self, caller: Caller, user_id: str, change: UserChange) -> UserRecord | None:
+        """Change a user as they are now; None when they are not so any more."""
         user = await self._store.get(user_id)
         if user is None or user.tenant_id != caller.tenant_id:
             raise UserNotFound("There is no such user.")
@@ -296,7 +304,7 @@ class Roster:
         role = user.role if change.role is msgspec.UNSET else Role(change.role)
         status = user.status if change.status is msgspec.UNSET else change.status
         if role is user.role and status == user.status:
-            return await self._people.show(user)
+            return user
         if user.service and role is Role.OWNER:
             raise Forbidden("A service account owns no tenant.")
         check_role_change(by=caller.principal.role, before=user.role, after=role, tenant_id=user.tenant_id)
@@ -305,10 +313,7 @@ class Roster:
             Kind.USER_CHANGED, await self._journal.origin(caller), subject_id=user_id,
             role_before=user.role.value, role=role.value, status_before=user.status, status=status,
         )  # fmt: skip
-        changed = await self._store.cut(cut, [event])
-        if changed is None:
-            raise UserNotFound("There is no such user.")
-        return await self._people.show(changed)
+        return await self._store.cut(cut, [event])
 
     def _cut_for(self, user: UserRecord, role: Role, status: UserStatus) -> Cut:
         disabled = status == "disabled"
@@ -325,7 +330,9 @@ class Roster:
             revocation=revocation,
             ends_sessions=disabled,
             role=role,
+            expected_role=user.role,
             status=status,
+            from_status=user.status,
         )
 
     async def end_all_sessions(self, caller: Caller) -> None:
