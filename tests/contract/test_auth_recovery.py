@@ -197,6 +197,9 @@ async def test_a_command_on_the_machine_lets_in_whom_nobody_outranks(room: AuthR
     for nobody in (owner, BOUNDARY):
         with pytest.raises(Forbidden):
             await room.service.rescue(nobody, who)
+    for service in ("messaging", "media", "search", "socket", "compliance", "crypto"):
+        with pytest.raises(Forbidden):
+            await room.auth.rescue(service_caller(service, "system"), who)
     with pytest.raises(UserNotFound):
         await room.auth.rescue(MACHINE, LockedOut(tenant="default", email="nobody@example.org"))
     await room.auth.rescue(MACHINE, who)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Final, Protocol
 
 from sealwire.contracts.auth_terms import SERVICE, Email, Slug
 from sealwire.contracts.logins import RecoveryCodes
@@ -11,6 +11,9 @@ from sealwire.kit.codec import Id, Input
 from sealwire.kit.operation import Operation, Policy, RateClass, Repeat, table
 from sealwire.kit.permission import Permission
 from sealwire.kit.problem import Conflict
+
+CARRIER: Final = "gateway"
+"""The service that carries what commands on the machine ask: `rescue` is taken from no other."""
 
 
 class NoSecondFactor(Conflict):
@@ -78,4 +81,7 @@ class Recovery(Protocol):
         """
 
     async def rescue(self, caller: Caller, who: LockedOut) -> None:
-        """The same for whom nobody outranks: an operator, a tenant's only owner. Raises: UserNotFound, Forbidden."""
+        """The same for whom nobody outranks: an operator, a tenant's only owner.
+
+        Raises: UserNotFound; Forbidden to every other service than `CARRIER`.
+        """

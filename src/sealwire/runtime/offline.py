@@ -10,7 +10,7 @@ import msgspec
 
 from sealwire.contracts.identity import OPERATIONS
 from sealwire.contracts.legacy import LEGACY_REPORT
-from sealwire.contracts.recovery import RESCUE
+from sealwire.contracts.recovery import CARRIER, RESCUE
 from sealwire.contracts.tokens import ROTATE_SIGNING, SigningRotation
 from sealwire.kit.caller import SYSTEM_TENANT, service_caller
 from sealwire.kit.permission import Permission
@@ -20,7 +20,7 @@ from sealwire.runtime.assembly import Assembly
 from sealwire.runtime.errands import Call, Errand, Report
 from sealwire.runtime.settings import Settings, is_in_use
 
-MACHINE: Final = service_caller("gateway", SYSTEM_TENANT)
+MACHINE: Final = service_caller(CARRIER, SYSTEM_TENANT)
 ALLOWED: Final = {
     name: operation
     for name, operation in OPERATIONS.items()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sealwire.contracts.addresses import EmailChange, EmailChangeAsked, EmailChanged, EmailConfirmation
 from sealwire.contracts.logins import RecoveryCodes
-from sealwire.contracts.recovery import LockedOut
+from sealwire.contracts.recovery import CARRIER, LockedOut
 from sealwire.contracts.users import UserNotFound
 from sealwire.kit.caller import SYSTEM_TENANT, Caller
 from sealwire.kit.permission import Permission
@@ -40,7 +40,7 @@ class AccountService:
         await self._rescue.reset(caller, await self._other(caller, user_id))
 
     async def rescue(self, caller: Caller, who: LockedOut) -> None:
-        if not caller.is_service or caller.tenant_id != SYSTEM_TENANT:
+        if not caller.is_service or caller.user_id != CARRIER or caller.tenant_id != SYSTEM_TENANT:
             raise Forbidden("This is for a command on the machine.")
         await self._rescue.reset_named(caller, who.tenant, who.email)
 
