@@ -31,6 +31,7 @@ OPEN_CALLS = {
     ("POST", "/api/v1/auth/refresh"),
     ("GET", "/api/v1/auth/authorize"),
     ("POST", "/api/v1/auth/authorize"),
+    ("GET", "/api/v1/auth/authorize/passkey.js"),
     ("POST", "/api/v1/auth/authorize/login"),
     ("POST", "/api/v1/auth/authorize/code"),
     ("POST", "/api/v1/auth/authorize/confirm"),

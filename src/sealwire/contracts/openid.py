@@ -16,6 +16,7 @@ from sealwire.kit.permission import Permission
 from sealwire.kit.problem import NotFound, Problem
 
 AUTHORIZE_PATH: Final = "/auth/authorize"
+PASSKEY_SCRIPT_PATH: Final = "/auth/authorize/passkey.js"
 TOKEN_PATH: Final = "/auth/token"  # noqa: S105 - a path
 USERINFO_PATH: Final = "/auth/userinfo"
 END_SESSION_PATH: Final = "/auth/end-session"

@@ -45,6 +45,8 @@ class Chromium:
         self._folder = folder
         self._numbers = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self.logged: list[tuple[str, str]] = []
+        """What consoles said: the tab's session, the text."""
 
     async def __aenter__(self) -> Chromium:
         log = (self._folder / "chromium.log").open("wb")
@@ -104,6 +106,8 @@ class Chromium:
     async def _read(self) -> None:
         async for text in self._connection:
             message = json.loads(text)
+            if message.get("method") == "Log.entryAdded":
+                self.logged.append((message.get("sessionId", ""), message["params"]["entry"]["text"]))
             waiting = self._waiting.pop(message.get("id", 0), None)
             if waiting is not None and not waiting.done():
                 waiting.set_result(message)
@@ -153,6 +157,15 @@ class Page:
             thrown = said["exceptionDetails"].get("exception", {})
             raise PageFailed(thrown.get("description") or str(thrown.get("value")))
         return said["result"].get("value")
+
+    async def listen(self) -> None:
+        """Take what the console says from now on, and what it said before."""
+        await self._browser.call("Log.enable", self._session)
+
+    @property
+    def console(self) -> list[str]:
+        """What the browser complained of in this tab, since `listen`."""
+        return [text for session, text in self._browser.logged if session == self._session]
 
     async def add_authenticator(self, *, verifies: bool = True) -> str:
         """Plug a virtual authenticator in that keeps passkeys; return its id. `verifies`: it knows its owner."""

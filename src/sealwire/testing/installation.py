@@ -23,11 +23,14 @@ PASSWORD = "seven tidy lighthouses"  # noqa: S105 - of people that exist in test
 class Installation:
     """`sealwire up` on a data folder. `kill()` is SIGKILL; `stop()` asks."""
 
-    def __init__(self, data: Path, *, expose: bool = False, env: dict[str, str] | None = None) -> None:
+    def __init__(self, data: Path, *, expose: bool = False, env: dict[str, str] | None = None, name: str = "") -> None:
+        """`name`: what people call this machine, as the public address says; else it follows from where it listens."""
         self.data = data
         self.base = free_port_base()
         self._expose = expose
         self._env = env or {}
+        if name:
+            self._env = {**self._env, "SEALWIRE_SERVER__PUBLIC_URL": f"http://{name}:{self.base}"}
         self._process: subprocess.Popen[bytes] | None = None
         self.log = data.parent / f"{data.name}.log"
 

@@ -53,10 +53,11 @@ class App(OAuth2Mixin, OpenIDMixin, BaseApp):  # type: ignore[misc]  # authlib h
 
 
 class Form:
-    """A form of a page: where it goes and what stands in it."""
+    """A form of a page: where it goes, what stands in it, and what it tells a script."""
 
-    def __init__(self, action: str) -> None:
+    def __init__(self, action: str, data: dict[str, str] | None = None) -> None:
         self.action = action
+        self.data = data or {}
         self.fields: dict[str, str] = {}
 
 
@@ -75,7 +76,8 @@ class Page(HTMLParser):
         found = {name: value or "" for name, value in attrs}
         self.elements.add(tag)
         if tag == "form":
-            self.forms.append(Form(found["action"]))
+            data = {name.removeprefix("data-"): value for name, value in found.items() if name.startswith("data-")}
+            self.forms.append(Form(found["action"], data))
         elif tag == "input" and self.forms:
             self.forms[-1].fields[found["name"]] = found.get("value", "")
 
@@ -89,6 +91,10 @@ class Page(HTMLParser):
             if form.action.endswith(ending):
                 return form
         raise AssertionError(f"no form for {ending}: {self.text}")
+
+    def passkey(self, ending: str) -> Form | None:
+        """Return the form that goes there and offers a passkey, if there is one."""
+        return next((form for form in self.forms if form.action.endswith(ending) and "options" in form.data), None)
 
 
 class PageBrowser:

@@ -27,11 +27,14 @@ from sealwire.services.auth.openid_courier import LogoutCourier
 from sealwire.services.auth.openid_errors import OAuthRefused
 from sealwire.services.auth.openid_grants import Grants
 from sealwire.services.auth.openid_logout import AppLogout
+from sealwire.services.auth.openid_passkeys import PagePasskeys
 from sealwire.services.auth.openid_ports import Outward
 from sealwire.services.auth.openid_signin import SignIn
 from sealwire.services.auth.openid_tokens import PREFIX, AppTokens
+from sealwire.services.auth.passkey_proofs import PasskeyProofs
 from sealwire.services.auth.people import People
 from sealwire.services.auth.ports import AuthStores
+from sealwire.services.auth.relying_party import Party
 from sealwire.services.auth.sessions import SessionKeeper
 from sealwire.services.auth.signing import SigningKeys
 from sealwire.services.auth.vault import Vault
@@ -43,7 +46,7 @@ class OpenIdProvider:
     def __init__(
         self, *, stores: AuthStores, outward: Outward, vault: Vault, signing: SigningKeys, logins: Logins,
         sessions: SessionKeeper, people: People, policy: MfaPolicy, journal: Journal, clock: Clock, config: AuthConfig,
-        issuer: str,
+        issuer: str, proofs: PasskeyProofs, party: Party,
     ) -> None:  # fmt: skip
         self._issuer = issuer
         self._signing = signing
@@ -58,7 +61,8 @@ class OpenIdProvider:
         self.apps = AppsPage(consents=self.consents, browsers=browsers, people=people, clock=clock)
         self.sign_in = SignIn(
             clients=self.clients, grants=self.grants, tokens=tokens, browsers=browsers, logins=logins,
-            sessions=sessions, people=people, policy=policy, clock=clock,
+            passkeys=PagePasskeys(proofs=proofs, party=party, issuer=issuer), sessions=sessions, people=people,
+            policy=policy, clock=clock,
         )  # fmt: skip
         self.log_out = AppLogout(
             clients=self.clients, tokens=tokens, browsers=browsers, sessions=sessions, people=people, clock=clock

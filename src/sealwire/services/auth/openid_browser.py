@@ -49,6 +49,8 @@ class Present(Record):
 class Interaction(Record):
     """A request in work. `browser` is the hash of the cookie it is for; `session_id` whose consent is asked for.
 
+    `challenge` is the one of the passkey that its page offers: no other is answered there, and it nowhere else.
+
     Exactly one of `request` and `logout_uri` is there, or `consents`: the page of one's apps.
     """
 
@@ -58,6 +60,7 @@ class Interaction(Record):
     request: AuthorizationRequest | None = None
     logout_uri: str | None = None
     consents: bool = False
+    challenge: str = ""
 
 
 _encode: Final = msgspec.msgpack.Encoder().encode

@@ -1,4 +1,4 @@
-"""The pages people see when they sign in for an app: plain HTML without scripts, everything shown escaped."""
+"""The pages people see when they sign in for an app: plain HTML, everything shown escaped, a script for passkeys."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from html import escape
 from typing import Final
 from urllib.parse import urlsplit
 
-from sealwire.contracts.openid import Consent
+import msgspec
+
+from sealwire.contracts.openid import PASSKEY_SCRIPT_PATH, Consent
 
 STYLE: Final = (
     "body{font:16px/1.5 system-ui,sans-serif;margin:0;background:#f4f5f7;color:#1b1f24}"
@@ -27,15 +29,25 @@ MEANING: Final = {
 }
 
 
-def security_policy(*targets: str) -> bytes:
+class Offer(msgspec.Struct, frozen=True, kw_only=True):
+    """A passkey is asked for: `options` is JSON for the browser; only a page at `origin` can use it."""
+
+    options: str
+    challenge: str
+    origin: str
+
+
+def security_policy(*targets: str, scripted: bool = False) -> bytes:
     """Return the Content-Security-Policy: nothing but our style, and forms that lead here or to `targets`.
 
     A browser holds the redirect that answers a form to `form-action` too, so the app's address has to be in it.
+    `scripted`: a passkey is offered; then scripts of ours run, never one in the page, and reach nobody.
     """
+    scripts = "script-src 'self'; connect-src 'none'; " if scripted else ""
     allowed = " ".join(dict.fromkeys(["'self'", *map(_source, targets)]))
     return (
-        f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; form-action {allowed}; frame-ancestors 'none'; "
-        "base-uri 'none'"
+        f"default-src 'none'; {scripts}style-src 'sha256-{_STYLE_HASH}'; form-action {allowed}; "
+        "frame-ancestors 'none'; base-uri 'none'"
     ).encode("ascii")
 
 
@@ -53,8 +65,8 @@ def page(title: str, *parts: str) -> bytes:
     ).encode()
 
 
-def login(*, app: str, request: str, email: str, fault: str = "") -> bytes:
-    """Ask for address and password."""
+def login(*, app: str, request: str, email: str, fault: str = "", passkey: Offer | None = None) -> bytes:
+    """Ask for address and password, or a passkey alone."""
     return page(
         "Sign in",
         f'<p class="quiet">to go on to <strong>{escape(app)}</strong></p>',
@@ -67,22 +79,26 @@ def login(*, app: str, request: str, email: str, fault: str = "") -> bytes:
             '<label for="password">Password</label><input id="password" name="password" type="password" '
             'autocomplete="current-password" maxlength="1024" required><button>Sign in</button>',
         ),
+        _passkey("authorize/login", request, passkey),
         _cancel(request),
     )
 
 
-def second_factor(*, app: str, request: str, mfa_token: str, fault: str = "") -> bytes:
+def second_factor(*, app: str, request: str, mfa_token: str, fault: str = "", passkey: Offer | None = None) -> bytes:
     """Ask for the second factor of a login."""
     return page(
         "One more step",
         f'<p class="quiet">to go on to <strong>{escape(app)}</strong></p>',
         _fault(fault),
         _form("authorize/code", request, _hidden("mfa_token", mfa_token) + _CODE),
+        _passkey("authorize/code", request, passkey, _hidden("mfa_token", mfa_token)),
         _cancel(request),
     )
 
 
-def confirm(*, app: str, request: str, email: str, by_code: bool, fault: str = "") -> bytes:
+def confirm(
+    *, app: str, request: str, email: str, by_code: bool, fault: str = "", passkey: Offer | None = None
+) -> bytes:
     """Ask somebody who is signed in to prove again that it is them."""
     form = (
         '<label for="password">Password</label><input id="password" name="password" type="password" '
@@ -93,6 +109,7 @@ def confirm(*, app: str, request: str, email: str, by_code: bool, fault: str = "
         f"<p>{escape(app)} asks you to sign in again as <strong>{escape(email)}</strong>.</p>",
         _fault(fault),
         _form("authorize/confirm", request, _CODE if by_code else form),
+        _passkey("authorize/confirm", request, passkey),
         _form("authorize/login", request, _hidden("other", "1") + "<button>Use another account</button>"),
         _cancel(request),
     )
@@ -155,6 +172,18 @@ def _hidden(name: str, value: str) -> str:
 def _form(action: str, request: str, content: str) -> str:
     """Return a form. The address is in full, from the root: pages are answered at more than one path."""
     return f'<form method="post" action="/api/v1/auth/{action}">{_hidden("request", request)}{content}</form>'
+
+
+def _passkey(action: str, request: str, offer: Offer | None, hidden: str = "") -> str:
+    """Return a form of its own, whose button is hidden until the script has seen that it works here."""
+    if offer is None:
+        return ""
+    return (
+        f'<form method="post" action="/api/v1/auth/{action}" data-options="{escape(offer.options)}" '
+        f'data-origin="{escape(offer.origin)}">{_hidden("request", request)}{hidden}{_hidden("assertion", "")}'
+        '<button type="button" hidden>Use a passkey</button><p class="fault" role="alert" hidden>That did not work. '
+        f'Try again, or go on another way.</p></form><script src="/api/v1{PASSKEY_SCRIPT_PATH}" defer></script>'
+    )
 
 
 def _cancel(request: str) -> str:

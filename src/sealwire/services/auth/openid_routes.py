@@ -14,6 +14,7 @@ from sealwire.contracts.openid import (
     APPS_PATH,
     AUTHORIZE_PATH,
     END_SESSION_PATH,
+    PASSKEY_SCRIPT_PATH,
     TOKEN_PATH,
     USERINFO_PATH,
     PageRefused,
@@ -28,6 +29,7 @@ from sealwire.services.auth import openid_pages as pages
 from sealwire.services.auth.cookies import read_cookie, side_cookie
 from sealwire.services.auth.openid import OpenIdProvider
 from sealwire.services.auth.openid_errors import OAuthRefused
+from sealwire.services.auth.openid_script import SCRIPT
 from sealwire.services.auth.openid_signin import Browser, Outcome, Sent
 
 SESSION_COOKIE: Final = "sso"
@@ -35,6 +37,8 @@ BROWSER_COOKIE: Final = "browser"
 BODY_LIMIT_BYTES: Final = 64 * 1024
 NO_STORE: Final = ((b"cache-control", b"no-store"), (b"pragma", b"no-cache"))
 _HTML: Final = (b"content-type", b"text/html; charset=utf-8")
+_JAVASCRIPT: Final = ((b"content-type", b"text/javascript; charset=utf-8"), (b"cache-control", b"no-cache"))
+_PASSKEYS_HERE: Final = (b"permissions-policy", b"publickey-credentials-get=(self)")
 Answered = Callable[[Caller, Mapping[str, str], Browser], Awaitable[Outcome]]
 
 
@@ -60,6 +64,15 @@ def openid_routes(openid: OpenIdProvider, edge: Edge) -> list[Route]:
         answered(AUTHORIZE_PATH + "/code", sign_in.code, "The page's form for a second factor"),
         answered(AUTHORIZE_PATH + "/confirm", sign_in.confirm, "The page's form for a fresh proof"),
         answered(AUTHORIZE_PATH + "/consent", sign_in.decide, "The page's form for consent"),
+        edge.stream(
+            "GET",
+            PASSKEY_SCRIPT_PATH,
+            _script,
+            summary="The script of pages that offer a passkey",
+            rate=RateClass.NONE,
+            audited=False,
+            **open_,
+        ),
         *asked(END_SESSION_PATH, log_out.ask, "Sign out for an app (RP-initiated logout)"),
         answered(END_SESSION_PATH + "/confirm", log_out.confirm, "The page's form for signing out"),
         edge.stream(
@@ -197,7 +210,7 @@ async def _answer(exchange: Exchange, outcome: Outcome) -> None:
         # 303: a browser must not send the password on to the app (RFC 9700 section 4.12).
         await exchange.answer(303, b"", ((b"location", outcome.url.encode("ascii")), *NO_STORE))
         return
-    await _show(exchange, outcome.html, outcome.status, outcome.target)
+    await _show(exchange, outcome.html, outcome.status, outcome.target, scripted=outcome.scripted)
 
 
 def wants_page(exchange: Exchange) -> bool:
@@ -214,9 +227,15 @@ async def tell(exchange: Exchange, problem: Problem) -> None:
     await _show(exchange, pages.message(title, text), problem.status)
 
 
-async def _show(exchange: Exchange, html: bytes, status: int, target: str = "") -> None:
-    policy = pages.security_policy(*([target] if target else []))
+async def _script(exchange: Exchange, caller: Caller) -> None:
+    await exchange.answer(200, SCRIPT, _JAVASCRIPT)
+
+
+async def _show(exchange: Exchange, html: bytes, status: int, target: str = "", *, scripted: bool = False) -> None:
+    policy = pages.security_policy(*([target] if target else []), scripted=scripted)
     headers: Headers = [_HTML, *NO_STORE, (b"content-security-policy", policy)]
+    if scripted:
+        headers.append(_PASSKEYS_HERE)
     await exchange.answer(status, html, headers)
 
 

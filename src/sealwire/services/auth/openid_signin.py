@@ -7,8 +7,9 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from sealwire.contracts.logins import BadCredentials, Login, LoginResult, MfaAnswer, MfaFailed, StepUp, TooManyAttempts
+from sealwire.contracts.logins import BadCredentials, Login, MfaAnswer, MfaFailed, StepUp, TooManyAttempts
 from sealwire.contracts.openid import PageRefused
+from sealwire.contracts.passkeys import PasskeyRefused
 from sealwire.kit.caller import Caller
 from sealwire.kit.clock import US_PER_S, Clock
 from sealwire.kit.jose import TokenRefused
@@ -20,6 +21,7 @@ from sealwire.services.auth.openid_browser import BrowserState, Interaction, Pre
 from sealwire.services.auth.openid_clients import ClientRegistry
 from sealwire.services.auth.openid_errors import OAuthRefused
 from sealwire.services.auth.openid_grants import Grants
+from sealwire.services.auth.openid_passkeys import PagePasskeys, read
 from sealwire.services.auth.openid_records import ClientRecord
 from sealwire.services.auth.openid_requests import AuthorizationRequest, check_redirect, read_request, state_of
 from sealwire.services.auth.openid_tokens import AppTokens
@@ -29,6 +31,7 @@ from sealwire.services.auth.sessions import SessionKeeper
 
 _WRONG = "E-mail or password is wrong, or the account is locked for a while."
 _WRONG_CODE = "The code is not valid."
+_WRONG_PASSKEY = "The passkey was not accepted, or the page was left too long. Try again, or go on another way."
 _STALE = "This page is too old, or was opened in another browser. Go back to the app and begin again."
 
 
@@ -47,12 +50,13 @@ class Sent(Record):
 
 
 class Shown(Record):
-    """A page is shown; `target` is where its forms may lead."""
+    """A page is shown; `target` is where its forms may lead. `scripted`: it offers a passkey."""
 
     html: bytes
     status: int = 200
     target: str = ""
     cookie: str | None = None
+    scripted: bool = False
 
 
 Outcome = Sent | Shown
@@ -63,13 +67,14 @@ class SignIn:
 
     def __init__(
         self, *, clients: ClientRegistry, grants: Grants, tokens: AppTokens, browsers: BrowserState, logins: Logins,
-        sessions: SessionKeeper, people: People, policy: MfaPolicy, clock: Clock,
+        passkeys: PagePasskeys, sessions: SessionKeeper, people: People, policy: MfaPolicy, clock: Clock,
     ) -> None:  # fmt: skip
         self._clients = clients
         self._grants = grants
         self._tokens = tokens
         self._browsers = browsers
         self._logins = logins
+        self._passkeys = passkeys
         self._sessions = sessions
         self._people = people
         self._policy = policy
@@ -104,11 +109,17 @@ class SignIn:
     # ---- what people answer
 
     async def login(self, caller: Caller, form: Mapping[str, str], browser: Browser) -> Outcome:
-        """Take address and password."""
+        """Take address and password, or a passkey."""
         client, interaction, _ = await self._opened(form, browser)
         before = await self._browsers.present(browser.session)
         if "other" in form:
-            return await self._ask_login(client, interaction, email="")
+            return await self._ask_login(caller, client, interaction, email="")
+        if assertion := form.get("assertion"):
+            try:
+                session_id = await self._passkeys.login(caller, assertion, interaction)
+            except PasskeyRefused:
+                return await self._ask_login(caller, client, interaction, email="", fault=_WRONG_PASSKEY, status=401)
+            return await self._entered(caller, client, interaction, before, session_id)
         email = form.get("email", "")
         try:
             wanted = msgspec.convert(
@@ -116,47 +127,52 @@ class SignIn:
             )
             result = await self._logins.login(caller, wanted)
         except (BadCredentials, msgspec.ValidationError):
-            return await self._ask_login(client, interaction, email=email, fault=_WRONG, status=401)
+            return await self._ask_login(caller, client, interaction, email=email, fault=_WRONG, status=401)
         except TooManyAttempts as waits:
-            return await self._ask_login(client, interaction, email=email, fault=waits.detail, status=429)
+            return await self._ask_login(caller, client, interaction, email=email, fault=waits.detail, status=429)
         if result.mfa_required:
-            return await self._ask_code(client, interaction, result.mfa_token)
-        return await self._entered(caller, client, interaction, before, result)
+            return await self._ask_code(caller, client, interaction, result.mfa_token)
+        return await self._entered(caller, client, interaction, before, result.session_id)
 
     async def code(self, caller: Caller, form: Mapping[str, str], browser: Browser) -> Outcome:
         """Take the second factor of a login."""
         client, interaction, _ = await self._opened(form, browser)
         before = await self._browsers.present(browser.session)
         code, mfa_token = form.get("code", "").strip(), form.get("mfa_token", "")
+        assertion = form.get("assertion")
+        wrong = _WRONG_PASSKEY if assertion else _WRONG_CODE
         try:
-            answer = msgspec.convert({"mfa_token": mfa_token, "method": _method(code), "code": code}, MfaAnswer)
+            if assertion:
+                answer = MfaAnswer(mfa_token=mfa_token, method="passkey", code=read(assertion, interaction))
+            else:
+                answer = msgspec.convert({"mfa_token": mfa_token, "method": _method(code), "code": code}, MfaAnswer)
             result = await self._logins.mfa_verify(caller, answer)
-        except (MfaFailed, msgspec.ValidationError):
-            return await self._ask_code(client, interaction, mfa_token, fault=_WRONG_CODE, status=401)
+        except (MfaFailed, PasskeyRefused, msgspec.ValidationError):
+            return await self._ask_code(caller, client, interaction, mfa_token, fault=wrong, status=401)
         except TooManyAttempts as waits:
-            return await self._ask_code(client, interaction, mfa_token, fault=waits.detail, status=429)
-        return await self._entered(caller, client, interaction, before, result)
+            return await self._ask_code(caller, client, interaction, mfa_token, fault=waits.detail, status=429)
+        return await self._entered(caller, client, interaction, before, result.session_id)
 
     async def confirm(self, caller: Caller, form: Mapping[str, str], browser: Browser) -> Outcome:
         """Take a fresh proof by who is signed in; the session stays the same."""
         client, interaction, _ = await self._opened(form, browser)
         present = await self._browsers.present(browser.session)
         if present is None:
-            return await self._ask_login(client, interaction, email="")
-        code = form.get("code", "").strip()
-        proof = {"method": _method(code), "code": code} if code else {
-            "method": "password", "password": form.get("password", "")
-        }  # fmt: skip
+            return await self._ask_login(caller, client, interaction, email="")
+        fault, status = "That is not right.", 401
         try:
-            wanted = msgspec.convert(proof, StepUp)
-            await self._logins.step_up(present.caller(caller), present.user, wanted)
+            await self._logins.step_up(present.caller(caller), present.user, _proof(form, interaction))
         except (BadCredentials, MfaFailed, Invalid, msgspec.ValidationError):
-            return await self._ask_confirm(client, interaction, present, fault="That is not right.", status=401)
+            pass
+        except PasskeyRefused:
+            fault = _WRONG_PASSKEY
         except StepUpRequired:
-            return await self._ask_confirm(client, interaction, present, fault="Use your second factor.", status=401)
+            fault = "Use your second factor."
         except TooManyAttempts as waits:
-            return await self._ask_confirm(client, interaction, present, fault=waits.detail, status=429)
-        return await self._advance(caller, client, interaction, await self._browsers.present(browser.session))
+            fault, status = waits.detail, 429
+        else:
+            return await self._advance(caller, client, interaction, await self._browsers.present(browser.session))
+        return await self._ask_confirm(caller, client, interaction, present, fault=fault, status=status)
 
     async def decide(self, caller: Caller, form: Mapping[str, str], browser: Browser) -> Outcome:
         """Take a person's decision about what an app may know."""
@@ -187,14 +203,14 @@ class SignIn:
         client: ClientRecord,
         interaction: Interaction,
         before: Present | None,
-        result: LoginResult,
+        session_id: str,
     ) -> Outcome:
         """Go on after a login: the browser's session before it ends, and the new one is its only one."""
         if before is not None:
             await self._sessions.end(before.caller(caller), before.session.session_id, Reason.LOGOUT)
-        present = await self._browsers.session(result.session_id)
+        present = await self._browsers.session(session_id)
         outcome = await self._advance(caller, client, interaction, present)
-        return msgspec.structs.replace(outcome, cookie=self._browsers.cookie(result.session_id))
+        return msgspec.structs.replace(outcome, cookie=self._browsers.cookie(session_id))
 
     # ---- what comes next
 
@@ -209,11 +225,11 @@ class SignIn:
         if present is None or foreign or not self._is_meant(request, present):
             if silent:
                 return self._refuse(request.redirect_uri, request.state, "login_required", "Nobody is signed in.")
-            return await self._ask_login(client, interaction, email=request.login_hint)
+            return await self._ask_login(caller, client, interaction, email=request.login_hint)
         if not _is_fresh(present, _fresh_since_us(interaction, request)):
             if silent:
                 return self._refuse(request.redirect_uri, request.state, "login_required", "The login is too old.")
-            return await self._ask_confirm(client, interaction, present)
+            return await self._ask_confirm(caller, client, interaction, present)
         if "mfa" not in present.session.amr and await self._policy.demands(client.tenant_id):
             if silent:
                 return self._refuse(
@@ -231,32 +247,39 @@ class SignIn:
         return Sent(url=self._answer(request.redirect_uri, request.state, code=code))
 
     async def _ask_login(
-        self, client: ClientRecord, interaction: Interaction, *, email: str, fault: str = "", status: int = 200
-    ) -> Outcome:
-        html = pages.login(app=client.name, request=await self._browsers.seal(interaction), email=email, fault=fault)
-        return self._shown(html, interaction, status)
+        self, caller: Caller, client: ClientRecord, interaction: Interaction,
+        *, email: str, fault: str = "", status: int = 200,
+    ) -> Outcome:  # fmt: skip
+        offer = await self._passkeys.for_login(caller, client.tenant_id)
+        request = await self._sealed(interaction, offer)
+        html = pages.login(app=client.name, request=request, email=email, fault=fault, passkey=offer)
+        return self._shown(html, interaction, status, offer)
 
     async def _ask_code(
-        self, client: ClientRecord, interaction: Interaction, mfa_token: str, *, fault: str = "", status: int = 200
-    ) -> Outcome:
-        request = await self._browsers.seal(interaction)
-        html = pages.second_factor(app=client.name, request=request, mfa_token=mfa_token, fault=fault)
-        return self._shown(html, interaction, status)
+        self, caller: Caller, client: ClientRecord, interaction: Interaction, mfa_token: str,
+        *, fault: str = "", status: int = 200,
+    ) -> Outcome:  # fmt: skip
+        offer = await self._passkeys.for_second_factor(caller, mfa_token)
+        request = await self._sealed(interaction, offer)
+        html = pages.second_factor(app=client.name, request=request, mfa_token=mfa_token, fault=fault, passkey=offer)
+        return self._shown(html, interaction, status, offer)
 
     async def _ask_confirm(
-        self, client: ClientRecord, interaction: Interaction, present: Present, *, fault: str = "", status: int = 200
-    ) -> Outcome:
+        self, caller: Caller, client: ClientRecord, interaction: Interaction, present: Present,
+        *, fault: str = "", status: int = 200,
+    ) -> Outcome:  # fmt: skip
         person = await self._people.person(present.user)
+        offer = await self._passkeys.for_confirm(caller, present)
         html = pages.confirm(
-            app=client.name, request=await self._browsers.seal(interaction), email=person.email,
-            by_code=present.user.mfa, fault=fault,
+            app=client.name, request=await self._sealed(interaction, offer), email=person.email,
+            by_code=present.user.mfa, fault=fault, passkey=offer,
         )  # fmt: skip
-        return self._shown(html, interaction, status)
+        return self._shown(html, interaction, status, offer)
 
     async def _ask_consent(self, client: ClientRecord, interaction: Interaction, present: Present) -> Outcome:
         request = interaction.request
         assert request is not None  # as in _advance
-        asked = msgspec.structs.replace(interaction, session_id=present.session.session_id)
+        asked = msgspec.structs.replace(interaction, session_id=present.session.session_id, challenge="")
         person = await self._people.person(present.user)
         html = pages.consent(
             app=client.name, request=await self._browsers.seal(asked), email=person.email, scopes=request.scopes,
@@ -264,9 +287,15 @@ class SignIn:
         )  # fmt: skip
         return self._shown(html, interaction, 200)
 
-    def _shown(self, html: bytes, interaction: Interaction, status: int) -> Shown:
+    async def _sealed(self, interaction: Interaction, offer: pages.Offer | None) -> str:
+        """Seal the request for its page, with the challenge that is to be answered there."""
+        challenge = offer.challenge if offer is not None else ""
+        return await self._browsers.seal(msgspec.structs.replace(interaction, challenge=challenge))
+
+    def _shown(self, html: bytes, interaction: Interaction, status: int, offer: pages.Offer | None = None) -> Shown:
         assert interaction.request is not None  # as in _advance
-        return Shown(html=html, status=status, target=interaction.request.redirect_uri)
+        target = interaction.request.redirect_uri
+        return Shown(html=html, status=status, target=target, scripted=offer is not None)
 
     def _refuse(self, redirect_uri: str, state: str, error: str, description: str) -> Sent:
         return Sent(url=self._answer(redirect_uri, state, error=error, error_description=description))
@@ -289,6 +318,15 @@ def _is_fresh(present: Present, since_us: int) -> bool:
     if since_us and present.user.mfa and "mfa" not in present.session.amr:
         return False
     return present.session.auth_us >= since_us
+
+
+def _proof(form: Mapping[str, str], interaction: Interaction) -> StepUp:
+    """Read the form of a fresh proof. Raises: PasskeyRefused, ValidationError."""
+    if assertion := form.get("assertion"):
+        return StepUp(method="passkey", code=read(assertion, interaction))
+    if code := form.get("code", "").strip():
+        return msgspec.convert({"method": _method(code), "code": code}, StepUp)
+    return msgspec.convert({"method": "password", "password": form.get("password", "")}, StepUp)
 
 
 def _method(code: str) -> str:

@@ -45,6 +45,14 @@ def party_of(config: AuthConfig, public_url: str) -> Party:
     return Party(rp_id, origins)
 
 
+def origin_of(url: str) -> str:
+    """Return the origin of a page as browsers write it; empty where the address is none of the web."""
+    try:
+        return _origin(url, "")
+    except ValueError:
+        return ""
+
+
 def _is_address(host: str) -> bool:
     try:
         ipaddress.ip_address(host)

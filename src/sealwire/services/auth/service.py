@@ -193,7 +193,7 @@ class AuthService(
         openid = OpenIdProvider(
             stores=stores, outward=outward, vault=vault, signing=self.signing, logins=self._logins,
             sessions=self._sessions, people=people, policy=policy, journal=journal, clock=clock, config=config,
-            issuer=site,
+            issuer=site, proofs=proofs, party=party,
         )  # fmt: skip
         OpenIdService.__init__(self, openid=openid)
         external = ExternalLogins(
