@@ -294,7 +294,8 @@ class SubjectContent(Protocol):
     async def subject_content(self, caller: Caller, subject_id: str, media_id: str, query: ContentQuery) -> ContentPart:
         """Return bytes of a file of the person; past its end none, and `last`.
 
-        Raises: NotFound for a file that isn't the person's, or gone.
+        Raises: NotFound for a file that isn't the person's, or gone; `contracts.media.MediaDamaged` for one that can't
+        be read any more.
         """
 
 

@@ -11,7 +11,7 @@ from sealwire.kit.caller import Caller
 from sealwire.kit.codec import Id, Input, Output
 from sealwire.kit.operation import Degraded, Operation, Policy, Repeat, table
 from sealwire.kit.permission import Permission
-from sealwire.kit.problem import Forbidden, NotFound, TooLarge
+from sealwire.kit.problem import Conflict, Forbidden, NotFound, TooLarge
 
 SERVICE = "media"
 
@@ -20,6 +20,15 @@ class MediaNotFound(NotFound):
     """No such file, or the caller may not read it: which of the two is not told."""
 
     code, title = "media_not_found", "No such file"
+
+
+class MediaDamaged(Conflict):
+    """A file's bytes are gone or aren't what was stored, or their key can't be used: `reason` says which of these.
+
+    `bytes_missing`, `bytes_refused` or `key_unusable`. Asking again changes nothing.
+    """
+
+    code, title = "media_damaged", "The file can't be read any more"
 
 
 class MediaQuarantined(Forbidden):

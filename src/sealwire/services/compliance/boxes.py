@@ -19,10 +19,14 @@ _decode = msgspec.msgpack.Decoder(Box).decode
 
 
 class Contents(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What is in a part of an export: its members, and the files (id, name) that its items are about."""
+    """What is in a part of an export: its members, and the files (id, name) that its items are about.
+
+    `damaged`: the path and the reason of those that are in no part, as they could not be read.
+    """
 
     entries: tuple[Entry, ...] = ()
     files: tuple[tuple[str, str], ...] = ()
+    damaged: tuple[tuple[str, str], ...] = ()
 
 
 _contents = msgspec.msgpack.Decoder(Contents).decode

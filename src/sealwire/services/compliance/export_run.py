@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from sealwire.contracts.custody import ContentPart, ContentQuery, SubjectCustody, SubjectItem, SubjectQuery
 from sealwire.contracts.gdpr import Receipt
+from sealwire.contracts.media import MediaDamaged
 from sealwire.kit.caller import service_caller
 from sealwire.kit.clock import US_PER_S, Clock, rfc3339
 from sealwire.kit.problem import NotFound, Unavailable
@@ -35,6 +36,7 @@ PART_MEMBERS: Final = 64
 PART_S: Final = 5.0
 """A part is made durable once it is that large, holds so many files, or was begun that long ago."""
 GONE: Final = "file_gone_meanwhile"
+DAMAGED: Final = "file_damaged"
 NAME_BYTES: Final = 200
 """File systems take 255 bytes of a name."""
 _UNSAFE: Final = re.compile(r"[^\w.,()+=@ -]|^\.+")
@@ -62,6 +64,13 @@ class _Line(msgspec.Struct, frozen=True):
     sha256: str
     size_bytes: int
     items: int | None = None
+
+
+class _Damage(msgspec.Struct, frozen=True):
+    """A line of the manifest about a file that is not in the archive."""
+
+    path: str
+    reason: str
 
 
 class _Listing:
@@ -119,7 +128,7 @@ class ExportRun:
         if self._at.service != name:
             self._at = Written(
                 parts=self._at.parts, size_bytes=self._at.size_bytes, members=self._at.members, service=name,
-                file_part=self._at.parts + 1,
+                file_part=self._at.parts + 1, damaged=self._at.damaged,
             )  # fmt: skip
         if self._at.listed_to is None:
             await self._list(name, custodian)
@@ -173,15 +182,21 @@ class ExportRun:
             if found and found[0].number == self._at.file_part:
                 files = (await self._desk.boxes.open_contents(self._job, found[0])).files
             for media_id, filename in files[self._at.file :]:
-                copied = await self._file(custodian, media_id, filename)
-                counts = self._at.counts if copied else {**self._at.counts, GONE: self._at.counts.get(GONE, 0) + 1}
+                left_out = await self._file(custodian, media_id, filename)
+                counts = self._at.counts
+                if left_out:
+                    counts = {**counts, left_out: counts.get(left_out, 0) + 1}
                 self._at = replace(self._at, file=self._at.file + 1, counts=counts)
+                if len(self._at.damaged) >= PART_MEMBERS:  # a part tells of them: none is kept in memory
+                    await self._writer()
+                    await self._make_durable()
                 if self._part is not None and self._is_large(self._part):
                     await self._make_durable()
             self._at = replace(self._at, file_part=self._at.file_part + 1, file=0)
 
-    async def _file(self, custodian: Any, media_id: str, filename: str) -> bool:
-        """Copy a file, piece by piece; False when it went before the copy was begun."""
+    async def _file(self, custodian: Any, media_id: str, filename: str) -> str:
+        """Copy a file, piece by piece; return why it was left out: it went before the copy was begun, or is damaged."""
+        path = f"media/{_safe(media_id)}/{_safe(filename)}"
         member: Member | None = None
         while True:
             query = ContentQuery(offset=0 if member is None else member.size_bytes)
@@ -191,15 +206,23 @@ class ExportRun:
                 )
             except NotFound:
                 if member is None:
-                    return False
+                    return GONE
                 raise Unavailable("A file went while it was copied; the export goes on without it.") from None
+            except MediaDamaged as damaged:
+                if member is not None:
+                    await self._drop_part()
+                line = (path, str(damaged.extra.get("reason", "")))
+                self._at = replace(self._at, damaged=(*self._at.damaged, line))
+                return DAMAGED
             if member is None:
-                member = (await self._writer()).member(f"media/{_safe(media_id)}/{_safe(filename)}", pack=False)
+                if not piece.last and self._part is not None:
+                    await self._make_durable()  # then the part begins with this file, and may be dropped with it
+                member = (await self._writer()).member(path, pack=False)
             data = b64decode(piece.data)
             await member.write(data)
             if piece.last or not data:
                 await member.close()
-                return True
+                return ""
 
     # ---- parts
 
@@ -215,13 +238,19 @@ class ExportRun:
         long_ago = monotonic() - self._begun_s >= PART_S
         return part.size_bytes >= PART_BYTES or len(part.entries) >= PART_MEMBERS or long_ago
 
+    async def _drop_part(self) -> None:
+        """Drop the part under way, of which nothing is wanted."""
+        part, self._part = self._part, None
+        if part is not None:
+            await part.abort()
+
     async def _make_durable(self) -> None:
         """Store the part that is under way, and how far the job is, at once."""
-        part = self._part
+        part, damaged = self._part, self._at.damaged
         if part is not None:
             self._at = replace(
                 self._at, parts=part.number, size_bytes=part.offset + part.size_bytes,
-                members=self._at.members + len(part.entries),
+                members=self._at.members + len(part.entries), damaged=(),
             )  # fmt: skip
         self._box = replace(self._box, written=self._at)
         sealed = await self._desk.boxes.seal(self._job.tenant_id, self._job.job_id, self._box)
@@ -229,12 +258,14 @@ class ExportRun:
         if part is None:
             await self._desk.store.save(self._job)
             return
-        await self._store_part(part, self._job)
+        await self._store_part(part, self._job, damaged)
         self._files.clear()
         self._items = 0
 
-    async def _store_part(self, part: PartWriter, job: StoredJob, *events: Any) -> None:
-        contents = Contents(entries=tuple(part.entries), files=tuple(self._files))
+    async def _store_part(
+        self, part: PartWriter, job: StoredJob, damaged: tuple[tuple[str, str], ...], *events: Any
+    ) -> None:
+        contents = Contents(entries=tuple(part.entries), files=tuple(self._files), damaged=damaged)
         sealed = await self._desk.boxes.seal_contents(job, part.number, contents)
         durable = await part.commit()
         stored = StoredPart(
@@ -265,6 +296,11 @@ class ExportRun:
             line = _Line(entry.path, entry.sha256, entry.size_bytes, entry.items)
             await member.write(comma + _encode(line))
             comma = b",\n"
+        await member.write(b'\n],"damaged":[')
+        comma = b"\n"
+        async for damage in self._damages():
+            await member.write(comma + _encode(damage))
+            comma = b",\n"
         await member.write(b"\n]}\n")
         last = await member.close()
         offset = part.offset + part.size_bytes
@@ -279,15 +315,27 @@ class ExportRun:
             self._job, status="done", progress=1.0, finished_us=now_us, problem=None, box=None, archive=archive
         )
         event = job_event("gdpr.export.completed", done, at_us=now_us, actor="", size_bytes=archive.size_bytes)
-        await self._store_part(part, done, event)
+        await self._store_part(part, done, self._at.damaged, event)
         return done
 
     async def _entries(self) -> AsyncIterator[Entry]:
         """Yield what is in the durable parts, in order."""
+        async for contents in self._contents():
+            for entry in contents.entries:
+                yield entry
+
+    async def _damages(self) -> AsyncIterator[_Damage]:
+        """Yield what could not be read: what the durable parts tell of, and what comes behind them."""
+        async for contents in self._contents():
+            for path, reason in contents.damaged:
+                yield _Damage(path, reason)
+        for path, reason in self._at.damaged:
+            yield _Damage(path, reason)
+
+    async def _contents(self) -> AsyncIterator[Contents]:
         for number in range(self._at.parts):
             for part in await self._desk.store.parts(self._job.job_id, after=number, limit=1):
-                for entry in (await self._desk.boxes.open_contents(self._job, part)).entries:
-                    yield entry
+                yield await self._desk.boxes.open_contents(self._job, part)
 
 
 def _safe(name: str) -> str:

@@ -17,7 +17,8 @@ class Written(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `service` is being asked, `cursor` names its next page; `listed_to` is the part its last item stands in, once all
     are listed. Then come the files that its parts name: next the one at `file` of part `file_part`. `counts` and
-    `listings` (how many files so far) are by kind, of this service.
+    `listings` (how many files so far) are by kind, of this service. `damaged`: path and reason of files that can't be
+    read and that no part tells of yet.
     """
 
     parts: int = 0
@@ -30,6 +31,7 @@ class Written(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     file: int = 0
     counts: dict[str, int] = {}
     listings: dict[str, int] = {}
+    damaged: tuple[tuple[str, str], ...] = ()
 
 
 class Box(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -24,11 +24,12 @@ from sealwire.contracts.custody import (
     SubjectRestriction,
     require_custodian,
 )
-from sealwire.contracts.media import MediaInfo, MediaNotFound
+from sealwire.contracts.media import MediaDamaged, MediaInfo, MediaNotFound
 from sealwire.kit.caller import Caller
 from sealwire.kit.clock import Clock
 from sealwire.kit.envelopes import EnvelopeRefused
 from sealwire.kit.problem import Invalid
+from sealwire.ports.blobs import BlobMissing
 from sealwire.ports.events import NewEvent
 from sealwire.services.media.events import media_event
 from sealwire.services.media.model import FileState
@@ -81,7 +82,7 @@ class SubjectFiles:
         data: dict[str, Any] = {"state": file.state.value, "size_bytes": file.offset}
         if info is not None:
             data |= msgspec.to_builtins(info)
-        whole = info is not None and file.state is not FileState.QUARANTINED
+        whole = file.state in _COMPLETE and file.state is not FileState.QUARANTINED
         return SubjectItem(
             kind="file", resource_id=file.media_id, at=info.created_at if info is not None else "", data=data,
             media_id=file.media_id if whole else None,
@@ -94,11 +95,23 @@ class SubjectFiles:
         if file is None or file.owner_id != subject_id or file.state not in _COMPLETE:
             raise MediaNotFound
         end = min(query.offset + query.limit_bytes, file.offset)
-        parts: list[bytes] = []
-        if query.offset < end:
-            segments = await self._store.segments(media_id)
-            parts = [p async for p in self._vault.read(tenant_id, file.owner_id, segments, query.offset, end)]
-        return ContentPart(data=b64encode(b"".join(parts)).decode(), last=end >= file.offset)
+        data = await self._read(tenant_id, file, query.offset, end) if query.offset < end else b""
+        return ContentPart(data=b64encode(data).decode(), last=end >= file.offset)
+
+    async def _read(self, tenant_id: str, file: StoredFile, start: int, end: int) -> bytes:
+        """Return the bytes `start` … `end` (exclusive) of a file, all of them. Raises: MediaDamaged."""
+        segments = await self._store.segments(file.media_id)
+        try:
+            data = b"".join([p async for p in self._vault.read(tenant_id, file.owner_id, segments, start, end)])
+        except BlobMissing:
+            raise MediaDamaged(reason="bytes_missing") from None
+        except EnvelopeRefused:
+            raise MediaDamaged(reason="bytes_refused") from None
+        except (KeyUnusable, DecryptionFailed):
+            raise MediaDamaged(reason="key_unusable") from None
+        if len(data) != end - start:
+            raise MediaDamaged(reason="bytes_missing")
+        return data
 
     async def erase_subject(self, caller: Caller, subject_id: str, erasure: SubjectErasure) -> SubjectErased:
         """See `SubjectCustody`: rows, then the keys, then the bytes; done when the bytes are gone."""
