@@ -30,12 +30,15 @@ RELEASED_KEPT_US: Final = 30 * 86_400 * US_PER_S
 
 def held_sql(tenant: str, subject: str = "NULL", conversation: str = "NULL") -> str:
     """Return the SQL condition that a hold covers a row; the arguments are column expressions, never values."""
-    # Two looks at two partial indexes: SQLite takes no index for an OR over columns of which either may be NULL.
-    live = "released_us IS NULL AND tenant_id ="
-    return (
-        f"(EXISTS (SELECT 1 FROM legal_hold WHERE {live} {tenant} AND subject_id = {subject})"
-        f" OR EXISTS (SELECT 1 FROM legal_hold WHERE {live} {tenant} AND conversation_id = {conversation}))"
-    )
+    # Two looks at two partial indexes: SQLite takes no index for an OR over columns of which either may be NULL, and by
+    # itself the primary key, which would be a look at every hold of the tenant.
+    looks = [
+        f"EXISTS (SELECT 1 FROM legal_hold INDEXED BY legal_hold_{kind}"
+        f" WHERE released_us IS NULL AND tenant_id = {tenant} AND {kind}_id = {value})"
+        for kind, value in (("subject", subject), ("conversation", conversation))
+        if value != "NULL"
+    ]
+    return f"({' OR '.join(looks) or 'FALSE'})"
 
 
 def tenant_held_sql(tenant: str) -> str:

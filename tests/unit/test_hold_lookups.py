@@ -1,0 +1,54 @@
+"""What a look at the holds costs: an index look-up each, however many holds the tenant has (ADR 0019)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sealwire.adapters.embedded import auth_schema, crypto, media, messaging_schema
+from sealwire.adapters.embedded.drivers.sqlite import Database
+from sealwire.adapters.embedded.holds import SqliteHoldBook, held_sql
+
+SCHEMAS = {
+    "auth": auth_schema.MIGRATIONS,
+    "crypto": crypto.MIGRATIONS,
+    "media": media.MIGRATIONS,
+    "messaging": messaging_schema.MIGRATIONS,
+}
+BY_SUBJECT = "legal_hold_subject (tenant_id=? AND subject_id=?)"
+BY_CONVERSATION = "legal_hold_conversation (tenant_id=? AND conversation_id=?)"
+
+
+def looks(db: Database, condition: str) -> list[str]:
+    """Return how SQLite looks at the holds."""
+    plan = [str(row[3]) for row in db.read(f"EXPLAIN QUERY PLAN SELECT 1 WHERE {condition}", ("t", "s", "c"))]
+    return [step.partition(" INDEX ")[2] or step for step in plan if "legal_hold" in step]
+
+
+@pytest.mark.parametrize("service", SCHEMAS)
+async def test_each_look_is_one_in_an_index(service: str, tmp_path: Path) -> None:
+    db = Database.open(tmp_path / "holds.db", SCHEMAS[service])
+    try:
+        assert looks(db, held_sql("?1", "?2", "?3")) == [BY_SUBJECT, BY_CONVERSATION]
+        assert looks(db, f"{held_sql('?1', '?2')} OR ?3") == [BY_SUBJECT]
+        assert looks(db, f"{held_sql('?1', conversation='?3')} OR ?2") == [BY_CONVERSATION]
+    finally:
+        await db.close()
+
+
+async def test_what_is_looked_for_by_nothing_is_not_held(tmp_path: Path) -> None:
+    db = Database.open(tmp_path / "holds.db", SCHEMAS["auth"])
+    try:
+        book = SqliteHoldBook(db)
+        await book.put("t", "h1", subject_id="s", conversation_id="", at_us=1)
+        await book.put("t", "h2", subject_id="", conversation_id="c", at_us=1)
+        assert db.read(f"SELECT {held_sql('?1')}") == [(0,)]
+        assert db.read(f"SELECT {held_sql('?1', '?2', '?3')}", ("t", None, None)) == [(0,)]
+        assert await book.covers("t", subject_id="s")
+        assert await book.covers("t", conversation_id="c")
+        assert not await book.covers("t", subject_id="c", conversation_id="s")
+        await book.release("t", "h1", at_us=2)
+        assert not await book.covers("t", subject_id="s")
+    finally:
+        await db.close()
