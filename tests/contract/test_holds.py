@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,54 @@ async def test_a_hold_can_be_released_before_it_is_in_force(room: KeepingRoom, a
     room.doors["media"].shut = False
     await until(room, anna, [])
     assert copies(room) == dict.fromkeys(HOLDERS, 0)
+
+
+async def hang_up(calling: asyncio.Task[object], turns: int) -> None:
+    """Leave while a call is under way, after so many turns of the loop."""
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    calling.cancel()
+    await asyncio.wait({calling})
+
+
+@pytest.mark.parametrize("shut", [False, True])
+@pytest.mark.parametrize("turns", range(6))
+async def test_who_hangs_up_while_a_hold_is_released_leaves_it_to_be_released(
+    room: KeepingRoom, anna: Caller, turns: int, shut: bool
+) -> None:
+    service = room.compliance.service
+    room.doors["media"].shut = shut
+    try:
+        hold_id = await room.hold(anna, subject_id=anna.user_id)
+    except HoldPending as pending:
+        hold_id = pending.extra["hold_id"]
+    first = asyncio.create_task(service.release(anna, hold_id))
+    second = asyncio.create_task(service.release(anna, hold_id))
+    before = await states(room, anna)
+    if turns % 2:  # before or after it is decided
+        async with asyncio.timeout(20):
+            while await states(room, anna) == before:  # noqa: ASYNC110 - a state in a file wakes nobody
+                await asyncio.sleep(0)
+    await asyncio.gather(hang_up(first, turns), hang_up(second, turns))
+    assert first.cancelled() or first.exception() is None
+    assert second.cancelled() or isinstance(second.exception(), NotFound)
+    room.doors["media"].shut = False
+    if await states(room, anna) == before:  # they left before anything was written, or while it was
+        with suppress(NotFound):
+            await service.release(anna, hold_id)
+    await until(room, anna, [])
+    assert copies(room) == dict.fromkeys(HOLDERS, 0)
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_who_hangs_up_while_a_hold_is_placed_leaves_it_to_be_placed(
+    room: KeepingRoom, anna: Caller, turns: int
+) -> None:
+    placing = asyncio.create_task(room.hold(anna, subject_id=anna.user_id))
+    await hang_up(placing, turns)
+    second = await room.hold(anna, subject_id=anna.user_id)
+    await until(room, anna, ["in_force"] * len(await states(room, anna)))
+    assert second
 
 
 async def test_a_hold_names_one_thing(room: KeepingRoom, anna: Caller) -> None:

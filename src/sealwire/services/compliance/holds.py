@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Final
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any, Final
 
 from sealwire.contracts.compliance import SERVICE, Hold, HoldGap, HoldPending, Holds, NewHold
 from sealwire.contracts.custody import HoldCustody, HoldPlacement
@@ -19,6 +19,7 @@ from sealwire.kit.codec import Page
 from sealwire.kit.ids import new_id
 from sealwire.kit.problem import Invalid, NotFound
 from sealwire.kit.tasks import cancel_and_wait
+from sealwire.ports.events import NewEvent
 from sealwire.services.compliance.cursors import read_cursor, write_cursor
 from sealwire.services.compliance.events import change_event
 from sealwire.services.compliance.retention_ports import HoldStore
@@ -54,6 +55,7 @@ class HoldKeeper:
         self._clock = clock
         self._patience_s = patience_s
         self._work: dict[str, asyncio.Task[None]] = {}
+        self._decisions: set[asyncio.Task[asyncio.Task[None] | None]] = set()
 
     async def start(self) -> None:
         """Take up what is unsettled."""
@@ -62,6 +64,7 @@ class HoldKeeper:
 
     async def stop(self) -> None:
         """End; what is unsettled is taken up at the next start."""
+        await cancel_and_wait(*self._decisions)
         work, self._work = list(self._work.values()), {}
         await cancel_and_wait(*work)
 
@@ -99,8 +102,7 @@ class HoldKeeper:
             subject_id=new.subject_id or "",
             conversation_id=new.conversation_id or "",
         )
-        await self._store.place(caller.tenant_id, hold, event)
-        await asyncio.wait({self._settle(caller.tenant_id, hold)}, timeout=self._patience_s)
+        await self._wait_for(self._begin_placing(caller.tenant_id, hold, event))
         stored = await self._store.get(caller.tenant_id, hold.hold_id)
         if stored is None or stored.state != "in_force":
             raise HoldPending(
@@ -114,16 +116,30 @@ class HoldKeeper:
         event = change_event(
             caller, "hold.released", resource_type="hold", resource_id=hold_id[:128], at_us=self._clock.now_us()
         )
+        await self._wait_for(self._begin_releasing(tenant_id, hold_id, event))
+
+    # ---- how
+
+    async def _wait_for(self, decision: Coroutine[Any, Any, asyncio.Task[None] | None]) -> None:
+        """Wait until something is decided and, with patience, settled. It is both without whoever waits here, too."""
+        deciding = asyncio.get_running_loop().create_task(decision, name="legal-hold-decision")
+        self._decisions.add(deciding)
+        deciding.add_done_callback(self._decisions.discard)
+        if (settling := await asyncio.shield(deciding)) is not None:
+            await asyncio.wait({settling}, timeout=self._patience_s)
+
+    async def _begin_placing(self, tenant_id: str, hold: Hold, event: NewEvent) -> asyncio.Task[None]:
+        await self._store.place(tenant_id, hold, event)
+        return self._settle(tenant_id, hold)
+
+    async def _begin_releasing(self, tenant_id: str, hold_id: str, event: NewEvent) -> asyncio.Task[None] | None:
         if not await self._store.begin_release(tenant_id, hold_id, event):
             raise NotFound("There is no such hold.")
         if (placing := self._work.pop(hold_id, None)) is not None:
             placing.cancel()
             await asyncio.wait({placing})
         stored = await self._store.get(tenant_id, hold_id)
-        if stored is not None:
-            await asyncio.wait({self._settle(tenant_id, stored)}, timeout=self._patience_s)
-
-    # ---- how
+        return self._settle(tenant_id, stored) if stored is not None else None
 
     def _settle(self, tenant_id: str, hold: Hold) -> asyncio.Task[None]:
         task = self._work.get(hold.hold_id)
