@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http.client
+import ipaddress
 import os
 import secrets
 import socket
@@ -57,7 +58,8 @@ def ports(installation: Installation) -> list[str]:
 
 def address() -> dict[str, str]:
     """An address of one's own, as a proxy tells it."""
-    return {"X-Forwarded-For": f"2001:db8:{secrets.token_hex(2)}:{secrets.token_hex(2)}::1"}
+    chosen = ipaddress.IPv6Address(f"2001:db8:{secrets.token_hex(2)}:{secrets.token_hex(2)}::1")
+    return {"X-Forwarded-For": str(chosen)}  # as the log writes it: without leading zeros
 
 
 async def refusal(url: str, headers: dict[str, str]) -> httpx.Response:
