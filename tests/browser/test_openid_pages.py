@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
@@ -20,37 +18,12 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 DEADLINE_S = 30.0
 
 
-class _Callback(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        body = b"<!doctype html><title>the app</title>"
-        self.send_response(200)
-        self.send_header("content-type", "text/html")
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        return
-
-
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Installation]:
     """An installation whose owner is of this test."""
     running = Installation(tmp_path / "data").start()
     yield running
     running.kill()
-
-
-@pytest.fixture
-def app_url() -> Iterator[str]:
-    """An app on another origin."""
-    server = HTTPServer(("127.0.0.1", 0), _Callback)
-    thread = Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/callback"
-    server.shutdown()
-    server.server_close()
-    thread.join()
 
 
 async def until(page: Page, expression: str) -> Any:
