@@ -24,6 +24,7 @@ from sealwire.testing.clock import ManualClock
 from sealwire.testing.wirings import WIRINGS
 
 NEW = "anna@new.example"
+DAY_S = 86_400
 CUSTODIAN = service_caller("compliance", "default")
 
 
@@ -321,6 +322,13 @@ async def test_an_erasure_finds_letters_to_an_address_that_was_never_proved(room
     assert [letter["To"] for letter in await room.letters()] == ["bob@example.org"], "his letters are his"
 
 
+async def erase(room: AuthRoom, user_id: str) -> None:
+    async with asyncio.timeout(30):
+        erasure = SubjectErasure(job_id="job-5", pseudonym="p-1")
+        while not (await room.auth.erase_subject(CUSTODIAN, user_id, erasure)).done:
+            pass
+
+
 async def test_an_erasure_finds_letters_to_every_address_there_was(room: AuthRoom) -> None:
     await room.enter("owner")
     anna, _ = await room.enter("anna")
@@ -338,3 +346,59 @@ async def test_an_erasure_finds_letters_to_every_address_there_was(room: AuthRoo
     assert await room.letters() == []
     found = await room.auth.probe_subject(CUSTODIAN, anna.user_id, SubjectProbe(words=["anna@example.org", NEW]))
     assert {place: count for place, count in found.places.items() if count} == {}
+
+
+async def test_an_erasure_finds_letters_to_an_address_that_was_asked_for_long_ago(room: AuthRoom) -> None:
+    await room.enter("owner")
+    anna, _ = await room.enter("anna")
+    bob, _ = await room.enter("bob")
+    for email in (NEW, "bob@example.org"):
+        await room.auth.change_email(anna, EmailChange(email=email))
+    await room.auth.change_password(bob, PasswordChange(current_password=PASSWORD, new_password="lantern otter seven"))
+    await room.letters()
+    advance(room, 20 * DAY_S)
+    await room.service.upkeep.sweep()
+    (profile,) = (await room.auth.export_subject(CUSTODIAN, anna.user_id, SubjectQuery())).items
+    assert sorted(profile.data["unproved_emails"]) == [NEW, "bob@example.org"], "as she asked, whoever has them"
+    assert profile.telling == [NEW], "letters to the other are somebody else's"
+    await erase(room, anna.user_id)
+    assert [letter["To"] for letter in await room.letters()] == ["bob@example.org"]
+
+
+async def test_an_erasure_finds_letters_to_more_addresses_than_a_person_remembers(room: AuthRoom) -> None:
+    await room.enter("owner")
+    anna, _ = await room.enter("anna")
+    asked = [f"anna{number}@new.example" for number in range(6)]
+    for email in asked:
+        await room.auth.change_email(anna, EmailChange(email=email))
+        (token,) = await tokens(room, email)
+        await confirm(room, token)
+    (profile,) = (await room.auth.export_subject(CUSTODIAN, anna.user_id, SubjectQuery())).items
+    assert sorted(profile.data["former_emails"]) == sorted(["anna@example.org", *asked[:-1]])
+    assert "unproved_emails" not in profile.data
+    await erase(room, anna.user_id)
+    assert await room.letters() == []
+
+
+async def test_letters_of_others_at_an_address_somebody_had_before_are_left_alone(room: AuthRoom) -> None:
+    await room.enter("owner")
+    anna, _ = await room.enter("anna")
+    await room.auth.change_email(anna, EmailChange(email=NEW))
+    (token,) = await tokens(room, NEW)
+    await confirm(room, token)
+    heir, _ = await room.enter("anna")
+    await room.auth.change_password(heir, PasswordChange(current_password=PASSWORD, new_password="lantern otter seven"))
+    before = await told(room, "anna@example.org")
+    assert "Sealwire: your password was changed" in before
+    await erase(room, anna.user_id)
+    assert await told(room, "anna@example.org") == before
+    assert await told(room, NEW) == []
+
+
+async def test_an_address_is_forgotten_once_no_letter_to_it_can_lie_anywhere(room: AuthRoom) -> None:
+    anna, _ = await room.enter("anna")
+    await room.auth.change_email(anna, EmailChange(email=NEW))
+    advance(room, 34 * DAY_S)
+    await room.service.upkeep.sweep()
+    (profile,) = (await room.auth.export_subject(CUSTODIAN, anna.user_id, SubjectQuery())).items
+    assert "unproved_emails" not in profile.data

@@ -398,6 +398,27 @@ async def test_what_is_left_keeps_it_open(tmp_path):
         assert (done.status, looked) == ("done", 2)
 
 
+async def test_other_addresses_are_looked_for_and_shown_to_nobody(tmp_path):
+    there, asked_for = people(), set()
+    auth = there["auth"]
+    (profile,) = auth.things[TENANT, AGNES]
+    auth.things[TENANT, AGNES] = [msgspec.structs.replace(profile, telling=["old@agnes.example"])]
+    probe = auth.probe_subject
+
+    async def listen(caller, subject_id, asked):
+        asked_for.update(asked.words)
+        return await probe(caller, subject_id, asked)
+
+    auth.probe_subject = listen
+    async with opened(tmp_path / "data", there=there) as room:
+        exported = await room.done(await room.service.request_export(ME, NewExport()), ME)
+        _, parts = await room.opened.service.download(ME, exported.job_id)
+        archive = zipfile.ZipFile(io.BytesIO(b"".join([part async for part in parts])))
+        assert b"old@agnes.example" not in archive.read("auth/profile.json")
+        assert (await room.done(await room.service.request_erasure(ME, NewErasure()))).status == "done"
+        assert {"old@agnes.example", "agnes.quill@example.org"} <= asked_for
+
+
 async def test_due_in_a_month_then_overdue(tmp_path):
     clock = ManualClock()
     there = people()

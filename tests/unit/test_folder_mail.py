@@ -26,6 +26,15 @@ async def test_letters_nobody_took_out_go_one_day(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "outbox").iterdir()) == ["letter-2.eml", "letter-3.eml"]
 
 
+async def test_old_letters_to_anybody_go_with_an_erasure_though_nothing_is_written(tmp_path: Path) -> None:
+    mailer = FolderMailer(tmp_path / "outbox", sender="sealwire@localhost")
+    await mailer.send(letter(1))
+    old_s = time.time() - LETTER_KEPT_S - 60
+    os.utime(tmp_path / "outbox" / "letter-1.eml", (old_s, old_s))
+    assert await mailer.forget("somebody@else.example") == 0
+    assert list((tmp_path / "outbox").iterdir()) == []
+
+
 @pytest.mark.parametrize(
     "to", ["a@[1.2", "=?x?q?=0d=0a?=@b.c", "('?).[@;b.b:.[", "(@b.c", "<@b.c", 'a"@b.c', "a@b.c\x80"]
 )

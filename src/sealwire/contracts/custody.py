@@ -44,7 +44,8 @@ class SubjectItem(Output):
     """Something that is about the person, as the person may read it.
 
     `kind` names the file of an export it goes to (`profile`, `message`, `media`); `at` is RFC 3339 or empty. Bytes are
-    fetched by `media_id`.
+    fetched by `media_id`. What is only stored still, replaced or deleted since, has `former` in its data. `telling` are
+    texts that nobody else's data has: for the probe of an erasure, and in no export.
     """
 
     kind: str
@@ -52,6 +53,7 @@ class SubjectItem(Output):
     at: str
     data: dict[str, Any]
     media_id: str | None = None
+    telling: list[str] = []
 
 
 class SubjectItems(Output):

@@ -9,6 +9,7 @@ import apsw
 
 from sealwire.adapters.embedded.auth_api_keys import SqliteApiKeyStore
 from sealwire.adapters.embedded.auth_changes import (
+    EMAIL_CHANGE_KEPT_S,
     EXPIRED_EMAIL_CHANGES,
     SqliteEmailChangeStore,
     void_all_email_changes,
@@ -66,7 +67,9 @@ _SPENT_FLOWS = (
     "DELETE FROM external_spent WHERE flow_id IN (SELECT flow_id FROM external_spent WHERE until_us < ? LIMIT ?)"
 )
 _REVOCATIONS = (
-    "DELETE FROM revocation WHERE number IN (SELECT number FROM revocation WHERE expires_at_s BETWEEN 1 AND ? LIMIT ?)"
+    # The newest stays: whoever has read to the end knows by it that this is still the same feed.
+    "DELETE FROM revocation WHERE number IN (SELECT number FROM revocation WHERE expires_at_s BETWEEN 1 AND ?"
+    " AND number < (SELECT MAX(number) FROM revocation) LIMIT ?)"
 )
 
 
@@ -217,7 +220,7 @@ class SqliteUpkeep:
                 (_CHALLENGES, now_us),
                 (EXPIRED_CHALLENGES, now_us),
                 (_RESETS, now_us),
-                (EXPIRED_EMAIL_CHANGES, now_us),
+                (EXPIRED_EMAIL_CHANGES, now_us - EMAIL_CHANGE_KEPT_S * US_PER_S),
                 (_INVITATIONS, now_us),
                 (_ATTEMPTS, attempts_before_us),
                 (_REVOCATIONS, now_us // US_PER_S),

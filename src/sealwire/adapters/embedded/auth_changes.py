@@ -45,14 +45,20 @@ CREATE TABLE ending_sessions (
     after TEXT NOT NULL
 );
 """
+EMAIL_CHANGE_KEPT_S: Final = 32 * 86_400
+"""How long past its end a change is remembered: a letter to the address lies in a folder for 30 days, and may have
+waited for a day before. Until then an erasure must know the address."""
+_VOID, _LIVE, _SPENT = 0, 1, 2
 _COLUMNS: Final = "token_hash, tenant_id, user_id, asked_by, email_index, sealed, created_us, expires_us"
+_MAKE_VOID: Final = f"UPDATE email_change SET live = {_VOID}, asked_by = '' WHERE live = {_LIVE}"
 EXPIRED_EMAIL_CHANGES: Final = (
     "DELETE FROM email_change WHERE token_hash IN (SELECT token_hash FROM email_change WHERE expires_us < ? LIMIT ?)"
 )
 
 
 class SqliteEmailChangeStore:
-    """The table `email_change`. A row that is not `live` confirms nothing and counts against the next request."""
+    """The table `email_change`. `live` is 1 while a row can confirm something; one that is void (0) counts against the
+    next request as well, one that was spent (2) does not."""
 
     def __init__(self, db: Database, outbox: SqliteOutbox) -> None:
         self._db = db
@@ -66,7 +72,8 @@ class SqliteEmailChangeStore:
 
         def ask(conn: apsw.Connection) -> bool:
             rows: list[Row] = conn.execute(
-                "SELECT count(*) FROM email_change WHERE user_id = ? AND created_us >= ?", (c.user_id, since_us)
+                "SELECT count(*) FROM email_change WHERE user_id = ? AND created_us >= ? AND live <> ?",
+                (c.user_id, since_us, _SPENT),
             ).fetchall()
             if rows[0][0] >= most:
                 return False
@@ -91,23 +98,25 @@ class SqliteEmailChangeStore:
         return _change_of(rows[0]) if rows else None
 
     async def of(self, user_id: str) -> Sequence[EmailChangeRecord]:
-        rows = self._db.read(f"SELECT {_COLUMNS} FROM email_change WHERE user_id = ?", (user_id,))
-        return [_change_of(row) for row in rows]
+        rows = self._db.read(
+            f"SELECT {_COLUMNS}, live FROM email_change WHERE user_id = ? ORDER BY created_us DESC", (user_id,)
+        )
+        return [_change_of(row[:-1], proved=row[-1] == _SPENT) for row in rows]
 
 
-def _change_of(row: Row) -> EmailChangeRecord:
+def _change_of(row: Row, *, proved: bool = False) -> EmailChangeRecord:
     token_hash, tenant_id, user_id, asked_by, email_index, sealed, created_us, expires_us = row
     return EmailChangeRecord(
         token_hash=token_hash, tenant_id=tenant_id, user_id=user_id, asked_by=asked_by, email_index=email_index,
-        sealed=sealed, created_us=created_us, expires_us=expires_us,
+        sealed=sealed, created_us=created_us, expires_us=expires_us, proved=proved,
     )  # fmt: skip
 
 
 def spend_email_change(conn: apsw.Connection, cut: Cut) -> bool:
     """From inside a write: use a proved address up; False when it can't be."""
     conn.execute(
-        "DELETE FROM email_change WHERE token_hash = ? AND user_id = ? AND email_index = ? AND expires_us > ?"
-        " AND live = 1",
+        f"UPDATE email_change SET live = {_SPENT}, asked_by = '' WHERE token_hash = ? AND user_id = ? AND email_index = ? AND expires_us > ?"
+        f" AND live = {_LIVE}",
         (cut.spends_email_change, cut.user_id, cut.email_index, cut.revocation.at_us),
     )
     return conn.changes() > 0
@@ -115,17 +124,17 @@ def spend_email_change(conn: apsw.Connection, cut: Cut) -> bool:
 
 def void_email_changes(conn: apsw.Connection, user_id: str) -> None:
     """From inside a write: let no letter that was sent confirm an address of this user any more."""
-    conn.execute("UPDATE email_change SET live = 0, asked_by = '' WHERE user_id = ?", (user_id,))
+    conn.execute(f"{_MAKE_VOID} AND user_id = ?", (user_id,))
 
 
 def void_what_they_asked(conn: apsw.Connection, user_id: str) -> None:
     """From inside a write: let nothing that this user asked for, of themself or of others, be proved any more."""
-    conn.execute("UPDATE email_change SET live = 0, asked_by = '' WHERE asked_by = ?", (user_id,))
+    conn.execute(f"{_MAKE_VOID} AND asked_by = ?", (user_id,))
 
 
 def void_all_email_changes(conn: apsw.Connection) -> None:
     """From inside a write: let no change that waits be proved any more, whoever asked for it."""
-    conn.execute("UPDATE email_change SET live = 0, asked_by = ''")
+    conn.execute(_MAKE_VOID)
 
 
 def drop_factors(conn: apsw.Connection, user_id: str) -> None:

@@ -45,6 +45,7 @@ class FolderMailer:
         await asyncio.to_thread(self._folder.mkdir, mode=0o700, parents=True, exist_ok=True)
 
     def _forget(self, address: str) -> int:
+        self._drop_old()  # to addresses that nobody knows any more
         gone = 0
         for path in self._letters():
             if str(_read(path)["To"] or "").casefold() == address.casefold():  # a crash leaves a file half written

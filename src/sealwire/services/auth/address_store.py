@@ -10,9 +10,10 @@ from sealwire.services.auth.records import LetterRecord, Record
 
 
 class EmailChangeRecord(Record):
-    """A change that waits for its proof. Stored under the hash of its token; `sealed` holds the new address.
+    """A change that waits for its proof, or did. Stored under the hash of its token; `sealed` holds the new address.
 
-    `asked_by` is the user who asked: the person, or an administrator. Empty in one that confirms nothing any more.
+    It is kept sealed, confirming nothing, for as long as a letter to the address may lie somewhere. `asked_by` is the
+    user who asked: the person, or an administrator. Empty in one that confirms nothing any more.
     """
 
     token_hash: bytes
@@ -23,6 +24,7 @@ class EmailChangeRecord(Record):
     sealed: bytes
     created_us: int
     expires_us: int
+    proved: bool = False
 
 
 class EmailChangeStore(Protocol):
@@ -45,4 +47,4 @@ class EmailChangeStore(Protocol):
         """Return the live change of that hash."""
 
     async def of(self, user_id: str) -> Sequence[EmailChangeRecord]:
-        """Return all that are kept of a user, those that confirm nothing any more too."""
+        """Return all that are kept of a user, the newest first, those that confirm nothing any more too."""

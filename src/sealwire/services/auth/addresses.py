@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -28,8 +28,18 @@ from sealwire.services.auth.vault import Person, Vault
 
 _HOUR_S: Final = 3_600
 _TRIES: Final = 3
-FORMER_KEPT: Final = 3
+FORMER_KEPT: Final = 8
 """Addresses remembered with a person, sealed, so that an erasure finds the letters that went to them."""
+
+
+class BesideAddresses(NamedTuple):
+    """Addresses of a person besides the one they have: that they had; that they, or others for them, asked for and
+    nobody proved. `own` are those of both that aren't somebody else's by now: letters to these are to the person.
+    """
+
+    former: tuple[str, ...]
+    unproved: tuple[str, ...]
+    own: tuple[str, ...]
 
 
 class AddressBook:
@@ -88,15 +98,21 @@ class AddressBook:
         self._postman.wake()
         return EmailChangeAsked()
 
-    async def asked_for(self, user: UserRecord) -> list[str]:
-        """Return the addresses that letters went to and that nobody proved; none that is somebody else's by now."""
-        found = []
+    async def beside(self, user: UserRecord, person: Person) -> BesideAddresses:
+        """Return the addresses that letters may have gone to, besides the one there is."""
+        former, asked = dict.fromkeys(person.former), dict[str, None]()
         for change in await self._stores.email_changes.of(user.user_id):
-            other = await self._stores.users.by_email(user.tenant_id, change.email_index)
             sealed = await self._vault.open_if_possible(user.tenant_id, _record(user.user_id), change.sealed)
-            if sealed is not None and (other is None or other.user_id == user.user_id):
-                found.append(sealed.decode())
-        return found
+            if sealed is not None:
+                (former if change.proved else asked).setdefault(sealed.decode())
+        former.pop(person.email, None)
+        unproved = tuple(email for email in asked if email != person.email and email not in former)
+        own = [email for email in (*former, *unproved) if await self._is_nobody_elses(user, email)]
+        return BesideAddresses(former=tuple(former), unproved=unproved, own=tuple(own))
+
+    async def _is_nobody_elses(self, user: UserRecord, email: str) -> bool:
+        other = await self._stores.users.by_email(user.tenant_id, self._vault.email_index(user.tenant_id, email))
+        return other is None or other.user_id == user.user_id
 
     async def confirm(self, caller: Caller, token: str) -> EmailChanged:
         """Let the new address hold; what is cached of the person is looked at anew, sessions go on.

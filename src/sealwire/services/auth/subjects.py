@@ -105,9 +105,10 @@ class SubjectService:
             Kind.USER_ERASED, await self._journal.origin(caller, user.tenant_id), subject_id=user.user_id
         )
         # What is kept of them until the last step says where letters went, to an address never proved too.
-        if asked := await self._address_book.asked_for(user):
-            person = await self._persons.person(user)
-            told = msgspec.structs.replace(person, former=(*person.former, *asked))
+        person = await self._persons.person(user)
+        beside = await self._address_book.beside(user, person)
+        if beside.own != person.former:
+            told = msgspec.structs.replace(person, former=beside.own)
             sealed = await self._vault.seal_person(user.tenant_id, user.user_id, told)
             user = msgspec.structs.replace(user, sealed=sealed)
         erased = await self._subjects.begin_erasing(user, cut, [event])
@@ -230,6 +231,7 @@ class SubjectService:
 
     async def _profile_item(self, user: UserRecord) -> SubjectItem:
         person = await self._persons.person(user)
+        beside = await self._address_book.beside(user, person)
         data: dict[str, Any] = {
             "email": person.email,
             "display_name": person.display_name,
@@ -237,9 +239,13 @@ class SubjectService:
             "second_factor": user.mfa,
             "service_account": user.service,
         }
-        if person.former:
-            data["former_emails"] = list(person.former)
-        return SubjectItem(kind="profile", resource_id=user.user_id, at=rfc3339(user.created_us), data=data)
+        if beside.former:
+            data["former_emails"] = list(beside.former)
+        if beside.unproved:  # whether somebody else has one is not told
+            data["unproved_emails"] = list(beside.unproved)
+        return SubjectItem(
+            kind="profile", resource_id=user.user_id, at=rfc3339(user.created_us), data=data, telling=list(beside.own)
+        )
 
     async def _row_item(self, user: UserRecord, row: SubjectRow) -> SubjectItem:
         if row.kind == "former":

@@ -29,6 +29,8 @@ ORDER: Final = ("auth", "messaging", "media", "search", "gateway", "compliance",
 AUDIT: Final = "audit"
 """The step that destroys the keys of the person's data in audit records."""
 MOST_WORDS: Final = 8
+MOST_TEXTS: Final = 64
+"""That a probe looks for: address, name, words, then other addresses, the newest first."""
 LONGEST_PAUSE_S: Final = 0.02
 """Between two calls others have the disk and the loop for as long as the call had them, up to this; where much is
 changed, the service rests besides between its own writes."""
@@ -139,9 +141,10 @@ class Erasures:
     async def _collect(self, job: StoredJob, box: Box) -> Box:
         """Learn the person's e-mail, name and some words of their messages; they leave the job with its end."""
         there, caller = self._custodians(), service_caller(SERVICE, job.tenant_id)
-        email, name, words = None, None, []
+        email, name, words, addresses = None, None, [], list[str]()
         if (auth := there.get("auth")) is not None:
             for item in (await auth.export_subject(caller, job.subject_id, SubjectQuery())).items:
+                addresses += item.telling
                 if item.kind == "profile":
                     email, name = item.data.get("email"), item.data.get("display_name")
         if (messaging := there.get("messaging")) is not None:
@@ -150,8 +153,8 @@ class Erasures:
         telling = [*([name] if name else []), *words]
         if await self._count_in_data([word.encode() for word in telling]):
             telling = [word for word in telling if not await self._count_in_data([word.encode()])]
-        chosen = tuple(word for word in [*([email] if email else []), *telling] if len(word) >= 4)
-        return replace(box, email=email, display_name=name, words=chosen, collected=True)
+        chosen = tuple(word for word in [*([email] if email else []), *telling, *addresses] if len(word) >= 4)
+        return replace(box, email=email, display_name=name, words=chosen[:MOST_TEXTS], collected=True)
 
     async def _sample(self, caller: Caller, subject_id: str, messaging: SubjectCustody) -> list[str]:
         """Return long words of the person's messages, from the first pages of them."""
