@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import importlib.util
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,10 +16,12 @@ from hypothesis import strategies as st
 from sealwire.kit.problem import Unavailable
 from sealwire.services.auth.breached import BreachedFile, breached_in
 from sealwire.services.auth.config import AuthConfig
+from sealwire.services.auth.known_passwords import DIGEST_BYTES, FILE, KnownPasswords
 from sealwire.services.auth.password_rules import PasswordRules
 from sealwire.services.auth.passwords import Check, Costs, PasswordHasher
 from sealwire.services.auth.weak_words import WeakWords, canonical
 
+ROOT = Path(__file__).resolve().parents[2]
 CHEAP = Costs(memory_kib=64, passes=1)
 RULES = PasswordRules()
 WORDS = WeakWords()
@@ -109,6 +112,52 @@ def test_thousands_of_words_cost_little_and_are_read_when_needed() -> None:
     assert at_start < 200_000, "bytes before the first password"
     assert judged < 1_500_000
     assert len(WeakWords()) > 2_000
+
+
+@pytest.mark.parametrize(
+    "password",
+    [
+        "rjycnfynby", "ghbdtnrfrltkf", "3rjs1la7qe", "sojdlg123aljg", "telecaster", "serendipity", "kingfisher",
+        "Serendipity", "s3rendipity", "kingfisher2026!", "professional", "sonnenschein",
+        "schokolade", "forgetmenot", "stratocaster1", "afghanistan", "moonshine1",
+    ],
+)  # fmt: skip
+def test_what_was_found_in_breaches_is_refused(password: str) -> None:
+    without = PasswordRules(known=None)
+    assert "tried first" in (RULES.weakness(password) or "")
+    assert without.weakness(password) is None, "no word and no row: the file knows it"
+
+
+def test_the_file_of_digests_is_what_its_program_makes(tmp_path: Path) -> None:
+    """As described, from a list in order; nothing readable is in it, and what other rules refuse is not."""
+    spec = importlib.util.spec_from_file_location("maker", ROOT / "scripts" / "known_passwords.py")
+    assert spec is not None
+    assert spec.loader is not None
+    maker = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(maker)
+    path = tmp_path / "known.bin"
+    listed = maker.fitting(["short", "Granite Otter Plinth77", "qwertyuiop", "walrus kettle tin", "x" * 2_000])
+    assert listed == ["Granite Otter Plinth77", "qwertyuiop", "walrus kettle tin"]
+    maker.make(listed, path)
+    rules = PasswordRules(known=KnownPasswords(path))
+    for password in (
+        "granite otter plinth",
+        "gr4n1te otter plinth 1998!".replace(" 1998", "1998"),
+        listed[0],
+        listed[2],
+    ):
+        assert "tried first" in (rules.weakness(password) or ""), password
+    assert rules.weakness("granite otter plinths of tin") is None
+    assert len(KnownPasswords(path)) == 3, "two passwords and a stem"
+    assert b"granite" not in path.read_bytes()
+
+
+def test_the_file_that_is_shipped_is_sorted_and_whole() -> None:
+    content = FILE.read_bytes()
+    digests = [content[at : at + DIGEST_BYTES] for at in range(0, len(content), DIGEST_BYTES)]
+    assert digests == sorted(set(digests))
+    assert len(digests) == len(KnownPasswords()) > 80_000
+    assert len(content) % DIGEST_BYTES == 0
 
 
 @given(st.text(max_size=80))

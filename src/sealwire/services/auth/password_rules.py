@@ -7,6 +7,7 @@ import unicodedata
 from typing import Final
 
 from sealwire.services.auth.breached import BreachedFile
+from sealwire.services.auth.known_passwords import KnownPasswords
 from sealwire.services.auth.weak_words import WeakWords
 
 MIN_CHARS: Final = 10
@@ -69,6 +70,7 @@ _ROWS: Final = (
 """Along the keyboard, the alphabet and the digits, straight, in columns and in zigzag; backwards too."""
 _ROW_CHARS: Final = 4
 _YEAR: Final = re.compile(r"(?:19|20)\d\d")
+_SHIPPED: Final = KnownPasswords()
 
 
 def normalised(password: str) -> str:
@@ -77,10 +79,14 @@ def normalised(password: str) -> str:
 
 
 class PasswordRules:
-    """Judges new passwords. `breached`: a list of the machine's own beside the words that come with it."""
+    """Judges new passwords. `breached`: a list of the machine's own beside what comes with it.
 
-    def __init__(self, breached: BreachedFile | None = None) -> None:
+    `known`: the passwords that were found in breaches most often; the file of this package, unless told otherwise.
+    """
+
+    def __init__(self, breached: BreachedFile | None = None, *, known: KnownPasswords | None = _SHIPPED) -> None:
         self._breached = breached
+        self._known = known
         self._words = WeakWords()
         rows = [row + row[::-1] for row in _ROWS]
         self._row_parts = frozenset(
@@ -115,6 +121,8 @@ class PasswordRules:
             return "The password is among those that are tried first; add words of your own."
         if len(self._without_rows(own)) + phrase < MIN_OWN_CHARS:
             return "The password is a row of keys with little else; use words that don't follow each other."
+        if self._known is not None and self._known.holds(folded):
+            return "The password is among those that are tried first: many people had it, or one much like it."
         return None
 
     def _without_rows(self, text: str) -> str:
