@@ -115,8 +115,8 @@ def _change_of(row: Row, *, proved: bool = False) -> EmailChangeRecord:
 def spend_email_change(conn: apsw.Connection, cut: Cut) -> bool:
     """From inside a write: use a proved address up; False when it can't be."""
     conn.execute(
-        f"UPDATE email_change SET live = {_SPENT}, asked_by = '' WHERE token_hash = ? AND user_id = ? AND email_index = ? AND expires_us > ?"
-        f" AND live = {_LIVE}",
+        f"UPDATE email_change SET live = {_SPENT}, asked_by = ''"
+        f" WHERE token_hash = ? AND user_id = ? AND email_index = ? AND expires_us > ? AND live = {_LIVE}",
         (cut.spends_email_change, cut.user_id, cut.email_index, cut.revocation.at_us),
     )
     return conn.changes() > 0
