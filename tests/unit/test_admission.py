@@ -31,9 +31,9 @@ class Records:
         self.entries.append(entry)
 
 
-def request(path: bytes = b"/api/v1/x", *, headers: Any = (), ip: str = "192.0.2.1") -> dict[str, Any]:
+def request(path: bytes = b"/api/v1/x", *, headers: Any = (), ip: str = "192.0.2.1") -> tuple[Any, ...]:
     """What is known of a request before it is read."""
-    return {"method": "POST", "raw_path": path, "headers": headers, "client": (ip, 1)}
+    return "POST", path, headers, (ip, 1)
 
 
 def admission(records: Any = None, **given: Any) -> Admission:
@@ -46,9 +46,11 @@ async def test_a_late_loop_lets_fewer_in_down_to_the_floor_and_a_quick_one_more_
     for _ in range(50):
         it.begin()
     assert it.open(API)
+    assert not it.full()
     it.adjust(0.010)
     assert it.limit == 37, "three quarters of what was really in work"
     assert not it.open(API)
+    assert it.full()
     for _ in range(20):
         it.adjust(0.010)
     assert it.limit == 4
@@ -95,7 +97,7 @@ async def test_who_was_turned_away_is_told_in_one_record() -> None:
     records = Records()
     it = admission(records)
     for _ in range(42):
-        it.refuse(request())
+        it.refuse(*request())
     it.adjust(0.0)
     assert records.entries == [], "a few wait for a second"
     it._told_s -= 2
@@ -114,7 +116,7 @@ async def test_every_request_that_was_turned_away_is_in_a_record_and_each_record
     for number in range(1_000):
         agent = (b"user-agent", b'"\t' * 200)
         headers = [agent, (b"x-forwarded-for", b"203.0.113.7")]
-        it.refuse(request(path + b"/%d" % number, headers=headers, ip="192.0.2.9"))
+        it.refuse(*request(path + b"/%d" % number, headers=headers, ip="192.0.2.9"))
     assert len(records.entries) == 10
     assert sum(int(entry.metadata["requests"] or 0) for entry in records.entries) == 1_000
     for entry in records.entries:
@@ -140,7 +142,7 @@ async def test_what_may_be_a_secret_in_a_path_is_left_out(path: bytes, shown: st
     records = Records()
     it = admission(records)
     for _ in range(100):
-        it.refuse(request(path))
+        it.refuse(*request(path))
     assert str(records.entries[0].metadata["refused"]).split("\n")[0].split(" ")[2] == shown
 
 
@@ -162,13 +164,21 @@ class Shut:
 
     def __init__(self) -> None:
         self.shut = False
-        self.active = self.turned_away = self.begun = 0
+        self.active = self.begun = 0
+        self.told: list[tuple[str, bytes, list[tuple[bytes, bytes]], str]] = []
+
+    @property
+    def turned_away(self) -> int:
+        return len(self.told)
+
+    def full(self) -> bool:
+        return self.shut
 
     def open(self, url: bytes) -> bool:
-        return not self.shut
+        return not self.shut or url == b"/health"
 
-    def refuse(self, scope: Any) -> None:
-        self.turned_away += 1
+    def refuse(self, method: str, path: bytes, headers: Any, client: Any) -> None:
+        self.told.append((method, path, list(headers), client[0]))
 
     def begin(self) -> None:
         self.active += 1
@@ -232,6 +242,83 @@ async def test_a_request_turned_away_leaves_the_connection_good(served: Any) -> 
         writer.write(HEAD + BODY)
         assert await statuses(reader, 1) == [status]
     assert (shut.turned_away, shut.begun, shut.active) == (2, 2, 0)
+
+
+async def test_a_request_in_one_piece_is_refused_like_one_that_is_read(served: Any) -> None:
+    """Two are only looked at, the one between them is read: the answers are one, and so is what is told of them."""
+    shut, reader, writer = served
+    shut.shut = True
+    named = HEAD.replace(b"/note", b"/note?x=%41").replace(b"Host", b"User-Agent: me\r\nhost")
+    answers = []
+    for pieces in ((named + BODY,), (named + BODY, b"\r\n"), (named + BODY,)):  # more behind it: not looked at
+        writer.write(b"".join(pieces))
+        async with asyncio.timeout(5):
+            head = await reader.readuntil(b"\r\n\r\n")
+            answers.append(b"\r\n".join(line for line in head.split(b"\r\n") if not line.startswith(b"date:")))
+            if b" 503 " in head:
+                answers[-1] += await reader.readexactly(len(Shut.refusal))
+    assert answers == [answers[0]] * 3
+    assert shut.told == [shut.told[0]] * 3
+    assert shut.told[0][:2] == ("POST", b"/note")
+    assert (b"user-agent", b"me") in shut.told[0][2]
+
+
+ODD = {
+    "no host": (HEAD.replace(b"Host: a\r\n", b"") + BODY, 400),
+    "two hosts": (HEAD.replace(b"Host: a", b"Host: a\r\nHost: b") + BODY, 400),
+    "an unknown coding": (HEAD.replace(b"Content-Length: 12", b"Transfer-Encoding: gzip, chunked") + b"0\r\n\r\n", 400),
+    "length and coding": (HEAD.replace(b"\r\n\r\n", b"\r\nTransfer-Encoding: chunked\r\n\r\n") + b"0\r\n\r\n", 400),
+    "two lengths": (HEAD.replace(b"\r\n\r\n", b"\r\nContent-Length: 13\r\n\r\n") + BODY, 400),
+    "no HTTP": (b"HELLO\r\n\r\n", 400),
+    "too long": (HEAD.replace(b"Host", b"X: " + b"x" * 5_000 + b"\r\nHost") + BODY, 431),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+async def test_what_is_wrong_is_wrong_also_when_nobody_is_let_in(served: Any, name: str) -> None:
+    shut, reader, writer = served
+    shut.shut = True
+    request, status = ODD[name]
+    writer.write(request)
+    assert await statuses(reader, 1) == [status]
+    async with asyncio.timeout(5):
+        await reader.read()
+    assert reader.at_eof(), "what follows on such a connection can't be trusted"
+
+
+async def test_who_closes_afterwards_is_closed_and_a_head_has_no_body(served: Any) -> None:
+    shut, reader, writer = served
+    shut.shut = True
+    writer.write(b"HEAD /note HTTP/1.1\r\nHost: a\r\n\r\n")
+    async with asyncio.timeout(5):
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 503 ")
+        writer.write(HEAD.replace(b"Host", b"Connection: close\r\nHost") + BODY)
+        rest = await reader.read()
+    assert rest.startswith(b"HTTP/1.1 503 ")
+    assert b"connection: close\r\n" in rest
+    assert shut.turned_away == 2
+
+
+async def test_what_may_always_come_in_does_so_in_one_piece_too(served: Any) -> None:
+    shut, reader, writer = served
+    shut.shut = True
+    writer.write(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert await statuses(reader, 1) == [404], "there is none here, but it was let in"
+    assert shut.turned_away == 0
+
+
+@pytest.mark.parametrize("cut", [1, 10, len(HEAD), len(HEAD) + 4])
+async def test_what_was_looked_at_is_read_whole_when_a_place_is_free_by_then(served: Any, cut: int) -> None:
+    shut, reader, writer = served
+    shut.shut = True
+    writer.write((HEAD + BODY)[:cut])
+    await writer.drain()
+    await asyncio.sleep(0.05)
+    shut.shut = False
+    writer.write((HEAD + BODY)[cut:])
+    assert await statuses(reader, 1) == [204]
+    assert (shut.begun, shut.active, shut.turned_away) == (1, 0, 0)
 
 
 async def test_pipelined_requests_are_turned_away_in_order(served: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Iterable, MutableMapping, Sequence
 from typing import Any, Protocol
 
 from uvicorn.protocols.http.flow_control import FlowControl
@@ -13,6 +13,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 log = logging.getLogger("sealwire.http")
 
 Message = MutableMapping[str, Any]
+Headers = Sequence[tuple[bytes, bytes]]
 DISCONNECT: dict[str, Any] = {"type": "http.disconnect"}
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 CLOSE_LINE = b"connection: close\r\n"
@@ -37,10 +38,13 @@ class Admission(Protocol):
     refusal: bytes
     lines: bytes
 
+    def full(self) -> bool:
+        """Whether as many are in work as may be."""
+
     def open(self, url: bytes) -> bool:
         """Whether a request may come in."""
 
-    def refuse(self, scope: dict[str, Any]) -> None:
+    def refuse(self, method: str, path: bytes, headers: Headers, client: tuple[str, int] | None) -> None:
         """Hear of one that was not let in."""
 
     def begin(self) -> None:

@@ -21,6 +21,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from sealwire.kit.codec import encode
 from sealwire.kit.exchange import Exchange
 from sealwire.kit.problem import Malformed, Problem
+from sealwire.runtime.glance import Glance
 from sealwire.runtime.http_cycle import Admission, Cycle, log
 
 MAX_HEADERS = 100
@@ -55,6 +56,7 @@ class BoundedHttp(HttpToolsProtocol):
     limit_bytes = 32_768
     timeout_s = 20.0
     admission: Admission | None = None
+    glance: Glance
     public_scheme = ""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -97,6 +99,8 @@ class BoundedHttp(HttpToolsProtocol):
         self._piece_bytes = size = len(data)
         if self._in_head:
             if not self._head_bytes:
+                if (admission := self.admission) is not None and admission.full() and self._turn_away_unread(data):
+                    return
                 self._since_s = self.loop.time()
             self._head_bytes += size
         else:
@@ -274,16 +278,47 @@ class BoundedHttp(HttpToolsProtocol):
 
     def _turn_away(self, cycle: Cycle) -> None:
         """Answer a request that was not let in, before anything is made of it: no task, no route, no caller."""
-        assert self.admission is not None  # it held the request
-        self.admission.refuse(cycle.scope)
-        if not cycle.answer(503, self.admission.lines, self.admission.refusal):
+        admission, scope = self.admission, cycle.scope
+        assert admission is not None  # it held the request
+        admission.refuse(scope["method"], scope["raw_path"], scope["headers"], self.client)
+        self._take_defaults()
+        if not cycle.answer(503, admission.lines, admission.refusal):
             self.transport.close()
 
-    def _start(self, cycle: Cycle) -> None:
+    def _turn_away_unread(self, piece: bytes) -> bool:
+        """Answer a request that came whole, in one piece, with not even that made of it; False: read it as ever.
+
+        Most requests come so, and past the capacity most of what the core does is refusing.
+        """
+        admission, glance = self.admission, self.glance
+        assert admission is not None  # it is full
+        if (
+            len(piece) > self.limit_bytes
+            or self.flow.write_paused
+            or (self.cycle is not None and not self.cycle.response_complete)
+            or not glance.whole(piece)
+            or admission.open(glance.url)
+            or len(glance.headers) > MAX_HEADERS
+        ):
+            return False
+        admission.refuse(glance.method.decode("ascii"), glance.url.partition(b"?")[0], glance.headers, self.client)
+        self._take_defaults()
+        body = admission.refusal
+        self.transport.write(
+            b"%b%b%bcontent-length: %d\r\n\r\n%b"
+            % (STATUS_LINE[503], self.default_lines, admission.lines, len(body), body)
+        )
+        self.answered()
+        return True
+
+    def _take_defaults(self) -> None:
         defaults = self.server_state.default_headers
         if defaults is not self._known_defaults:  # made anew each second: they hold the date
             self._known_defaults = defaults
             self.default_lines = b"".join(b"%b: %b\r\n" % header for header in defaults)
+
+    def _start(self, cycle: Cycle) -> None:
+        self._take_defaults()
         cycle.task = task = self.loop.create_task(self._run(cycle))
         self.tasks.add(task)
 
@@ -344,6 +379,7 @@ def bounded(
         "timeout_s": timeout_s,
         "public_scheme": public_scheme,
         "admission": admission,
+        "glance": Glance(),
     }
     return type("BoundedHttpConfigured", (BoundedHttp,), settings)
 

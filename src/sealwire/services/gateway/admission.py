@@ -9,9 +9,10 @@ before anything is paid for them, so that refusing costs little.
 from __future__ import annotations
 
 import asyncio
+import re
 import time
-from collections.abc import Iterable, Mapping
-from typing import Any, Final, Protocol
+from collections.abc import Iterable, Sequence
+from typing import Final, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
@@ -33,6 +34,7 @@ TELL_EVERY_S: Final = 1.0
 MOST_LISTED: Final = 100
 """Requests in one record, so that it stays below the 65,535 bytes that a record may have."""
 MOST_PATH, MOST_SEGMENT, MOST_AGENT = 160, 40, 64
+_LONG_SEGMENT: Final = re.compile(rb"[^/]{%d,}" % (MOST_SEGMENT + 1))
 
 
 class RecordSink(Protocol):
@@ -63,7 +65,7 @@ class Admission:
         self._ceiling = ceiling
         self._records = records
         self._proxies = frozenset(proxies)
-        self._refused: list[tuple[int, str, str, str]] = []
+        self._refused: list[tuple[int, str, bytes, str, str]] = []
         self.limit = ceiling
         self.active = 0
         self.shed = 0
@@ -83,29 +85,30 @@ class Admission:
             b"x-content-type-options: nosniff\r\n"
         )
 
+    def full(self) -> bool:
+        """Whether as many are in work as may be."""
+        return self.active >= self.limit
+
     def open(self, url: bytes) -> bool:
         """Whether a request may come in. What tells the state of the installation always may."""
         return self.active < self.limit or not url.startswith(b"/api/v1/")
 
-    def refuse(self, scope: Mapping[str, Any]) -> None:
+    def refuse(
+        self, method: str, path: bytes, headers: Sequence[tuple[bytes, bytes]], client: tuple[str, int] | None
+    ) -> None:
         """Note one that was not let in: when, what, and who, as far as that costs next to nothing."""
         self.shed += 1
-        client = scope.get("client")
         ip = client[0] if client else ""
         agent = b""
         forwarded: list[bytes] = []
-        for name, value in scope["headers"]:
+        for name, value in headers:
             if name == b"user-agent":
                 agent = value
             elif name == b"x-forwarded-for":
                 forwarded.append(value)
         if forwarded:
             ip = forwarded_for(forwarded, ip, self._proxies)
-        path: bytes = scope["raw_path"]
-        if len(path) > MOST_PATH:  # what the cut would leave of a long secret is no secret's business either
-            path = path[:MOST_PATH].rpartition(b"/")[0] + b"/..."
-        asked = f"{scope['method']} {path.decode('latin-1')}"
-        self._refused.append((time.time_ns(), asked, ip, agent[:MOST_AGENT].decode("latin-1")))
+        self._refused.append((time.time_ns(), method, path, ip, agent[:MOST_AGENT].decode("latin-1")))
         if len(self._refused) >= MOST_LISTED:
             self._tell(time.monotonic())
 
@@ -153,6 +156,7 @@ class Admission:
         One record each would cost more than answering does (docs/adr/0016): sealing, chaining and storing them.
         """
         refused, self._refused = self._refused, []
+        shown = {path: _shown(path) for _, _, path, _, _ in refused}
         count, self._told = self.shed - self._told, self.shed
         seconds, self._told_s = now_s - self._told_s, now_s
         self._counter.inc(count)
@@ -168,18 +172,18 @@ class Admission:
                     "requests": count,
                     "within_s": round(seconds, 1),
                     "status_code": 503,
-                    "refused": "\n".join(f"{_instant(at_ns)} {_shown(asked)}" for at_ns, asked, _, _ in refused),
+                    "refused": "\n".join(
+                        f"{rfc3339(at_ns // 1000)} {method} {shown[path]}" for at_ns, method, path, _, _ in refused
+                    ),
                 },
-                personal={"clients": "\n".join(f"{ip} {agent}" for _, _, ip, agent in refused)} if refused else {},
+                personal={"clients": "\n".join(f"{ip} {agent}" for *_, ip, agent in refused)} if refused else {},
                 created_at_us=time.time_ns() // 1000,
             )
         )
 
 
-def _instant(at_ns: int) -> str:
-    return rfc3339(at_ns // 1000)
-
-
-def _shown(asked: str) -> str:
-    """Return method and path without what may be a secret: a link's token is longer than any id of ours."""
-    return "/".join(part if len(part) <= MOST_SEGMENT else "..." for part in asked.split("/"))
+def _shown(path: bytes) -> str:
+    """Return a path without what may be a secret: a link's token is longer than any id of ours."""
+    if len(path) > MOST_PATH:  # what the cut would leave of a long secret is no secret's business either
+        path = path[:MOST_PATH].rpartition(b"/")[0] + b"/..."
+    return _LONG_SEGMENT.sub(b"...", path).decode("latin-1")
