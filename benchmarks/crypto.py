@@ -30,7 +30,8 @@ from benchmarks.harness.window import interleave
 from sealwire.adapters.embedded.crypto import MIGRATIONS, SqliteKeyStore
 from sealwire.adapters.embedded.drivers.sqlite import Database
 from sealwire.clients.key_ring import KeyRing
-from sealwire.contracts.crypto import Ciphertext, CiphertextBatch, NewKey, Plaintext, PlaintextBatch
+from sealwire.contracts.ciphers import Ciphertext, CiphertextBatch, Plaintext, PlaintextBatch
+from sealwire.contracts.keys import NewKey
 from sealwire.kit.caller import Caller, Principal
 from sealwire.kit.clock import SystemClock
 from sealwire.kit.codec import decode_body, encode

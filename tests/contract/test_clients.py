@@ -18,9 +18,11 @@ from sealwire.clients.media import local_media, remote_media
 from sealwire.clients.messaging import local_messaging, remote_messaging
 from sealwire.clients.search import local_search, remote_search
 from sealwire.contracts import accountability, crypto, identity, media, messaging, search
+from sealwire.contracts.ciphers import Ciphertext, Plaintext
 from sealwire.contracts.compliance import Actor, AuditEntry, AuditQuery, NewConsent, NewHold, NewRetentionPolicy
-from sealwire.contracts.crypto import Ciphertext, DecryptionFailed, NewKey, Plaintext
+from sealwire.contracts.crypto_terms import DecryptionFailed
 from sealwire.contracts.gdpr import JobNotFound, NewErasure, NewExport, NewRectification, PersonChanges
+from sealwire.contracts.keys import NewKey
 from sealwire.contracts.media import InfoQuery, Infos, MediaNotFound
 from sealwire.contracts.messaging import ConversationNotFound, Draft, History, NewConversation
 from sealwire.contracts.retention import NewRetentionRun

@@ -13,7 +13,7 @@ import pytest
 from tests.contract.test_compliance_streams import entry
 
 from sealwire.contracts.compliance import AuditBatch, Checkpoint, LogQuery, VerifyQuery
-from sealwire.contracts.crypto import SystemSignable
+from sealwire.contracts.signatures import SystemSignable
 from sealwire.kit.caller import Caller, Principal, service_caller
 from sealwire.kit.http import App, Edge
 from sealwire.kit.permission import Role

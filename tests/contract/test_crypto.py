@@ -15,30 +15,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from sealwire.adapters.embedded.crypto import MIGRATIONS, SqliteKeyStore
 from sealwire.adapters.embedded.drivers.sqlite import Database
 from sealwire.clients.crypto import CryptoClient, KeyRing, local_crypto
-from sealwire.contracts.crypto import (
-    MAX_PLAINTEXT_BYTES,
-    OPERATIONS,
-    Ciphertext,
-    CiphertextBatch,
-    Crypto,
-    DataKeyDestruction,
-    DataKeyRequest,
-    DecryptionFailed,
-    Destroyed,
-    Destruction,
-    KeyChange,
-    KeyNotFound,
-    KeyUnusable,
-    NewKey,
-    Plaintext,
-    PlaintextBatch,
-    Sealed,
-    Signable,
-    SignedMessage,
-    SystemDataKeyRequest,
-    SystemSignable,
-    WrappedKey,
-)
+from sealwire.contracts.ciphers import Ciphertext, CiphertextBatch, Plaintext, PlaintextBatch, Sealed
+from sealwire.contracts.crypto import OPERATIONS, Crypto
+from sealwire.contracts.crypto_terms import MAX_PLAINTEXT_BYTES, DecryptionFailed, KeyNotFound, KeyUnusable
+from sealwire.contracts.data_keys import DataKeyDestruction, DataKeyRequest, Destroyed, SystemDataKeyRequest, WrappedKey
+from sealwire.contracts.keys import Destruction, KeyChange, NewKey
+from sealwire.contracts.signatures import Signable, SignedMessage, SystemSignable
 from sealwire.kit.caller import Caller, Principal, service_caller
 from sealwire.kit.codec import Page, decode_body, encode
 from sealwire.kit.envelopes import EnvelopeRefused, bind

@@ -12,27 +12,12 @@ import pytest
 
 from sealwire.adapters.embedded.crypto import MIGRATIONS, SqliteKeyStore
 from sealwire.adapters.embedded.drivers.sqlite import Database
-from sealwire.contracts.crypto import (
-    OPERATIONS,
-    Ciphertext,
-    CiphertextBatch,
-    Crypto,
-    DataKeyDestruction,
-    DataKeyRequest,
-    DecryptionFailed,
-    Destruction,
-    KeyChange,
-    NewKey,
-    Plaintext,
-    PlaintextBatch,
-    RewrapStep,
-    Sealed,
-    Signable,
-    SignedMessage,
-    SystemDataKeyRequest,
-    SystemSignable,
-    WrappedKey,
-)
+from sealwire.contracts.ciphers import Ciphertext, CiphertextBatch, Plaintext, PlaintextBatch, Sealed
+from sealwire.contracts.crypto import OPERATIONS, Crypto
+from sealwire.contracts.crypto_terms import DecryptionFailed
+from sealwire.contracts.data_keys import DataKeyDestruction, DataKeyRequest, SystemDataKeyRequest, WrappedKey
+from sealwire.contracts.keys import Destruction, KeyChange, NewKey, RewrapStep
+from sealwire.contracts.signatures import Signable, SignedMessage, SystemSignable
 from sealwire.kit.caller import Caller, Principal, service_caller
 from sealwire.kit.codec import Page
 from sealwire.kit.operation import Policy

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from sealwire.contracts.crypto import DataKeyDestruction
 from sealwire.contracts.custody import ContentQuery
+from sealwire.contracts.data_keys import DataKeyDestruction
 from sealwire.contracts.gdpr import NewExport
 from sealwire.contracts.media import MediaDamaged
 from sealwire.kit.caller import Caller, service_caller

@@ -10,9 +10,11 @@ import pytest
 from sealwire.adapters.embedded.crypto import MIGRATIONS, SqliteKeyStore
 from sealwire.adapters.embedded.drivers.sqlite import Database
 from sealwire.contracts.compliance import LegalHold
-from sealwire.contracts.crypto import DataKeyDestruction, Destruction, KeyUnusable, NewKey, SystemDataKeyRequest
-from sealwire.contracts.crypto import WrappedKey as Wrapped
+from sealwire.contracts.crypto_terms import KeyUnusable
 from sealwire.contracts.custody import HoldPlacement
+from sealwire.contracts.data_keys import DataKeyDestruction, SystemDataKeyRequest
+from sealwire.contracts.data_keys import WrappedKey as Wrapped
+from sealwire.contracts.keys import Destruction, NewKey
 from sealwire.kit.caller import Caller, Principal, service_caller
 from sealwire.kit.permission import Role
 from sealwire.kit.problem import Forbidden

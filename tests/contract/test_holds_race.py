@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from sealwire.clients.key_ring import uuid_of
 from sealwire.contracts.compliance import NewHold, NewRetentionPolicy
-from sealwire.contracts.crypto import DataKeyDestruction
+from sealwire.contracts.data_keys import DataKeyDestruction
 from sealwire.contracts.messaging import Conversation, ConversationNotFound, Edit, MessageNotFound
 from sealwire.contracts.retention import NewRetentionRun, RunActive
 from sealwire.kit.caller import service_caller

@@ -17,7 +17,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from sealwire.adapters.embedded.crypto import MIGRATIONS, SqliteKeyStore
 from sealwire.adapters.embedded.drivers.sqlite import Database
-from sealwire.contracts.crypto import Ciphertext, Destruction, KeyChange, KeyUnusable, NewKey, Plaintext, Sealed
+from sealwire.contracts.ciphers import Ciphertext, Plaintext, Sealed
+from sealwire.contracts.crypto_terms import KeyUnusable
+from sealwire.contracts.keys import Destruction, KeyChange, NewKey
 from sealwire.kit.caller import Caller, Principal
 from sealwire.kit.permission import Role
 from sealwire.services.crypto.config import CryptoConfig

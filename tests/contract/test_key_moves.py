@@ -15,19 +15,11 @@ from sealwire.adapters.embedded.drivers.sqlite import Database
 from sealwire.adapters.hsm.pkcs11 import Pkcs11KeyProvider
 from sealwire.clients.crypto import local_crypto
 from sealwire.clients.key_ring import KeyRing
-from sealwire.contracts.crypto import (
-    OPERATIONS,
-    Ciphertext,
-    Crypto,
-    DataKeyRequest,
-    NewKey,
-    Plaintext,
-    RewrapStep,
-    Sealed,
-    Signable,
-    SignedMessage,
-    WrappedKey,
-)
+from sealwire.contracts.ciphers import Ciphertext, Plaintext, Sealed
+from sealwire.contracts.crypto import OPERATIONS, Crypto
+from sealwire.contracts.data_keys import DataKeyRequest, WrappedKey
+from sealwire.contracts.keys import NewKey, RewrapStep
+from sealwire.contracts.signatures import Signable, SignedMessage
 from sealwire.kit.caller import Caller, Principal, service_caller
 from sealwire.kit.clock import SystemClock
 from sealwire.kit.permission import Role
@@ -185,7 +177,7 @@ async def test_after_a_rotation_everything_moves_to_the_newest_version(room: Roo
 
 
 def moved(now: int, left: int) -> object:
-    from sealwire.contracts.crypto import Rewrapped
+    from sealwire.contracts.keys import Rewrapped
 
     return Rewrapped(moved=now, remaining=left)
 

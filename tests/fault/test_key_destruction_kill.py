@@ -16,8 +16,10 @@ from pathlib import Path
 
 from sealwire.adapters.embedded.crypto import MIGRATIONS, SqliteKeyStore
 from sealwire.adapters.embedded.drivers.sqlite import Database
-from sealwire.contracts.crypto import DataKeyDestruction, Destruction, KeyUnusable, NewKey, SystemDataKeyRequest
-from sealwire.contracts.crypto import WrappedKey
+from sealwire.contracts.crypto_terms import KeyUnusable
+from sealwire.contracts.data_keys import DataKeyDestruction, SystemDataKeyRequest
+from sealwire.contracts.keys import Destruction, NewKey
+from sealwire.contracts.data_keys import WrappedKey
 from sealwire.contracts.custody import SubjectErasure
 from sealwire.kit.caller import Caller, Principal, service_caller
 from sealwire.kit.files import count_in_files

@@ -5,17 +5,9 @@ from __future__ import annotations
 from sealwire.clients.guarded import guarded
 from sealwire.clients.http import Transport, remote
 from sealwire.clients.key_ring import KeyRing
-from sealwire.contracts.crypto import (
-    OPERATIONS,
-    Ciphertext,
-    Crypto,
-    Key,
-    Keys,
-    NewKey,
-    Opened,
-    Plaintext,
-    Sealed,
-)
+from sealwire.contracts.ciphers import Ciphertext, Opened, Plaintext, Sealed
+from sealwire.contracts.crypto import OPERATIONS, Crypto
+from sealwire.contracts.keys import Key, Keys, NewKey
 from sealwire.kit.caller import Caller
 from sealwire.kit.clock import Clock
 from sealwire.kit.codec import Page

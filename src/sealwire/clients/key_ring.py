@@ -7,14 +7,8 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Final
 
-from sealwire.contracts.crypto import (
-    DATA_KEY_USES,
-    Crypto,
-    DataKeyDestruction,
-    Destroyed,
-    SystemDataKeyRequest,
-    WrappedKey,
-)
+from sealwire.contracts.crypto import Crypto
+from sealwire.contracts.data_keys import DATA_KEY_USES, DataKeyDestruction, Destroyed, SystemDataKeyRequest, WrappedKey
 from sealwire.kit.caller import Caller, service_caller
 from sealwire.kit.clock import Clock
 from sealwire.kit.envelopes import KEY_ID_BYTES, EnvelopeRefused, SealingKey, envelope_key_id, wipe

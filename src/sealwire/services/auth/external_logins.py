@@ -13,7 +13,7 @@ from urllib.parse import quote
 import msgspec
 
 from sealwire.contracts.auth_terms import Email
-from sealwire.contracts.crypto import DecryptionFailed, KeyUnusable
+from sealwire.contracts.crypto_terms import DecryptionFailed, KeyUnusable
 from sealwire.contracts.external import (
     PROVIDERS_PATH,
     ExternalRefused,

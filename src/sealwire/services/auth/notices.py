@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from sealwire.contracts.crypto import DecryptionFailed, KeyUnusable
+from sealwire.contracts.crypto_terms import DecryptionFailed, KeyUnusable
 from sealwire.kit.envelopes import EnvelopeRefused
 from sealwire.kit.tasks import cancel_and_wait
 from sealwire.ports.events import Event, EventFeed, Positions

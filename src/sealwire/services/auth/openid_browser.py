@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from sealwire.contracts.crypto import DecryptionFailed, KeyUnusable
+from sealwire.contracts.crypto_terms import DecryptionFailed, KeyUnusable
 from sealwire.kit.caller import Caller, Principal
 from sealwire.kit.clock import US_PER_S, Clock
 from sealwire.kit.envelopes import EnvelopeRefused

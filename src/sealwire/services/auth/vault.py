@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from sealwire.contracts.crypto import DecryptionFailed, KeyUnusable
+from sealwire.contracts.crypto_terms import DecryptionFailed, KeyUnusable
 from sealwire.kit.caller import SYSTEM_TENANT
 from sealwire.kit.envelopes import EnvelopeRefused, bind
 from sealwire.services.auth.model import folded_email

@@ -10,7 +10,7 @@ import os
 from collections.abc import AsyncIterable, AsyncIterator
 from typing import Final, NamedTuple
 
-from sealwire.contracts.crypto import DecryptionFailed, KeyUnusable
+from sealwire.contracts.crypto_terms import DecryptionFailed, KeyUnusable
 from sealwire.kit.envelopes import bind
 from sealwire.kit.segments import CHUNK_BYTES, SegmentOpener, SegmentSealer, header_key_id, span
 from sealwire.ports.blobs import BlobStore, BlobWriter

@@ -6,7 +6,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from sealwire.contracts.crypto import DecryptionFailed, KeyUnusable
+from sealwire.contracts.crypto_terms import DecryptionFailed, KeyUnusable
 from sealwire.kit.envelopes import EnvelopeRefused, SealingKey, bind
 from sealwire.services.compliance.job_ports import Box, StoredJob, StoredPart
 from sealwire.services.compliance.zips import Entry

@@ -11,8 +11,9 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from sealwire.contracts.crypto import Crypto, SystemSignable
+from sealwire.contracts.crypto import Crypto
 from sealwire.contracts.custody import MessagePolicy
+from sealwire.contracts.signatures import SystemSignable
 from sealwire.kit.caller import service_caller
 from sealwire.services.compliance.canonical import canonical
 from sealwire.services.compliance.notes import (

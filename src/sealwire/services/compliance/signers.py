@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from sealwire.contracts.crypto import Crypto, SystemSignable, SystemSignature
+from sealwire.contracts.crypto import Crypto
+from sealwire.contracts.signatures import SystemSignable, SystemSignature
 from sealwire.kit.caller import service_caller
 from sealwire.kit.clock import Clock
 from sealwire.services.compliance.key_chain import Rotation, verify_rotation

@@ -7,17 +7,9 @@ from typing import Final, NoReturn
 
 from cryptography.exceptions import InvalidTag
 
-from sealwire.contracts.crypto import (
-    Ciphertext,
-    DecryptionFailed,
-    KeyNotFound,
-    KeyUnusable,
-    Opened,
-    Plaintext,
-    Sealed,
-    Signable,
-    Signature,
-)
+from sealwire.contracts.ciphers import Ciphertext, Opened, Plaintext, Sealed
+from sealwire.contracts.crypto_terms import DecryptionFailed, KeyNotFound, KeyUnusable
+from sealwire.contracts.signatures import Signable, Signature
 from sealwire.kit.caller import Caller
 from sealwire.kit.clock import Clock
 from sealwire.kit.envelopes import NONCE_BYTES, TAG_BYTES, canonical_context, nonces

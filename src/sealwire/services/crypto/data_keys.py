@@ -10,14 +10,12 @@ from collections.abc import Callable
 from hashlib import sha256
 from typing import Final
 
-from sealwire.contracts.crypto import (
+from sealwire.contracts.crypto_terms import DecryptionFailed, KeyNotFound, KeyUnusable
+from sealwire.contracts.data_keys import (
     DATA_KEY_USES,
     DataKey,
     DataKeyDestruction,
-    DecryptionFailed,
     Destroyed,
-    KeyNotFound,
-    KeyUnusable,
     PlainKey,
     SystemDataKeyRequest,
     WrappedKey,

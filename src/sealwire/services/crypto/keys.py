@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from sealwire.contracts.crypto import KeyNotFound, KeyType, KeyUnusable
+from sealwire.contracts.crypto_terms import KeyNotFound, KeyType, KeyUnusable
 from sealwire.contracts.tenancy import QuotaSource
 from sealwire.kit.caller import Caller, service_caller
 from sealwire.kit.clock import Clock

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from sealwire.contracts.crypto import KeyType
+from sealwire.contracts.crypto_terms import KeyType
 from sealwire.kit.envelopes import KEY_BYTES, open_single, seal_single, wipe
 from sealwire.services.crypto.model import UseBudget
 

@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from sealwire.contracts.crypto import KeyType
+from sealwire.contracts.crypto_terms import KeyType
 from sealwire.ports.holds import HoldBook
 from sealwire.services.crypto.events import KeyEvent
 from sealwire.services.crypto.model import Life

@@ -14,7 +14,8 @@ from typing import Final
 
 import msgspec
 
-from sealwire.contracts.crypto import KeyNotFound, Rewrapped
+from sealwire.contracts.crypto_terms import KeyNotFound
+from sealwire.contracts.keys import Rewrapped
 from sealwire.kit.caller import SYSTEM_TENANT, Caller, service_caller
 from sealwire.kit.clock import Clock
 from sealwire.kit.envelopes import wipe

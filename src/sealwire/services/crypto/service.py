@@ -4,43 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 
-from sealwire.contracts.compliance import LegalHold
-from sealwire.contracts.crypto import (
+from sealwire.contracts.ciphers import (
     Ciphertext,
     CiphertextBatch,
+    Opened,
+    OpenedBatch,
+    Plaintext,
+    PlaintextBatch,
+    Sealed,
+    SealedBatch,
+)
+from sealwire.contracts.compliance import LegalHold
+from sealwire.contracts.crypto_terms import DecryptionFailed, KeyNotFound, KeyType, KeyUnusable
+from sealwire.contracts.custody import HoldDesk
+from sealwire.contracts.data_keys import (
     DataKey,
     DataKeyDestruction,
     DataKeyRequest,
-    DecryptionFailed,
     Destroyed,
-    Destruction,
-    Key,
-    KeyChange,
-    KeyNotFound,
-    Keys,
-    KeyType,
-    KeyUnusable,
-    KeyVersion,
-    NewKey,
-    Opened,
-    OpenedBatch,
     PlainKey,
-    Plaintext,
-    PlaintextBatch,
-    Rewrapped,
-    RewrapStep,
-    Sealed,
-    SealedBatch,
-    Signable,
-    Signature,
-    SignedMessage,
     SystemDataKeyRequest,
-    SystemSignable,
-    SystemSignature,
-    Verdict,
     WrappedKey,
 )
-from sealwire.contracts.custody import HoldDesk
+from sealwire.contracts.keys import Destruction, Key, KeyChange, Keys, KeyVersion, NewKey, Rewrapped, RewrapStep
+from sealwire.contracts.signatures import Signable, Signature, SignedMessage, SystemSignable, SystemSignature, Verdict
 from sealwire.contracts.tenancy import QuotaSource
 from sealwire.kit.caller import Caller
 from sealwire.kit.clock import Clock, rfc3339

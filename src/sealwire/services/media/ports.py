@@ -7,7 +7,7 @@ from typing import Protocol
 
 import msgspec
 
-from sealwire.contracts.crypto import Destroyed
+from sealwire.contracts.data_keys import Destroyed
 from sealwire.kit.envelopes import SealingKey
 from sealwire.ports.events import NewEvent
 from sealwire.services.media.keeping_ports import MediaKeeping

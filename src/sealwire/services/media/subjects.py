@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-from sealwire.contracts.crypto import DecryptionFailed, KeyUnusable
+from sealwire.contracts.crypto_terms import DecryptionFailed, KeyUnusable
 from sealwire.contracts.custody import (
     ContentPart,
     ContentQuery,

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from sealwire.contracts.crypto import Destroyed
+from sealwire.contracts.data_keys import Destroyed
 from sealwire.contracts.messaging import MemberRole
 from sealwire.kit.envelopes import SealingKey
 from sealwire.ports.events import EventFeed

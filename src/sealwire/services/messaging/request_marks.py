@@ -6,7 +6,8 @@ from hashlib import blake2b
 
 import msgspec
 
-from sealwire.contracts.crypto import Crypto, SystemDataKeyRequest
+from sealwire.contracts.crypto import Crypto
+from sealwire.contracts.data_keys import SystemDataKeyRequest
 from sealwire.contracts.messaging import Draft
 from sealwire.kit.caller import service_caller
 from sealwire.kit.clock import Clock

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from sealwire.contracts.crypto import DecryptionFailed, KeyUnusable
+from sealwire.contracts.crypto_terms import DecryptionFailed, KeyUnusable
 from sealwire.kit.envelopes import EnvelopeRefused, SealingKey
 from sealwire.ports.index import KeyDestroyed
 
