@@ -1,4 +1,4 @@
-"""What crypto promises of data keys: wrapped ones for tenants; one per context for services, kept here and ended here."""
+"""What crypto promises of data keys: wrapped ones for tenants; for services one per context, kept and ended here."""
 
 from __future__ import annotations
 
