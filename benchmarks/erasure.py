@@ -17,9 +17,10 @@ from benchmarks.harness import results
 from sealwire.adapters.embedded.blobs import FileBlobStore
 from sealwire.adapters.embedded.compliance import SqliteCompliance
 from sealwire.clients.key_ring import KeyRing
+from sealwire.contracts.conversations import Conversation
 from sealwire.contracts.custody import MessagePolicy
 from sealwire.contracts.gdpr import NewErasure
-from sealwire.contracts.messaging import Conversation, Draft
+from sealwire.contracts.messages import Draft
 from sealwire.kit.caller import Caller
 from sealwire.kit.files import count_in_files
 from sealwire.services.compliance.config import ComplianceConfig

@@ -20,7 +20,8 @@ from benchmarks.harness import results
 from sealwire.adapters.embedded.messaging_requests import mark_of
 from sealwire.adapters.embedded.messaging_schema import id_bytes, key_of
 from sealwire.contracts.compliance import NewRetentionPolicy
-from sealwire.contracts.messaging import Conversation, Draft
+from sealwire.contracts.conversations import Conversation
+from sealwire.contracts.messages import Draft
 from sealwire.contracts.retention import NewRetentionRun
 from sealwire.kit.caller import Caller
 from sealwire.kit.ids import new_id

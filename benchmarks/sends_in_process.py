@@ -16,7 +16,8 @@ import uvloop
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from benchmarks.group_commit import bare_fdatasync, percentiles
-from sealwire.contracts.messaging import Draft, PublicationQuery
+from sealwire.contracts.messages import Draft
+from sealwire.contracts.messaging_stream import PublicationQuery
 from sealwire.kit.caller import service_caller
 from sealwire.kit.clock import SystemClock
 from sealwire.testing.messaging_room import MessagingRoom

@@ -29,7 +29,7 @@ from sealwire.boundary.jwt_token_adapter import JwtTokenAdapter
 from sealwire.boundary.service_boundary_coordinator import ServiceBoundaryCoordinator
 from sealwire.boundary.session_validation_normalizer import CACHE_BREAKER, SessionValidationNormalizer
 from sealwire.contracts.auth import Auth
-from sealwire.contracts.messaging import Body, Key
+from sealwire.contracts.messages import Body, Key
 from sealwire.contracts.revocations import FeedQuery, Revocations
 from sealwire.contracts.sessions import Seen, SessionQuery, SessionState
 from sealwire.contracts.tokens import Jwks

@@ -20,11 +20,13 @@ from sealwire.clients.search import local_search, remote_search
 from sealwire.contracts import accountability, crypto, identity, media, messaging, search
 from sealwire.contracts.ciphers import Ciphertext, Plaintext
 from sealwire.contracts.compliance import Actor, AuditEntry, AuditQuery, NewConsent, NewHold, NewRetentionPolicy
+from sealwire.contracts.conversations import NewConversation
 from sealwire.contracts.crypto_terms import DecryptionFailed
 from sealwire.contracts.gdpr import JobNotFound, NewErasure, NewExport, NewRectification, PersonChanges
 from sealwire.contracts.keys import NewKey
 from sealwire.contracts.media import InfoQuery, Infos, MediaNotFound
-from sealwire.contracts.messaging import ConversationNotFound, Draft, History, NewConversation
+from sealwire.contracts.messages import Draft, History
+from sealwire.contracts.messaging_terms import ConversationNotFound
 from sealwire.contracts.retention import NewRetentionRun
 from sealwire.contracts.search import SearchQuery
 from sealwire.contracts.users import UserNotFound

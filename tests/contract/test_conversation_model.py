@@ -13,21 +13,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from sealwire.contracts.messaging import (
-    Conversation,
-    ConversationNotFound,
-    Edit,
-    History,
-    IdempotencyConflict,
-    MemberRoleNeeded,
-    MessageNotFound,
-    NewMember,
-    NotYours,
-    OwnerNeeded,
-    PublicationQuery,
-    Read,
-    StreamQuery,
-)
+from sealwire.contracts.conversations import Conversation
+from sealwire.contracts.members import NewMember, OwnerNeeded
+from sealwire.contracts.messages import Edit, History, IdempotencyConflict, MessageNotFound, NotYours, Read
+from sealwire.contracts.messaging_stream import PublicationQuery, StreamQuery
+from sealwire.contracts.messaging_terms import ConversationNotFound, MemberRoleNeeded
 from sealwire.kit.caller import Caller, service_caller
 from sealwire.services.messaging.config import MessagingConfig
 from sealwire.testing.messaging_room import MessagingRoom

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from sealwire.contracts.compliance import AuditQuery, HoldPending, NewHold
+from sealwire.contracts.conversations import Conversation
 from sealwire.contracts.custody import MessagePolicy, SubjectQuery
 from sealwire.contracts.gdpr import GdprJob, JobQuery, NewErasure
 from sealwire.contracts.keys import Destruction, NewKey
-from sealwire.contracts.messaging import Conversation, History, Message
+from sealwire.contracts.messages import History, Message
 from sealwire.kit.caller import Caller, service_caller
 from sealwire.kit.codec import Page
 from sealwire.kit.problem import Conflict, Invalid, NotFound

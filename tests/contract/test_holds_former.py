@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from sealwire.contracts.conversations import Conversation, ConversationChange
 from sealwire.contracts.custody import HoldPlacement, SubjectErasure, SubjectItem, SubjectQuery
-from sealwire.contracts.messaging import Conversation, ConversationChange
 from sealwire.kit.caller import Caller, service_caller
 from sealwire.kit.ids import new_id
 from sealwire.services.messaging.config import MessagingConfig

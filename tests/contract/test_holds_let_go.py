@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sealwire.contracts.gdpr import GdprJob, JobQuery, NewErasure
-from sealwire.contracts.messaging import History
+from sealwire.contracts.messages import History
 from sealwire.services.compliance.certificates import read_certificate
 from sealwire.services.compliance.config import ComplianceConfig
 from sealwire.services.compliance.notes import parse_key

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from sealwire.contracts.conversations import NewConversation
 from sealwire.contracts.custody import Disposal, DueQuery, HoldPlacement
 from sealwire.contracts.media import MediaNotFound
-from sealwire.contracts.messaging import NewConversation
 from sealwire.kit.caller import Caller, service_caller
 from sealwire.kit.clock import rfc3339
 from sealwire.kit.ids import new_id

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sealwire.contracts.compliance import NewHold
 from sealwire.contracts.gdpr import GdprJob, JobQuery, NewErasure
-from sealwire.contracts.messaging import Draft, History
+from sealwire.contracts.messages import Draft, History
 from sealwire.kit.caller import Caller
 from sealwire.services.compliance.certificates import read_certificate
 from sealwire.services.compliance.notes import parse_key

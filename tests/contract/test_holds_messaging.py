@@ -8,8 +8,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from sealwire.contracts.conversations import Conversation
 from sealwire.contracts.custody import Disposal, DueQuery, HoldPlacement
-from sealwire.contracts.messaging import Conversation, Draft, Edit, ForgottenQuery, History, PublicationQuery
+from sealwire.contracts.messages import Draft, Edit, History
+from sealwire.contracts.messaging_stream import ForgottenQuery, PublicationQuery
 from sealwire.contracts.publications import MessagesPurged
 from sealwire.kit.caller import Caller, service_caller
 from sealwire.kit.clock import rfc3339

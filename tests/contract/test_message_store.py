@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from sealwire.adapters.embedded.messaging import SqliteMessaging
-from sealwire.contracts.messaging import ConversationNotFound, MessageNotFound, OwnerNeeded, TooManyReactions
+from sealwire.contracts.members import OwnerNeeded
+from sealwire.contracts.messages import MessageNotFound, TooManyReactions
+from sealwire.contracts.messaging_terms import ConversationNotFound
 from sealwire.kit.ids import new_id
 from sealwire.kit.problem import Conflict, Invalid
 from sealwire.services.messaging.events import Announcement, audit_entry

@@ -12,29 +12,21 @@ from typing import Any
 import msgspec
 import pytest
 
-from sealwire.contracts.messaging import (
+from sealwire.contracts.conversations import ConversationChange, NewConversation
+from sealwire.contracts.members import MemberChange, NewMember, OwnerNeeded
+from sealwire.contracts.messages import (
     BodyTooLong,
-    ConversationChange,
-    ConversationNotFound,
-    CurrentQuery,
-    DirectIsFixed,
     Draft,
     Edit,
     History,
     IdempotencyConflict,
-    MemberChange,
-    MemberRoleNeeded,
     MessageNotFound,
-    Messaging,
-    NewConversation,
-    NewMember,
     NotYours,
-    OwnerNeeded,
-    PublicationQuery,
     Read,
-    ReadableQuery,
-    StreamQuery,
 )
+from sealwire.contracts.messaging import Messaging
+from sealwire.contracts.messaging_stream import CurrentQuery, PublicationQuery, ReadableQuery, StreamQuery
+from sealwire.contracts.messaging_terms import ConversationNotFound, DirectIsFixed, MemberRoleNeeded
 from sealwire.kit.caller import Caller, service_caller
 from sealwire.kit.codec import Page
 from sealwire.kit.problem import Forbidden, Invalid, NotFound

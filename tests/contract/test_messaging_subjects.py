@@ -15,7 +15,8 @@ from sealwire.contracts.custody import (
     SubjectProbe,
     SubjectRestriction,
 )
-from sealwire.contracts.messaging import ConversationNotFound, Draft, Edit, History
+from sealwire.contracts.messages import Draft, Edit, History
+from sealwire.contracts.messaging_terms import ConversationNotFound
 from sealwire.kit.caller import Caller, service_caller
 from sealwire.kit.files import count_in_files
 from sealwire.testing.messaging_room import MessagingRoom

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from sealwire.contracts.compliance import AuditQuery, NewRetentionPolicy, VerifyQuery
-from sealwire.contracts.messaging import Conversation, History, NewConversation
+from sealwire.contracts.conversations import Conversation, NewConversation
+from sealwire.contracts.messages import History
 from sealwire.contracts.retention import START_RUN, ListUnusable, NewRetentionRun, RetentionRun, RunActive
 from sealwire.kit.caller import Caller
 from sealwire.kit.codec import Page

@@ -12,8 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sealwire.contracts.conversations import Conversation
 from sealwire.contracts.media import InfoQuery, Infos, MediaInfo
-from sealwire.contracts.messaging import Conversation, ConversationNotFound, Draft, Edit, NewMember
+from sealwire.contracts.members import NewMember
+from sealwire.contracts.messages import Draft, Edit
+from sealwire.contracts.messaging_terms import ConversationNotFound
 from sealwire.kit.caller import Caller
 from sealwire.kit.problem import Invalid, Unavailable
 from sealwire.testing.search_room import QUICK, SearchRoom

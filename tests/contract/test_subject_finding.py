@@ -12,7 +12,7 @@ from sealwire.adapters.embedded.media import MIGRATIONS as MEDIA
 from sealwire.adapters.embedded.messaging_schema import MIGRATIONS as MESSAGING
 from sealwire.adapters.embedded.messaging_subjects import FINDING, TRACES
 from sealwire.contracts.custody import SubjectErasure, SubjectProbe, SubjectQuery
-from sealwire.contracts.messaging import Draft
+from sealwire.contracts.messages import Draft
 from sealwire.kit.caller import service_caller
 from sealwire.testing.messaging_room import MessagingRoom
 

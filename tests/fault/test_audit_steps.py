@@ -130,7 +130,8 @@ TRANSACTION = (
     + """
 import apsw
 from sealwire.clients.compliance import audit_relay
-from sealwire.contracts.messaging import Draft, NewConversation
+from sealwire.contracts.conversations import NewConversation
+from sealwire.contracts.messages import Draft
 from sealwire.services.messaging.events import audit_entry
 from sealwire.testing.messaging_room import MessagingRoom
 

@@ -16,7 +16,9 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from sealwire.contracts.messaging import Conversation, Draft, MemberChange, NewMember, Read
+from sealwire.contracts.conversations import Conversation
+from sealwire.contracts.members import MemberChange, NewMember
+from sealwire.contracts.messages import Draft, Read
 from sealwire.kit.caller import Caller
 from sealwire.kit.problem import SessionUnconfirmed, Unavailable
 from sealwire.services.gateway.limiter import CallMeter

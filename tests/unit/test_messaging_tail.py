@@ -7,7 +7,8 @@ import asyncio
 import msgspec
 import pytest
 
-from sealwire.contracts.messaging import ConversationNotFound, Draft
+from sealwire.contracts.messages import Draft
+from sealwire.contracts.messaging_terms import ConversationNotFound
 from sealwire.contracts.publications import ReceiptPublished
 from sealwire.kit.caller import Caller, Principal
 from sealwire.kit.permission import Role

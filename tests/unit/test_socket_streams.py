@@ -12,7 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from sealwire.contracts.messaging import Publication, StreamPage
+from sealwire.contracts.messaging_stream import Publication, StreamPage
 from sealwire.services.socket import streams
 from sealwire.services.socket.hub import Hub, RoomKey
 from sealwire.services.socket.protocol import Position, Subscribed

@@ -1,4 +1,4 @@
-"""What the subscribers of a conversation get: the JSON of each publication of `contracts.messaging.Publication.data`.
+"""What the subscribers of a conversation get: the JSON in `data` of each `contracts.messaging_stream.Publication`.
 
 Every one has `type`, `conversation_id` and, being part of the stream, `offset`. Read receipts have no offset.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from sealwire.contracts.messaging import Message
+from sealwire.contracts.messages import Message
 from sealwire.kit.codec import Output
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Protocol
 
 import msgspec
 
-from sealwire.contracts.messaging import Draft, Edit, History, Read
+from sealwire.contracts.messages import Draft, Edit, History, Read
 from sealwire.kit.caller import Caller
 from sealwire.kit.codec import Id, Input, Output
 from sealwire.kit.operation import Degraded, Operation, Policy, Repeat, table

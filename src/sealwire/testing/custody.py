@@ -30,7 +30,7 @@ from sealwire.contracts.custody import (
     require_custodian,
 )
 from sealwire.contracts.media import InfoQuery, Infos
-from sealwire.contracts.messaging import Draft, Edit
+from sealwire.contracts.messages import Draft, Edit
 from sealwire.kit.caller import Caller
 from sealwire.kit.problem import Invalid, Unauthenticated
 from sealwire.services.crypto.routes import routes as crypto_routes

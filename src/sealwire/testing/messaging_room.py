@@ -8,7 +8,9 @@ from pathlib import Path
 
 from sealwire.adapters.embedded.messaging import SqliteMessaging
 from sealwire.clients.key_ring import KeyRing
-from sealwire.contracts.messaging import OPERATIONS, Conversation, Draft, Message, Messaging, NewConversation
+from sealwire.contracts.conversations import Conversation, NewConversation
+from sealwire.contracts.messages import Draft, Message
+from sealwire.contracts.messaging import OPERATIONS, Messaging
 from sealwire.kit.caller import Caller
 from sealwire.kit.clock import Clock
 from sealwire.services.messaging.config import MessagingConfig

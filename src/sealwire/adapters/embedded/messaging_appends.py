@@ -14,7 +14,7 @@ from sealwire.adapters.embedded.messaging_events import INSERT_EVENT, SqliteConv
 from sealwire.adapters.embedded.messaging_requests import RequestIndex
 from sealwire.adapters.embedded.messaging_rows import OF_MESSAGE, reactions_of, read_message
 from sealwire.adapters.embedded.messaging_schema import id_bytes
-from sealwire.contracts.messaging import ConversationNotFound
+from sealwire.contracts.messaging_terms import ConversationNotFound
 from sealwire.kit.problem import Invalid
 from sealwire.services.messaging.events import KIND_NUMBER, Announcement, ConversationEvent
 from sealwire.services.messaging.model import Appended, SealedDraft, SeatStale, StoredMessage

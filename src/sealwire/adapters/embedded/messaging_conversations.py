@@ -14,7 +14,8 @@ from sealwire.adapters.embedded.messaging_former import forget_former, keep_titl
 from sealwire.adapters.embedded.messaging_requests import RequestIndex
 from sealwire.adapters.embedded.messaging_schema import LAST, key_of
 from sealwire.contracts.compliance import LegalHold
-from sealwire.contracts.messaging import ConversationNotFound, MemberRole, OwnerNeeded
+from sealwire.contracts.members import OwnerNeeded
+from sealwire.contracts.messaging_terms import ConversationNotFound, MemberRole
 from sealwire.kit.problem import Conflict
 from sealwire.services.messaging.events import Detail
 from sealwire.services.messaging.model import Actor, ConversationRecord, ConversationView, MemberRecord, Seat

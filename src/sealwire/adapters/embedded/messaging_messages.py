@@ -17,7 +17,8 @@ from sealwire.adapters.embedded.messaging_keeping import HELD, strip
 from sealwire.adapters.embedded.messaging_requests import RequestIndex
 from sealwire.adapters.embedded.messaging_rows import MESSAGE_COLUMNS, OF_MESSAGE, reactions_of, read_message
 from sealwire.adapters.embedded.messaging_schema import LAST, id_bytes, key_of
-from sealwire.contracts.messaging import ConversationNotFound, MessageNotFound, TooManyReactions
+from sealwire.contracts.messages import MessageNotFound, TooManyReactions
+from sealwire.contracts.messaging_terms import ConversationNotFound
 from sealwire.services.messaging.events import Detail
 from sealwire.services.messaging.model import Actor, Appended, MessageMoved, SealedDraft, StoredMessage
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from sealwire.contracts.admission import SessionRevoked
 from sealwire.contracts.auth import Auth
 from sealwire.contracts.media import MediaNotFound
-from sealwire.contracts.messaging import ConversationNotFound, Messaging
+from sealwire.contracts.messaging import Messaging
+from sealwire.contracts.messaging_terms import ConversationNotFound
 from sealwire.contracts.sessions import SessionNotFound, SessionQuery
 from sealwire.kit.caller import Caller, service_caller
 from sealwire.kit.permission import Permission

@@ -9,7 +9,8 @@ from sealwire.contracts.compliance import LegalHold
 from sealwire.contracts.custody import Disposal, Disposed, Due, DueQuery, HoldDesk, HoldPlacement, Reclaimed
 from sealwire.contracts.custody import require_custodian as custodian
 from sealwire.contracts.media import SERVICE
-from sealwire.contracts.messaging import ForgottenQuery, Messaging
+from sealwire.contracts.messaging import Messaging
+from sealwire.contracts.messaging_stream import ForgottenQuery
 from sealwire.kit.caller import SYSTEM_TENANT, Caller, service_caller
 from sealwire.kit.clock import Clock, parse_rfc3339
 from sealwire.kit.problem import Invalid

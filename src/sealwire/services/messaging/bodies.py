@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import msgspec
 
 from sealwire.contracts.crypto_terms import DecryptionFailed, KeyUnusable
-from sealwire.contracts.messaging import Message, Reaction
+from sealwire.contracts.messages import Message, Reaction
 from sealwire.kit.clock import Clock, rfc3339
 from sealwire.kit.envelopes import EnvelopeRefused, bind
 from sealwire.services.messaging.model import Content, StoredMessage, read_meta

@@ -7,19 +7,9 @@ from collections.abc import Sequence
 import msgspec
 
 from sealwire.contracts.auth import Auth
-from sealwire.contracts.messaging import (
-    SERVICE,
-    Conversation,
-    ConversationChange,
-    ConversationNotFound,
-    Conversations,
-    Member,
-    MemberChange,
-    MemberRole,
-    Members,
-    NewConversation,
-    NewMember,
-)
+from sealwire.contracts.conversations import Conversation, ConversationChange, Conversations, NewConversation
+from sealwire.contracts.members import Member, MemberChange, Members, NewMember
+from sealwire.contracts.messaging_terms import SERVICE, ConversationNotFound, MemberRole
 from sealwire.contracts.users import UserQuery
 from sealwire.kit.caller import Caller, service_caller
 from sealwire.kit.clock import Clock, rfc3339

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from sealwire.contracts.messaging import (
+from sealwire.contracts.messaging_stream import (
     Catalogue,
     Catalogued,
     CatalogueQuery,
-    ConversationNotFound,
     Current,
     CurrentQuery,
     Membership,
@@ -21,6 +20,7 @@ from sealwire.contracts.messaging import (
     StreamPage,
     StreamQuery,
 )
+from sealwire.contracts.messaging_terms import ConversationNotFound
 from sealwire.kit.caller import Caller
 from sealwire.kit.problem import Forbidden
 from sealwire.services.messaging.bodies import Bodies

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sealwire.contracts.custody import Disposal, Disposed, Due, DueQuery, HoldDesk, HoldPlacement, Reclaimed
 from sealwire.contracts.custody import require_custodian as custodian
-from sealwire.contracts.messaging import Forgotten, ForgottenConversation, ForgottenQuery
+from sealwire.contracts.messaging_stream import Forgotten, ForgottenConversation, ForgottenQuery
 from sealwire.kit.caller import Caller
 from sealwire.kit.clock import Clock, parse_rfc3339
 from sealwire.kit.problem import Forbidden, Invalid

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from sealwire.contracts.messaging import (
+from sealwire.contracts.messages import (
     Draft,
     Edit,
     History,

@@ -7,15 +7,8 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from sealwire.contracts.messaging import (
-    MAX_BODY_BYTES,
-    BodyTooLong,
-    DirectIsFixed,
-    Draft,
-    History,
-    MemberRole,
-    MemberRoleNeeded,
-)
+from sealwire.contracts.messages import MAX_BODY_BYTES, BodyTooLong, Draft, History
+from sealwire.contracts.messaging_terms import DirectIsFixed, MemberRole, MemberRoleNeeded
 from sealwire.kit.caller import Caller
 from sealwire.kit.problem import Invalid
 

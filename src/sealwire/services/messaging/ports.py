@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from sealwire.contracts.data_keys import Destroyed
-from sealwire.contracts.messaging import MemberRole
+from sealwire.contracts.messaging_terms import MemberRole
 from sealwire.kit.envelopes import SealingKey
 from sealwire.ports.events import EventFeed
 from sealwire.services.messaging.events import Announcement, ConversationEvent

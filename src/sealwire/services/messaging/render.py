@@ -7,7 +7,8 @@ from typing import Any
 
 import msgspec
 
-from sealwire.contracts.messaging import Message, Publication
+from sealwire.contracts.messages import Message
+from sealwire.contracts.messaging_stream import Publication
 from sealwire.contracts.publications import (
     ConversationPublished,
     MemberPublished,

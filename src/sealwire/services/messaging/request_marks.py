@@ -8,7 +8,7 @@ import msgspec
 
 from sealwire.contracts.crypto import Crypto
 from sealwire.contracts.data_keys import SystemDataKeyRequest
-from sealwire.contracts.messaging import Draft
+from sealwire.contracts.messages import Draft
 from sealwire.kit.caller import service_caller
 from sealwire.kit.clock import Clock
 from sealwire.kit.problem import Invalid

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 from sealwire.contracts.custody import ProcessingRestricted
-from sealwire.contracts.messaging import ConversationNotFound
+from sealwire.contracts.messaging_terms import ConversationNotFound
 from sealwire.kit.caller import Caller
 from sealwire.services.messaging.events import MEMBERSHIP_KINDS, Announcement
 from sealwire.services.messaging.model import Seat

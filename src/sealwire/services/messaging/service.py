@@ -6,6 +6,7 @@ from collections.abc import Coroutine, Mapping
 from typing import Any, TypeVar
 
 from sealwire.contracts.auth import Auth
+from sealwire.contracts.conversations import Conversation, ConversationChange, Conversations, NewConversation
 from sealwire.contracts.crypto import Crypto
 from sealwire.contracts.custody import (
     SubjectChanges,
@@ -18,35 +19,22 @@ from sealwire.contracts.custody import (
     SubjectRectified,
     SubjectRestriction,
 )
-from sealwire.contracts.messaging import (
-    SERVICE,
+from sealwire.contracts.members import Member, MemberChange, Members, NewMember
+from sealwire.contracts.messages import Draft, Edit, History, Message, Messages, Read, ReadState
+from sealwire.contracts.messaging_stream import (
     Catalogue,
     CatalogueQuery,
-    Conversation,
-    ConversationChange,
-    Conversations,
     Current,
     CurrentQuery,
-    Draft,
-    Edit,
-    History,
-    Member,
-    MemberChange,
-    Members,
     Membership,
-    Message,
-    Messages,
-    NewConversation,
-    NewMember,
     PublicationQuery,
     Publications,
-    Read,
     Readable,
     ReadableQuery,
-    ReadState,
     StreamPage,
     StreamQuery,
 )
+from sealwire.contracts.messaging_terms import SERVICE
 from sealwire.contracts.tenancy import QuotaSource
 from sealwire.kit.caller import Caller
 from sealwire.kit.clock import Clock

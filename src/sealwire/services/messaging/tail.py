@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from sealwire.contracts.messaging import Draft, Message, Passing, Publication
+from sealwire.contracts.messages import Draft, Message
+from sealwire.contracts.messaging_stream import Passing, Publication
 from sealwire.contracts.publications import ReceiptPublished
 from sealwire.kit.codec import encode
 from sealwire.services.messaging.events import Announcement, ConversationEvent

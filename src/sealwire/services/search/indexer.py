@@ -10,7 +10,9 @@ from random import Random
 import msgspec
 
 from sealwire.contracts.media import InfoQuery, Media
-from sealwire.contracts.messaging import CatalogueQuery, Message, Messaging, Publication, PublicationQuery
+from sealwire.contracts.messages import Message
+from sealwire.contracts.messaging import Messaging
+from sealwire.contracts.messaging_stream import CatalogueQuery, Publication, PublicationQuery
 from sealwire.contracts.publications import MessageDeleted, MessagePublished, MessagesPurged
 from sealwire.contracts.search import SERVICE
 from sealwire.kit.caller import SYSTEM_TENANT, service_caller

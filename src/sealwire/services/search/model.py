@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import msgspec
 
-from sealwire.contracts.messaging import Message
+from sealwire.contracts.messages import Message
 from sealwire.kit.clock import parse_rfc3339
 from sealwire.kit.problem import Invalid
 from sealwire.ports.index import Entry

@@ -8,7 +8,10 @@ from random import Random
 import msgspec
 
 from sealwire.contracts.media import InfoQuery, Media
-from sealwire.contracts.messaging import ConversationNotFound, CurrentQuery, Message, Messaging, ReadableQuery
+from sealwire.contracts.messages import Message
+from sealwire.contracts.messaging import Messaging
+from sealwire.contracts.messaging_stream import CurrentQuery, ReadableQuery
+from sealwire.contracts.messaging_terms import ConversationNotFound
 from sealwire.contracts.search import SERVICE, Hit, Hits, SearchQuery
 from sealwire.kit.caller import Caller
 from sealwire.kit.clock import Clock, rfc3339

@@ -17,7 +17,8 @@ from sealwire.contracts.custody import (
     SubjectRestriction,
     require_custodian,
 )
-from sealwire.contracts.messaging import Messaging, PublicationQuery
+from sealwire.contracts.messaging import Messaging
+from sealwire.contracts.messaging_stream import PublicationQuery
 from sealwire.contracts.search import SERVICE
 from sealwire.kit.caller import SYSTEM_TENANT, Caller, service_caller
 from sealwire.kit.problem import Invalid, Unavailable

@@ -9,17 +9,17 @@ from typing import Any
 import msgspec
 
 from sealwire import __version__
-from sealwire.contracts import messaging, publications
+from sealwire.contracts import messages, publications
 from sealwire.contracts import socket as calls
 from sealwire.services.socket import protocol
 
 REF = "#/components/schemas/{name}"
 RPC: dict[str, tuple[type[Any], type[Any] | None, str]] = {
-    "message.send": (calls.SendCall, messaging.Message, "Send a message"),
-    "message.edit": (calls.EditCall, messaging.Message, "Edit a message"),
+    "message.send": (calls.SendCall, messages.Message, "Send a message"),
+    "message.edit": (calls.EditCall, messages.Message, "Edit a message"),
     "message.delete": (calls.DeleteCall, None, "Delete a message; a tombstone stays"),
-    "history": (calls.HistoryCall, messaging.Messages, "Page through the messages of a conversation"),
-    "read": (calls.ReadCall, messaging.ReadState, "Say up to where it was read"),
+    "history": (calls.HistoryCall, messages.Messages, "Page through the messages of a conversation"),
+    "read": (calls.ReadCall, messages.ReadState, "Say up to where it was read"),
     "typing": (calls.TypingCall, None, "Say that somebody types, again every few seconds"),
     "presence": (calls.PresenceCall, calls.Presences, "Who listens to a conversation now"),
 }

@@ -12,7 +12,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from sealwire.contracts.messaging import Publication
+from sealwire.contracts.messaging_stream import Publication
 from sealwire.contracts.revocations import Revocation
 from sealwire.contracts.socket import USER_CHANNEL, MentionPublished, SessionPublished, UnreadPublished
 from sealwire.kit.clock import rfc3339

@@ -10,8 +10,9 @@ from typing import Any
 
 import msgspec
 
-from sealwire.contracts import messaging as contract
-from sealwire.contracts.messaging import Draft, Edit, History, Messaging, Read
+from sealwire.contracts import messages as contract
+from sealwire.contracts.messages import Draft, Edit, History, Read
+from sealwire.contracts.messaging import Messaging
 from sealwire.contracts.socket import (
     CONVERSATION_CHANNEL,
     DeleteCall,

@@ -11,14 +11,9 @@ from msgspec.structs import replace
 
 from sealwire.contracts.admission import Admission, ConnectionLimit, CredentialExpired, SessionRevoked, SocketGateway
 from sealwire.contracts.compliance import Actor, AuditEntry, Outcome
-from sealwire.contracts.messaging import (
-    ConversationNotFound,
-    Messaging,
-    Publication,
-    ReadableQuery,
-    StreamPage,
-    StreamQuery,
-)
+from sealwire.contracts.messaging import Messaging
+from sealwire.contracts.messaging_stream import Publication, ReadableQuery, StreamPage, StreamQuery
+from sealwire.contracts.messaging_terms import ConversationNotFound
 from sealwire.contracts.socket import CONVERSATION_CHANNEL, USER_CHANNEL
 from sealwire.kit.caller import ANONYMOUS_TENANT, Caller
 from sealwire.kit.clock import US_PER_S, Clock

@@ -10,7 +10,8 @@ import logging
 from collections.abc import Callable
 from random import Random
 
-from sealwire.contracts.messaging import Messaging, Passing, Publication, PublicationQuery
+from sealwire.contracts.messaging import Messaging
+from sealwire.contracts.messaging_stream import Passing, Publication, PublicationQuery
 from sealwire.contracts.socket import SERVICE
 from sealwire.kit.caller import SYSTEM_TENANT, service_caller
 from sealwire.kit.problem import Unavailable

@@ -11,7 +11,8 @@ from typing import Any
 
 from sealwire import __version__
 from sealwire.contracts.admission import SocketGateway
-from sealwire.contracts.messaging import Messaging, Passing, Publication
+from sealwire.contracts.messaging import Messaging
+from sealwire.contracts.messaging_stream import Passing, Publication
 from sealwire.contracts.revocations import Revocation
 from sealwire.contracts.socket import CONVERSATION_CHANNEL, InstanceState
 from sealwire.kit.caller import Caller

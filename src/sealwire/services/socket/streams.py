@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from sealwire.contracts.messaging import Publication, StreamPage
+from sealwire.contracts.messaging_stream import Publication, StreamPage
 from sealwire.contracts.socket import CONVERSATION_CHANNEL
 from sealwire.services.socket.frames import server_frame
 from sealwire.services.socket.hub import Hub, Member, RoomKey

@@ -1,0 +1,246 @@
+"""What messaging promises to other services: the stream of its events, who reads what, messages as they are now."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Protocol
+
+import msgspec
+
+from sealwire.contracts.messages import Message
+from sealwire.contracts.messaging_terms import SERVICE, MemberRole
+from sealwire.kit.caller import Caller
+from sealwire.kit.codec import Id, Input, Output
+from sealwire.kit.operation import Degraded, Operation, Policy, Repeat, table
+
+
+class Publication(Output):
+    """A durable event of a conversation, rendered for its members.
+
+    `position` is global and gapless in commit order within this installation; `offset` is gapless in the conversation.
+    `data` is the JSON object that subscribers get, holding the current state of the message it speaks of (an edited or
+    deleted body is never replayed). `actor_id` is who did it; `subject_id` is whom a member event is about.
+    """
+
+    position: int
+    tenant_id: str
+    conversation_id: str
+    offset: int
+    kind: str
+    data: msgspec.Raw
+    seq: int = 0
+    actor_id: str = ""
+    subject_id: str = ""
+
+
+class Passing(Output):
+    """What is told to whoever listens now and is never replayed: read receipts, the newest per member.
+
+    No event of the stream: it has a `number` of its own, which starts again when messaging does.
+    """
+
+    number: int
+    tenant_id: str
+    conversation_id: str
+    data: msgspec.Raw
+
+
+class PublicationQuery(Input):
+    """Publications after a global position; waits up to `wait_ms` for one.
+
+    With `passing_after` (-1: without), what passes by after that number is given too, and ends the wait.
+    """
+
+    after: Annotated[int, msgspec.Meta(ge=0)]
+    passing_after: Annotated[int, msgspec.Meta(ge=-1)] = -1
+    limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 500
+    wait_ms: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 0
+
+
+class Publications(Output):
+    """In `position` order. `newest` is the position of the newest event there is; `passing_newest` likewise."""
+
+    items: list[Publication]
+    newest: int
+    passing: list[Passing] = []
+    passing_newest: int = 0
+
+
+class StreamQuery(Input):
+    """Publications of one conversation after an offset (recovery)."""
+
+    after_offset: Annotated[int, msgspec.Meta(ge=0)]
+    limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 500
+
+
+class StreamPage(Output):
+    """In `offset` order, up to `top_offset`, the newest at the time of reading."""
+
+    items: list[Publication]
+    top_offset: int
+    epoch: str
+
+
+class Membership(Output):
+    """Whether, and as what, the caller is in a conversation, and where its stream stands."""
+
+    conversation_id: str
+    role: MemberRole
+    last_seq: int
+    top_offset: int
+    epoch: str
+
+
+class ReadableQuery(Input):
+    """Nothing to say: everything the caller may read now."""
+
+
+class Readable(Output):
+    """The ids of the conversations the caller may read at this moment."""
+
+    conversation_ids: list[str]
+
+
+class CurrentQuery(Input):
+    """Which messages, by id."""
+
+    message_ids: Annotated[list[Id], msgspec.Meta(max_length=200)]
+
+
+class ForgottenQuery(Input):
+    """Forgotten conversations after a number."""
+
+    after: Annotated[int, msgspec.Meta(ge=0)] = 0
+    limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 200
+
+
+class ForgottenConversation(Output):
+    """A conversation that was removed and whose content is gone for good."""
+
+    number: int
+    tenant_id: str
+    conversation_id: str
+
+
+class Forgotten(Output):
+    """In the order of their numbers."""
+
+    items: list[ForgottenConversation]
+
+
+class CatalogueQuery(Input):
+    """Messages after a place."""
+
+    after: Annotated[int, msgspec.Meta(ge=0)]
+    limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 500
+
+
+class Catalogued(Output):
+    """A message as it is now, whose it is, and its place in the catalogue."""
+
+    place: int
+    tenant_id: str
+    message: Message
+
+
+class Catalogue(Output):
+    """In the order of their places, which never change; empty at the end."""
+
+    items: list[Catalogued]
+
+
+class Current(Output):
+    """The messages as they are now, of those conversations the caller may read; deleted ones are left out."""
+
+    items: list[Message]
+
+
+_INTERNAL: dict[str, Any] = {
+    "service": SERVICE,
+    "policy": Policy.SERVICE,
+    "repeat": Repeat.SAFE,
+    "degraded": Degraded.ALLOW,
+}
+PUBLICATIONS = Operation(
+    name="publications",
+    verb="GET",
+    path="/messaging/internal/publications",
+    takes=PublicationQuery,
+    gives=Publications,
+    summary="The stream of all conversations",
+    **_INTERNAL,
+)
+STREAM = Operation(
+    name="stream",
+    verb="GET",
+    path="/messaging/internal/conversations/{conversation_id}/stream",
+    takes=StreamQuery,
+    gives=StreamPage,
+    summary="One conversation's stream, for a member",
+    **_INTERNAL,
+)
+MEMBERSHIP = Operation(
+    name="membership",
+    verb="GET",
+    path="/messaging/internal/conversations/{conversation_id}/membership",
+    gives=Membership,
+    summary="The caller's membership",
+    **_INTERNAL,
+)
+READABLE = Operation(
+    name="readable",
+    verb="GET",
+    path="/messaging/internal/readable",
+    takes=ReadableQuery,
+    gives=Readable,
+    summary="What the caller may read now",
+    **_INTERNAL,
+)
+CURRENT = Operation(
+    name="current",
+    verb="POST",
+    path="/messaging/internal/current",
+    takes=CurrentQuery,
+    gives=Current,
+    summary="Messages by id as they are now",
+    **_INTERNAL,
+)
+CATALOGUE = Operation(
+    name="catalogue",
+    verb="GET",
+    path="/messaging/internal/catalogue",
+    takes=CatalogueQuery,
+    gives=Catalogue,
+    summary="Every message there is, for indexing anew",
+    **_INTERNAL,
+)
+FORGOTTEN = Operation(
+    name="forgotten",
+    verb="GET",
+    path="/messaging/internal/forgotten",
+    takes=ForgottenQuery,
+    gives=Forgotten,
+    summary="Conversations whose content is gone for good",
+    **_INTERNAL,
+)
+
+OPERATIONS = table(
+    PUBLICATIONS,
+    STREAM,
+    MEMBERSHIP,
+    READABLE,
+    CURRENT,
+    CATALOGUE,
+    FORGOTTEN,
+)
+
+
+class MessagingStream(Protocol):
+    """For sockets and search. Calls on a conversation may raise `ConversationNotFound`."""
+
+    async def publications(self, caller: Caller, query: PublicationQuery) -> Publications: ...
+    async def stream(self, caller: Caller, conversation_id: str, query: StreamQuery) -> StreamPage: ...
+    async def membership(self, caller: Caller, conversation_id: str) -> Membership: ...
+    async def readable(self, caller: Caller, query: ReadableQuery) -> Readable: ...
+    async def current(self, caller: Caller, query: CurrentQuery) -> Current: ...
+    async def catalogue(self, caller: Caller, query: CatalogueQuery) -> Catalogue: ...
+    async def forgotten(self, caller: Caller, query: ForgottenQuery) -> Forgotten: ...
