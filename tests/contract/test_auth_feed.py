@@ -44,6 +44,8 @@ async def test_who_missed_only_what_is_over_waits_for_news_as_everybody_does(roo
     anna, _ = await room.enter("anna")
     await room.auth.logout(anna)
     await later(room, 2 * WEEK_S)
+    (kept,) = (await room.auth.revocations(BOUNDARY, FeedQuery(after=0))).items  # the newest stays; it did not always
+    await room.storage.db.write(lambda conn: conn.execute("DELETE FROM revocation WHERE number = ?", (kept.number,)))
     began = time.monotonic()
     answer = await room.auth.revocations(BOUNDARY, FeedQuery(after=0, wait_ms=300))
     assert (answer.items, answer.newest) == ([], 1)

@@ -420,8 +420,10 @@ async def test_numbers_are_never_given_twice_after_a_sweep_and_a_restart(family:
         await stores.revocations.append(revocation("token", token_id="a"), [])
         await stores.revocations.append(revocation("token", token_id="b", expires_at_s=0), [])
         await stores.revocations.append(revocation("token", token_id="c"), [])
-        assert await stores.upkeep.sweep(now_us=T0 + 101 * S, over_before_us=0, attempts_before_us=0) == 2
-        assert [e.token_id for e in await stores.revocations.read(0, 9)] == ["b"], "0 is for good"
+        assert await stores.upkeep.sweep(now_us=T0 + 101 * S, over_before_us=0, attempts_before_us=0) == 1
+        assert [e.token_id for e in await stores.revocations.read(0, 9)] == ["b", "c"], "0 is for good, and the newest"
+        assert await stores.revocations.holds(3, change_id := (await stores.revocations.read(2, 1))[0].change_id)
+        assert not await stores.revocations.holds(2, change_id)
     async with open_auth_stores(family, tmp_path) as stores:
         assert await stores.revocations.newest() == 3
         assert await stores.revocations.append(revocation("token", token_id="d"), []) == 4

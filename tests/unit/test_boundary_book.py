@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sealwire.boundary.model import VerifiedToken
-from sealwire.boundary.revocation_book import RevocationBook
+from sealwire.boundary.revocation_book import NOTHING, RevocationBook
 from sealwire.contracts.revocations import Revocation
 from sealwire.kit.permission import Role
 from sealwire.testing.clock import ManualClock
@@ -93,7 +93,7 @@ def test_a_token_is_dead_exactly_when_some_revocation_kills_it(revocations: list
                 if r.tenant_id == tenant
                 and (r.kind == "tenant" or (r.kind in ("subject", "role") and r.subject == subject))
             ]
-            assert book.latest(tenant, subject) == max(about, default=0)
+            assert book.latest(tenant, subject) == max(about, default=NOTHING)
 
 
 @settings(max_examples=100, deadline=None)

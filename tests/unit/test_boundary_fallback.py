@@ -175,7 +175,7 @@ async def test_a_feed_that_went_back_is_followed_from_there_after_a_restart_too(
     await first.start()
     first.take([ended(clock, 9, "before")], 9)
     await first.persist()
-    first.restart_feed(0)
+    first.restart_feed("run")
     first.take([ended(clock, 5, "after")], 5)
     await first.persist()
     await first.stop()

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from sealwire.boundary.model import ComponentHealth, Health
 from sealwire.boundary.ports import FeedPosition, JournalEntry, KnownRevocation, KnownSession, SessionJournal
-from sealwire.boundary.revocation_book import RevocationBook
+from sealwire.boundary.revocation_book import NOTHING, RevocationBook
 from sealwire.contracts.revocations import Revocation
 from sealwire.contracts.sessions import SessionState
 from sealwire.kit.clock import US_PER_S, Clock
@@ -27,9 +27,9 @@ FLUSH_EVERY_S: Final = 0.5
 """Confirmed sessions reach the disk so late at most. Revocations are durable before their receipt is given."""
 CLEAN_EVERY_S: Final = 30.0
 MIN_GARBAGE: Final = 1_000
-
-
 RECONCILE_AT_ONCE: Final = 256
+RUNS_KEPT: Final = 32
+"""A session known by the number of an older run of auth is asked about again when anything was said of its person."""
 
 
 class FallbackSessionProvider:
@@ -43,7 +43,7 @@ class FallbackSessionProvider:
         self._sessions: OrderedDict[str, KnownSession] = OrderedDict()
         self._unwritten: dict[str, KnownSession] = {}
         self._unwritten_revocations: list[KnownRevocation] = []
-        self._position_written = 0
+        self._place_written = FeedPosition(0)
         self._disk = ThreadPoolExecutor(max_workers=1, thread_name_prefix="session-journal")
         self._tasks: list[asyncio.Task[None]] = []
         self._writing = asyncio.Lock()
@@ -51,6 +51,12 @@ class FallbackSessionProvider:
         self._fault = ""
         self.book = RevocationBook(clock=clock)
         self.position = 0
+        self.last = ""
+        """`change_id` of the entry at `position`."""
+        self.runs: tuple[str, ...] = ()
+        """Auth's runs in which this feed was read, the present one last. Numbers of any other count nothing here."""
+        self.turns = 0
+        """How often the feed turned out to be another than the one that was read so far."""
         self.reconciled = 0
 
     async def start(self) -> None:
@@ -61,7 +67,7 @@ class FallbackSessionProvider:
             for entry in entries:
                 self._take(entry)
             if self._journal.damaged:
-                self.position = 0  # what was lost is read from auth again, whatever the rest says
+                self.position, self.last = 0, ""  # what was lost is read from auth again, whatever the rest says
             self._forget_ended()
         if self._garbage() > MIN_GARBAGE:
             await self._compact()
@@ -85,9 +91,9 @@ class FallbackSessionProvider:
 
     # -- sessions
 
-    def remember(self, state: SessionState, number: int) -> None:
-        """Keep what auth said of a session, when the feed had been applied up to `number`."""
-        known = KnownSession(state, number, self._clock.now_us())
+    def remember(self, state: SessionState, number: int, run: str | None = None) -> None:
+        """Keep what auth said of a session, when the feed of `run` (by default the present one) was at `number`."""
+        known = KnownSession(state, number, self._clock.now_us(), self.run if run is None else run)
         with self._lock:
             if self._keep(known):
                 self._unwritten[state.session_id] = known
@@ -105,29 +111,55 @@ class FallbackSessionProvider:
 
     # -- revocations
 
-    def take(self, revocations: Sequence[Revocation], position: int) -> None:
-        """Take entries of the feed, read up to `position`: in force on return, on disk after `persist`."""
+    def take(self, revocations: Sequence[Revocation], position: int, last: str = "") -> None:
+        """Take entries of the feed, read up to `position`, where the entry is `last`: in force on return, on disk after
+        `persist`."""
         with self._lock:
             fresh = [revocation for revocation in revocations if self.book.apply(revocation)]
             for revocation in fresh:
                 self._forget_revoked(revocation)
             self._unwritten_revocations += map(KnownRevocation, fresh)
-            self.position = max(self.position, position)
+            if position > self.position:
+                self.position, self.last = position, last
 
-    def restart_feed(self, position: int) -> None:
-        """Go on from a lower position: the feed was restored from a backup. What is known stays known."""
+    @property
+    def run(self) -> str:
+        """Auth's run whose feed is read now; empty before the first answer."""
+        return self.runs[-1] if self.runs else ""
+
+    def follow_run(self, run: str) -> None:
+        """Auth was started anew, and its feed is the one that was read so far."""
         with self._lock:
-            self.position = position
+            if run not in self.runs:
+                self.runs = (*self.runs, run)[-RUNS_KEPT:]
+
+    def restart_feed(self, run: str) -> None:
+        """Read another feed from its start: auth came back from an older copy.
+
+        What is known to have ended stays so. What is known to live was known by numbers that say nothing any more, so
+        any entry about the person, of before or new, makes it stale.
+        """
+        with self._lock:
+            self.position, self.last, self.runs = 0, "", (run,)
+            self.turns += 1
+            if len(self.book):
+                self.book.renumber()
+                self._unwritten_revocations = []
+                self._incomplete = True  # the next one to write writes all of them anew
+
+    def number_of(self, known: KnownSession) -> int:
+        """Return up to which entry of the present feed a session is known to live; `NOTHING` by another feed's."""
+        return known.number if known.run in self.runs or known.run == self.run else NOTHING
 
     async def persist(self) -> None:
         """Make durable what was taken. Raises: OSError; then what is missing is written the next time."""
         with self._lock:
             entries: list[JournalEntry] = [*self._unwritten_revocations]
             self._unwritten_revocations = []
-            entries.append(FeedPosition(self.position))
-        if len(entries) > 1 or self.position > self._position_written:
-            await self._write(entries)
-            self._position_written = max(self._position_written, self.position)
+            place = self._place()
+        if entries or place != self._place_written:
+            await self._write([*entries, place])
+            self._place_written = place
 
     # -- upkeep
 
@@ -160,7 +192,7 @@ class FallbackSessionProvider:
         """
         with self._lock:
             ended = [r.session_id for r in self.book if r.kind == "session" and r.number > since]
-            fresh = [known for known in self._sessions.values() if known.number >= since]
+            fresh = [known for known in self._sessions.values() if self.number_of(known) >= since]
         for done, session_id in enumerate(ended):
             await delete(session_id)
             if done % RECONCILE_AT_ONCE == 0:
@@ -203,14 +235,15 @@ class FallbackSessionProvider:
             if self.book.apply(entry.revocation):
                 self._forget_revoked(entry.revocation)
         else:
-            self.position = entry.number  # the last one counts: the feed may have gone back (`restart_feed`)
+            # The last one counts: the feed may have gone back (`restart_feed`).
+            self.position, self.last, self.runs = entry.number, entry.last, entry.runs
 
     def _keep(self, known: KnownSession) -> bool:
         session_id = known.state.session_id
         if self.book.ended(session_id):
             return False  # the answer was on its way when the session ended
         before = self._sessions.pop(session_id, None)
-        if before is not None and before.number > known.number:
+        if before is not None and self.number_of(before) > self.number_of(known):
             known = before  # two answers overtook each other: the one that knew more of the feed stays
         if len(self._sessions) >= self._max_sessions:
             self._sessions.popitem(last=False)
@@ -230,7 +263,10 @@ class FallbackSessionProvider:
         return not state.active or state.expires_at_s * US_PER_S <= self._clock.now_us()
 
     def _stale(self, known: KnownSession) -> bool:
-        return self.book.latest(known.state.tenant_id, known.state.user_id) > known.number
+        return self.book.latest(known.state.tenant_id, known.state.user_id) > self.number_of(known)
+
+    def _place(self) -> FeedPosition:
+        return FeedPosition(self.position, self.last, self.runs)
 
     def _garbage(self) -> int:
         return len(self._journal) - len(self._sessions) - len(self.book)
@@ -251,7 +287,7 @@ class FallbackSessionProvider:
             self._unwritten.clear()
             self._unwritten_revocations.clear()
             # The position after what it speaks of: where the file is damaged, it goes with that.
-            entries: list[JournalEntry] = [*map(KnownRevocation, self.book), FeedPosition(self.position)]
+            entries: list[JournalEntry] = [*map(KnownRevocation, self.book), self._place()]
             entries += self._sessions.values()
         await self._on_disk(self._journal.replace, entries)
         self._incomplete = False

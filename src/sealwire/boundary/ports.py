@@ -12,7 +12,8 @@ from sealwire.contracts.sessions import SessionState
 
 
 class KnownSession(msgspec.Struct, frozen=True, tag="s", array_like=True):
-    """A session as auth confirmed it. `number`: up to which entry of the revocation feed that was known.
+    """A session as auth confirmed it. `number`: up to which entry of the revocation feed that was known, as `run` of
+    auth counted them (contracts.revocations.Revocations).
 
     `confirmed_at_us` is wall clock time.
     """
@@ -20,6 +21,7 @@ class KnownSession(msgspec.Struct, frozen=True, tag="s", array_like=True):
     state: SessionState
     number: int
     confirmed_at_us: int
+    run: str = ""
 
 
 class KnownRevocation(msgspec.Struct, frozen=True, tag="r", array_like=True):
@@ -29,9 +31,11 @@ class KnownRevocation(msgspec.Struct, frozen=True, tag="r", array_like=True):
 
 
 class FeedPosition(msgspec.Struct, frozen=True, tag="p", array_like=True):
-    """Up to which entry the feed was applied."""
+    """Up to which entry the feed was applied: its number and `change_id`, and the runs of auth that counted so."""
 
     number: int
+    last: str = ""
+    runs: tuple[str, ...] = ()
 
 
 JournalEntry = KnownSession | KnownRevocation | FeedPosition

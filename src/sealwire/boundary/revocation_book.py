@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import msgspec
+
 from sealwire.boundary.model import VerifiedToken
 from sealwire.contracts.revocations import Revocation
 from sealwire.kit.clock import US_PER_S, Clock
 
+NOTHING = -1
+"""Below the number of every entry: of what has none, and of what was known by another feed's numbers."""
 FOREVER_S = 400 * 86_400
 MARGIN_S = 60.0
 
@@ -89,11 +93,14 @@ class RevocationBook:
         return session_id in self._sessions
 
     def latest(self, tenant_id: str, subject: str) -> int:
-        """Return the number of the newest entry about the subject or its tenant: what was said before it is stale."""
+        """Return the number of the newest entry about the subject or its tenant: what was said before it is stale.
+
+        `NOTHING` without an entry, which is below all of them.
+        """
         if not (self._cuts or self._roles or self._tenants):
-            return 0
+            return NOTHING
         person = f"{tenant_id}\0{subject}"
-        number = 0
+        number = NOTHING
         for found in (self._cuts.get(person), self._roles.get(person), self._tenants.get(tenant_id)):
             if found is not None:
                 number = max(number, max(kept.revocation.number for kept in found))
@@ -106,6 +113,14 @@ class RevocationBook:
         if any(kept.revocation.number > number and kept.revocation.session_id != token.session_id for kept in cuts):
             return True
         return any(kept.revocation.number > number for kept in self._tenants.get(token.tenant_id, ()))
+
+    def renumber(self) -> None:
+        """Put all entries before those of a feed that counts anew: they stay in force, and cover none of it."""
+        for shelf in self._shelves:
+            for entries in shelf.values():
+                for kept in entries:
+                    kept.revocation = msgspec.structs.replace(kept.revocation, number=0)
+        self.version += 1
 
     def prune(self) -> int:
         """Forget what no token can outlive any more; return how many."""

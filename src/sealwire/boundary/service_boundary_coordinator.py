@@ -169,12 +169,22 @@ class ServiceBoundaryCoordinator:
         """Read and apply entries until the newest; then the feed covers the moment of the last question."""
         while True:
             asked_s = self._clock.monotonic()
-            after = self._fallback.position
-            answer = await self._auth.revocations(self._caller, FeedQuery(after=after, wait_ms=wait_ms))
-            if answer.newest < after:
-                _LOG.error("auth's revocation feed went back from %d to %d; it is read again", after, answer.newest)
-                self._fallback.restart_feed(0)
+            known = self._fallback
+            # By its number alone the entry read last is not known again: then the feed is read from the start.
+            after, last, turns = (known.position if known.last else 0), known.last, known.turns
+            answer = await self._auth.revocations(self._caller, FeedQuery(after=after, last=last, wait_ms=wait_ms))
+            if known.turns != turns:
+                continue  # somebody else found out meanwhile that it is another feed
+            if answer.broken or answer.newest < after:
+                _LOG.error("auth's revocation feed no longer has what was read as %d: it is read from the start", after)
+                self._turn(answer.run)
                 continue
+            if answer.run not in known.runs:
+                if after:
+                    known.follow_run(answer.run)
+                    self._spawn(self._persist(()))
+                else:
+                    self._turn(answer.run)
             if answer.items:
                 self._apply(answer.items, answer.items[-1].number)
             if not answer.items or answer.items[-1].number >= answer.newest:
@@ -182,13 +192,20 @@ class ServiceBoundaryCoordinator:
                 return
             wait_ms = 0
 
+    def _turn(self, run: str) -> None:
+        """Read what follows as another feed; until its end is reached, nothing is known of the present."""
+        self._fallback.restart_feed(run)
+        self._spawn(self._persist(()))
+        self.fresh_until_s = min(self.fresh_until_s, self._clock.monotonic())
+
     def _apply(self, changes: Sequence[Revocation], position: int) -> None:
         """Bring changes into force, all or none: here at once, elsewhere and on disk as soon as these answer.
 
         Nothing is awaited, so neither a hanging cache nor a slow disk holds the feed up.
         """
         new = [change for change in changes if not 0 < change.number <= self._fallback.position]
-        self._fallback.take(new, position)
+        last = next((change.change_id for change in changes if change.number == position), "")
+        self._fallback.take(new, position, last)
         for change in new:
             self.changes += 1
             self.receipts.open(change)

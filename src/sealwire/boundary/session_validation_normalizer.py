@@ -21,6 +21,7 @@ from sealwire.boundary.fallback_session_provider import FallbackSessionProvider
 from sealwire.boundary.legacy_log import LegacyLog
 from sealwire.boundary.model import ComponentHealth, Health, Source, Status, Validation, VerifiedToken
 from sealwire.boundary.ports import KnownSession
+from sealwire.boundary.revocation_book import NOTHING
 from sealwire.contracts.auth import Auth
 from sealwire.contracts.revocations import Revocation
 from sealwire.contracts.sessions import SessionNotFound, SessionQuery, SessionState
@@ -95,9 +96,10 @@ class SessionValidationNormalizer:
             max_entries=max_sessions, ttl_s=memory_ttl_s, clock=clock, rng=rng
         )
         self._heard: deque[tuple[float, int]] = deque()  # where the feed stood, one time to live back
+        self._turns = 0
         self._beacon_key = f"beacon:{new_id()}"
         self._beacon: bytes | None = None
-        self._cache_lost_at: int | None = 0  # what it missed before this process was there is not known
+        self._cache_lost_at: int | None = NOTHING  # what it missed before this process was there is not known
         self._missed = 0
         self._reconciling = False
         self._task: asyncio.Task[None] | None = None
@@ -153,7 +155,7 @@ class SessionValidationNormalizer:
             if known is not None and not self._stale(known):
                 self._memory.put(token.session_id, known)
                 return self._judge_again(token, known, Source.CACHE)
-        number = self._fallback.position
+        number, run = self._fallback.position, self._fallback.run
         try:
             state = await (self._ask_legacy(token) if token.legacy else self._ask(token))
         except SessionNotFound:
@@ -162,7 +164,7 @@ class SessionValidationNormalizer:
             if not isinstance(error, Problem):
                 _LOG.exception("auth could not say whether a session lives")
             return self._unconfirmed(token)
-        known = KnownSession(state, number, self._clock.now_us())
+        known = KnownSession(state, number, self._clock.now_us(), run)
         if state.active:
             if token.legacy:
                 self._legacy_log.note(token)
@@ -258,7 +260,7 @@ class SessionValidationNormalizer:
 
     async def _keep(self, known: KnownSession, *, shared: bool) -> None:
         state = known.state
-        self._fallback.remember(state, known.number)
+        self._fallback.remember(state, known.number, known.run)
         left_s = state.expires_at_s - self._clock.now_us() / US_PER_S
         self._memory.put(state.session_id, known, ttl_s=left_s)
         if shared:
@@ -276,7 +278,7 @@ class SessionValidationNormalizer:
             try:
                 await self._breaker.call(_put, self._cache, key, sealed, left_s)
             except BaseException:
-                self._note_lost(known.number)
+                self._note_lost(self._fallback.number_of(known))
                 raise
 
     # -- what is made of it
@@ -306,7 +308,8 @@ class SessionValidationNormalizer:
     def _outlived(self, token: VerifiedToken) -> str:
         """Return why a legacy token is dead that was seen before its person's sessions ended, or an empty string."""
         known = self._fallback.lookup(token.session_id) if token.legacy else None
-        return "epoch_passed" if known is not None and self._book.cut_since(token, known.number) else ""
+        cut = known is not None and self._book.cut_since(token, self._fallback.number_of(known))
+        return "epoch_passed" if cut else ""
 
     def _unconfirmed(self, token: VerifiedToken) -> Validation:
         """Answer without anybody to ask: low-risk operations, until the bound since it was last confirmed."""
@@ -347,7 +350,7 @@ class SessionValidationNormalizer:
         )
 
     def _stale(self, known: KnownSession) -> bool:
-        return self._book.latest(known.state.tenant_id, known.state.user_id) > known.number
+        return self._book.latest(known.state.tenant_id, known.state.user_id) > self._fallback.number_of(known)
 
     def _caller(self, tenant_id: str) -> Caller:
         return service_caller(self._service, tenant_id)
@@ -384,14 +387,21 @@ class SessionValidationNormalizer:
 
     def _note_position(self) -> None:
         now_s = self._clock.monotonic()
+        if self._turns != self._fallback.turns:  # another feed, and these are no numbers of it
+            self._turns = self._fallback.turns
+            self._heard.clear()
         self._heard.append((now_s, self._fallback.position))
         while len(self._heard) > 1 and self._heard[1][0] <= now_s - self._cache_ttl_s:
             self._heard.popleft()
 
     def _position_then(self) -> int:
         """Return where the feed stood one time to live ago: what the cache was given before is over by itself."""
-        if not self._heard or self._heard[0][0] > self._clock.monotonic() - self._cache_ttl_s:
-            return 0
+        if (
+            self._turns != self._fallback.turns
+            or not self._heard
+            or self._heard[0][0] > self._clock.monotonic() - self._cache_ttl_s
+        ):
+            return NOTHING
         return self._heard[0][1]
 
     def _note_lost(self, position: int) -> None:

@@ -35,18 +35,27 @@ class Revocation(Output):
 
 
 class FeedQuery(Input):
-    """Entries after this number; waits up to `wait_ms` for one."""
+    """Entries after this number; waits up to `wait_ms` for one. `last` is the `change_id` of the entry `after`: with it
+    the answer says whether that is still the feed which the reader has read so far."""
 
     after: Annotated[int, msgspec.Meta(ge=0)] = 0
+    last: Annotated[str, msgspec.Meta(max_length=64)] = ""
     limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 500
     wait_ms: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 0
 
 
 class Revocations(Output):
-    """Entries in order, and the number of the newest: an empty answer is the feed's heartbeat."""
+    """Entries in order, and the number of the newest: an empty answer is the feed's heartbeat.
+
+    `broken`: the entry `after` is not the one that the reader knows by that number. Auth came back from an older copy
+    (or the entry was over and is gone), so nothing is given but the advice to read from the start. `run` is an id that
+    lasts from one opening of auth's storage to the next: as long as it is the same, so is the feed.
+    """
 
     items: list[Revocation]
     newest: int
+    broken: bool = False
+    run: str = ""
 
 
 _INTERNAL: dict[str, Any] = {

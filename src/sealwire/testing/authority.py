@@ -43,6 +43,7 @@ class MemoryAuthority:
         self.asked: list[str] = []
         self.legacy_uses: list[LegacyUse] = []
         self.seen_sessions: dict[str, int] = {}
+        self.run = new_id()
         self._changed = asyncio.Event()
 
     @property
@@ -167,6 +168,8 @@ class MemoryAuthority:
 
     async def revocations(self, caller: Caller, query: FeedQuery) -> Revocations:
         await self._enter("revocations")
+        if query.last and (len(self.feed) < query.after or self.feed[query.after - 1].change_id != query.last):
+            return Revocations(items=[], newest=len(self.feed), broken=True, run=self.run)
         if len(self.feed) <= query.after and query.wait_ms:
             self._changed.clear()
             try:
@@ -175,7 +178,9 @@ class MemoryAuthority:
             except TimeoutError:
                 pass
             await self._enter("")
-        return Revocations(items=self.feed[query.after : query.after + query.limit], newest=len(self.feed))
+        return Revocations(
+            items=self.feed[query.after : query.after + query.limit], newest=len(self.feed), run=self.run
+        )
 
     async def seen(self, caller: Caller, seen: Seen) -> None:
         await self._enter("seen")

@@ -10,6 +10,7 @@ import apsw
 from sealwire.adapters.embedded.drivers.sqlite import Database
 from sealwire.adapters.embedded.outbox import Arrivals, SqliteOutbox
 from sealwire.contracts.revocations import Revocation
+from sealwire.kit.ids import new_id
 from sealwire.ports.events import NewEvent
 from sealwire.services.auth.records import NewRevocation
 
@@ -21,6 +22,7 @@ class SqliteRevocationStore:
         self._db = db
         self._outbox = outbox
         self._arrivals = Arrivals(db)
+        self.run = new_id()
 
     def add(self, conn: apsw.Connection, revocation: NewRevocation, *, epoch: int = 0) -> int:
         """From inside a write: put an entry into the feed and return its number."""
@@ -53,6 +55,9 @@ class SqliteRevocationStore:
                        at_us=a, expires_at_s=x, reason=r)
             for n, c, k, t, u, s, j, e, a, x, r in rows
         ]  # fmt: skip
+
+    async def holds(self, number: int, change_id: str) -> bool:
+        return bool(self._db.read("SELECT 1 FROM revocation WHERE number = ? AND change_id = ?", (number, change_id)))
 
     async def wait(self, after: int, timeout_s: float) -> bool:
         loop = asyncio.get_running_loop()

@@ -194,13 +194,21 @@ class SessionStore(Protocol):
 
 
 class RevocationStore(Protocol):
-    """The numbered feed of what ended. Ordered and durable as in `ports.events.EventFeed`; MongoDB alike."""
+    """The numbered feed of what ended. Ordered and durable as in `ports.events.EventFeed`; MongoDB alike.
+
+    `run` is an id of this opening of the storage; another copy can't be in its place before the next one.
+    """
+
+    run: str
 
     async def append(self, revocation: NewRevocation, events: Sequence[NewEvent]) -> int:
         """Add an entry that changes nothing else (a token, a legacy session); return its number."""
 
     async def read(self, after: int, limit: int) -> Sequence[Revocation]:
-        """Return entries in order. Entries that can't matter any more may be missing."""
+        """Return entries in order. Entries that can't matter any more may be missing, but for the newest of all."""
+
+    async def holds(self, number: int, change_id: str) -> bool:
+        """Whether the entry of this number is that change: otherwise this is not the feed that had it."""
 
     async def wait(self, after: int, timeout_s: float) -> bool:
         """Return True as soon as there is an entry above `after`; woken right after the commit."""

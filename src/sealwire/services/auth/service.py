@@ -408,10 +408,12 @@ class AuthService(
     async def revocations(self, caller: Caller, query: FeedQuery) -> Revocations:
         _require_service(caller)
         feed = self._stores.revocations
+        if query.last and not await feed.holds(query.after, query.last):
+            return Revocations(items=[], newest=await feed.newest(), broken=True, run=feed.run)
         items = await feed.read(query.after, query.limit)
         if not items and query.wait_ms and await feed.wait(query.after, query.wait_ms / 1000):
             items = await feed.read(query.after, query.limit)
-        return Revocations(items=list(items), newest=await feed.newest())
+        return Revocations(items=list(items), newest=await feed.newest(), run=feed.run)
 
 
 def _require(caller: Caller, permission: Permission) -> None:
