@@ -34,7 +34,7 @@ ALWAYS = {
     "totp_enroll", "totp_remove", "passkey_register_options", "passkey_register", "remove_passkey", "add_api_key",
     "add_user", "change_user", "add_tenant", "remove_tenant", "rotate_signing", "schedule_destruction", "change_key",
     "set_policy", "remove_policy", "hold", "release", "request_export", "request_erasure", "change_email",
-    "change_email_of", "new_recovery_codes", "reset_factors",
+    "change_email_of", "new_recovery_codes", "reset_factors", "send_reset", "end_sessions_of",
 }  # fmt: skip
 
 

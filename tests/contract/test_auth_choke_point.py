@@ -105,6 +105,8 @@ ENDS: dict[str, frozenset[str]] = {
     # contracts/recovery.py
     "new_recovery_codes": NOTHING,
     "reset_factors": SUBJECT,
+    "send_reset": NOTHING,  # a letter; what it lets its reader do is `confirm_reset`
+    "end_sessions_of": SUBJECT,
     "rescue": SUBJECT,
     # contracts/tenancy.py
     "tenants": NOTHING,

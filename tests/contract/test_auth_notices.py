@@ -8,17 +8,20 @@ from contextlib import suppress
 from email.message import EmailMessage
 from pathlib import Path
 
+import msgspec
 import pyotp
 import pytest
 
 from sealwire.adapters.embedded.auth_changes import NOTICES_SINCE
 from sealwire.contracts.api_keys import NewApiKey, NewServiceAccount
 from sealwire.contracts.credentials import ResetConfirmation, ResetRequest
-from sealwire.contracts.logins import BadCredentials, MfaAnswer, PasswordChange, TotpCode
+from sealwire.contracts.logins import BadCredentials, MfaAnswer, MfaFailed, PasswordChange, TooManyAttempts, TotpCode
 from sealwire.contracts.passkeys import PasskeyLoginStart, PasskeyRefused
+from sealwire.contracts.sessions import RefreshRequest, RefreshReused
 from sealwire.contracts.users import UserChange
 from sealwire.kit.caller import Caller
 from sealwire.services.auth.external_records import IdentityRecord
+from sealwire.services.auth.notice_letters import MANY_FAILURES
 from sealwire.services.auth.notices import CONSUMER
 from sealwire.testing.auth_room import PASSWORD, AuthRoom, somebody
 from sealwire.testing.authenticator import Bent, SoftAuthenticator
@@ -191,6 +194,58 @@ async def test_nobody_hears_of_what_changes_no_way_in(room: AuthRoom) -> None:
     await room.auth.totp_enroll(room.caller(granted))
     await room.auth.logout(boss)
     assert await room.letters() == []
+
+
+async def test_a_login_after_many_attempts_is_told_of(room: AuthRoom) -> None:
+    assert isinstance(room.clock, ManualClock)
+    await room.enter("anna")
+    for many in (False, True):
+        for _ in range(MANY_FAILURES if many else MANY_FAILURES - 1):
+            room.clock.advance(1_000)
+            with pytest.raises(BadCredentials):
+                await room.log_in("anna", password="not it at all")
+        room.clock.advance(1_000)
+        await room.log_in("anna")
+        await room.log_in("anna")
+        told = [str(letter["Subject"]) for letter in await notices(room)]
+        assert told == ["Sealwire: a login after many attempts"] * many, "and the next one is a login as any"
+
+
+async def test_who_knows_the_password_and_fails_at_the_second_factor_is_told_of(room: AuthRoom) -> None:
+    assert isinstance(room.clock, ManualClock)
+    anna, _ = await room.enter("anna")
+    secret = (await set_up_app(room, anna))[0]
+    before = len(await notices(room))
+
+    async def fail(times: int) -> str:
+        asked = await room.log_in("anna")
+        for _ in range(times):
+            room.clock.advance(20)
+            with pytest.raises((MfaFailed, TooManyAttempts)):
+                await room.auth.mfa_verify(
+                    somebody(), MfaAnswer(mfa_token=asked.mfa_token, method="recovery", code="a" * 24)
+                )
+        return asked.mfa_token
+
+    token = await fail(2)
+    await room.auth.mfa_verify(somebody(), MfaAnswer(mfa_token=token, method="totp", code=code(room, secret)))
+    assert len(await notices(room)) == before, "two slips are none of an attacker"
+    room.clock.advance(1_000)
+    await fail(room.config.mfa_attempts)
+    (told,) = (await notices(room))[before:]
+    assert told["Subject"] == "Sealwire: somebody knows your password"
+    assert "They did not get in" in told.get_content().replace("=\n", "")
+
+
+async def test_a_copied_session_is_told_of(room: AuthRoom) -> None:
+    _, granted = await room.enter("anna")
+    request = RefreshRequest(refresh_token=granted.refresh_token)
+    await room.auth.refresh(somebody(), request)
+    thief = msgspec.structs.replace(somebody(), user_agent="curl/8")
+    with pytest.raises(RefreshReused):
+        await room.auth.refresh(thief, request)
+    (told,) = await notices(room)
+    assert told["Subject"] == "Sealwire: a session of yours was ended"
 
 
 async def test_a_copied_passkey_is_told_of(room: AuthRoom) -> None:

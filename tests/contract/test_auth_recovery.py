@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
@@ -12,17 +13,25 @@ import pyotp
 import pytest
 
 from sealwire.contracts.api_keys import ApiKeyQuery, ApiKeyRefused, NewApiKey
+from sealwire.contracts.credentials import ResetConfirmation
 from sealwire.contracts.custody import SubjectRestriction
-from sealwire.contracts.logins import LoginResult, MfaAnswer, MfaFailed, TotpCode
+from sealwire.contracts.logins import (
+    BadCredentials,
+    LoginResult,
+    MfaAnswer,
+    MfaFailed,
+    TooManyAttempts,
+    TotpCode,
+)
 from sealwire.contracts.passkeys import PasskeyLoginStart, PasskeyRefused
 from sealwire.contracts.recovery import LockedOut, NoSecondFactor
 from sealwire.contracts.revocations import FeedQuery, Revocation
-from sealwire.contracts.users import UserChange, UserNotFound
+from sealwire.contracts.users import NewUser, UserChange, UserNotFound
 from sealwire.kit.caller import Caller, service_caller
 from sealwire.kit.permission import Role
 from sealwire.kit.problem import Conflict, Forbidden
 from sealwire.services.auth.model import check_outranks
-from sealwire.testing.auth_room import BOUNDARY, AuthRoom, somebody
+from sealwire.testing.auth_room import BOUNDARY, PASSWORD, AuthRoom, somebody
 from sealwire.testing.authenticator import Bent, SoftAuthenticator
 from sealwire.testing.clock import ManualClock
 from sealwire.testing.wirings import WIRINGS
@@ -165,6 +174,69 @@ async def test_who_ranks_no_higher_resets_nobody(room: AuthRoom) -> None:
     for by, of in ((admin, anna_id), (owner, peer_id), (owner, second_id)):
         await app_of(room, room.caller(await room.log_in({anna_id: "anna", peer_id: "peer", second_id: "second"}[of])))
         await room.auth.reset_factors(by, of)
+
+
+async def test_an_administrator_starts_a_reset_and_never_knows_the_password(room: AuthRoom) -> None:
+    owner, _ = await room.enter("owner")
+    anna_id = await room.add(owner, "anna")
+    granted = await room.log_in("anna")
+    await room.auth.send_reset(owner, anna_id)
+    assert await room.is_live(granted), "asking changes nothing"
+    letter = (await room.letters())[-1]
+    assert str(letter["To"]) == "anna@example.org"
+    assert "an administrator asked" in letter.get_content()
+    await confirm(room, letter.get_content(), "lantern otter seven")
+    assert not await room.is_live(granted)
+    assert (await room.log_in("anna", password="lantern otter seven")).access_token
+    for _ in range(room.config.resets_per_hour):
+        await room.auth.send_reset(owner, anna_id)
+    with pytest.raises(TooManyAttempts):
+        await room.auth.send_reset(owner, anna_id)
+    await room.auth.change_user(owner, anna_id, UserChange(status="disabled"))
+    with pytest.raises(Conflict):
+        await room.auth.send_reset(owner, anna_id)
+    told = await room.service.audit_entries(await room.service.events.read(0, 1_000))
+    asked = [entry for entry in told if entry.action == "auth.password-reset.asked"]
+    assert {(entry.actor.id, entry.subject_id) for entry in asked} == {(owner.user_id, anna_id)}
+
+
+async def test_who_is_made_without_a_password_sets_it_themself(room: AuthRoom) -> None:
+    owner, _ = await room.enter("owner")
+    new = NewUser(email="anna@example.org", display_name="Anna")
+    made = await room.auth.add_user(owner, new)
+    assert made.status == "active"
+    hashes = room.service.hasher.work_done
+    for guess in ("", "!", PASSWORD):
+        with pytest.raises(BadCredentials):
+            await room.log_in("anna", password=guess or " ")
+    assert room.service.hasher.work_done == hashes + 3, "the same work as for anybody"
+    (letter,) = await room.letters()
+    await confirm(room, letter.get_content(), "lantern otter seven")
+    assert (await room.log_in("anna", password="lantern otter seven")).access_token
+
+
+async def confirm(room: AuthRoom, letter: str, password: str) -> None:
+    found = re.search(r"token=(\S+)", letter)
+    assert found
+    await room.auth.confirm_reset(somebody(), ResetConfirmation(token=found[1], new_password=password))
+
+
+async def test_an_administrator_ends_all_sessions_of_one_person(room: AuthRoom) -> None:
+    owner, granted = await room.enter("owner")
+    admin_id, anna_id = await room.add(owner, "admin", "admin"), await room.add(owner, "anna")
+    here, there = await room.log_in("admin"), await room.log_in("admin")
+    key = (await room.auth.add_api_key(room.caller(here), NewApiKey(name="robot", scopes=["post"]))).key
+    await room.auth.end_sessions_of(owner, admin_id)
+    assert [await room.is_live(each) for each in (here, there, granted)] == [False, False, True]
+    with pytest.raises(ApiKeyRefused):
+        await room.auth.api_key(BOUNDARY, ApiKeyQuery(key=key))
+    assert [entry.reason for entry in await entries_of(room, admin_id)] == ["ended_by_admin"]
+    admin, anna = room.caller(await room.log_in("admin")), room.caller(await room.log_in("anna"))
+    await room.auth.end_sessions_of(admin, anna_id)
+    for by, of in ((admin, owner.user_id), (admin, admin_id), (anna, admin_id), (owner, owner.user_id)):
+        for act in (room.auth.end_sessions_of, room.auth.send_reset):
+            with pytest.raises(Forbidden):
+                await act(by, of)
 
 
 async def test_a_promotion_at_the_same_moment_is_not_ranked_over(room: AuthRoom) -> None:

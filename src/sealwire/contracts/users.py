@@ -91,11 +91,11 @@ class Users(Output):
 
 
 class NewUser(Input):
-    """A user an administrator makes."""
+    """A user an administrator makes. Without `password` the person gets a letter by which they set it themself."""
 
     email: Email
     display_name: ShortText
-    password: Password
+    password: Password | None = None
     role: UserRole = "member"
 
 

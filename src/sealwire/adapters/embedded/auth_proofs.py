@@ -50,6 +50,13 @@ class SqliteAttemptStore:
 
         return await self._db.write(fail)
 
+    async def failures(self, keys: Sequence[bytes], since_us: int) -> int:
+        marks = ", ".join("?" * len(keys))
+        rows = self._db.read(
+            f"SELECT max(count) FROM attempt WHERE key IN ({marks}) AND last_us > ?", (*keys, since_us)
+        )
+        return int(rows[0][0] or 0)
+
     async def forgive(self, keys: Sequence[bytes]) -> None:
         await self._db.write(
             lambda conn: conn.executemany("DELETE FROM attempt WHERE key = ?", [(key,) for key in keys]).fetchall()

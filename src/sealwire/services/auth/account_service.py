@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sealwire.contracts.addresses import EmailChange, EmailChangeAsked, EmailChanged, EmailConfirmation
+from sealwire.contracts.credentials import ResetAsked
 from sealwire.contracts.logins import RecoveryCodes
 from sealwire.contracts.recovery import CARRIER, LockedOut
 from sealwire.contracts.users import UserNotFound
@@ -14,14 +15,16 @@ from sealwire.services.auth.model import check_outranks
 from sealwire.services.auth.ports import UserStore
 from sealwire.services.auth.records import UserRecord
 from sealwire.services.auth.recovery import Rescue
+from sealwire.services.auth.resets import Resets
 
 
 class AccountService:
     """The part of `AuthService` that deals with them."""
 
-    def __init__(self, *, addresses: AddressBook, rescue: Rescue, accounts: UserStore) -> None:
+    def __init__(self, *, addresses: AddressBook, rescue: Rescue, resets: Resets, accounts: UserStore) -> None:
         self._addresses = addresses
         self._rescue = rescue
+        self._resets = resets
         self._accounts = accounts
 
     async def change_email(self, caller: Caller, change: EmailChange) -> EmailChangeAsked:
@@ -38,6 +41,12 @@ class AccountService:
 
     async def reset_factors(self, caller: Caller, user_id: str) -> None:
         await self._rescue.reset(caller, await self._other(caller, user_id))
+
+    async def send_reset(self, caller: Caller, user_id: str) -> ResetAsked:
+        return await self._resets.send(caller, await self._other(caller, user_id))
+
+    async def end_sessions_of(self, caller: Caller, user_id: str) -> None:
+        await self._rescue.end_sessions(caller, await self._other(caller, user_id))
 
     async def rescue(self, caller: Caller, who: LockedOut) -> None:
         if not caller.is_service or caller.user_id != CARRIER or caller.tenant_id != SYSTEM_TENANT:

@@ -30,14 +30,16 @@ def _time(seconds: int) -> str:
     return f"{max(1, seconds // 60)} minutes"
 
 
-def reset_text(*, display_name: str, site: str, token: str, within_s: int) -> str:
-    """Word the letter of a password reset."""
+def reset_text(*, display_name: str, site: str, token: str, within_s: int, by_other: bool = False) -> str:
+    """Word the letter of a password reset. `by_other`: an administrator asked."""
+    who = "an administrator" if by_other else "somebody, probably you,"
+    not_you = "If you don't know of it, ask them first; until then" if by_other else "If it was not you, do nothing:"
     return (
         f"{greeting(display_name)}\n\n"
-        f"somebody, probably you, asked to set the password of your account at {site} anew.\n"
+        f"{who} asked to set the password of your account at {site} anew.\n"
         f"Open this link within {_time(within_s)}; it works once:\n\n"
         f"{site}/console#/reset?token={token}\n\n"
-        "If it was not you, do nothing: your password stays as it is.\n"
+        f"{not_you} your password stays as it is.\n"
     )
 
 

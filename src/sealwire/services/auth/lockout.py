@@ -93,6 +93,11 @@ class Lockout:
             until_us = max(await self._store.locked_until([by_pair, by_account, by_ip]))
             yield Standing(standing.keys, standing.forgivable, standing.locked or until_us > self._clock.now_us())
 
+    async def failures(self, standing: Standing) -> int:
+        """Return how many failures are counted on the account, or of its person's proofs, that are not forgotten."""
+        since_us = self._clock.now_us() - self._config.lockout_forget_s * US_PER_S
+        return await self._store.failures(standing.forgivable, since_us)
+
     async def forgive_login(self, account: str, ip: str) -> None:
         """Forget the failures on an account, also from that address: its password is a new one."""
         await self._store.forgive(

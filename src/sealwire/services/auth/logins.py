@@ -84,7 +84,10 @@ class Logins:
             await self._stores.users.rehash(user.user_id, old=user.password_hash, new=better)
         if user.mfa:
             return await self._challenge(caller, user, _AMR["password"])
-        granted = await self._sessions.open(caller, user, amr=_AMR["password"], forgive=standing.forgivable)
+        granted = await self._sessions.open(
+            caller, user, amr=_AMR["password"], forgive=standing.forgivable,
+            failed_before=await self._lockout.failures(standing),
+        )  # fmt: skip
         if granted is None:
             raise BadCredentials(_FAILED)
         return granted
@@ -126,14 +129,17 @@ class Logins:
             if proved is None:
                 origin = await self._journal.origin(caller, user.tenant_id)
                 event = self._journal.event(
-                    Kind.MFA_FAILED, origin, subject_id=user.user_id, outcome="failure", method=answer.method
-                )
+                    Kind.MFA_FAILED, origin, subject_id=user.user_id, outcome="failure", method=answer.method,
+                    last_try=challenge.attempts >= self._config.mfa_attempts or None,
+                )  # fmt: skip
                 await self._lockout.fail(standing, [event])
                 raise MfaFailed
         if not await self._stores.mfa.spend(token_hash):
             raise MfaFailed
         amr = (*challenge.amr, *proved)
-        granted = await self._sessions.open(caller, user, amr=amr, forgive=standing.forgivable)
+        granted = await self._sessions.open(
+            caller, user, amr=amr, forgive=standing.forgivable, failed_before=await self._lockout.failures(standing)
+        )
         if granted is None:
             raise MfaFailed
         return granted

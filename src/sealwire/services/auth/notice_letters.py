@@ -1,4 +1,4 @@
-"""What notices say: what changed, when, from where, and what to do if it was somebody else."""
+"""What notices say: what changed or looks wrong, when, from where, and what to do if it was somebody else."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from sealwire.kit.clock import rfc3339
-from sealwire.services.auth.events import Body, Kind
+from sealwire.services.auth.events import Body, Fact, Kind
 from sealwire.services.auth.letters import greeting
 
 
@@ -30,6 +30,27 @@ _MOVED: Final = Change(
     "this is the e-mail address of your account no longer; letters go to another one.",
     "tell an administrator.",
 )
+_GUESSED: Final = Change(
+    "A login after many attempts",
+    "somebody logged in to your account after several attempts that failed.",
+    _ACCESS_ADVICE,
+)
+_STOPPED_AT_THE_FACTOR: Final = Change(
+    "Somebody knows your password",
+    "somebody gave your password, or came by a way in that is linked to your account, and then failed at the second "
+    "factor until no try was left. They did not get in.",
+    "set the password anew: they know it.",
+)
+_COPIED: Final = Change(
+    "A session of yours was ended",
+    "a session of yours was ended: what keeps it open was used twice, by two clients or long after its time, as a "
+    "copy of it would be.",
+    "look at your device and end all your sessions: somebody may have copied what was on it.",
+)
+MANY_FAILURES: Final = 5
+"""So many failed attempts before a login are told to its person."""
+TELLING: Final[Mapping[str, Fact]] = {"member": "email", "failed_before": MANY_FAILURES, "last_try": True}
+"""Facts with which an event of any kind is told, if events of that kind ever are."""
 _CHANGES: Final[Mapping[Kind, Change]] = {
     Kind.PASSWORD_CHANGED: Change(
         "Your password was changed",
@@ -101,9 +122,15 @@ _CHANGES: Final[Mapping[Kind, Change]] = {
 
 
 def change_of(kind: Kind, body: Body) -> Change | None:
-    """Return what its person hears of an event; None for what lets nobody in and keeps nobody out."""
+    """Return what its person hears of an event; None for what changes nothing and looks as it should."""
     if kind is Kind.PROFILE_CHANGED:
         return _MOVED if body.facts.get("member") == "email" else None
+    if kind is Kind.LOGIN:
+        return _GUESSED if int(body.facts.get("failed_before") or 0) >= MANY_FAILURES else None
+    if kind is Kind.MFA_FAILED:
+        return _STOPPED_AT_THE_FACTOR if body.facts.get("last_try") else None
+    if kind is Kind.TOKEN_REUSED:
+        return _COPIED
     return _CHANGES.get(kind) if body.outcome == "success" or kind is Kind.PASSKEY_SUSPENDED else None
 
 

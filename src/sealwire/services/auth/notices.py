@@ -1,4 +1,5 @@
-"""Notices: people hear by mail of every change of what lets them in (ASVS 5.0, 6.3.6).
+"""Notices: people hear by mail of every change of what lets them in, and of what looks like somebody else there
+(ASVS 5.0, 6.3.5 and 6.3.7).
 
 The outbox tells it: an event is stored with its change, so a notice can't be lost, and its letter is stored with how
 far the herald came, under the event's id, so it is written once. It holds no secret and no link that does anything.
@@ -17,7 +18,7 @@ from sealwire.kit.envelopes import EnvelopeRefused
 from sealwire.kit.tasks import cancel_and_wait
 from sealwire.ports.events import Event, EventFeed, Positions
 from sealwire.services.auth.events import Body, Journal, Kind
-from sealwire.services.auth.notice_letters import Change, change_of, notice_subject, notice_text
+from sealwire.services.auth.notice_letters import TELLING, Change, change_of, notice_subject, notice_text
 from sealwire.services.auth.people import People
 from sealwire.services.auth.ports import LetterStore, UserStore
 from sealwire.services.auth.postman import Postman
@@ -86,7 +87,7 @@ class Herald:
         """Word the notice of an event; None when there is nobody to tell any more."""
         body = _read_body(event.data)
         change = change_of(Kind(event.kind), body)
-        user = await self._told(event, body)
+        user = await self._told(event, body) if change is not None else None
         if change is None or user is None:
             return None
         try:
@@ -133,5 +134,5 @@ class Herald:
 
 
 _TOLD: Final = frozenset(
-    kind.value for kind in Kind if change_of(kind, Body(actor_type="user", actor_id="", facts={"member": "email"}))
+    kind.value for kind in Kind if change_of(kind, Body(actor_type="user", actor_id="", facts=dict(TELLING)))
 )

@@ -231,6 +231,9 @@ class AttemptStore(Protocol):
     ) -> Sequence[Failures]:
         """Count a failure under each key with its free failures (`model.one_more`). Atomic."""
 
+    async def failures(self, keys: Sequence[bytes], since_us: int) -> int:
+        """Return the largest count under any of the keys whose last failure is newer than `since_us`."""
+
     async def forgive(self, keys: Sequence[bytes]) -> None:
         """Forget the failures under the keys."""
 

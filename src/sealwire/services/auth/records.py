@@ -182,6 +182,7 @@ class Reason(StrEnum):
     LOGOUT = "logout"
     LOGOUT_ALL = "logout_all"
     ENDED_BY_USER = "ended_by_user"
+    ENDED_BY_ADMIN = "ended_by_admin"
     REUSED = "refresh_reused"
     LIMIT = "session_limit"
     PASSWORD = "password_changed"  # noqa: S105 - the name of a reason

@@ -1,4 +1,4 @@
-"""Recovery: for who lost a second factor. New codes for oneself; all factors taken by somebody who ranks higher."""
+"""Recovery: for who lost a factor or a device. New codes for oneself; what somebody who ranks higher does for them."""
 
 from __future__ import annotations
 
@@ -34,6 +34,22 @@ class Rescue:
         if not await self._stores.mfa.renew_recovery(user.user_id, hashes, [event]):
             raise NoSecondFactor("Set up a passkey or an authenticator app first; recovery codes come with it.")
         return RecoveryCodes(recovery_codes=codes)
+
+    async def end_sessions(self, caller: Caller, user: UserRecord) -> None:
+        """End all that is open of a user; they may log in again. Raises: Conflict, as `reset`."""
+        cut = Cut(
+            tenant_id=user.tenant_id,
+            user_id=user.user_id,
+            reason=Reason.ENDED_BY_ADMIN,
+            revocation=self._revoker.subject(user.tenant_id, user.user_id, Reason.ENDED_BY_ADMIN),
+            expected_role=user.role,
+        )
+        event = self._journal.event(
+            Kind.SESSIONS_ENDED, await self._journal.origin(caller), subject_id=user.user_id,
+            reason=Reason.ENDED_BY_ADMIN.value,
+        )  # fmt: skip
+        if await self._stores.users.cut(cut, [event]) is None:
+            raise Conflict("The user was changed meanwhile; look again.")
 
     async def reset_named(self, caller: Caller, tenant: str, email: str) -> None:
         """Take all second factors of whoever has that address. Raises: UserNotFound."""

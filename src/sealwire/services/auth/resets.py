@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Final
 
 from sealwire.contracts.credentials import ResetAsked, ResetConfirmation, ResetDone, ResetInvalid, ResetRequest
+from sealwire.contracts.logins import TooManyAttempts
 from sealwire.contracts.users import WeakPassword
 from sealwire.kit.caller import ANONYMOUS_TENANT, Caller
 from sealwire.kit.clock import US_PER_S, Clock
+from sealwire.kit.problem import Conflict
+from sealwire.ports.events import NewEvent
 from sealwire.services.auth.config import AuthConfig
 from sealwire.services.auth.events import Journal, Kind
 from sealwire.services.auth.letters import RESET_SUBJECT, reset_text
@@ -19,11 +22,11 @@ from sealwire.services.auth.passwords import PasswordHasher
 from sealwire.services.auth.people import People
 from sealwire.services.auth.ports import AuthStores
 from sealwire.services.auth.postman import Postman
-from sealwire.services.auth.records import Cut, Reason, ResetRecord
+from sealwire.services.auth.records import Cut, LetterRecord, Reason, ResetRecord, UserRecord
 from sealwire.services.auth.revoker import Revoker
 from sealwire.services.auth.vault import Person, Vault
 
-_HOUR_US: Final = 3_600 * US_PER_S
+_HOUR_S: Final = 3_600
 _NOBODY: Final = Person("nobody@sealwire.invalid", "Nobody")
 
 
@@ -57,13 +60,8 @@ class Resets:
         usable = user is not None and user.status == "active" and tenant is not None and tenant.status == "active"
         usable = usable and user is not None and not user.service
         person = await self._people.person(user) if user is not None and usable else _NOBODY
-        token, now_us = new_token("swp1"), self._clock.now_us()
-        text = reset_text(
-            display_name=person.display_name, site=self._site, token=token,
-            within_s=self._config.reset_ttl_s,
-        )  # fmt: skip
-        # To the stored address, never to the one typed: two that fold into one may be two mailboxes.
-        letter = await self._postman.seal(tenant_id, to=person.email, subject=RESET_SUBJECT, text=text)
+        token = new_token("swp1")
+        letter = await self._letter(tenant_id, person, token)
         origin = await self._journal.origin(caller, tenant_id or ANONYMOUS_TENANT, email=request.email)
         event = self._journal.event(
             Kind.RESET_ASKED, origin, subject_id=user.user_id if user is not None else "",
@@ -71,7 +69,32 @@ class Resets:
         )  # fmt: skip
         if user is None or not usable:
             await self._stores.resets.decline([event])
-            return ResetAsked()
+        else:
+            await self._store(user, token, letter, event)
+        return ResetAsked()
+
+    async def send(self, caller: Caller, user: UserRecord) -> ResetAsked:
+        """Send a letter because an administrator asks for it. Raises: Conflict, TooManyAttempts."""
+        if user.status != "active":
+            raise Conflict("The user is disabled; enable them first.")
+        token = new_token("swp1")
+        letter = await self._letter(user.tenant_id, await self._people.person(user), token, by_other=True)
+        event = self._journal.event(Kind.RESET_ASKED, await self._journal.origin(caller), subject_id=user.user_id)
+        if not await self._store(user, token, letter, event):
+            raise TooManyAttempts("They were sent some letters already.", retry_after_s=_HOUR_S)
+        return ResetAsked()
+
+    async def _letter(self, tenant_id: str, person: Person, token: str, *, by_other: bool = False) -> LetterRecord:
+        """Seal a letter to the stored address, never to one typed: two that fold into one may be two mailboxes."""
+        within_s = self._config.reset_ttl_s
+        text = reset_text(
+            display_name=person.display_name, site=self._site, token=token, within_s=within_s, by_other=by_other
+        )
+        return await self._postman.seal(tenant_id, to=person.email, subject=RESET_SUBJECT, text=text)
+
+    async def _store(self, user: UserRecord, token: str, letter: LetterRecord, event: NewEvent) -> bool:
+        """Store token and letter; tell whether there were not too many of them."""
+        now_us = self._clock.now_us()
         reset = ResetRecord(
             token_hash=token_hash(token),
             tenant_id=user.tenant_id,
@@ -79,11 +102,12 @@ class Resets:
             created_us=now_us,
             expires_us=now_us + self._config.reset_ttl_s * US_PER_S,
         )
-        if await self._stores.resets.ask(
-            reset, letter, most=self._config.resets_per_hour, since_us=now_us - _HOUR_US, events=[event]
-        ):
+        asked = await self._stores.resets.ask(
+            reset, letter, most=self._config.resets_per_hour, since_us=now_us - _HOUR_S * US_PER_S, events=[event]
+        )
+        if asked:
             self._postman.wake()
-        return ResetAsked()
+        return asked
 
     async def confirm(self, caller: Caller, confirmation: ResetConfirmation) -> ResetDone:
         """Set the password; all sessions end, locks go. A weak password leaves the token as it is.

@@ -163,7 +163,7 @@ class AuthService(
             clock=clock, config=config, site=site,
         )  # fmt: skip
         rescue = Rescue(stores=stores, vault=vault, journal=journal, revoker=revoker)
-        AccountService.__init__(self, addresses=addresses, rescue=rescue, accounts=stores.users)
+        AccountService.__init__(self, addresses=addresses, rescue=rescue, resets=self._resets, accounts=stores.users)
         self._users = Roster(
             store=stores.users, tenants=tenants, vault=vault, hasher=self.hasher, rules=rules, people=people,
             guestbook=self._guestbook, policy=policy, journal=journal, revoker=revoker, clock=clock, config=config,
@@ -337,7 +337,10 @@ class AuthService(
     async def add_user(self, caller: Caller, user: NewUser) -> User:
         _require(caller, Permission.MANAGE_USERS)
         _check_given_by_key(caller, user.role)
-        return await self._users.add(caller, user)
+        added = await self._users.add(caller, user)
+        if user.password is None:
+            await self._resets.send(caller, added)
+        return await self._users.show(added)
 
     async def change_user(self, caller: Caller, user_id: str, change: UserChange) -> User:
         _require(caller, Permission.MANAGE_USERS)

@@ -56,9 +56,13 @@ class SessionKeeper:
     # ---- opening and carrying on
 
     async def open(
-        self, caller: Caller, user: UserRecord, *, amr: tuple[str, ...], forgive: Sequence[bytes]
-    ) -> LoginResult | None:
-        """Open a session for a user who has proved who they are; None when they were deactivated meanwhile."""
+        self, caller: Caller, user: UserRecord, *, amr: tuple[str, ...], forgive: Sequence[bytes],
+        failed_before: int = 0,
+    ) -> LoginResult | None:  # fmt: skip
+        """Open a session for a user who has proved who they are; None when they were deactivated meanwhile.
+
+        `failed_before`: how often it failed until now, which they hear of when it was often.
+        """
         session_id, secret, now_us = new_id(), os.urandom(_SECRET_BYTES), self._clock.now_us()
         tenant_id = user.tenant_id
         session = SessionRecord(
@@ -78,7 +82,7 @@ class SessionKeeper:
         origin = await self._journal.origin(caller, tenant_id)
         event = self._journal.event(
             Kind.LOGIN, origin, subject_id=user.user_id, resource_type="session", resource_id=session_id,
-            as_subject=True, amr=" ".join(amr),
+            as_subject=True, amr=" ".join(amr), failed_before=failed_before or None,
         )  # fmt: skip
         opened = await self._store.open(
             session,

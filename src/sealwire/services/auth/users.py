@@ -134,19 +134,21 @@ class Roster:
         )
         return Registered(user=await self._people.show(user))
 
-    async def add(self, caller: Caller, new: NewUser) -> User:
-        """Make a user in the caller's tenant. Raises: Forbidden, WeakPassword, EmailTaken, QuotaExceeded."""
+    async def add(self, caller: Caller, new: NewUser) -> UserRecord:
+        """Make a user in the caller's tenant; without a password none matches.
+
+        Raises: Forbidden, WeakPassword, EmailTaken, QuotaExceeded.
+        """
         role = Role(new.role)
         check_role_given(by=caller.principal.role, role=role, tenant_id=caller.tenant_id)
         tenant = await self._tenants.get(caller.tenant_id)
-        user = await self._store.add(
+        return await self._store.add(
             await self._new(tenant, new.email, new.display_name, new.password, role),
             most=self._most(tenant),
             claim_owner=False,
             needs_claim=False,
             events_of=self._added_by(Kind.USER_ADDED, await self._journal.origin(caller), as_subject=False),
         )
-        return await self._people.show(user)
 
     async def add_external(
         self, caller: Caller, tenant: TenantRecord, email: str, display_name: str, identity: IdentityRecord
@@ -200,10 +202,13 @@ class Roster:
             events_of=self._added_by(Kind.USER_ADDED, await self._journal.origin(caller), as_subject=False),
         )
 
-    async def _new(self, tenant: TenantRecord, email: str, display_name: str, password: str, role: Role) -> UserRecord:
-        weakness = self._rules.weakness(password, about=(email, display_name, tenant.slug))
-        if weakness is not None:
-            raise WeakPassword(weakness, path="$.password")
+    async def _new(
+        self, tenant: TenantRecord, email: str, display_name: str, password: str | None, role: Role
+    ) -> UserRecord:
+        if password is not None:
+            weakness = self._rules.weakness(password, about=(email, display_name, tenant.slug))
+            if weakness is not None:
+                raise WeakPassword(weakness, path="$.password")
         user_id = new_id()
         return UserRecord(
             user_id=user_id,
@@ -211,7 +216,7 @@ class Roster:
             email_index=self._vault.email_index(tenant.tenant_id, email),
             sealed=await self._vault.seal_person(tenant.tenant_id, user_id, Person(email, display_name)),
             role=role,
-            password_hash=await self._hasher.hash(password),
+            password_hash=NO_PASSWORD if password is None else await self._hasher.hash(password),
             created_us=self._clock.now_us(),
         )
 
@@ -246,6 +251,10 @@ class Roster:
     async def me(self, caller: Caller) -> User:
         """Return the caller's profile."""
         return await self._people.show(await self.get(caller))
+
+    async def show(self, user: UserRecord) -> User:
+        """Return a user as others in the tenant may see them."""
+        return await self._people.show(user)
 
     async def page(self, caller: Caller, page: Page) -> Users:
         """List the users of the caller's tenant."""
