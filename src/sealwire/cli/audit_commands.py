@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sealwire.cli.terminal import EXIT_USAGE, Json, fail, say_json
+from sealwire.cli.terminal import EXIT_USAGE, Json, fail, require_address, say_json
 
 if TYPE_CHECKING:
     from sealwire.cli.audit_live import LiveLog
@@ -155,6 +155,8 @@ def audit_cosign(
     if (note is None) == (witness is None):
         fail("give either a file, or --witness", EXIT_USAGE)
     log = live(url, token, tenant)
+    if witness is not None:
+        require_address("--witness", witness)
     try:
         kept = log.cosign(read_checkpoint(note)) if note is not None else ask_witness(log, witness or "")
     except Unreadable as error:
@@ -169,11 +171,14 @@ def audit_cosign(
 
 
 def live(url: str | None, token: str | None, tenant: str | None) -> LiveLog:
-    """Return the log behind an address."""
+    """Return the log behind an address. Leaves where address or token can be none."""
     from sealwire.cli.audit_live import LiveLog
 
     if url is None or token is None:
         fail("give --url and --token (or SEALWIRE_TOKEN)", EXIT_USAGE)
+    require_address("--url", url)
+    if not token or not token.isascii() or not token.isprintable() or " " in token:
+        fail("--token: an access token is one word of plain ASCII", EXIT_USAGE)
     return LiveLog(url, token, tenant_id=tenant)
 
 

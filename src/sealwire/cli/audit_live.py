@@ -15,6 +15,7 @@ import msgspec
 
 from sealwire.contracts.compliance import Checkpoint, Proof
 from sealwire.contracts.witness import CosignedCheckpoint
+from sealwire.kit.files import write_whole
 from sealwire.services.compliance.notes import parse_checkpoint, parse_note
 from sealwire.services.compliance.tiles import BundleAddress, TileAddress, path_of, tiles_of
 
@@ -122,7 +123,7 @@ class LiveLog:
                     continue  # pruned: the hashes are in the tile
                 raise
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
+            write_whole(path, content, mode=0o644)  # what is there is not asked for again, so it has to be whole
         known = {"first_key": head.first_key, "rotations": head.rotations, "cosigned": head.cosigned}
         (folder / "keys.json").write_text(json.dumps(known))
         (folder / "checkpoint").write_text(head.checkpoint, encoding="utf-8")

@@ -22,6 +22,19 @@ def fail(text: str, code: int = EXIT_FAILED) -> NoReturn:
     raise typer.Exit(code)
 
 
+def require_address(option: str, url: str) -> None:
+    """Leave with a word of usage where an address is none of http or https."""
+    from urllib.parse import urlsplit
+
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets that don't close, a port that is none
+        good = False
+    if not good or not url.isascii() or not url.isprintable() or " " in url:
+        fail(f"{option} {url}: an address like http://127.0.0.1:3000", EXIT_USAGE)
+
+
 def note_of(text: str) -> str:
     """Return a file's signed note: nothing signed depends on how many newlines a shell, or jq, left at the end."""
     return text.rstrip("\r\n") + "\n"

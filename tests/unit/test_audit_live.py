@@ -1,0 +1,82 @@
+"""Reading a log from an installation: addresses that are none, and a mirror that a full disk interrupted."""
+
+from __future__ import annotations
+
+import json
+import resource
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from sealwire.cli.audit_commands import audit_cosign, live
+from sealwire.cli.audit_live import PREFIX, LiveLog
+from sealwire.cli.terminal import EXIT_USAGE
+
+RECORDS = 256
+BUNDLE = bytes(range(256)) * 256
+TILE = b"h" * 32 * RECORDS
+CHECKPOINT = {"checkpoint": "a note", "tree_size": RECORDS, "root": "", "public_key": "k", "first_key": "k"}
+
+
+class Shelf(BaseHTTPRequestHandler):
+    """Answers as a gateway does, for a log of one full tile."""
+
+    def do_GET(self) -> None:
+        """Give the checkpoint, the bundle, or the tile."""
+        path = self.path.removeprefix(PREFIX)
+        content = json.dumps(CHECKPOINT).encode() if path == "/checkpoint" else BUNDLE if "entries" in path else TILE
+        self.send_response(200)
+        self.send_header("content-length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def log() -> Iterator[LiveLog]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Shelf)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield LiveLog(f"http://127.0.0.1:{server.server_port}", "token")
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_a_mirror_that_was_cut_short_goes_on_with_whole_files(log: LiveLog, tmp_path: Path) -> None:
+    folder = tmp_path / "mirror"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(BUNDLE) // 2, hard))  # writes half of the bundle, then no more
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            log.mirror(folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert log.mirror(folder) == RECORDS
+    assert (folder / "tile" / "entries" / "000").read_bytes() == BUNDLE
+    assert (folder / "tile" / "0" / "000").read_bytes() == TILE
+
+
+@pytest.mark.parametrize("url", ["", "there", "127.0.0.1:3000", "ftp://a", "http://", "http://[", "http://a:99999",
+                                 "http://a b", "http://a\n"])  # fmt: skip
+def test_what_is_no_address_is_wrong_usage(url: str) -> None:
+    with pytest.raises(typer.Exit) as left:
+        live(url, "token", None)
+    assert left.value.exit_code == EXIT_USAGE
+    with pytest.raises(typer.Exit) as left:
+        audit_cosign(witness=url, url="http://127.0.0.1:9", token="token")
+    assert left.value.exit_code == EXIT_USAGE
+
+
+@pytest.mark.parametrize("token", ["", "two words", "a\nb", "a\u20ac", "a\0"])
+def test_what_is_no_token_is_wrong_usage(token: str) -> None:
+    with pytest.raises(typer.Exit) as left:
+        live("http://127.0.0.1:9", token, None)
+    assert left.value.exit_code == EXIT_USAGE
