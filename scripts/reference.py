@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import pkgutil
 import sys
 from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
 from unittest.mock import MagicMock
 
+import sealwire
+from sealwire.boundary.integration_health import IntegrationHealth
 from sealwire.kit.caller import Caller
 from sealwire.kit.exchange import Exchange
 from sealwire.kit.http import Edge, Route
 from sealwire.kit.openapi import problem_codes
 from sealwire.kit.operation import PARAMETER, Operation, Policy
+from sealwire.kit.pages import Pages
 from sealwire.kit.problem import Unauthenticated
 from sealwire.runtime import settings
 from sealwire.services.socket.asyncapi import as_yaml, document
@@ -25,6 +29,8 @@ RAW = (
     ("media.routes", "routes"),
     ("compliance.routes", "routes"),
 )
+COMPONENTS = ("jwt_token_adapter", "session_validation_normalizer", "fallback_session_provider",
+              "websocket_auth_gateway", "service_boundary_coordinator")  # fmt: skip
 NOTE = "<!-- Written by `make reference`; change the code, not this page. -->\n"
 
 
@@ -59,20 +65,43 @@ def operations_page() -> str:
 def _raw_routes() -> list[str]:
     """Routes whose handlers read and answer by themselves: they stand in no contract."""
     edge = Edge(authenticate=_nobody)
-    lines = ["## Downloads, uploads, streams, pages", "", "| call | what | who | permission | degraded |",
-             "|---|---|---|---|---|"]  # fmt: skip
+    head = ["| call | what | who | permission | degraded | step-up |", "|---|---|---|---|---|---|"]
+    lines = ["## Downloads, uploads, streams, pages", "", *head]
     for module, function in RAW:
         # Nothing of the service is called: routes only bind its methods.
         routes: list[Route] = getattr(import_module(f"sealwire.services.{module}"), function)(MagicMock(), edge)
-        for route in routes:
-            if route.operation is None and route.verb != "OPTIONS":
-                path = PARAMETER.sub(r"{\1}", route.path)
-                needs = route.needs.value if route.needs else "–"
-                lines.append(
-                    f"| `{route.verb} {path}` | {route.summary} | {route.policy.value} | {needs} "
-                    f"| {route.degraded.value} |"
-                )
+        lines += _rows(routes)
+    return [*lines, "", *_health(edge)]
+
+
+def _health(edge: Edge) -> list[str]:
+    """The pages of every service, and the health of the boundary."""
+    pages = Pages(edge=edge, service="", version="", checks=MagicMock(), registry=MagicMock())
+    needed = dict.fromkeys(("normalizer", "breakers", "self_test", "authenticator", "receipts"), MagicMock())
+    health = IntegrationHealth(components=dict.fromkeys(COMPONENTS, MagicMock()), **needed)
+    lines = ["## Health", "", "At the root, not under `/api/v1`; the first five on every service's own port too.",
+             "States are for everybody; details and the self-test for owners, admins, operators and services.", "",
+             "| call | what | who |", "|---|---|---|"]  # fmt: skip
+    routes = (*pages.routes(), *health.routes(edge))
+    lines += [f"| `{route.verb} {_path(route)}` | {route.summary} | {route.policy.value} |" for route in routes]
     return [*lines, ""]
+
+
+def _path(route: Route) -> str:
+    return PARAMETER.sub(r"{\1}", route.path)
+
+
+def _rows(routes: Iterable[Route]) -> list[str]:
+    rows = []
+    for route in routes:
+        if route.operation is None and route.verb != "OPTIONS":
+            needs = route.needs.value if route.needs else "–"
+            step_up = "yes" if route.step_up else "–"
+            rows.append(
+                f"| `{route.verb} {_path(route)}` | {route.summary} | {route.policy.value} | {needs} "
+                f"| {route.degraded.value} | {step_up} |"
+            )
+    return rows
 
 
 def _nobody(exchange: Exchange, policy: Policy) -> Caller:
@@ -81,8 +110,9 @@ def _nobody(exchange: Exchange, policy: Policy) -> Caller:
 
 def problems_page() -> str:
     """Every problem's code, status, and whether a retry helps."""
-    for name in (*CONTRACTS, "admission"):
-        import_module(f"sealwire.contracts.{name}")
+    for module in pkgutil.walk_packages(sealwire.__path__, "sealwire."):
+        if not module.name.startswith("sealwire.testing"):
+            import_module(module.name)
     lines = [NOTE, "# Problems", "", "Errors are `application/problem+json` (RFC 9457) with a stable `code`.", "",
              "| code | status | retry | title |", "|---|---|---|---|"]  # fmt: skip
     for code, cls in sorted(problem_codes().items()):
