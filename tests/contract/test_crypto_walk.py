@@ -14,7 +14,7 @@ from sealwire.adapters.embedded.crypto import MIGRATIONS, SqliteKeyStore
 from sealwire.adapters.embedded.drivers.sqlite import Database
 from sealwire.contracts.ciphers import Ciphertext, CiphertextBatch, Plaintext, PlaintextBatch, Sealed
 from sealwire.contracts.crypto import OPERATIONS, Crypto
-from sealwire.contracts.crypto_terms import DecryptionFailed
+from sealwire.contracts.crypto_terms import DecryptionFailed, KeyUnusable
 from sealwire.contracts.data_keys import DataKeyDestruction, DataKeyRequest, SystemDataKeyRequest, WrappedKey
 from sealwire.contracts.keys import Destruction, KeyChange, NewKey, RewrapStep
 from sealwire.contracts.signatures import Signable, SignedMessage, SystemSignable
@@ -70,6 +70,7 @@ class Walk:
         self.sealed = await crypto.encrypt(ANNA, self.aes, plain())
         self.master = await crypto.encrypt_with_master_key(ANNA, plain())
         self.signature = await crypto.sign(ANNA, self.signer, Signable(message=SECRET))
+        self.wrapped = await crypto.data_key(ANNA, self.aes, DataKeyRequest(context=CONTEXT))
         self.current = await crypto.system_data_key(MESSAGING, SystemDataKeyRequest(context={"scope": "c1"}))
         await crypto.schedule_destruction(ANNA, self.doomed, Destruction(delay_days=1))
 
@@ -248,3 +249,80 @@ async def test_whatever_does_not_fit_fails_alike_and_is_recorded(walk: Walk, fau
         told.add((refused.value.status, refused.value.code, refused.value.detail))
     assert told == {(422, "decryption_failed", "Decryption failed")}
     assert [entry.outcome for entry in await walk.new_entries()] == ["failure"] * 4
+
+
+OFF: dict[str, tuple[Call, str]] = {
+    "encrypt": (lambda w: w.service.encrypt(ANNA, w.aes, plain()), "crypto.encrypt"),
+    "encrypt_batch": (
+        lambda w: w.service.encrypt_batch(ANNA, w.aes, PlaintextBatch(items=[plain()])), "crypto.encrypt",
+    ),
+    "decrypt": (lambda w: w.service.decrypt(ANNA, w.aes, back(w.sealed)), "crypto.decrypt"),
+    "rewrap": (lambda w: w.service.rewrap(ANNA, w.aes, back(w.sealed)), "crypto.rewrap"),
+    "rotate": (lambda w: w.service.rotate(ANNA, w.aes), "crypto.key.rotated"),
+    "data_key": (lambda w: w.service.data_key(ANNA, w.aes, DataKeyRequest(context=CONTEXT)), "crypto.data_key.created"),
+    "open_data_key": (
+        lambda w: w.service.open_data_key(MESSAGING, WrappedKey(wrapped=w.wrapped.wrapped, context=CONTEXT)),
+        "crypto.data_key.opened",
+    ),
+    "sign": (lambda w: w.service.sign(ANNA, w.signer, Signable(message=SECRET)), "crypto.sign"),
+    "verify": (
+        lambda w: w.service.verify(ANNA, w.signer, SignedMessage(message=SECRET, signature=w.signature.signature)),
+        "crypto.verify",
+    ),
+    "hmac": (lambda w: w.service.hmac(ANNA, w.mac, Signable(message=SECRET)), "crypto.hmac"),
+    "verify a tag": (
+        lambda w: w.service.verify(ANNA, w.mac, SignedMessage(message=SECRET, signature=bytes(32))), "crypto.verify",
+    ),
+    "cancel_destruction": (
+        lambda w: w.service.cancel_destruction(ANNA, w.aes), "crypto.key.destruction_cancelled",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(OFF))
+async def test_what_a_keys_state_forbids_is_recorded(walk: Walk, name: str) -> None:
+    for key_id in (walk.aes, walk.signer, walk.mac):
+        await walk.service.change_key(ANNA, key_id, KeyChange(state="disabled"))
+    await walk.new_entries()
+    call, action = OFF[name]
+    with pytest.raises(KeyUnusable):
+        await call(walk)
+    (entry,) = await walk.new_entries()
+    assert (entry.action, entry.outcome, entry.tenant_id) == (action, "denied", "t1")
+    assert entry.resource_id in (walk.aes, walk.signer, walk.mac)
+
+
+async def test_a_services_key_that_is_off_makes_and_opens_no_data_key(walk: Walk) -> None:
+    key_id = walk.current.key_id
+    await walk.service.change_key(MESSAGING, key_id, KeyChange(state="disabled"))
+    opened = WrappedKey(wrapped=walk.current.wrapped, context={"scope": "c1"})
+    await walk.new_entries()
+    for call in (
+        walk.service.open_data_key(MESSAGING, opened),
+        walk.service.system_data_key(MESSAGING, SystemDataKeyRequest(context={"scope": "c1"})),
+        walk.service.system_data_key(MESSAGING, SystemDataKeyRequest(context={"scope": "c2"})),
+    ):
+        with pytest.raises(KeyUnusable):
+            await call
+    assert [(e.resource_id, e.outcome) for e in await walk.new_entries()] == [(key_id, "denied")] * 3
+
+
+async def test_a_data_key_that_does_not_open_is_recorded(walk: Walk) -> None:
+    await walk.service.destroy_data_keys(MESSAGING, DataKeyDestruction(scope="c1"))
+    await walk.new_entries()
+    wrapped = b64encode(bytes(90)).decode()
+    mine = walk.wrapped.wrapped
+    for key, refused, resource_id in (
+        (WrappedKey(wrapped=walk.current.wrapped, context={"scope": "c9"}), DecryptionFailed, walk.current.key_id),
+        (WrappedKey(wrapped="0" * 36, context={"scope": "c1"}), DecryptionFailed, "data"),
+        (WrappedKey(wrapped=walk.current.wrapped, context={"scope": "c1"}), KeyUnusable, walk.current.key_id),
+        (WrappedKey(wrapped="no base64 at all", context=CONTEXT), DecryptionFailed, "data"),
+        (WrappedKey(wrapped=wrapped, context=CONTEXT), DecryptionFailed, "data"),
+        (WrappedKey(wrapped=mine, context={"record": "8"}), DecryptionFailed, walk.aes),
+        (WrappedKey(wrapped=mine[:-8] + "AAAAAAA=", context=CONTEXT), DecryptionFailed, walk.aes),
+    ):
+        with pytest.raises(refused):
+            await walk.service.open_data_key(MESSAGING, key)
+        (entry,) = await walk.new_entries()
+        outcome = "failure" if refused is DecryptionFailed else "denied"
+        assert (entry.action, entry.outcome, entry.resource_id) == ("crypto.data_key.opened", outcome, resource_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Final, NoReturn
 
 from cryptography.exceptions import InvalidTag
@@ -13,7 +14,7 @@ from sealwire.contracts.signatures import Signable, Signature
 from sealwire.kit.caller import Caller
 from sealwire.kit.clock import Clock
 from sealwire.kit.envelopes import NONCE_BYTES, TAG_BYTES, canonical_context, nonces
-from sealwire.services.crypto.events import Outcome, key_event
+from sealwire.services.crypto.events import KeyEvent, Outcome, key_event
 from sealwire.services.crypto.journal import UseJournal
 from sealwire.services.crypto.keys import KeyChain, LiveKey
 from sealwire.services.crypto.material import Material
@@ -51,18 +52,15 @@ class Ciphers:
 
     async def decrypt(self, caller: Caller, live: LiveKey, items: Sequence[Ciphertext], action: str) -> list[Opened]:
         """Decrypt all, or none. Raises: DecryptionFailed on any mismatch; KeyUnusable, Unavailable."""
-        try:
-            live.require(KeyUse.PROCESS)
-        except KeyUnusable:
-            self.note(caller, live, action, items[0].version, outcome="denied", count=len(items))
-            raise
+        item = items[0]
         opened = []
         version = 0
         context: dict[str, str] | None = None
         aad = b""
-        for item in items:
-            iv, tag = item.iv, item.auth_tag
-            try:
+        try:
+            live.require(KeyUse.PROCESS)
+            for item in items:
+                iv, tag = item.iv, item.auth_tag
                 if item.version != version:
                     decrypt = (await self._chain.material(live, item.version)).cipher.decrypt
                     version = item.version
@@ -71,10 +69,12 @@ class Ciphers:
                     aad = canonical_context(context)
                 if len(iv) != NONCE_BYTES or len(tag) != TAG_BYTES:  # a short tag is no tag
                     raise InvalidTag
-                text = decrypt(iv, item.ciphertext + tag, aad)
-            except (InvalidTag, KeyNotFound):
-                self.refuse(caller, live, action, item.version)
-            opened.append(Opened(plaintext=text))
+                opened.append(Opened(plaintext=decrypt(iv, item.ciphertext + tag, aad)))
+        except (InvalidTag, KeyNotFound):
+            self.refuse(caller, live, action, item.version)
+        except KeyUnusable:
+            self.note(caller, live, action, item.version, outcome="denied", count=len(items))
+            raise
         self.note(caller, live, action, items[0].version, count=len(opened))
         return opened
 
@@ -96,18 +96,25 @@ class Ciphers:
         self, caller: Caller, live: LiveKey, action: str, version: int, *, outcome: Outcome = "success", count: int = 1
     ) -> None:
         """Record a use. Raises: Unavailable when that can't be done for now."""
+        self._journal.note(self._event(caller, live, action, version, outcome, count))
+
+    def refusals(self, caller: Caller, live: LiveKey, action: str, version: int = 0) -> AbstractContextManager[None]:
+        """Record that the key's state forbids what is done in here, when it does."""
+        return self._journal.refusals(lambda outcome: self._event(caller, live, action, version, outcome, 1))
+
+    def _event(
+        self, caller: Caller, live: LiveKey, action: str, version: int, outcome: Outcome, count: int
+    ) -> KeyEvent:
         stored = live.stored
-        self._journal.note(
-            key_event(
-                caller,
-                action,
-                key_id=stored.key_id,
-                at_us=self._clock.now_us(),
-                version=version,
-                outcome=outcome,
-                count=count,
-                purpose=stored.purpose,
-            )
+        return key_event(
+            caller,
+            action,
+            key_id=stored.key_id,
+            at_us=self._clock.now_us(),
+            version=version,
+            outcome=outcome,
+            count=count,
+            purpose=stored.purpose,
         )
 
     async def _protecting(self, caller: Caller, live: LiveKey, count: int, action: str) -> Material:

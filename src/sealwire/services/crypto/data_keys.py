@@ -7,8 +7,9 @@ import os
 from base64 import b64encode
 from binascii import a2b_base64
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from hashlib import sha256
-from typing import Final
+from typing import Final, NoReturn
 
 from sealwire.contracts.crypto_terms import DecryptionFailed, KeyNotFound, KeyUnusable
 from sealwire.contracts.data_keys import (
@@ -25,7 +26,7 @@ from sealwire.kit.clock import Clock
 from sealwire.kit.envelopes import KEY_BYTES, EnvelopeRefused, bind, canonical_context
 from sealwire.kit.ids import new_id
 from sealwire.kit.problem import Invalid
-from sealwire.services.crypto.events import KeyEvent, key_event
+from sealwire.services.crypto.events import KeyEvent, Outcome, key_event
 from sealwire.services.crypto.journal import UseJournal
 from sealwire.services.crypto.keys import KeyChain, LiveKey
 from sealwire.services.crypto.model import ROTATE_AT_USES, KeyUse
@@ -37,6 +38,7 @@ _VERSION_AT: Final = 17
 _ENVELOPE_AT: Final = 21
 DATA: Final = "data"
 """The name of the key that wraps a service's data keys."""
+_OPENED: Final = "crypto.data_key.opened"
 
 
 def system_purpose(service: str) -> str:
@@ -60,6 +62,10 @@ class DataKeys:
     async def current(self, caller: Caller, request: SystemDataKeyRequest) -> DataKey:
         """Return the current data key of a service's context with `DATA_KEY_USES` more uses granted."""
         live = await self._chain.named(caller, system_purpose(caller.service), DATA, "aes-256-gcm")
+        with self._refusals(caller, "crypto.data_key.loaded", live.stored.key_id, 0, live.stored.purpose):
+            return await self._current(caller, live, request)
+
+    async def _current(self, caller: Caller, live: LiveKey, request: SystemDataKeyRequest) -> DataKey:
         live.require(KeyUse.PROTECT)
         digest = sha256(canonical_context(request.context)).digest()
         fresh = request.fresh
@@ -81,14 +87,17 @@ class DataKeys:
         if len(key.wrapped) != _ID_CHARS:
             return await self._open_wrapped(caller, key)
         stored = await self._store.data_key(caller.tenant_id, caller.service, key.wrapped)
-        if stored is None or sha256(canonical_context(key.context)).digest() != stored.context_digest:
-            raise DecryptionFailed
-        if stored.wrapped is None:
-            raise KeyUnusable("The data key is destroyed.")
-        live = await self._chain.find(caller.tenant_id, stored.key_id)
-        live.require(KeyUse.PROCESS)
-        plain = await self._unwrap(live, stored)
-        self._journal.note(self._event(caller, "crypto.data_key.opened", stored))
+        if stored is None:
+            self._refuse(caller)
+        with self._refusals(caller, _OPENED, stored.key_id, stored.version, system_purpose(stored.service)):
+            if sha256(canonical_context(key.context)).digest() != stored.context_digest:
+                raise DecryptionFailed
+            if stored.wrapped is None:
+                raise KeyUnusable("The data key is destroyed.")
+            live = await self._chain.find(caller.tenant_id, stored.key_id)
+            live.require(KeyUse.PROCESS)
+            plain = await self._unwrap(live, stored)
+        self._journal.note(self._event(caller, _OPENED, stored))
         return PlainKey(plaintext=bytes(plain))
 
     async def destroy(self, caller: Caller, which: DataKeyDestruction) -> Destroyed:
@@ -137,21 +146,45 @@ class DataKeys:
     async def _open_wrapped(self, caller: Caller, key: WrappedKey) -> PlainKey:
         try:
             wrapped = a2b_base64(key.wrapped, strict_mode=True)
-            if wrapped[:1] != _FORMAT:
-                raise DecryptionFailed
-            h = wrapped[1:_VERSION_AT].hex()
-            key_id = f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}"
-            live = await self._chain.find(caller.tenant_id, key_id)
-            live.require(KeyUse.PROCESS)
-            version = int.from_bytes(wrapped[_VERSION_AT:_ENVELOPE_AT], "big")
-            material = await self._chain.material(live, version)
-            aad = wrapped[:_ENVELOPE_AT] + _tenant_context(caller.tenant_id, key.context)
-            plain = material.unwrap(wrapped[_ENVELOPE_AT:], aad)
-        except (ValueError, KeyNotFound, EnvelopeRefused):
-            raise DecryptionFailed from None
-        event = key_event(caller, "crypto.data_key.opened", key_id=key_id, at_us=self._clock.now_us(), version=version)
-        self._journal.note(event)
+        except ValueError:
+            self._refuse(caller)
+        if wrapped[:1] != _FORMAT or len(wrapped) < _ENVELOPE_AT:
+            self._refuse(caller)
+        h = wrapped[1:_VERSION_AT].hex()
+        key_id = f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}"
+        version = int.from_bytes(wrapped[_VERSION_AT:_ENVELOPE_AT], "big")
+        with self._refusals(caller, _OPENED, key_id, version):
+            try:
+                live = await self._chain.find(caller.tenant_id, key_id)
+                live.require(KeyUse.PROCESS)
+                material = await self._chain.material(live, version)
+                aad = wrapped[:_ENVELOPE_AT] + _tenant_context(caller.tenant_id, key.context)
+                plain = material.unwrap(wrapped[_ENVELOPE_AT:], aad)
+            except (KeyNotFound, EnvelopeRefused):
+                raise DecryptionFailed from None
+        self._journal.note(key_event(caller, _OPENED, key_id=key_id, at_us=self._clock.now_us(), version=version))
         return PlainKey(plaintext=bytes(plain))
+
+    def _refuse(self, caller: Caller) -> NoReturn:
+        """Record that what was given names no data key. Raises: DecryptionFailed."""
+        with self._refusals(caller, _OPENED, DATA, 0, system_purpose(caller.service)):
+            raise DecryptionFailed
+
+    def _refusals(
+        self, caller: Caller, action: str, key_id: str, version: int, purpose: str = "tenant"
+    ) -> AbstractContextManager[None]:
+        def event(outcome: Outcome) -> KeyEvent:
+            return key_event(
+                caller,
+                action,
+                key_id=key_id,
+                at_us=self._clock.now_us(),
+                version=version,
+                outcome=outcome,
+                purpose=purpose,
+            )
+
+        return self._journal.refusals(event)
 
     async def _make(
         self, caller: Caller, live: LiveKey, context: dict[str, str], digest: bytes, replaced: StoredDataKey | None

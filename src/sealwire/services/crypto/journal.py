@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import msgspec
 
+from sealwire.contracts.crypto_terms import DecryptionFailed, KeyUnusable
 from sealwire.kit.problem import Unavailable
 from sealwire.kit.tasks import cancel_and_wait
-from sealwire.services.crypto.events import KeyEvent
+from sealwire.services.crypto.events import KeyEvent, Outcome
 from sealwire.services.crypto.ports import KeyStore
 
 _log = logging.getLogger("sealwire.crypto")
@@ -78,6 +81,18 @@ class UseJournal:
             total.add(event)
         if self._flushing is None:
             self._flushing = asyncio.get_running_loop().create_task(self._flush_soon(), name="crypto-journal")
+
+    @contextmanager
+    def refusals(self, event: Callable[[Outcome], KeyEvent]) -> Iterator[None]:
+        """Record what is refused in here: by a key's state, or because something doesn't open."""
+        try:
+            yield
+        except KeyUnusable:
+            self.note(event("denied"))
+            raise
+        except DecryptionFailed:
+            self.note(event("failure"))
+            raise
 
     def tally(self, event: KeyEvent) -> None:
         """Count a use, to be recorded together with others of the same key, actor and kind by `sum_up`.

@@ -155,7 +155,8 @@ class CryptoService:
     async def rotate(self, caller: Caller, key_id: str) -> Key:
         _require(caller, Permission.MANAGE_KEYS)
         live = await self._chain.find(caller.tenant_id, key_id)
-        return self._describe((await self._chain.rotate(caller, live)).stored)
+        with self._ciphers.refusals(caller, live, "crypto.key.rotated", live.stored.newest.version):
+            return self._describe((await self._chain.rotate(caller, live)).stored)
 
     async def change_key(self, caller: Caller, key_id: str, change: KeyChange) -> Key:
         _require(caller, Permission.MANAGE_KEYS)
@@ -238,15 +239,16 @@ class CryptoService:
     async def verify(self, caller: Caller, key_id: str, message: SignedMessage) -> Verdict:
         _require(caller, Permission.USE_KEYS)
         live = await self._usable(caller, key_id, "ed25519", "hmac-sha256")
-        live.require(KeyUse.PROCESS)
         text, signature = message.message, message.signature
         version = next((v for v in live.stored.versions if v.version == message.version), None)
-        if version is None:
-            valid = False
-        elif version.public_key is not None:
-            valid = verify_signature(version.public_key, text, signature)
-        else:
-            valid = (await self._chain.material(live, version.version)).verify_tag(text, signature)
+        with self._ciphers.refusals(caller, live, "crypto.verify", message.version):
+            live.require(KeyUse.PROCESS)
+            if version is None:
+                valid = False
+            elif version.public_key is not None:
+                valid = verify_signature(version.public_key, text, signature)
+            else:
+                valid = (await self._chain.material(live, version.version)).verify_tag(text, signature)
         self._ciphers.note(caller, live, "crypto.verify", message.version, outcome="success" if valid else "failure")
         return Verdict(valid=valid)
 
@@ -257,7 +259,8 @@ class CryptoService:
         if request.plain and not caller.is_service:
             raise Forbidden("A data key in the clear is given to services only.")
         live = await self._usable(caller, key_id, "aes-256-gcm")
-        made = await self._data_keys.wrap_new(caller, live, request.context, plain=request.plain)
+        with self._ciphers.refusals(caller, live, "crypto.data_key.created"):
+            made = await self._data_keys.wrap_new(caller, live, request.context, plain=request.plain)
         self._ciphers.note(caller, live, "crypto.data_key.created", made.version)
         return made
 
@@ -276,11 +279,12 @@ class CryptoService:
     async def system_sign(self, caller: Caller, message: SystemSignable) -> SystemSignature:
         _require_service(caller)
         live = await self._chain.named(caller, system_purpose(caller.service), f"sign:{message.name}", "ed25519")
-        if message.version is None or message.version == live.stored.newest.version:
-            material = await self._chain.protecting(live)
-        else:  # an older version vouches for its successor
-            live.require(KeyUse.PROTECT)
-            material = await self._chain.material(live, message.version)
+        with self._ciphers.refusals(caller, live, "crypto.sign"):
+            if message.version is None or message.version == live.stored.newest.version:
+                material = await self._chain.protecting(live)
+            else:  # an older version vouches for its successor
+                live.require(KeyUse.PROTECT)
+                material = await self._chain.material(live, message.version)
         self._journal.tally(
             key_event(
                 caller,
@@ -335,6 +339,7 @@ class CryptoService:
             self._ciphers.note(caller, live, action, live.stored.newest.version, outcome="denied")
             raise
         except TransitionRefused as refused:
+            self._ciphers.note(caller, live, action, live.stored.newest.version, outcome="denied")
             raise KeyUnusable(f"The key is {refused.now.value} and can't become {refused.wanted.value}.") from None
 
     def _describe(self, stored: StoredKey) -> Key:
