@@ -9,6 +9,7 @@ import pytest
 
 from sealwire.contracts.conversations import Conversation, ConversationChange
 from sealwire.contracts.custody import HoldPlacement, SubjectErasure, SubjectItem, SubjectQuery
+from sealwire.contracts.messages import Edit
 from sealwire.kit.caller import Caller, service_caller
 from sealwire.kit.ids import new_id
 from sealwire.services.messaging.config import MessagingConfig
@@ -79,6 +80,46 @@ async def erase(room: MessagingRoom, who: Caller) -> tuple[dict[str, int], list[
         answer = await room.messaging.erase_subject(COMPLIANCE, who.user_id, job)
         if answer.done:
             return answer.kept, answer.kept_in
+
+
+# ---- messages
+
+
+async def test_what_a_message_was_before_it_was_edited_is_exported(
+    room: MessagingRoom, anna: Caller, ben: Caller
+) -> None:
+    group = await room.group(anna, ben)
+    said = await room.say(anna, group, "the first")
+    for body in ("the second", "the third"):
+        await room.messaging.edit(anna, group.conversation_id, said.seq, Edit(body=body))
+    await room.messaging.edit(ben, group.conversation_id, (await room.say(ben, group, "his")).seq, Edit(body="hers"))
+    items = await former(room, anna)
+    assert [(i.kind, i.resource_id, i.data["version"], i.data["body"]) for i in items] == [
+        ("message", said.message_id, 0, "the first"),
+        ("message", said.message_id, 1, "the second"),
+    ]
+    assert all(item.data["replaced_at"] and "deleted_at" not in item.data for item in items)
+    await room.messaging.delete(anna, group.conversation_id, said.seq)
+    assert await former(room, anna) == [], "what is not stored any more is told by nobody"
+
+
+@pytest.mark.parametrize("by", ["subject", "conversation"])
+async def test_what_a_hold_keeps_of_a_deleted_message_is_exported_until_the_release(
+    room: MessagingRoom, anna: Caller, ben: Caller, by: str
+) -> None:
+    group = await room.group(anna, ben)
+    said = await room.say(anna, group, "the first")
+    covered = {"subject_id": anna.user_id} if by == "subject" else {"conversation_id": group.conversation_id}
+    await room.messaging.put_hold(COMPLIANCE, "h1", HoldPlacement(**covered))
+    await room.messaging.edit(anna, group.conversation_id, said.seq, Edit(body="the second"))
+    await room.messaging.delete(anna, group.conversation_id, said.seq)
+    items = await former(room, anna)
+    assert [(i.data["version"], i.data["body"]) for i in items] == [(0, "the first"), (1, "the second")]
+    assert ["deleted_at" in item.data for item in items] == [False, True]
+    assert await former(room, ben) == []
+    await room.messaging.release_hold(COMPLIANCE, "h1")
+    await room.service._jobs.purge()
+    assert await former(room, anna) == []
 
 
 # ---- titles

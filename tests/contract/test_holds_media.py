@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from base64 import b64decode
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from sealwire.contracts.conversations import NewConversation
-from sealwire.contracts.custody import Disposal, DueQuery, HoldPlacement
+from sealwire.contracts.custody import ContentQuery, Disposal, DueQuery, HoldPlacement, SubjectQuery
 from sealwire.contracts.media import MediaNotFound
 from sealwire.kit.caller import Caller, service_caller
 from sealwire.kit.clock import rfc3339
@@ -65,9 +66,16 @@ async def test_a_file_deleted_under_a_hold_is_gone_for_all_and_kept(room: MediaR
     assert (await room.ask("anna", "GET", f"/media/{media_id}")).status == 404
     await sweep(room)
     assert blobs(room) == 1
+    (item,) = (await room.media.export_subject(COMPLIANCE, anna.user_id, SubjectQuery())).items
+    assert (item.media_id, item.data["former"]) == (media_id, True)
+    assert item.data["deleted_at"]
+    part = await room.media.subject_content(COMPLIANCE, anna.user_id, media_id, ContentQuery())
+    assert b64decode(part.data) == b"evidence", "what is stored is the person's to have"
     await room.media.release_hold(COMPLIANCE, "h1")
     await sweep(room)
     assert blobs(room) == 0
+    with pytest.raises(MediaNotFound):
+        await room.media.subject_content(COMPLIANCE, anna.user_id, media_id, ContentQuery())
     assert room.db.read("SELECT count(*) FROM files") == [(0,)]
     assert room.db.read("SELECT bytes FROM room") == [(0,)]
 

@@ -16,7 +16,7 @@ from sealwire.contracts.messages import Draft
 from sealwire.kit.caller import service_caller
 from sealwire.testing.messaging_room import MessagingRoom
 
-HERE = {"tenant": "t", "person": "p", "after": 0, "last": 1, "limit": 1, "emoji": ""}
+HERE = {"tenant": "t", "person": "p", "after": 0, "last": 1, "limit": 1, "beside": ""}
 FILES = "SELECT media_id FROM files WHERE tenant_id = ? AND owner_id = ? AND media_id > ? ORDER BY media_id LIMIT ?"
 KEYS = f"SELECT data_key_id FROM data_keys WHERE {OF_SUBJECT}"
 

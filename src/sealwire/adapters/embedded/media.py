@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
 import apsw
 import msgspec
@@ -17,6 +17,7 @@ from sealwire.adapters.embedded.media_keeping import (
     hide_or_delete,
     require_free_hands,
 )
+from sealwire.adapters.embedded.media_rows import FILE_COLUMNS, Rows, read_files
 from sealwire.adapters.embedded.media_subjects import SUBJECT_SCHEMA, SqliteMediaSubjects, refuse_marked
 from sealwire.adapters.embedded.outbox import OUTBOX_SCHEMA, POSITIONS_SCHEMA, SqliteOutbox
 from sealwire.kit.problem import QuotaExceeded
@@ -67,15 +68,8 @@ MIGRATIONS: Final = (
     DISPOSALS_LEFT,
 )
 
-_FILE = (
-    'media_id, tenant_id, owner_id, conversation_id, state, partial, length, "offset", meta, facts, parts,'
-    " created_at_us, expires_at_us"
-)
 _SEGMENT = "start, length, blob_key, header, origin_id, origin_start, scope"
-_decode_parts = msgspec.json.Decoder(tuple[str, ...]).decode
 _encode = msgspec.json.Encoder().encode
-Row = tuple[Any, ...]
-Rows = Callable[[str, tuple[Any, ...]], list[Row]]
 
 
 class SqliteMediaStore:
@@ -124,7 +118,7 @@ class SqliteMediaStore:
     async def files(self, tenant_id: str, media_ids: Sequence[str]) -> list[StoredFile]:
         marks = ",".join("?" * len(media_ids))
         where = f"WHERE tenant_id = ? AND media_id IN ({marks}) AND hidden_us IS NULL"
-        return _files(self._db.read, where, (tenant_id, *media_ids))
+        return read_files(self._db.read, where, (tenant_id, *media_ids))
 
     async def segments(self, media_id: str) -> list[StoredSegment]:
         return _segments(self._db.read, media_id)
@@ -201,11 +195,11 @@ class SqliteMediaStore:
 
     async def expired(self, now_us: int, limit: int) -> list[StoredFile]:
         where = "WHERE expires_at_us <= ? AND hidden_us IS NULL ORDER BY expires_at_us LIMIT ?"
-        return _files(self._db.read, where, (now_us, limit))
+        return read_files(self._db.read, where, (now_us, limit))
 
     async def scanning(self, after: str, limit: int) -> list[StoredFile]:
         where = "WHERE state = 'scanning' AND media_id > ? AND hidden_us IS NULL ORDER BY media_id LIMIT ?"
-        return _files(self._db.read, where, (after, limit))
+        return read_files(self._db.read, where, (after, limit))
 
     async def doomed(self, limit: int) -> list[str]:
         return [key for (key,) in self._db.read("SELECT blob_key FROM doomed LIMIT ?", (limit,))]
@@ -240,7 +234,7 @@ def _take_room(conn: apsw.Connection, tenant_id: str, size: int, limit: int) -> 
 def _insert(conn: apsw.Connection, file: StoredFile) -> None:
     refuse_marked(conn, file.tenant_id, file.owner_id)
     conn.execute(
-        f"INSERT INTO files ({_FILE}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        f"INSERT INTO files ({FILE_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             file.media_id,
             file.tenant_id,
@@ -267,43 +261,8 @@ def _insert_segments(conn: apsw.Connection, media_id: str, segments: Sequence[St
 
 
 def _file(rows: Rows, tenant_id: str, media_id: str) -> StoredFile | None:
-    found = _files(rows, "WHERE media_id = ? AND tenant_id = ? AND hidden_us IS NULL", (media_id, tenant_id))
+    found = read_files(rows, "WHERE media_id = ? AND tenant_id = ? AND hidden_us IS NULL", (media_id, tenant_id))
     return found[0] if found else None
-
-
-def _files(rows: Rows, where: str, params: Row) -> list[StoredFile]:
-    return [
-        StoredFile(
-            media_id=media_id,
-            tenant_id=tenant_id,
-            owner_id=owner_id,
-            conversation_id=conversation_id,
-            state=FileState(state),
-            partial=bool(partial),
-            length=length,
-            offset=offset,
-            meta=meta,
-            facts=facts,
-            parts=_decode_parts(parts),
-            created_at_us=created_at_us,
-            expires_at_us=expires_at_us,
-        )
-        for (
-            media_id,
-            tenant_id,
-            owner_id,
-            conversation_id,
-            state,
-            partial,
-            length,
-            offset,
-            meta,
-            facts,
-            parts,
-            created_at_us,
-            expires_at_us,
-        ) in rows(f"SELECT {_FILE} FROM files {where}", params)
-    ]
 
 
 def _segments(rows: Rows, media_id: str) -> list[StoredSegment]:

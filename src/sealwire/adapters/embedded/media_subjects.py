@@ -12,12 +12,13 @@ import apsw
 from sealwire.adapters.embedded.drivers.sqlite import Database, fetch
 from sealwire.adapters.embedded.holds import held_sql, is_held
 from sealwire.adapters.embedded.media_keeping import delete
+from sealwire.adapters.embedded.media_rows import read_files
 from sealwire.adapters.embedded.outbox import SqliteOutbox
 from sealwire.contracts.compliance import LegalHold
 from sealwire.contracts.custody import ProcessingRestricted
 from sealwire.kit.files import count_in_files
 from sealwire.services.media.keeping_ports import EventOf
-from sealwire.services.media.subject_ports import SubjectLeft
+from sealwire.services.media.subject_ports import OwnedFile, SubjectLeft
 
 SUBJECT_SCHEMA: Final = """
 CREATE TABLE subject_mark (
@@ -57,6 +58,12 @@ class SqliteMediaSubjects:
             "SELECT media_id FROM files WHERE tenant_id = ? AND owner_id = ? AND media_id > ? ORDER BY media_id LIMIT ?"
         )
         return [str(media_id) for (media_id,) in self._db.read(sql, (tenant_id, subject_id, after, limit))]
+
+    async def file(self, tenant_id: str, subject_id: str, media_id: str) -> OwnedFile | None:
+        who = (media_id, tenant_id, subject_id)
+        where = "WHERE media_id = ? AND tenant_id = ? AND owner_id = ?"
+        hidden = self._db.read(f"SELECT hidden_us FROM files {where}", who)
+        return OwnedFile(read_files(self._db.read, where, who)[0], hidden[0][0]) if hidden else None
 
     async def erase(self, tenant_id: str, subject_id: str, limit: int, event: EventOf) -> int:
         def erase(conn: apsw.Connection) -> int:

@@ -9,12 +9,14 @@ from functools import partial
 from typing import Any, Final
 
 import apsw
+from msgspec.structs import replace
 
 from sealwire.adapters.embedded.drivers.pace import Pace
 from sealwire.adapters.embedded.drivers.sqlite import Database, fetch
 from sealwire.adapters.embedded.holds import held_sql, is_held
 from sealwire.adapters.embedded.messaging_events import Change, SqliteConversationEvents
 from sealwire.adapters.embedded.messaging_former import COUNT_FREE, keep_reactions
+from sealwire.adapters.embedded.messaging_keeping import HELD
 from sealwire.adapters.embedded.messaging_rows import MESSAGE_COLUMNS, read_message
 from sealwire.adapters.embedded.messaging_schema import LAST, SEQ_BITS, id_text, key_of
 from sealwire.contracts.compliance import LegalHold
@@ -22,6 +24,7 @@ from sealwire.kit.files import count_in_files
 from sealwire.services.messaging.events import KIND_NUMBER, Detail
 from sealwire.services.messaging.model import Actor
 from sealwire.services.messaging.subject_ports import (
+    FormerMessage,
     HeldPlace,
     Mention,
     Rewritten,
@@ -58,8 +61,16 @@ FINDING: Final = {
     "messages": f"SELECT c.tenant_id, c.conversation_id, {MESSAGE_COLUMNS} FROM message m {_SENT_HERE}"
     " ORDER BY m.key LIMIT :limit",
     "reactions": "SELECT m.key, m.emoji, m.at_us, c.conversation_id FROM reaction m JOIN conversation c"
-    " ON c.num = :last >> 32 AND c.tenant_id = :tenant WHERE (m.key, m.emoji) > (:after, :emoji) AND m.key <= :last"
+    " ON c.num = :last >> 32 AND c.tenant_id = :tenant WHERE (m.key, m.emoji) > (:after, :beside) AND m.key <= :last"
     " AND m.user_id = :person ORDER BY m.key, m.emoji LIMIT :limit",
+    # What a message was before it was edited; what a hold keeps of one that is deleted.
+    "former messages": f"SELECT c.tenant_id, c.conversation_id, {MESSAGE_COLUMNS}, v.version, v.sealed,"
+    " ifnull((SELECT at_us FROM message_version WHERE key = v.key AND version = v.version + 1), m.edited_at_us)"
+    " FROM message_version v CROSS JOIN message m ON m.key = v.key JOIN conversation c ON c.num = :last >> 32"
+    " AND c.tenant_id = :tenant WHERE (v.key, v.version) > (:after, :beside) AND v.key <= :last"
+    " AND m.sender_id = :person ORDER BY v.key, v.version LIMIT :limit",
+    "deleted messages": f"SELECT c.tenant_id, c.conversation_id, {MESSAGE_COLUMNS}, m.version, m.sealed,"
+    f" m.deleted_at_us FROM message m {_SENT_HERE} AND m.kept = {HELD} ORDER BY m.key LIMIT :limit",
     "mentions": f"SELECT m.key, m.meta FROM message m {_NAMED_HERE} ORDER BY m.key LIMIT :limit",
     "names": "SELECT num FROM conversation WHERE num = :last >> 32 AND (created_by = :person OR instr(pair, :person))",
     "held messages": f"SELECT c.conversation_id, count(*) FROM message m {_SENT_HERE} AND {_HELD}",
@@ -152,6 +163,13 @@ class SqliteMessagingSubjects:
     ) -> Sequence[SubjectReaction]:
         rows = await self._each("reactions", (tenant_id, subject_id), after[0], limit, after[1])
         return [SubjectReaction(key, emoji, at_us, id_, key & LAST) for key, emoji, at_us, id_ in rows]
+
+    async def former_messages(
+        self, tenant_id: str, subject_id: str, after: tuple[int, int], limit: int, *, deleted: bool
+    ) -> Sequence[FormerMessage]:
+        what = "deleted messages" if deleted else "former messages"
+        rows = await self._each(what, (tenant_id, subject_id), after[0], limit, after[1])
+        return [_former(*row, deleted=deleted) for row in rows]
 
     async def mentions(self, tenant_id: str, subject_id: str, after: int, limit: int) -> Sequence[Mention]:
         rows = await self._each("mentions", (tenant_id, subject_id), after, limit)
@@ -311,9 +329,12 @@ class SqliteMessagingSubjects:
     # ---- parts
 
     async def _each(
-        self, what: str, who: tuple[str, str], after: int = 0, limit: int = ALL, emoji: str = ""
+        self, what: str, who: tuple[str, str], after: int = 0, limit: int = ALL, beside: str | int = ""
     ) -> list[tuple[Any, ...]]:
-        """Return up to `limit` rows of what the person left above a place, by conversation, in a thread."""
+        """Return up to `limit` rows of what the person left above a place, by conversation, in a thread.
+
+        `beside` says where in a place that holds several.
+        """
 
         def look(conn: apsw.Connection) -> list[tuple[Any, ...]]:
             found: list[tuple[Any, ...]] = []
@@ -321,7 +342,7 @@ class SqliteMessagingSubjects:
             for (num,) in fetch(conn, TRACES, (*who, after >> SEQ_BITS)):
                 first = key_of(num, 0)
                 values |= {"after": max(after, first), "last": first | LAST, "limit": limit - len(found)}
-                values["emoji"] = emoji if after > first else ""
+                values["beside"] = beside if after > first else ""
                 found += conn.execute(FINDING[what], values).fetchall()
                 if len(found) >= limit:
                     break
@@ -341,6 +362,15 @@ class SqliteMessagingSubjects:
             by_conversation.setdefault(key >> 32, []).append(change)
         for num, changes in by_conversation.items():
             self._events.record(conn, num, changes)
+
+
+def _former(tenant_id: str, conversation_id: str, *row: Any, deleted: bool) -> FormerMessage:
+    """Read a row of MESSAGE_COLUMNS and of what it was: version, sealed, until when."""
+    *columns, version, sealed, until_us = row
+    there = read_message(tenant_id, conversation_id, tuple(columns), {})
+    meta = columns[-1] if deleted else None  # what is known beside the body is of the newest version
+    was = replace(there, version=version, sealed=sealed, meta=meta, deleted_at_us=None, expires_at_us=None)
+    return FormerMessage((columns[0], version), was, until_us)
 
 
 def _refuse_held(tenant_id: str, subject_id: str, conn: apsw.Connection) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from sealwire.services.media.keeping_ports import EventOf
+
+if TYPE_CHECKING:
+    from sealwire.services.media.ports import StoredFile
 
 
 class SubjectLeft(NamedTuple):
@@ -13,6 +16,13 @@ class SubjectLeft(NamedTuple):
 
     free: int
     held: int
+
+
+class OwnedFile(NamedTuple):
+    """A file of the person; `deleted_us` when it was deleted, and a hold keeps it."""
+
+    file: StoredFile
+    deleted_us: int | None
 
 
 class MediaSubjects(Protocol):
@@ -29,6 +39,9 @@ class MediaSubjects(Protocol):
 
     async def owned(self, tenant_id: str, subject_id: str, after: str, limit: int) -> Sequence[str]:
         """Return the ids of a person's files above an id."""
+
+    async def file(self, tenant_id: str, subject_id: str, media_id: str) -> OwnedFile | None:
+        """Return a file of the person, also one that was deleted and that a hold keeps."""
 
     async def erase(self, tenant_id: str, subject_id: str, limit: int, event: EventOf) -> int:
         """Refuse new files of the person for good and delete up to `limit` that no hold keeps. Raises: LegalHold."""

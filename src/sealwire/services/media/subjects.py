@@ -26,7 +26,7 @@ from sealwire.contracts.custody import (
 )
 from sealwire.contracts.media import MediaDamaged, MediaInfo, MediaNotFound
 from sealwire.kit.caller import Caller
-from sealwire.kit.clock import Clock
+from sealwire.kit.clock import Clock, rfc3339
 from sealwire.kit.envelopes import EnvelopeRefused
 from sealwire.kit.problem import Invalid
 from sealwire.ports.blobs import BlobMissing
@@ -70,11 +70,11 @@ class SubjectFiles:
         if query.cursor is not None and not query.cursor.replace("-", "").isalnum():
             raise Invalid("Give a `next_cursor` as it was.", path="$.cursor")
         ids = await self._subjects.owned(tenant_id, subject_id, query.cursor or "", query.limit)
-        found = {file.media_id: file for file in await self._store.files(tenant_id, ids)} if ids else {}
-        items = [await self._item(found[media_id]) for media_id in ids if media_id in found]
+        found = [await self._subjects.file(tenant_id, subject_id, media_id) for media_id in ids]
+        items = [await self._item(*owned) for owned in found if owned is not None]
         return SubjectItems(items=items, next_cursor=ids[-1] if len(ids) == query.limit else None)
 
-    async def _item(self, file: StoredFile) -> SubjectItem:
+    async def _item(self, file: StoredFile, deleted_us: int | None) -> SubjectItem:
         try:
             info = await self._describe(file) if file.state in _COMPLETE else None
         except (KeyUnusable, DecryptionFailed, EnvelopeRefused):
@@ -82,6 +82,8 @@ class SubjectFiles:
         data: dict[str, Any] = {"state": file.state.value, "size_bytes": file.offset}
         if info is not None:
             data |= msgspec.to_builtins(info)
+        if deleted_us is not None:
+            data |= {"former": True, "deleted_at": rfc3339(deleted_us)}
         whole = file.state in _COMPLETE and file.state is not FileState.QUARANTINED
         return SubjectItem(
             kind="file", resource_id=file.media_id, at=info.created_at if info is not None else "", data=data,
@@ -91,9 +93,10 @@ class SubjectFiles:
     async def subject_content(self, caller: Caller, subject_id: str, media_id: str, query: ContentQuery) -> ContentPart:
         """See `SubjectContent`."""
         tenant_id = require_custodian(caller)
-        file = await self._store.file(tenant_id, media_id)
-        if file is None or file.owner_id != subject_id or file.state not in _COMPLETE:
+        owned = await self._subjects.file(tenant_id, subject_id, media_id)
+        if owned is None or owned.file.state not in _COMPLETE:
             raise MediaNotFound
+        file = owned.file
         end = min(query.offset + query.limit_bytes, file.offset)
         data = await self._read(tenant_id, file, query.offset, end) if query.offset < end else b""
         return ContentPart(data=b64encode(data).decode(), last=end >= file.offset)

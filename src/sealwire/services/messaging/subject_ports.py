@@ -16,6 +16,14 @@ class WrittenMessage(NamedTuple):
     held: bool
 
 
+class FormerMessage(NamedTuple):
+    """A message of the person as it was until `until_us`. Its place is (place, version)."""
+
+    place: tuple[int, int]
+    message: StoredMessage
+    until_us: int
+
+
 class Sat(NamedTuple):
     """A membership of the person; `title` is sealed."""
 
@@ -101,6 +109,11 @@ class SubjectStore(Protocol):
         self, tenant_id: str, subject_id: str, after: tuple[int, str], limit: int
     ) -> Sequence[SubjectReaction]:
         """Return reactions above (key, emoji)."""
+
+    async def former_messages(
+        self, tenant_id: str, subject_id: str, after: tuple[int, int], limit: int, *, deleted: bool
+    ) -> Sequence[FormerMessage]:
+        """Return what messages were before they were edited, or what holds keep of `deleted` ones, above a place."""
 
     async def mentions(self, tenant_id: str, subject_id: str, after: int, limit: int) -> Sequence[Mention]:
         """Return messages that name the person, above a place, those under a hold left out."""

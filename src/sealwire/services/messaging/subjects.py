@@ -24,7 +24,7 @@ from sealwire.kit.caller import Caller
 from sealwire.kit.clock import Clock, rfc3339
 from sealwire.kit.problem import Invalid
 from sealwire.services.messaging.bodies import Bodies, body_context, pack
-from sealwire.services.messaging.former import REACTIONS, TITLES, FormerPages
+from sealwire.services.messaging.former import DELETED, MESSAGES, REACTIONS, TITLES, FormerPages
 from sealwire.services.messaging.former_ports import FormerStore
 from sealwire.services.messaging.model import MessageMeta, read_meta, write_meta
 from sealwire.services.messaging.ports import Keys
@@ -57,7 +57,7 @@ class SubjectCases:
     ) -> None:
         self._store = store
         self._former = former
-        self._former_pages = FormerPages(store=former, bodies=bodies)
+        self._former_pages = FormerPages(store=former, subjects=store, bodies=bodies)
         self._seats = seats
         self._bodies = bodies
         self._keys = keys
@@ -73,13 +73,15 @@ class SubjectCases:
     # ---- export
 
     async def export_subject(self, caller: Caller, subject_id: str, query: SubjectQuery) -> SubjectItems:
-        """See `SubjectCustody`: memberships, messages, reactions; then former titles and reactions that holds keep."""
+        """See `SubjectCustody`: memberships, messages, reactions; then what these were, as far as it is stored."""
         tenant_id = require_custodian(caller)
         phase, _, after = (query.cursor or "seats:").partition(":")
         read = {
             "seats": self._seats_page,
             "messages": self._messages_page,
             "reactions": self._reactions_page,
+            MESSAGES: self._former_pages.messages,
+            DELETED: self._former_pages.deleted,
             TITLES: self._former_pages.titles,
             REACTIONS: self._former_pages.reactions,
         }.get(phase)
@@ -122,7 +124,7 @@ class SubjectCases:
             for r in found
         ]  # fmt: skip
         if len(found) < limit:
-            return items, f"{TITLES}:"
+            return items, f"{MESSAGES}:"
         return items, f"reactions:{found[-1].key}.{found[-1].emoji.encode().hex()}"
 
     # ---- erasure
