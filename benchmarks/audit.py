@@ -20,7 +20,7 @@ import orjson
 import uvloop
 
 from benchmarks.harness import results
-from sealwire.contracts.compliance import Actor, AuditBatch, AuditEntry, InclusionQuery
+from sealwire.contracts.audit_log import Actor, AuditBatch, AuditEntry, InclusionQuery
 from sealwire.kit.caller import Caller, Principal, service_caller
 from sealwire.kit.clock import SystemClock
 from sealwire.kit.envelopes import SealingKey

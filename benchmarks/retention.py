@@ -19,10 +19,10 @@ import uvloop
 from benchmarks.harness import results
 from sealwire.adapters.embedded.messaging_requests import mark_of
 from sealwire.adapters.embedded.messaging_schema import id_bytes, key_of
-from sealwire.contracts.compliance import NewRetentionPolicy
 from sealwire.contracts.conversations import Conversation
 from sealwire.contracts.messages import Draft
 from sealwire.contracts.retention import NewRetentionRun
+from sealwire.contracts.retention_policies import NewRetentionPolicy
 from sealwire.kit.caller import Caller
 from sealwire.kit.ids import new_id
 from sealwire.services.compliance.config import ComplianceConfig

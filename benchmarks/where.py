@@ -32,7 +32,7 @@ PARTS = (
     ("store: rows of message and event", r"embedded/messaging"),
     ("commit", r"GroupWriter\._commit$"),
     ("group writer", r"embedded/drivers/(sqlite|worker)"),
-    ("audit: chain, tree, rows", r"sealwire/services/compliance|embedded/(audit|compliance)|contracts/compliance"),
+    ("audit: chain, tree, rows", r"sealwire/services/compliance|embedded/(audit|compliance)|contracts/audit"),
     ("audit relay", r"sealwire/ports/events|embedded/outbox|runtime/rooms"),
     ("search indexing", r"sealwire/services/search|embedded/(index|drivers/tantivy)"),
     ("sockets and fan-out", r"sealwire/services/socket"),

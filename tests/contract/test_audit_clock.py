@@ -12,7 +12,7 @@ from tests.independent.c2sp import split_note
 from tests.independent.witness import Witness
 
 from sealwire.contracts.audit import StreamQuery
-from sealwire.contracts.compliance import Actor, AuditBatch, AuditEntry, AuditQuery, LogQuery, VerifyQuery
+from sealwire.contracts.audit_log import Actor, AuditBatch, AuditEntry, AuditQuery, LogQuery, VerifyQuery
 from sealwire.contracts.witness import Cosignatures
 from sealwire.kit.clock import US_PER_S, rfc3339
 from sealwire.services.compliance.config import ComplianceConfig

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sealwire.contracts.compliance import Actor, AuditEntry
+from sealwire.contracts.audit_log import Actor, AuditEntry
 from sealwire.kit.ids import new_id
 from sealwire.services.compliance.canonical import canonical
 from sealwire.services.compliance.chain import form_of, record_bytes

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sealwire.contracts.audit import EvidenceQuery, ExportQuery, StreamQuery
-from sealwire.contracts.compliance import (
+from sealwire.contracts.audit_log import (
     Actor,
     AuditBatch,
     AuditEntry,

@@ -13,7 +13,7 @@ import pytest
 from tests.contract.test_compliance_evidence import GATEWAY, add, checkpoint, get
 
 from sealwire.cli.audit import verify_source
-from sealwire.contracts.compliance import VerifyQuery
+from sealwire.contracts.audit_log import VerifyQuery
 from sealwire.services.compliance.bundle import verify_bundle
 from sealwire.services.compliance.chain import line_of
 from sealwire.services.compliance.evidence import Evidence

@@ -18,16 +18,19 @@ from sealwire.clients.media import local_media, remote_media
 from sealwire.clients.messaging import local_messaging, remote_messaging
 from sealwire.clients.search import local_search, remote_search
 from sealwire.contracts import accountability, crypto, identity, media, messaging, search
+from sealwire.contracts.audit_log import Actor, AuditEntry, AuditQuery
 from sealwire.contracts.ciphers import Ciphertext, Plaintext
-from sealwire.contracts.compliance import Actor, AuditEntry, AuditQuery, NewConsent, NewHold, NewRetentionPolicy
+from sealwire.contracts.consents import NewConsent
 from sealwire.contracts.conversations import NewConversation
 from sealwire.contracts.crypto_terms import DecryptionFailed
 from sealwire.contracts.gdpr import JobNotFound, NewErasure, NewExport, NewRectification, PersonChanges
+from sealwire.contracts.holds import NewHold
 from sealwire.contracts.keys import NewKey
 from sealwire.contracts.media import InfoQuery, Infos, MediaNotFound
 from sealwire.contracts.messages import Draft, History
 from sealwire.contracts.messaging_terms import ConversationNotFound
 from sealwire.contracts.retention import NewRetentionRun
+from sealwire.contracts.retention_policies import NewRetentionPolicy
 from sealwire.contracts.search import SearchQuery
 from sealwire.contracts.users import UserNotFound
 from sealwire.kit.caller import Caller, Principal

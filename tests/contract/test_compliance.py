@@ -11,8 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from sealwire.contracts.compliance import (
-    OPERATIONS,
+from sealwire.contracts.audit_log import (
     Actor,
     AuditBatch,
     AuditConflict,
@@ -20,15 +19,15 @@ from sealwire.contracts.compliance import (
     AuditQuery,
     AuditRangeEmpty,
     AuditRecord,
-    Compliance,
     ConsistencyQuery,
     InclusionQuery,
     LogQuery,
-    NewConsent,
-    NewHold,
-    NewRetentionPolicy,
     VerifyQuery,
 )
+from sealwire.contracts.compliance import OPERATIONS, Compliance
+from sealwire.contracts.consents import NewConsent
+from sealwire.contracts.holds import NewHold
+from sealwire.contracts.retention_policies import NewRetentionPolicy
 from sealwire.kit.caller import Caller, Principal, service_caller
 from sealwire.kit.codec import Page
 from sealwire.kit.ids import new_id

@@ -12,7 +12,7 @@ from random import Random
 import pytest
 from tests.contract.test_compliance_streams import entry
 
-from sealwire.contracts.compliance import AuditBatch, Checkpoint, LogQuery, VerifyQuery
+from sealwire.contracts.audit_log import AuditBatch, Checkpoint, LogQuery, VerifyQuery
 from sealwire.contracts.signatures import SystemSignable
 from sealwire.kit.caller import Caller, Principal, service_caller
 from sealwire.kit.http import App, Edge

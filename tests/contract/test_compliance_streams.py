@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import rfc8785
 
-from sealwire.contracts.compliance import Actor, AuditBatch, AuditEntry
+from sealwire.contracts.audit_log import Actor, AuditBatch, AuditEntry
 from sealwire.kit.caller import Caller, Principal, service_caller
 from sealwire.kit.exchange import Exchange
 from sealwire.kit.http import App, Edge

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 import pytest
 
 from sealwire.contracts import custody
-from sealwire.contracts.compliance import LegalHold
 from sealwire.contracts.custody import (
     HoldPlacement,
     SubjectChanges,
@@ -18,6 +17,7 @@ from sealwire.contracts.custody import (
     SubjectQuery,
     SubjectRestriction,
 )
+from sealwire.contracts.holds import LegalHold
 from sealwire.kit.caller import Caller, Principal, service_caller
 from sealwire.kit.operation import Policy
 from sealwire.kit.permission import Role

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.contract.test_compliance_streams import entry
 
-from sealwire.contracts.compliance import AuditBatch
+from sealwire.contracts.audit_log import AuditBatch
 from sealwire.kit.caller import Caller, Principal, service_caller
 from sealwire.kit.http import STEP_UP_WINDOW_S, App, Edge
 from sealwire.kit.permission import Role

@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from sealwire.contracts.compliance import Hold, HoldGap, LegalHold, NewHold
 from sealwire.contracts.custody import SubjectErased
 from sealwire.contracts.gdpr import NewErasure
+from sealwire.contracts.holds import Hold, HoldGap, LegalHold, NewHold
 from sealwire.kit.caller import Caller, Principal
 from sealwire.kit.codec import Page
 from sealwire.kit.permission import Role

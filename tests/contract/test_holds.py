@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from sealwire.contracts.compliance import AuditQuery, HoldPending, NewHold
+from sealwire.contracts.audit_log import AuditQuery
 from sealwire.contracts.conversations import Conversation
 from sealwire.contracts.custody import MessagePolicy, SubjectQuery
 from sealwire.contracts.gdpr import GdprJob, JobQuery, NewErasure
+from sealwire.contracts.holds import HoldPending, NewHold
 from sealwire.contracts.keys import Destruction, NewKey
 from sealwire.contracts.messages import History, Message
 from sealwire.kit.caller import Caller, service_caller

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from sealwire.contracts.compliance import LegalHold
 from sealwire.contracts.custody import (
     Disposal,
     DueQuery,
@@ -17,6 +16,7 @@ from sealwire.contracts.custody import (
     SubjectItem,
     SubjectQuery,
 )
+from sealwire.contracts.holds import LegalHold
 from sealwire.contracts.users import ProfileChange
 from sealwire.kit.caller import Caller, Principal, service_caller
 from sealwire.kit.clock import rfc3339

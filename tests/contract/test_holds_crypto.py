@@ -9,11 +9,11 @@ import pytest
 
 from sealwire.adapters.embedded.crypto import MIGRATIONS, SqliteKeyStore
 from sealwire.adapters.embedded.drivers.sqlite import Database
-from sealwire.contracts.compliance import LegalHold
 from sealwire.contracts.crypto_terms import KeyUnusable
 from sealwire.contracts.custody import HoldPlacement
 from sealwire.contracts.data_keys import DataKeyDestruction, SystemDataKeyRequest
 from sealwire.contracts.data_keys import WrappedKey as Wrapped
+from sealwire.contracts.holds import LegalHold
 from sealwire.contracts.keys import Destruction, NewKey
 from sealwire.kit.caller import Caller, Principal, service_caller
 from sealwire.kit.permission import Role

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from sealwire.contracts.compliance import NewHold
 from sealwire.contracts.gdpr import GdprJob, JobQuery, NewErasure
+from sealwire.contracts.holds import NewHold
 from sealwire.contracts.messages import Draft, History
 from sealwire.kit.caller import Caller
 from sealwire.services.compliance.certificates import read_certificate

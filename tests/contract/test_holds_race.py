@@ -19,12 +19,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from sealwire.clients.key_ring import uuid_of
-from sealwire.contracts.compliance import NewHold, NewRetentionPolicy
 from sealwire.contracts.conversations import Conversation
 from sealwire.contracts.data_keys import DataKeyDestruction
+from sealwire.contracts.holds import NewHold
 from sealwire.contracts.messages import Edit, MessageNotFound
 from sealwire.contracts.messaging_terms import ConversationNotFound
 from sealwire.contracts.retention import NewRetentionRun, RunActive
+from sealwire.contracts.retention_policies import NewRetentionPolicy
 from sealwire.kit.caller import service_caller
 from sealwire.kit.envelopes import envelope_key_id
 from sealwire.kit.problem import Problem

@@ -13,7 +13,7 @@ import pytest
 from tests.contract.test_compliance_evidence import GATEWAY, add, checkpoint, get
 from tests.contract.test_compliance_streams import entry
 
-from sealwire.contracts.compliance import AuditBatch
+from sealwire.contracts.audit_log import AuditBatch
 from sealwire.kit.problem import Invalid
 from sealwire.services.compliance.bundle import verify_bundle
 from sealwire.services.compliance.chain import reread

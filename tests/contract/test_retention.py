@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from sealwire.contracts.compliance import AuditQuery, NewRetentionPolicy, VerifyQuery
+from sealwire.contracts.audit_log import AuditQuery, VerifyQuery
 from sealwire.contracts.conversations import Conversation, NewConversation
 from sealwire.contracts.messages import History
 from sealwire.contracts.retention import START_RUN, ListUnusable, NewRetentionRun, RetentionRun, RunActive
+from sealwire.contracts.retention_policies import NewRetentionPolicy
 from sealwire.kit.caller import Caller
 from sealwire.kit.codec import Page
 from sealwire.kit.problem import Invalid, NotFound

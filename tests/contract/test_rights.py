@@ -16,7 +16,8 @@ import msgspec
 import pytest
 
 from sealwire.contracts import accountability
-from sealwire.contracts.compliance import Actor, AuditBatch, AuditEntry, AuditQuery, LegalHold, NewConsent, VerifyQuery
+from sealwire.contracts.audit_log import Actor, AuditBatch, AuditEntry, AuditQuery, VerifyQuery
+from sealwire.contracts.consents import NewConsent
 from sealwire.contracts.custody import SubjectErased
 from sealwire.contracts.gdpr import (
     ExportGone,
@@ -31,6 +32,7 @@ from sealwire.contracts.gdpr import (
     PersonChanges,
     PersonNotFound,
 )
+from sealwire.contracts.holds import LegalHold
 from sealwire.contracts.users import LastOwner
 from sealwire.kit.caller import Caller, Principal, service_caller
 from sealwire.kit.codec import Page

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sealwire.contracts.compliance import (
+from sealwire.contracts.audit_log import (
     Actor,
     AuditBatch,
     AuditEntry,

@@ -19,7 +19,7 @@ from tests.contract.test_compliance_evidence import AUDITOR, GATEWAY, add, check
 from tests.independent import c2sp
 from tests.independent.witness import Witness
 
-from sealwire.contracts.compliance import Actor, AuditBatch, AuditEntry
+from sealwire.contracts.audit_log import Actor, AuditBatch, AuditEntry
 from sealwire.contracts.witness import Cosignatures
 from sealwire.kit.http import App, Edge
 from sealwire.services.compliance.config import ComplianceConfig

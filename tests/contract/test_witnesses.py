@@ -16,7 +16,7 @@ from tests.independent.c2sp import PLAIN, head_of, key_line, open_note, split_no
 from tests.independent.witness import Witness
 
 from sealwire.cli.audit import Keys, verify_source
-from sealwire.contracts.compliance import LogQuery
+from sealwire.contracts.audit_log import LogQuery
 from sealwire.contracts.witness import CheckpointUnknown, Cosignatures, NotCosigned
 from sealwire.kit.clock import SystemClock
 from sealwire.kit.config import SettingError

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sealwire.contracts.compliance import AuditBatch, AuditEntry, AuditQuery, AuditRecord, VerifyQuery
+from sealwire.contracts.audit_log import AuditBatch, AuditEntry, AuditQuery, AuditRecord, VerifyQuery
 from sealwire.kit.caller import Caller, service_caller
 from sealwire.kit.clock import SystemClock
 from sealwire.kit.envelopes import SealingKey
@@ -25,7 +25,7 @@ ROUNDS = 3
 COMMON = """
 import asyncio, os, sys
 from pathlib import Path
-from sealwire.contracts.compliance import Actor, AuditBatch, AuditEntry
+from sealwire.contracts.audit_log import Actor, AuditBatch, AuditEntry
 from sealwire.kit.caller import service_caller
 from sealwire.testing.compliance import open_compliance
 

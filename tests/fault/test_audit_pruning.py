@@ -10,16 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sealwire.contracts.compliance import (
+from sealwire.contracts.audit_log import (
     Actor,
     AuditBatch,
     AuditEntry,
     AuditQuery,
     ConsistencyQuery,
     InclusionQuery,
-    NewHold,
     VerifyQuery,
 )
+from sealwire.contracts.holds import NewHold
 from sealwire.kit.caller import Caller, Principal, service_caller
 from sealwire.kit.permission import Role
 from sealwire.services.compliance.config import ComplianceConfig

@@ -13,7 +13,7 @@ from uuid import UUID
 
 import pytest
 
-from sealwire.contracts.compliance import AuditBatch, AuditQuery, AuditRecord, VerifyQuery
+from sealwire.contracts.audit_log import AuditBatch, AuditQuery, AuditRecord, VerifyQuery
 from sealwire.kit.caller import service_caller
 from sealwire.kit.clock import SystemClock
 from sealwire.kit.envelopes import SealingKey
@@ -31,7 +31,7 @@ COMMON = """
 import asyncio, os, signal, sys
 from pathlib import Path
 from random import Random
-from sealwire.contracts.compliance import Actor, AuditBatch, AuditEntry
+from sealwire.contracts.audit_log import Actor, AuditBatch, AuditEntry
 from sealwire.kit.caller import service_caller
 from sealwire.kit.clock import SystemClock
 from sealwire.kit.envelopes import SealingKey

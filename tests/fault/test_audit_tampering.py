@@ -11,7 +11,7 @@ import apsw
 import msgspec
 import pytest
 
-from sealwire.contracts.compliance import Actor, AuditBatch, AuditEntry, Verification, VerifyQuery
+from sealwire.contracts.audit_log import Actor, AuditBatch, AuditEntry, Verification, VerifyQuery
 from sealwire.kit.caller import service_caller
 from sealwire.kit.ids import new_id
 from sealwire.kit.pages import DegradedOnly

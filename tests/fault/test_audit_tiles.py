@@ -12,7 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.contract.test_compliance_streams import entry
 
-from sealwire.contracts.compliance import AuditBatch, VerifyQuery
+from sealwire.contracts.audit_log import AuditBatch, VerifyQuery
 from sealwire.kit.caller import service_caller
 from sealwire.services.compliance.evidence import AuditRangeEmpty
 from sealwire.services.compliance.notes import (

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from sealwire.contracts.compliance import VerifyQuery
+from sealwire.contracts.audit_log import VerifyQuery
 from sealwire.kit.caller import service_caller
 from sealwire.testing.compliance import open_compliance
 
@@ -16,7 +16,8 @@ RECORDS, EXPORTS = 700, 40
 CHILD = """
 import asyncio, os, signal, sys
 from pathlib import Path
-from sealwire.contracts.compliance import Actor, AuditBatch, AuditEntry, NewRetentionPolicy
+from sealwire.contracts.audit_log import Actor, AuditBatch, AuditEntry
+from sealwire.contracts.retention_policies import NewRetentionPolicy
 from sealwire.contracts.retention import NewRetentionRun
 from sealwire.kit.caller import service_caller
 from sealwire.kit.clock import SystemClock

@@ -13,7 +13,7 @@ from random import Random
 
 import pytest
 
-from sealwire.contracts.compliance import Actor, AuditEntry
+from sealwire.contracts.audit_log import Actor, AuditEntry
 from sealwire.kit.clock import SystemClock
 from sealwire.kit.envelopes import SealingKey
 from sealwire.kit.pages import DegradedOnly
@@ -32,7 +32,7 @@ VICTIM = """
 import asyncio, os, signal, sys
 from pathlib import Path
 from random import Random
-from sealwire.contracts.compliance import Actor, AuditEntry
+from sealwire.contracts.audit_log import Actor, AuditEntry
 from sealwire.kit.clock import SystemClock
 from sealwire.kit.envelopes import SealingKey
 from sealwire.kit.problem import Unavailable

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from sealwire.contracts.compliance import MAX_RECORD_BYTES, AuditEntry
+from sealwire.contracts.audit_log import MAX_RECORD_BYTES, AuditEntry
 from sealwire.kit.caller import ANONYMOUS, Caller
 from sealwire.kit.codec import Input, encode
 from sealwire.kit.exchange import Exchange

@@ -13,7 +13,7 @@ import pytest
 from sealwire.adapters.embedded.drivers.sqlite import Database
 from sealwire.adapters.embedded.outbox import OUTBOX_SCHEMA, POSITIONS_SCHEMA, SqliteOutbox, SqlitePositions
 from sealwire.clients.compliance import ComplianceClient, audit_relay, local_compliance
-from sealwire.contracts.compliance import Actor, AuditBatch, AuditEntry, AuditQuery
+from sealwire.contracts.audit_log import Actor, AuditBatch, AuditEntry, AuditQuery
 from sealwire.kit.caller import Caller, Principal, service_caller
 from sealwire.kit.clock import SystemClock
 from sealwire.kit.ids import new_id

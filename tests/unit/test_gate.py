@@ -9,7 +9,7 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry
 
-from sealwire.contracts.compliance import AuditEntry
+from sealwire.contracts.audit_log import AuditEntry
 from sealwire.kit.caller import ANONYMOUS, Caller, Principal
 from sealwire.kit.exchange import Exchange
 from sealwire.kit.http import App, Edge

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sealwire.contracts.compliance import Actor, AuditRecord
+from sealwire.contracts.audit_log import Actor, AuditRecord
 from sealwire.services.auth.events import Kind
 from sealwire.services.compliance.ocsf import ACCOUNT_CHANGE, API_ACTIVITY, AUTHENTICATION, ocsf_event
 

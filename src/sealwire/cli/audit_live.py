@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from sealwire.contracts.compliance import Checkpoint, Proof
+from sealwire.contracts.audit_log import Checkpoint, Proof
 from sealwire.contracts.witness import CosignedCheckpoint
 from sealwire.kit.files import write_whole
 from sealwire.services.compliance.notes import parse_checkpoint, parse_note

@@ -12,29 +12,23 @@ from sealwire.clients.guarded import guarded
 from sealwire.clients.http import Transport, remote
 from sealwire.contracts import accountability
 from sealwire.contracts.accountability import Accountability
-from sealwire.contracts.compliance import (
+from sealwire.contracts.audit_log import (
     AuditBatch,
     AuditConflict,
     AuditEntry,
     AuditQuery,
     AuditRecords,
     Checkpoint,
-    Compliance,
-    Consent,
-    ConsentHistory,
-    Hold,
-    Holds,
     LogQuery,
-    NewConsent,
-    NewHold,
-    NewRetentionPolicy,
-    RetentionPolicies,
-    RetentionPolicy,
     Verification,
     VerifyQuery,
 )
+from sealwire.contracts.compliance import Compliance
+from sealwire.contracts.consents import Consent, ConsentHistory, NewConsent
 from sealwire.contracts.gdpr import GdprJob, NewErasure, NewExport, NewRectification
+from sealwire.contracts.holds import Hold, Holds, NewHold
 from sealwire.contracts.retention import NewRetentionRun, RetentionRun
+from sealwire.contracts.retention_policies import NewRetentionPolicy, RetentionPolicies, RetentionPolicy
 from sealwire.kit.caller import SYSTEM_TENANT, Caller, service_caller
 from sealwire.kit.codec import Page
 from sealwire.kit.problem import Invalid, Malformed, Problem, TooLarge, Unavailable

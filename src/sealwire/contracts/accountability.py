@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final, Protocol
 
 from sealwire.contracts import compliance, custody, gdpr, retention, witness
+from sealwire.contracts.compliance_terms import SERVICE
 from sealwire.kit.operation import table
 
 OPERATIONS: Final = table(
@@ -12,7 +13,7 @@ OPERATIONS: Final = table(
     *gdpr.OPERATIONS.values(),
     *retention.OPERATIONS.values(),
     *witness.OPERATIONS.values(),
-    *custody.operations(compliance.SERVICE, custody.SUBJECT),
+    *custody.operations(SERVICE, custody.SUBJECT),
 )
 
 

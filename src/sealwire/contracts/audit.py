@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from sealwire.contracts.compliance import Action, Outcome
+from sealwire.contracts.audit_log import Action, Outcome
 from sealwire.kit.codec import Id, Input
 from sealwire.kit.problem import Problem, RateLimited, Retry, TooLarge, Unavailable
 

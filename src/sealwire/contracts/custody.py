@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, Literal, Protocol
 
 import msgspec
 
-from sealwire.contracts.compliance import SERVICE as COMPLIANCE
+from sealwire.contracts.compliance_terms import SERVICE as COMPLIANCE
 from sealwire.kit.caller import Caller
 from sealwire.kit.clock import Clock
 from sealwire.kit.codec import Id, Input, Output

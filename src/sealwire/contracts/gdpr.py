@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final, Literal, Protocol
 import msgspec
 
 from sealwire.contracts.auth_terms import Email
+from sealwire.contracts.compliance_terms import SERVICE
 from sealwire.contracts.custody import MessagePolicy
 from sealwire.kit.caller import Caller
 from sealwire.kit.codec import Id, Input, Output, Page, ShortText
@@ -14,7 +15,6 @@ from sealwire.kit.operation import Operation, RateClass, Repeat, table
 from sealwire.kit.permission import Permission
 from sealwire.kit.problem import Conflict, NotFound, Problem
 
-SERVICE: Final = "compliance"
 JobKind = Literal["export", "erasure", "rectification"]
 JobStatus = Literal["pending", "running", "blocked", "done", "failed"]
 """`blocked`: a legal hold stands against it; it goes on by itself once that is released."""

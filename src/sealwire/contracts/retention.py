@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
-from sealwire.contracts.compliance import SERVICE
+from sealwire.contracts.compliance_terms import RETAIN
 from sealwire.kit.caller import Caller
 from sealwire.kit.codec import Id, Input, Output, Page
 from sealwire.kit.operation import Operation, Repeat, table
-from sealwire.kit.permission import Permission
 from sealwire.kit.problem import Conflict
 
 ResourceType = Literal["messages", "media", "audit", "sessions", "exports"]
@@ -85,8 +84,6 @@ class RetentionRuns(Output):
     next_cursor: str | None = None
 
 
-_RETAIN: dict[str, Any] = {"service": SERVICE, "needs": Permission.MANAGE_RETENTION}
-
 START_RUN = Operation(
     name="start_run",
     verb="POST",
@@ -96,7 +93,7 @@ START_RUN = Operation(
     status=202,
     step_up=True,
     summary="List what is past its time, or dispose of it",
-    **_RETAIN,
+    **RETAIN,
 )
 RUNS = Operation(
     name="runs",
@@ -106,7 +103,7 @@ RUNS = Operation(
     gives=RetentionRuns,
     repeat=Repeat.SAFE,
     summary="Retention runs",
-    **_RETAIN,
+    **RETAIN,
 )
 RUN = Operation(
     name="run",
@@ -115,7 +112,7 @@ RUN = Operation(
     gives=RetentionRun,
     repeat=Repeat.SAFE,
     summary="One retention run and its progress",
-    **_RETAIN,
+    **RETAIN,
 )
 
 OPERATIONS = table(START_RUN, RUNS, RUN)

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Protocol
 
 import msgspec
 
-from sealwire.contracts.compliance import SERVICE, LogQuery
+from sealwire.contracts.audit_log import LogQuery
+from sealwire.contracts.compliance_terms import SERVICE
 from sealwire.kit.caller import Caller
 from sealwire.kit.codec import Id, Input, Output
 from sealwire.kit.operation import Operation, Repeat, table

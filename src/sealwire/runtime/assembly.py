@@ -28,8 +28,8 @@ from sealwire.clients.compliance import send_records
 from sealwire.clients.guarded import guarded
 from sealwire.clients.identity import ServiceAuthenticator, ServiceVerifier
 from sealwire.clients.step_up import proofs_by
+from sealwire.contracts.audit_log import AuditEntry
 from sealwire.contracts.auth_terms import COOKIE, COOKIE_LOOPBACK
-from sealwire.contracts.compliance import AuditEntry
 from sealwire.kit.caller import SYSTEM_TENANT, service_caller
 from sealwire.kit.clock import SystemClock
 from sealwire.kit.codec import Page

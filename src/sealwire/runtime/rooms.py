@@ -25,7 +25,7 @@ from sealwire.clients.compliance import send_records
 from sealwire.clients.key_ring import KeyRing
 from sealwire.clients.quotas import QuotaBook
 from sealwire.contracts import accountability, crypto, identity, media, messaging, search
-from sealwire.contracts.compliance import AuditEntry
+from sealwire.contracts.audit_log import AuditEntry
 from sealwire.contracts.custody import SubjectCustody
 from sealwire.kit.caller import SYSTEM_TENANT, service_caller
 from sealwire.kit.files import count_in_files

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from sealwire.contracts.compliance import AuditBatch, AuditConflict, AuditEntry
+from sealwire.contracts.audit_log import AuditBatch, AuditConflict, AuditEntry
 from sealwire.kit.caller import service_caller
 from sealwire.kit.problem import Problem, Unavailable
 from sealwire.testing.compliance import open_compliance

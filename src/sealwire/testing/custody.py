@@ -12,7 +12,6 @@ import msgspec
 
 from sealwire.clients.key_ring import KeyRing
 from sealwire.contracts.api_keys import NewApiKey
-from sealwire.contracts.compliance import LegalHold
 from sealwire.contracts.credentials import ResetRequest
 from sealwire.contracts.crypto import OPERATIONS as CRYPTO_OPERATIONS
 from sealwire.contracts.custody import (
@@ -29,6 +28,7 @@ from sealwire.contracts.custody import (
     SubjectRestriction,
     require_custodian,
 )
+from sealwire.contracts.holds import LegalHold
 from sealwire.contracts.media import InfoQuery, Infos
 from sealwire.contracts.messages import Draft, Edit
 from sealwire.kit.caller import Caller

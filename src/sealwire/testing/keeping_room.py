@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-from sealwire.contracts.compliance import NewHold
+from sealwire.contracts.holds import NewHold
 from sealwire.contracts.retention import NewRetentionRun, RetentionRun
 from sealwire.kit.caller import Caller
 from sealwire.kit.problem import Unavailable

@@ -12,7 +12,7 @@ import uvicorn
 from sealwire.adapters.embedded.bus import InProcessBus
 from sealwire.adapters.embedded.socket import InProcessPresence
 from sealwire.contracts.admission import SUBPROTOCOL, CredentialExpired, Handshake, SessionRevoked
-from sealwire.contracts.compliance import AuditEntry
+from sealwire.contracts.audit_log import AuditEntry
 from sealwire.contracts.messaging import Messaging
 from sealwire.kit.caller import Caller
 from sealwire.kit.clock import US_PER_S, Clock, SystemClock

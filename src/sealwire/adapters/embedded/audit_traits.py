@@ -12,7 +12,7 @@ from array import array
 from collections.abc import Sequence
 from zlib import crc32
 
-from sealwire.contracts.compliance import AuditEntry
+from sealwire.contracts.audit_log import AuditEntry
 from sealwire.services.compliance.ports import RecordFilter
 
 _SWAP = sys.byteorder == "big"

@@ -14,7 +14,7 @@ from sealwire.adapters.embedded.auth_users import SqliteUserStore
 from sealwire.adapters.embedded.drivers.sqlite import Database, Row
 from sealwire.adapters.embedded.holds import SqliteHoldBook, is_held
 from sealwire.adapters.embedded.outbox import SqliteOutbox
-from sealwire.contracts.compliance import LegalHold
+from sealwire.contracts.holds import LegalHold
 from sealwire.ports.events import NewEvent
 from sealwire.services.auth.records import Cut, UserRecord
 from sealwire.services.auth.subject_ports import Erasing, KeptStatus, RowKind, SubjectRow

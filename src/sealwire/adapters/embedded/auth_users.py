@@ -22,7 +22,7 @@ from sealwire.adapters.embedded.auth_letters import spend_invitation, spend_rese
 from sealwire.adapters.embedded.drivers.sqlite import Database, Row
 from sealwire.adapters.embedded.holds import is_tenant_held
 from sealwire.adapters.embedded.outbox import SqliteOutbox
-from sealwire.contracts.compliance import LegalHold
+from sealwire.contracts.holds import LegalHold
 from sealwire.contracts.tenancy import Quotas
 from sealwire.contracts.users import EmailTaken, LastOwner, RegistrationClosed
 from sealwire.kit.permission import Role

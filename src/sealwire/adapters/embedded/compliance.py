@@ -22,7 +22,8 @@ from sealwire.adapters.embedded.compliance_rights import PARTS_SCHEMA, RIGHTS_SC
 from sealwire.adapters.embedded.disposals import DISPOSALS_LEFT, DISPOSALS_SCHEMA
 from sealwire.adapters.embedded.drivers.sqlite import Database
 from sealwire.adapters.embedded.outbox import OUTBOX_SCHEMA, POSITIONS_SCHEMA, SqliteOutbox, SqlitePositions
-from sealwire.contracts.compliance import Consent, RetentionPolicy
+from sealwire.contracts.consents import Consent
+from sealwire.contracts.retention_policies import RetentionPolicy
 from sealwire.ports.events import NewEvent
 from sealwire.services.compliance.ports import ComplianceStores
 

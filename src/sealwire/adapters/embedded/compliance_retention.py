@@ -13,7 +13,7 @@ import msgspec
 
 from sealwire.adapters.embedded.drivers.sqlite import Database
 from sealwire.adapters.embedded.outbox import SqliteOutbox
-from sealwire.contracts.compliance import Hold, HoldGap
+from sealwire.contracts.holds import Hold, HoldGap
 from sealwire.contracts.retention import ListUnusable, RunActive
 from sealwire.ports.events import NewEvent
 from sealwire.services.compliance.retention_ports import StoredRun

@@ -13,9 +13,9 @@ from sealwire.adapters.embedded.compliance_retention import is_covered
 from sealwire.adapters.embedded.disposals import Disposals
 from sealwire.adapters.embedded.drivers.sqlite import Database, fetch
 from sealwire.adapters.embedded.outbox import SqliteOutbox
-from sealwire.contracts.compliance import LegalHold
 from sealwire.contracts.custody import Disposed
 from sealwire.contracts.gdpr import Receipt
+from sealwire.contracts.holds import LegalHold
 from sealwire.kit.files import count_in_files
 from sealwire.ports.events import NewEvent
 from sealwire.services.compliance.job_ports import Archive, JobFilter, StoredJob, StoredPart, StoredRestriction

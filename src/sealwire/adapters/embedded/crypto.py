@@ -11,7 +11,7 @@ from sealwire.adapters.embedded.crypto_rewraps import REWRAPS_SCHEMA, SqliteRewr
 from sealwire.adapters.embedded.drivers.sqlite import Database
 from sealwire.adapters.embedded.holds import HOLDS_SCHEMA, SqliteHoldBook, held_sql, is_tenant_held, tenant_held_sql
 from sealwire.adapters.embedded.outbox import OUTBOX_SCHEMA, POSITIONS_SCHEMA, SqliteOutbox
-from sealwire.contracts.compliance import LegalHold
+from sealwire.contracts.holds import LegalHold
 from sealwire.kit.ids import new_id
 from sealwire.kit.problem import QuotaExceeded
 from sealwire.ports.events import NewEvent

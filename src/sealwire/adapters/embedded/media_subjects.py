@@ -14,8 +14,8 @@ from sealwire.adapters.embedded.holds import held_sql, is_held
 from sealwire.adapters.embedded.media_keeping import delete
 from sealwire.adapters.embedded.media_rows import read_files
 from sealwire.adapters.embedded.outbox import SqliteOutbox
-from sealwire.contracts.compliance import LegalHold
 from sealwire.contracts.custody import ProcessingRestricted
+from sealwire.contracts.holds import LegalHold
 from sealwire.kit.files import count_in_files
 from sealwire.services.media.keeping_ports import EventOf
 from sealwire.services.media.subject_ports import OwnedFile, SubjectLeft

@@ -13,7 +13,7 @@ from sealwire.adapters.embedded.messaging_events import Change, SqliteConversati
 from sealwire.adapters.embedded.messaging_former import forget_former, keep_title
 from sealwire.adapters.embedded.messaging_requests import RequestIndex
 from sealwire.adapters.embedded.messaging_schema import LAST, key_of
-from sealwire.contracts.compliance import LegalHold
+from sealwire.contracts.holds import LegalHold
 from sealwire.contracts.members import OwnerNeeded
 from sealwire.contracts.messaging_terms import ConversationNotFound, MemberRole
 from sealwire.kit.problem import Conflict

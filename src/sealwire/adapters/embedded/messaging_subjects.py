@@ -19,7 +19,7 @@ from sealwire.adapters.embedded.messaging_former import COUNT_FREE, keep_reactio
 from sealwire.adapters.embedded.messaging_keeping import HELD
 from sealwire.adapters.embedded.messaging_rows import MESSAGE_COLUMNS, read_message
 from sealwire.adapters.embedded.messaging_schema import LAST, SEQ_BITS, id_text, key_of
-from sealwire.contracts.compliance import LegalHold
+from sealwire.contracts.holds import LegalHold
 from sealwire.kit.files import count_in_files
 from sealwire.services.messaging.events import KIND_NUMBER, Detail
 from sealwire.services.messaging.model import Actor

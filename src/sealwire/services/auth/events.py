@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from sealwire.contracts.compliance import Actor, AuditEntry, Outcome
+from sealwire.contracts.audit_log import Actor, AuditEntry, Outcome
 from sealwire.kit.caller import ANONYMOUS_TENANT, Caller
 from sealwire.kit.clock import Clock
 from sealwire.kit.ids import new_id

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 
 from sealwire.contracts.api_keys import ApiKeyMade, ApiKeyQuery, ApiKeys, ApiKeyState, NewApiKey
-from sealwire.contracts.compliance import AuditEntry
+from sealwire.contracts.audit_log import AuditEntry
 from sealwire.contracts.credentials import (
     Invitation,
     Invitations,

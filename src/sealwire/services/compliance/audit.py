@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from hashlib import sha256
 
 from sealwire.contracts.audit import EvidenceQuery
-from sealwire.contracts.compliance import (
-    SERVICE,
+from sealwire.contracts.audit_log import (
     Accepted,
     Actor,
     AuditBatch,
@@ -17,6 +16,7 @@ from sealwire.contracts.compliance import (
     AuditQuery,
     AuditRecords,
 )
+from sealwire.contracts.compliance_terms import SERVICE
 from sealwire.kit.caller import ANONYMOUS_TENANT, Caller
 from sealwire.kit.clock import Clock, parse_rfc3339
 from sealwire.kit.permission import Role

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 import msgspec
 
 from sealwire.contracts.audit import EvidenceQuery, EvidenceTooLarge
-from sealwire.contracts.compliance import Checkpoint, ConsistencyQuery, InclusionQuery
+from sealwire.contracts.audit_log import Checkpoint, ConsistencyQuery, InclusionQuery
 from sealwire.kit.clock import Clock, rfc3339
 from sealwire.kit.problem import Invalid
 from sealwire.services.compliance.audit import filter_of

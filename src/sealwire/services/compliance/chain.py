@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from sealwire.contracts.compliance import MAX_RECORD_BYTES
+from sealwire.contracts.audit_log import MAX_RECORD_BYTES
 from sealwire.services.compliance.canonical import NotCanonical, canonical
 
 _HASH_MEMBER = b',"hash":"'

@@ -14,9 +14,9 @@ from weakref import WeakValueDictionary
 
 from msgspec.structs import replace
 
-from sealwire.contracts.compliance import Hold, LegalHold
 from sealwire.contracts.custody import SubjectCustody, SubjectErasure, SubjectItem, SubjectProbe, SubjectQuery
 from sealwire.contracts.gdpr import Receipt
+from sealwire.contracts.holds import Hold, LegalHold
 from sealwire.kit.caller import Caller, service_caller
 from sealwire.kit.clock import Clock, rfc3339
 from sealwire.kit.problem import Unavailable

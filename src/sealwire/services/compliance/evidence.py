@@ -7,13 +7,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
-from sealwire.contracts.compliance import (
-    AuditRangeEmpty,
-    Checkpoint,
-    ConsistencyQuery,
-    InclusionQuery,
-    Proof,
-)
+from sealwire.contracts.audit_log import AuditRangeEmpty, Checkpoint, ConsistencyQuery, InclusionQuery, Proof
 from sealwire.contracts.crypto import Crypto
 from sealwire.kit.clock import Clock
 from sealwire.kit.problem import Invalid

@@ -8,7 +8,7 @@ from hashlib import sha256
 from typing import Protocol
 
 from sealwire.contracts.audit import EvidenceQuery, ExportQuery, SlowReader
-from sealwire.contracts.compliance import AuditRecord, Checkpoint, LogQuery
+from sealwire.contracts.audit_log import AuditRecord, Checkpoint, LogQuery
 from sealwire.kit.caller import Caller
 from sealwire.kit.codec import convert_query, encode
 from sealwire.kit.exchange import Exchange

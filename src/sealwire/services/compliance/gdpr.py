@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sealwire.contracts.compliance import Consent, ConsentHistory, NewConsent
+from sealwire.contracts.consents import Consent, ConsentHistory, NewConsent
 from sealwire.kit.caller import Caller
 from sealwire.kit.clock import Clock, rfc3339
 from sealwire.kit.codec import Page

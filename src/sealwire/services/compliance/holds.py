@@ -11,8 +11,9 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Final
 
-from sealwire.contracts.compliance import SERVICE, Hold, HoldGap, HoldPending, Holds, NewHold
+from sealwire.contracts.compliance_terms import SERVICE
 from sealwire.contracts.custody import HoldCustody, HoldPlacement
+from sealwire.contracts.holds import Hold, HoldGap, HoldPending, Holds, NewHold
 from sealwire.kit.caller import Caller, service_caller
 from sealwire.kit.clock import Clock, rfc3339
 from sealwire.kit.codec import Page

@@ -11,7 +11,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from sealwire.contracts.compliance import LegalHold
+from sealwire.contracts.holds import LegalHold
 from sealwire.contracts.users import EmailTaken, LastOwner
 from sealwire.kit.clock import Clock
 from sealwire.kit.problem import Invalid, NotFound, Problem

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
-from sealwire.contracts.compliance import SERVICE, Hold, HoldGap
+from sealwire.contracts.compliance_terms import SERVICE
 from sealwire.contracts.custody import Disposal, Disposed, Due, DueItem, DueQuery, Reclaimed
+from sealwire.contracts.holds import Hold, HoldGap
 from sealwire.kit.caller import Caller
 from sealwire.kit.clock import Clock, parse_rfc3339
 from sealwire.services.compliance.config import ComplianceConfig

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import msgspec
 
 from sealwire.contracts.audit import StreamsTaken
-from sealwire.contracts.compliance import AuditRangeEmpty
+from sealwire.contracts.audit_log import AuditRangeEmpty
 from sealwire.services.compliance.ports import AuditStore, RecordFilter, StoredRecord
 
 PAGE_RECORDS = 64

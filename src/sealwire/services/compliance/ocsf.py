@@ -19,7 +19,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from sealwire import __version__
-from sealwire.contracts.compliance import AuditRecord
+from sealwire.contracts.audit_log import AuditRecord
 from sealwire.kit.clock import parse_rfc3339
 from sealwire.services.compliance.sealing import ERASED, UNREADABLE
 

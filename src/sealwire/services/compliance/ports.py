@@ -7,7 +7,9 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from sealwire.contracts.compliance import FIRST_PREV_HASH, AuditEntry, Consent, RetentionPolicy
+from sealwire.contracts.audit_log import FIRST_PREV_HASH, AuditEntry
+from sealwire.contracts.consents import Consent
+from sealwire.contracts.retention_policies import RetentionPolicy
 from sealwire.ports.events import EventFeed, NewEvent, Positions
 from sealwire.services.compliance.job_ports import RightsStore
 from sealwire.services.compliance.retention_ports import HoldStore, RunStore

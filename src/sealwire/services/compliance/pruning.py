@@ -11,7 +11,8 @@ from typing import Any
 
 import msgspec
 
-from sealwire.contracts.compliance import SERVICE, Accepted, Actor, AuditBatch, AuditEntry
+from sealwire.contracts.audit_log import Accepted, Actor, AuditBatch, AuditEntry
+from sealwire.contracts.compliance_terms import SERVICE
 from sealwire.kit.caller import Caller, service_caller
 from sealwire.kit.clock import Clock
 from sealwire.kit.ids import new_id

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from sealwire.contracts.compliance import (
-    NewRetentionPolicy,
-    RetentionPolicies,
-    RetentionPolicy,
-)
+from sealwire.contracts.retention_policies import NewRetentionPolicy, RetentionPolicies, RetentionPolicy
 from sealwire.kit.caller import Caller
 from sealwire.kit.clock import Clock, rfc3339
 from sealwire.kit.codec import Page

@@ -7,9 +7,10 @@ from typing import Protocol
 
 import msgspec
 
-from sealwire.contracts.compliance import Hold, HoldGap, RetentionPolicy
 from sealwire.contracts.custody import Disposed
+from sealwire.contracts.holds import Hold, HoldGap
 from sealwire.contracts.retention import RunStatus
+from sealwire.contracts.retention_policies import RetentionPolicy
 from sealwire.ports.events import NewEvent
 
 

@@ -14,7 +14,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from sealwire.contracts.compliance import SERVICE
+from sealwire.contracts.compliance_terms import SERVICE
 from sealwire.contracts.custody import Disposal, DueQuery, RetentionCustody
 from sealwire.contracts.retention import ListUnusable, NewRetentionRun, RetentionRun, RetentionRuns, RunActive, RunPart
 from sealwire.kit.caller import Caller, service_caller

@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from random import Random
 from typing import Final, NamedTuple, Protocol
 
-from sealwire.contracts.compliance import Hold, HoldGap, LegalHold
 from sealwire.contracts.crypto import Crypto
 from sealwire.contracts.custody import SubjectQuery, SubjectRestriction
 from sealwire.contracts.gdpr import (
@@ -31,6 +30,7 @@ from sealwire.contracts.gdpr import (
     Restriction,
     Restrictions,
 )
+from sealwire.contracts.holds import Hold, HoldGap, LegalHold
 from sealwire.kit.caller import Caller, service_caller
 from sealwire.kit.clock import US_PER_S, Clock, rfc3339
 from sealwire.kit.codec import Page

@@ -9,7 +9,8 @@ from typing import Protocol
 import msgspec
 
 from sealwire.contracts.accountability import OPERATIONS
-from sealwire.contracts.compliance import CHECKPOINT, Checkpoint, Compliance, LogQuery
+from sealwire.contracts.audit_log import CHECKPOINT, Checkpoint, LogQuery
+from sealwire.contracts.compliance import Compliance
 from sealwire.contracts.witness import COSIGNED, CosignedCheckpoint, Witnessing
 from sealwire.kit.caller import Caller
 from sealwire.kit.codec import convert_query, encode

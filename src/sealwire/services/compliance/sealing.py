@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from sealwire.contracts.compliance import Actor, AuditEntry, AuditRecord
+from sealwire.contracts.audit_log import Actor, AuditEntry, AuditRecord
 from sealwire.contracts.crypto_terms import DecryptionFailed, KeyUnusable
 from sealwire.kit.clock import US_PER_S, Clock, rfc3339
 from sealwire.kit.envelopes import EnvelopeRefused, SealingKey, bind

@@ -8,31 +8,25 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 
 from sealwire.contracts.audit import EvidenceQuery, ExportQuery, StreamQuery
-from sealwire.contracts.compliance import (
+from sealwire.contracts.audit_log import (
     Accepted,
     AuditBatch,
     AuditQuery,
     AuditRecord,
     AuditRecords,
     Checkpoint,
-    Consent,
-    ConsentHistory,
     ConsistencyQuery,
-    Hold,
-    Holds,
     InclusionQuery,
     LogQuery,
-    NewConsent,
-    NewHold,
-    NewRetentionPolicy,
     Proof,
-    RetentionPolicies,
-    RetentionPolicy,
     Verification,
     VerifyQuery,
 )
+from sealwire.contracts.consents import Consent, ConsentHistory, NewConsent
 from sealwire.contracts.crypto import Crypto
+from sealwire.contracts.holds import Hold, Holds, NewHold
 from sealwire.contracts.retention import NewRetentionRun, RetentionRun, RetentionRuns
+from sealwire.contracts.retention_policies import NewRetentionPolicy, RetentionPolicies, RetentionPolicy
 from sealwire.contracts.witness import Cosignatures, CosignedCheckpoint
 from sealwire.kit.caller import Caller, service_caller
 from sealwire.kit.clock import Clock

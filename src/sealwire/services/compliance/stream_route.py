@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Protocol
 
 from sealwire.contracts.audit import SlowReader, StreamQuery
-from sealwire.contracts.compliance import AuditRecord
+from sealwire.contracts.audit_log import AuditRecord
 from sealwire.kit.caller import Caller
 from sealwire.kit.codec import convert_query, encode
 from sealwire.kit.exchange import Disconnected, Exchange

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from sealwire.contracts.compliance import Actor, AuditBatch, AuditEntry
+from sealwire.contracts.audit_log import Actor, AuditBatch, AuditEntry
 from sealwire.kit.caller import service_caller
 from sealwire.kit.clock import US_PER_S, Clock, rfc3339
 from sealwire.kit.ids import new_id

@@ -9,7 +9,7 @@ from itertools import chain
 
 import msgspec
 
-from sealwire.contracts.compliance import AuditRangeEmpty, Verification, VerifyQuery
+from sealwire.contracts.audit_log import AuditRangeEmpty, Verification, VerifyQuery
 from sealwire.kit.ids import new_id
 from sealwire.kit.problem import Invalid, NotFound, RateLimited
 from sealwire.kit.tasks import cancel_and_wait

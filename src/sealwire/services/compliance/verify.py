@@ -11,7 +11,7 @@ from itertools import chain, islice
 
 import msgspec
 
-from sealwire.contracts.compliance import FIRST_PREV_HASH
+from sealwire.contracts.audit_log import FIRST_PREV_HASH
 from sealwire.services.compliance.canonical import NotCanonical
 from sealwire.services.compliance.chain import reread, split_line
 from sealwire.services.compliance.manifest import Frame

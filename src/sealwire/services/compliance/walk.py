@@ -9,7 +9,7 @@ from hashlib import sha256
 import msgspec
 import orjson
 
-from sealwire.contracts.compliance import FIRST_PREV_HASH
+from sealwire.contracts.audit_log import FIRST_PREV_HASH
 from sealwire.services.compliance.canonical import NotCanonical, canonical
 from sealwire.services.compliance.chain import Link, Record, read_link, read_record, record_bytes, record_hashes
 from sealwire.services.compliance.merkle import Frontier, leaf_hashes

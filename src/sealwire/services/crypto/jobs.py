@@ -7,7 +7,7 @@ import logging
 from contextlib import suppress
 from typing import Final
 
-from sealwire.contracts.compliance import LegalHold
+from sealwire.contracts.holds import LegalHold
 from sealwire.kit.caller import service_caller
 from sealwire.kit.clock import Clock
 from sealwire.kit.problem import Unavailable

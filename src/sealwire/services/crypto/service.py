@@ -14,7 +14,6 @@ from sealwire.contracts.ciphers import (
     Sealed,
     SealedBatch,
 )
-from sealwire.contracts.compliance import LegalHold
 from sealwire.contracts.crypto_terms import DecryptionFailed, KeyNotFound, KeyType, KeyUnusable
 from sealwire.contracts.custody import HoldDesk
 from sealwire.contracts.data_keys import (
@@ -26,6 +25,7 @@ from sealwire.contracts.data_keys import (
     SystemDataKeyRequest,
     WrappedKey,
 )
+from sealwire.contracts.holds import LegalHold
 from sealwire.contracts.keys import Destruction, Key, KeyChange, Keys, KeyVersion, NewKey, Rewrapped, RewrapStep
 from sealwire.contracts.signatures import Signable, Signature, SignedMessage, SystemSignable, SystemSignature, Verdict
 from sealwire.contracts.tenancy import QuotaSource

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from sealwire.contracts.compliance import LegalHold
 from sealwire.contracts.custody import (
     SubjectChanges,
     SubjectErased,
@@ -19,6 +18,7 @@ from sealwire.contracts.custody import (
     require_custodian,
 )
 from sealwire.contracts.data_keys import DataKeyDestruction
+from sealwire.contracts.holds import LegalHold
 from sealwire.kit.caller import Caller, service_caller
 from sealwire.kit.clock import rfc3339
 from sealwire.kit.problem import Invalid

@@ -16,7 +16,7 @@ from typing import Final, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from sealwire.contracts.compliance import Actor, AuditEntry
+from sealwire.contracts.audit_log import Actor, AuditEntry
 from sealwire.kit.caller import ANONYMOUS_TENANT
 from sealwire.kit.clock import rfc3339
 from sealwire.kit.codec import encode

@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from sealwire.contracts.audit import AuditUnavailable
-from sealwire.contracts.compliance import Actor, AuditEntry
+from sealwire.contracts.audit_log import Actor, AuditEntry
 from sealwire.kit.caller import ANONYMOUS, Caller
 from sealwire.kit.exchange import Exchange
 from sealwire.kit.forwarded import forwarded_for, network_of

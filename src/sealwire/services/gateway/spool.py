@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from sealwire.contracts.compliance import AuditEntry
+from sealwire.contracts.audit_log import AuditEntry
 from sealwire.kit.clock import Clock
 from sealwire.kit.envelopes import SealingKey
 from sealwire.kit.files import sync_folder

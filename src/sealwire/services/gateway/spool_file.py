@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from sealwire.contracts.compliance import AuditEntry
+from sealwire.contracts.audit_log import AuditEntry
 from sealwire.kit.envelopes import BULK_OVERHEAD_BYTES, EnvelopeRefused, SealingKey, bind
 
 SUFFIX = ".spool"

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from sealwire.contracts.compliance import Actor, AuditEntry
+from sealwire.contracts.audit_log import Actor, AuditEntry
 from sealwire.kit.caller import ANONYMOUS_TENANT, SYSTEM_TENANT
 from sealwire.kit.clock import Clock, rfc3339
 from sealwire.kit.ids import new_id

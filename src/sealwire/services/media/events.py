@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from sealwire.contracts.compliance import Actor, AuditEntry
+from sealwire.contracts.audit_log import Actor, AuditEntry
 from sealwire.kit.caller import Caller
 from sealwire.kit.ids import new_id
 from sealwire.ports.events import Event, NewEvent

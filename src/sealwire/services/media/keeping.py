@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 
-from sealwire.contracts.compliance import LegalHold
 from sealwire.contracts.custody import Disposal, Disposed, Due, DueQuery, HoldDesk, HoldPlacement, Reclaimed
 from sealwire.contracts.custody import require_custodian as custodian
+from sealwire.contracts.holds import LegalHold
 from sealwire.contracts.media import SERVICE
 from sealwire.contracts.messaging import Messaging
 from sealwire.contracts.messaging_stream import ForgottenQuery

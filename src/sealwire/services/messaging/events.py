@@ -6,8 +6,8 @@ from typing import Any, Literal, cast
 
 import msgspec
 
-from sealwire.contracts.compliance import Actor as AuditActor
-from sealwire.contracts.compliance import AuditEntry
+from sealwire.contracts.audit_log import Actor as AuditActor
+from sealwire.contracts.audit_log import AuditEntry
 from sealwire.ports.events import Event
 from sealwire.services.messaging.model import audited
 

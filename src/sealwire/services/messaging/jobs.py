@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from sealwire.contracts.compliance import LegalHold
+from sealwire.contracts.holds import LegalHold
 from sealwire.kit.clock import US_PER_S, Clock
 from sealwire.kit.tasks import cancel_and_wait
 from sealwire.services.messaging.config import MessagingConfig

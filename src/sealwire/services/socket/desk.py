@@ -10,7 +10,7 @@ from functools import partial
 from msgspec.structs import replace
 
 from sealwire.contracts.admission import Admission, ConnectionLimit, CredentialExpired, SessionRevoked, SocketGateway
-from sealwire.contracts.compliance import Actor, AuditEntry, Outcome
+from sealwire.contracts.audit_log import Actor, AuditEntry, Outcome
 from sealwire.contracts.messaging import Messaging
 from sealwire.contracts.messaging_stream import Publication, ReadableQuery, StreamPage, StreamQuery
 from sealwire.contracts.messaging_terms import ConversationNotFound

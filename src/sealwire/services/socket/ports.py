@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from sealwire.contracts.compliance import AuditEntry
+from sealwire.contracts.audit_log import AuditEntry
 from sealwire.kit.caller import Caller
 from sealwire.kit.operation import RateClass
 from sealwire.services.socket.hub import RoomKey

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from sealwire.contracts.compliance import Actor, AuditEntry
+from sealwire.contracts.audit_log import Actor, AuditEntry
 from sealwire.kit.caller import ANONYMOUS_TENANT
 from sealwire.kit.clock import Clock, rfc3339
 from sealwire.kit.exchange import Scope
