@@ -11,7 +11,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from random import Random
 from statistics import median
 from typing import Any
 
@@ -19,28 +18,21 @@ import apsw
 import orjson
 import uvloop
 
+from benchmarks._middleware import AGENT, URL, middleware
 from benchmarks.harness import results
 from sealwire.contracts.audit_log import Actor, AuditBatch, AuditEntry, InclusionQuery
-from sealwire.kit.caller import Caller, Principal, service_caller
-from sealwire.kit.clock import SystemClock
-from sealwire.kit.envelopes import SealingKey
-from sealwire.kit.exchange import Exchange
+from sealwire.kit.caller import service_caller
 from sealwire.kit.ids import new_id
-from sealwire.kit.permission import Role
 from sealwire.services.compliance.chain import line_of
 from sealwire.services.compliance.config import ComplianceConfig
 from sealwire.services.compliance.verification import StoredLog
 from sealwire.services.compliance.verify import verify_export
 from sealwire.services.compliance.walk import Walk
-from sealwire.services.gateway.gate import record_of
-from sealwire.services.gateway.spool import RecordSpool
 from sealwire.testing.compliance import ComplianceRoom, open_compliance
 
 WINDOW_S = 2.0
 ROUNDS = 3
 CALLER = service_caller("gateway", "t0")
-URL = "/api/v1/conversations/0190aaaa-bbbb-7ccc-8ddd-eeeeeeeeeeee/messages"
-AGENT = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36"
 
 
 def state_change(i: int, tenants: int) -> AuditEntry:
@@ -202,73 +194,6 @@ async def verification(folder: Path, count: int) -> dict[str, dict[str, float]]:
     return {label: {"per_s": round(median(rates))} for label, rates in seen.items()}
 
 
-async def spool_cost(folder: Path, window_s: float) -> dict[str, dict[str, float]]:
-    """What a request pays on the loop: `put` itself, and with encoding, sealing, writing and syncing behind it."""
-
-    async def deliver(entries: Any) -> None:
-        pass
-
-    spool = RecordSpool(
-        folder=folder / "spool",
-        key=SealingKey(key_id=b"k" * 16, key=os.urandom(32)),
-        deliver=deliver,
-        clock=SystemClock(),
-        rng=Random(1),
-    )
-    await spool.start()
-    idle_us, _, _ = await _paced(lambda entry: None, window_s / 2)
-    all_us, put_us, per_s = await _paced(spool.put, window_s)
-    await spool.stop()
-    made_us = _record_us(20_000)
-    return {
-        "spool, put": {"us_per_op": round(put_us, 2)},
-        "spool, all of it": {"us_per_op": round(all_us - idle_us, 2), "per_s": per_s},
-        "middleware, making the record": {"us_per_op": round(made_us, 2)},
-        "middleware, all of it": {"us_per_op": round(made_us + all_us - idle_us, 2)},
-    }
-
-
-def _record_us(count: int) -> float:
-    """What the gateway pays to make the record of an answered request, in µs."""
-
-    async def nowhere(*_: Any) -> Any:
-        return {}
-
-    person = Principal(kind="user", tenant_id="t0", subject="0190aaaa-bbbb-7ccc-8ddd-000000000001", role=Role.MEMBER)
-    exchange = Exchange(
-        {
-            "type": "http", "method": "POST", "path": URL, "query_string": b"", "client": ("192.0.2.1", 1),
-            "headers": [(b"user-agent", AGENT.encode()), (b"authorization", b"Bearer x")],
-        },
-        nowhere,
-        nowhere,
-    )  # fmt: skip
-    exchange.status, exchange.trace_id = 201, "0" * 32
-    exchange.caller = Caller(principal=person, ip="192.0.2.1")
-    template = "/api/v1/conversations/{conversation_id}/messages"
-    began = time.process_time()
-    for _ in range(count):
-        record_of(exchange, template, 0.001234)
-    return (time.process_time() - began) / count * 1e6
-
-
-async def _paced(put: Callable[[AuditEntry], None], window_s: float) -> tuple[float, float, int]:
-    """Put about 5,000 records a second; return CPU and `put` per record in µs (without making them), and the rate."""
-    count, made_s, put_s = 0, 0.0, 0.0
-    end, cpu = time.perf_counter() + window_s, time.process_time()
-    while (began := time.perf_counter()) < end:
-        made = [request(count + k, 1) for k in range(20)]
-        made_s += time.perf_counter() - began
-        began = time.perf_counter()
-        for entry in made:
-            put(entry)
-        put_s += time.perf_counter() - began
-        count += 20
-        await asyncio.sleep(0.004)
-    cpu_s = time.process_time() - cpu - made_s
-    return cpu_s / count * 1e6, put_s / count * 1e6, round(count / window_s)
-
-
 APPENDS: dict[str, dict[str, Any]] = {
     "append, batch 100, 1 sender": {"make": state_change, "batch": 100, "senders": 1, "tenants": 1},
     "append, batch 100, 8 senders": {"make": state_change, "batch": 100, "senders": 8, "tenants": 1},
@@ -303,7 +228,7 @@ def measure(quick: bool) -> dict[str, Any]:
         folder = Path(name) / "verify"
         folder.mkdir()
         figures |= uvloop.run(verification(folder, 5_000 if quick else 100_000))
-        figures |= uvloop.run(spool_cost(Path(name), window_s))
+        figures |= uvloop.run(middleware(Path(name), window_s))
     appended = figures["append, batch 100, 8 senders"]["per_s"]
     bound = figures["bound: JSON, SHA-256, insert, batch 100"]["per_s"]
     verified, hashed = figures["verify, stored"]["per_s"], figures["bound: two SHA-256 a record"]["per_s"]
@@ -323,9 +248,6 @@ def measure(quick: bool) -> dict[str, Any]:
                 10,
                 1.0,
                 less_is_better=True,
-            ),
-            results.comparison(
-                "spool, on the loop (µs)", figures["spool, all of it"]["us_per_op"], 10, 1.0, less_is_better=True
             ),
         ],
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,6 +11,10 @@ from limits import RateLimitItemPerMinute
 from limits.strategies import FixedWindowRateLimiter
 
 from sealwire.kit.clock import US_PER_S
+from sealwire.kit.exchange import Exchange
+from sealwire.kit.operation import RateClass
+from sealwire.services.gateway.config import GatewayConfig
+from sealwire.services.gateway.limiter import Limiter
 from sealwire.services.gateway.minute_counts import FRESH_S, MinuteCounts
 from sealwire.testing.clock import ManualClock
 
@@ -113,3 +118,23 @@ def test_two_processes_never_let_in_more_than_the_limit_but_for_what_was_not_tol
         board.update(told)
         counts.hear(minute, [board[key] for key in told], 2)
     assert board[KEY] >= admitted, "nothing that was let in is forgotten"
+
+
+def test_a_limiter_counts_under_the_keys_of_the_library() -> None:
+    """Processes of an earlier version share the counts."""
+    counts = MinuteCounts(clock=ManualClock())
+    config = GatewayConfig()
+    limiter = Limiter(config=config, counts=counts)
+
+    async def nowhere(*_: Any) -> Any:
+        return {}
+
+    scope = {"method": "POST", "path": "/", "headers": [], "client": ("192.0.2.7", 1)}
+    exchange = Exchange(scope, nowhere, nowhere)
+    limiter.begin(exchange)
+    limiter.count_caller(exchange, RateClass.WRITE, "anna/x")
+    assert dict(counts.take(10)[1]) == {
+        RateLimitItemPerMinute(config.per_ip_per_minute, namespace="ip").key_for("192.0.2.7"): 1,
+        RateLimitItemPerMinute(config.write_per_minute, namespace="write").key_for("anna/x"): 1,
+    }
+    assert exchange.extra_headers[:2] == [(b"ratelimit-limit", b"1200"), (b"ratelimit-remaining", b"1199")]

@@ -31,15 +31,15 @@ class AuditRangeEmpty(NotFound):
     code, title = "audit_record_not_found", "No such record"
 
 
-class Actor(Output):
+class Actor(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Who did it: an opaque id, never a name or an address."""
 
     type: Literal["user", "api_key", "service", "anonymous"]
     id: str
 
 
-class AuditEntry(Input):
-    """What a service sends.
+class AuditEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
+    """What a service sends. An `Input` by hand: made for every request, and through the metaclass at thrice the cost.
 
     `personal` holds the personal data (ip_address, user_agent, email …): compliance seals each value under the key of
     `subject_id`, or of the tenant and day when it is empty, and stores it in `metadata` under the same name.

@@ -143,7 +143,7 @@ class SealingKey:
         self.segment_root = memoryview(self._rest)[KEY_BYTES:]
         """The key that streaming segments derive theirs from (kit.segments)."""
 
-    def seal(self, plaintext: bytes, aad: bytes) -> bytes:
+    def seal(self, plaintext: bytes | bytearray, aad: bytes) -> bytes:
         """Seal under a fresh random nonce; `aad` is the context (tenant, purpose, record id) and isn't stored.
 
         Raises: EnvelopeRefused when the key has been wiped; ValueError without a context: what belongs nowhere in

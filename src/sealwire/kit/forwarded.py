@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable
+from functools import lru_cache
 
 
+@lru_cache(maxsize=4096)
 def network_of(ip: str) -> str:
     """Return what an address is counted as: itself, or its /64 for IPv6, since one host has a whole one (RFC 6177)."""
     if ":" not in ip:

@@ -24,6 +24,7 @@ from sealwire.services.gateway.limiter import Limiter
 from sealwire.services.gateway.meter import RequestMeter
 
 LAG_PROBE_S = 0.05
+_URL_CHARACTERS = 512
 CORS_METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 CORS_HEADERS = (
     b"authorization, content-type, x-sealwire-csrf, traceparent, tus-resumable, upload-length, upload-offset, "
@@ -128,15 +129,14 @@ class GatewayGate:
 
     def admit(self, exchange: Exchange, caller: Caller) -> None:
         """Count the person. Raises: RateLimited, AuditUnavailable."""
-        if self._full is not None and exchange.route.audited and self._full():
+        route = exchange.route
+        if self._full is not None and route.audited and self._full():
             raise AuditUnavailable("The records of requests have no room left.", retry_after_s=5)
-        if self._limiter is None:
+        if self._limiter is None or route.rate is RateClass.NONE:
             return
-        rate: RateClass = exchange.route.rate
-        if rate is RateClass.NONE:
-            return
-        by_address = caller.is_anonymous or exchange.route.policy is Policy.PUBLIC
-        self._limiter.count_caller(exchange, rate, network_of(caller.ip) if by_address else caller.user_id)
+        principal = caller.principal
+        by_address = principal.kind == "anonymous" or route.policy is Policy.PUBLIC
+        self._limiter.count_caller(exchange, route.rate, network_of(caller.ip) if by_address else principal.subject)
 
     def leave(self, exchange: Exchange) -> None:
         """Count, time and record the request. `response_time_ms` ends here; nothing waits for the disk."""
@@ -161,28 +161,34 @@ def record_of(exchange: Exchange, template: str, seconds: float) -> AuditEntry:
     The url is the path without its query; address and user agent go where personal data goes.
     """
     caller: Caller | None = exchange.caller
-    principal = caller.principal if caller is not None else ANONYMOUS
-    status, kind = exchange.status, principal.kind
-    action, secret = _action_of(exchange.method, template)
+    if caller is None:
+        principal, ip, subject_id = ANONYMOUS, exchange.ip, ""
+    else:
+        principal, ip = caller.principal, caller.ip
+        subject_id = principal.subject if principal.kind == "user" else ""
+    kind = principal.kind
+    status, method, url = exchange.status, exchange.method, exchange.path
+    action, secret = _action_of(method, template)
+    if secret:
+        url = template
+    elif len(url) > _URL_CHARACTERS or "\0" in url:  # NUL no record may hold
+        url = url[:_URL_CHARACTERS].replace("\0", "\ufffd")
     return AuditEntry(
         audit_id=new_id(),
         tenant_id=principal.tenant_id,
-        actor=_actor(kind, principal.actor_id),
+        actor=_actor(kind, principal.session_id if kind == "api_key" else principal.subject),  # `actor_id`
         action=action,
         resource_type="api_request",
         outcome="success" if status < 400 else "denied" if status in (401, 403) else "failure",
         metadata={
-            "method": exchange.method,
-            "url": template if secret else _shown(exchange.path),
+            "method": method,
+            "url": url,
             "status_code": status,
             "response_time_ms": int(seconds * 1e6 + 0.5) / 1000,
             "trace_id": exchange.trace_id,
         },
-        personal={
-            "ip_address": caller.ip if caller is not None else exchange.ip,
-            "user_agent": exchange.text_header(b"user-agent", 256),
-        },
-        subject_id=principal.subject if kind == "user" and caller is not None else "",
+        personal={"ip_address": ip, "user_agent": exchange.text_header(b"user-agent", 256)},
+        subject_id=subject_id,
         created_at_us=exchange.started_us,
     )
 
@@ -197,8 +203,3 @@ def _action_of(method: str, template: str) -> tuple[str, bool]:
 def _actor(kind: Literal["user", "api_key", "service", "anonymous"], actor_id: str) -> Actor:
     """Return who did it; who did something just now often does something again."""
     return Actor(type=kind, id=actor_id)
-
-
-def _shown(path: str) -> str:
-    """Return a path cut at 512 characters and without NUL, which no record may hold."""
-    return path[:512].replace("\0", "\ufffd") if len(path) > 512 or "\0" in path else path

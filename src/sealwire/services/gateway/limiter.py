@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import time
+from functools import lru_cache
+from time import time
 
 from limits import RateLimitItem, RateLimitItemPerMinute
 
@@ -14,20 +15,39 @@ from sealwire.kit.problem import RateLimited
 from sealwire.services.gateway.config import GatewayConfig
 from sealwire.services.gateway.minute_counts import WINDOW_S, MinuteCounts
 
+_REMAINING = b"ratelimit-remaining"
+_REMEMBERED = 4096
+_RESETS = [(b"ratelimit-reset", b"%d" % left_s) for left_s in range(WINDOW_S + 1)]
+
+
+class _Allowance:
+    """How many of something are allowed a minute, ready to be counted: writing a key anew costs more than counting."""
+
+    __slots__ = ("after", "amount", "before", "header")
+
+    def __init__(self, item: RateLimitItem) -> None:
+        self.amount = item.amount
+        self.before, _, self.after = item.key_for("\0").partition("\0")
+        self.header = (b"ratelimit-limit", b"%d" % item.amount)
+
 
 class Limiter:
     """Counts requests per minute. With shared `counts` several gateways count together."""
 
     def __init__(self, *, config: GatewayConfig, counts: MinuteCounts) -> None:
         self.counts = counts
-        self._per_ip = RateLimitItemPerMinute(config.per_ip_per_minute, namespace="ip")
+        self._count = counts.count
+        self._per_ip = _Allowance(RateLimitItemPerMinute(config.per_ip_per_minute, namespace="ip"))
         self._at_once = config.per_ip_in_flight
         self._in_work: dict[str, int] = {}
-        self._items: dict[RateClass, RateLimitItem] = {
-            RateClass.DEFAULT: RateLimitItemPerMinute(config.default_per_minute, namespace="default"),
-            RateClass.WRITE: RateLimitItemPerMinute(config.write_per_minute, namespace="write"),
-            RateClass.SEARCH: RateLimitItemPerMinute(config.search_per_minute, namespace="search"),
-            RateClass.AUTH: RateLimitItemPerMinute(config.auth_per_minute, namespace="auth"),
+        self._allowed = {
+            rate: _Allowance(RateLimitItemPerMinute(amount, namespace=rate.value))
+            for rate, amount in (
+                (RateClass.DEFAULT, config.default_per_minute),
+                (RateClass.WRITE, config.write_per_minute),
+                (RateClass.SEARCH, config.search_per_minute),
+                (RateClass.AUTH, config.auth_per_minute),
+            )
         }
 
     def begin(self, exchange: Exchange) -> None:
@@ -39,7 +59,9 @@ class Limiter:
         in_work = self._in_work[place] = self._in_work.get(place, 0) + 1
         if in_work > self._at_once:
             raise RateLimited(f"More than {self._at_once} requests at once.", retry_after_s=1.0)
-        self._hit(self._per_ip, place, exchange)
+        allowed = self._per_ip
+        if self._count(f"{allowed.before}{place}{allowed.after}") > allowed.amount:
+            raise _refusal(allowed, exchange)
 
     def end(self, exchange: Exchange) -> None:
         """Count a request that began as answered."""
@@ -52,52 +74,47 @@ class Limiter:
 
     def count_caller(self, exchange: Exchange, rate: RateClass, key: str) -> None:
         """Count a request of a person, or of an address for what needs no credential. Raises: RateLimited."""
-        item = self._items.get(rate)
-        if item is None:
+        allowed = self._allowed.get(rate)
+        if allowed is None:
             return
-        count = self._hit(item, key, exchange)
-        exchange.extra_headers += [
-            (b"ratelimit-limit", b"%d" % item.amount),
-            (b"ratelimit-remaining", b"%d" % (item.amount - count)),
-            (b"ratelimit-reset", b"%d" % _left_s()),
-        ]
+        left = allowed.amount - self._count(f"{allowed.before}{key}{allowed.after}")
+        if left < 0:
+            raise _refusal(allowed, exchange)
+        remaining = _remaining(left) if left < _REMEMBERED else (_REMAINING, b"%d" % left)
+        exchange.extra_headers += (allowed.header, remaining, _RESETS[WINDOW_S - int(time()) % WINDOW_S])
 
-    def _hit(self, item: RateLimitItem, key: str, exchange: Exchange) -> int:
-        """Count one and return how many there are. Raises: RateLimited."""
-        count = self.counts.incr(item.key_for(key), WINDOW_S)
-        if count > item.amount:
-            wait_s = _left_s()
-            exchange.extra_headers += [
-                (b"ratelimit-limit", b"%d" % item.amount),
-                (b"ratelimit-remaining", b"0"),
-                (b"ratelimit-reset", b"%d" % wait_s),
-            ]
-            raise RateLimited(f"More than {item.amount} requests in a minute.", retry_after_s=wait_s)
-        return count
+
+def _refusal(allowed: _Allowance, exchange: Exchange) -> RateLimited:
+    """Return what is raised for a request too many, and put the headers that say so on its answer."""
+    wait_s = _left_s()
+    exchange.extra_headers += (allowed.header, _remaining(0), _RESETS[wait_s])
+    return RateLimited(f"More than {allowed.amount} requests in a minute.", retry_after_s=wait_s)
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _remaining(left: int) -> tuple[bytes, bytes]:
+    return (_REMAINING, b"%d" % left)
 
 
 class CallMeter:
     """Limits of calls over sockets (`Meter` of the socket service): the writes of a person count with those by HTTP."""
 
     def __init__(self, *, counts: MinuteCounts, writes_per_minute: int, others_per_minute: int) -> None:
-        self._counts = counts
-        self._items = {
-            RateClass.WRITE: RateLimitItemPerMinute(writes_per_minute, namespace="write"),
-            RateClass.DEFAULT: RateLimitItemPerMinute(others_per_minute, namespace="call"),
+        self._count = counts.count
+        self._allowed = {
+            RateClass.WRITE: _Allowance(RateLimitItemPerMinute(writes_per_minute, namespace="write")),
+            RateClass.DEFAULT: _Allowance(RateLimitItemPerMinute(others_per_minute, namespace="call")),
         }
-        # `key_for` is half of what a count costs, and a socket's call is the hottest path there is.
-        self._prefixes = {rate: item.key_for("\0").partition("\0") for rate, item in self._items.items()}
 
     def count(self, caller: Caller, rate: RateClass) -> None:
         """Count one call. Raises: RateLimited."""
-        item = self._items.get(rate)
-        if item is None:
+        allowed = self._allowed.get(rate)
+        if allowed is None:
             return
-        before, _, after = self._prefixes[rate]
-        if self._counts.incr(before + caller.user_id + after, WINDOW_S) > item.amount:
-            raise RateLimited(f"More than {item.amount} calls in a minute.", retry_after_s=_left_s())
+        if self._count(f"{allowed.before}{caller.user_id}{allowed.after}") > allowed.amount:
+            raise RateLimited(f"More than {allowed.amount} calls in a minute.", retry_after_s=_left_s())
 
 
 def _left_s() -> int:
     """Whole seconds until the next minute begins, at least one."""
-    return WINDOW_S - int(time.time()) % WINDOW_S
+    return WINDOW_S - int(time()) % WINDOW_S

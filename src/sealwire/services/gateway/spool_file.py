@@ -22,9 +22,10 @@ from sealwire.kit.envelopes import BULK_OVERHEAD_BYTES, EnvelopeRefused, Sealing
 
 SUFFIX = ".spool"
 MAX_FRAME_BYTES = 64 * 1024 * 1024
+_USUAL_FRAME_BYTES = 96 * 1024
 _LENGTH_BYTES = 4
 _PURPOSE = "api-record-spool"
-_encode = msgspec.json.Encoder().encode
+_encode_into = msgspec.json.Encoder().encode_into
 _decode = msgspec.json.Decoder(list[AuditEntry]).decode
 
 
@@ -56,6 +57,7 @@ class SegmentWriter:
         self.bytes = 0
         self._key = key
         self._index = 0
+        self._plain = bytearray(_USUAL_FRAME_BYTES)
         self.fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
 
     def append(self, entries: Sequence[AuditEntry]) -> None:
@@ -63,7 +65,8 @@ class SegmentWriter:
 
         Raises: OSError; then nothing of the frame is left in the file.
         """
-        envelope = self._key.seal(_encode(entries), _context(self.number, self._index))
+        _encode_into(entries, self._plain)  # one piece of memory for all frames: a new one grows step by step
+        envelope = self._key.seal(self._plain, _context(self.number, self._index))
         frame = memoryview(len(envelope).to_bytes(_LENGTH_BYTES, "big") + envelope)
         written = 0
         try:
