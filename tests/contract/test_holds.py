@@ -165,6 +165,17 @@ async def test_who_hangs_up_while_a_hold_is_placed_leaves_it_to_be_placed(
     assert second
 
 
+@pytest.mark.parametrize("out", ["auth", "messaging", "media"])
+async def test_keys_are_let_go_when_nobody_keeps_what_they_open(room: KeepingRoom, anna: Caller, out: str) -> None:
+    held = await room.hold(anna, subject_id=anna.user_id)
+    room.doors[out].shut = True
+    await room.compliance.service.release(anna, held)
+    assert copies(room)["crypto"] == 1, f"{out} keeps its data still"
+    room.doors[out].shut = False
+    await until(room, anna, [])
+    assert set(copies(room).values()) == {0}
+
+
 async def test_a_hold_names_one_thing(room: KeepingRoom, anna: Caller) -> None:
     for wrong in (NewHold(reason="r"), NewHold(reason="r", subject_id="a", conversation_id="b")):
         with pytest.raises(Invalid):

@@ -112,6 +112,9 @@ class SqliteMediaStore:
 
         return await self._db.write(join)
 
+    async def tell(self, event: NewEvent) -> None:
+        await self._db.write(lambda conn: self.feed.append(conn, (event,)))
+
     async def file(self, tenant_id: str, media_id: str) -> StoredFile | None:
         return _file(self._db.read, tenant_id, media_id)
 

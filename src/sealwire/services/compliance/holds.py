@@ -26,7 +26,8 @@ from sealwire.services.compliance.events import change_event
 from sealwire.services.compliance.retention_ports import HoldStore
 
 HOLDERS: Final = ("crypto", "auth", "messaging", "media")
-"""Who owns what a hold covers; compliance keeps its own. The keys first: without them nothing else is of use."""
+"""Who owns what a hold covers; compliance keeps its own. Keys are kept first and let go last: at no moment may a key be
+destroyed whose data another still keeps."""
 FIRST_PAUSE_S: Final = 0.05
 LONGEST_PAUSE_S: Final = 5.0
 _log = logging.getLogger("sealwire.compliance")
@@ -182,7 +183,7 @@ class HoldKeeper:
 
     async def _release(self, tenant_id: str, hold: Hold) -> None:
         caller = service_caller(SERVICE, tenant_id)
-        for custodian in self._holders():
+        for custodian in reversed(self._holders()):
             await custodian.release_hold(caller, hold.hold_id)
         if hold.conversation_id is not None:  # before the hold is gone: after a crash it is heard of again
             await self._released(tenant_id)

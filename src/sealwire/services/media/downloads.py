@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Sequence
-from typing import Final, Literal
+from collections.abc import AsyncIterator, Sequence
+from typing import Final, Literal, NamedTuple
 
-from sealwire.contracts.media import MediaInfo, MediaNotFound, MediaQuarantined
+from sealwire.contracts.media import MediaDamaged, MediaInfo, MediaNotFound, MediaQuarantined
 from sealwire.kit.caller import Caller
-from sealwire.kit.clock import rfc3339
+from sealwire.kit.clock import Clock, rfc3339
 from sealwire.kit.exchange import Exchange, Headers
 from sealwire.kit.permission import Permission
 from sealwire.kit.problem import Problem, Unavailable
 from sealwire.services.media.access import Access, require
 from sealwire.services.media.config import MediaConfig
+from sealwire.services.media.events import media_event
 from sealwire.services.media.examination import Facts, decode_facts
 from sealwire.services.media.looks import Looks
 from sealwire.services.media.model import FileState, content_disposition
-from sealwire.services.media.ports import MediaStore, StoredFile, StoredSegment
+from sealwire.services.media.ports import MediaStore, StoredFile
 from sealwire.services.media.ranges import ByteRange, Unsatisfiable, parse_range
 from sealwire.services.media.sniffing import OCTETS
 from sealwire.services.media.transfers import Transfer, Transfers
@@ -35,6 +37,7 @@ _SAFE: Final[Headers] = [
     (b"content-security-policy", b"default-src 'none'; sandbox"),
     (b"accept-ranges", b"bytes"),
 ]
+_log = logging.getLogger("sealwire.media")
 _FRESH: Final = (b"cache-control", b"private, no-cache")
 
 
@@ -42,6 +45,13 @@ class RangeNotSatisfiable(Problem):
     """The file has no such bytes; `size_bytes` tells how many it has."""
 
     code, title, status = "range_not_satisfiable", "The file has no such bytes", 416
+
+
+class _Body(NamedTuple):
+    """Bytes of a file, the first of them opened."""
+
+    first: bytes
+    rest: AsyncIterator[bytes]
 
 
 class Downloads:
@@ -56,6 +66,7 @@ class Downloads:
         transfers: Transfers,
         uploads: Uploads,
         looks: Looks,
+        clock: Clock,
         config: MediaConfig,
     ) -> None:
         self._store = store
@@ -64,6 +75,7 @@ class Downloads:
         self._transfers = transfers
         self._uploads = uploads
         self._looks = looks
+        self._clock = clock
         self._config = config
 
     async def find(self, caller: Caller, media_id: str) -> StoredFile:
@@ -105,9 +117,24 @@ class Downloads:
     async def answer(self, exchange: Exchange, caller: Caller, media_id: str) -> None:
         """Answer GET and HEAD (RFC 9110 sections 13 to 15).
 
-        Raises: MediaNotFound, MediaQuarantined, RangeNotSatisfiable, Unavailable while it is being scanned.
+        Where its bytes can't be read any more, what is whole in front of that is sent, and the answer is broken off.
+        Raises: MediaNotFound, MediaQuarantined, RangeNotSatisfiable, Unavailable while it is being scanned;
+        MediaDamaged, which the log and the audit log hear of too.
         """
         file = await self._ready(caller, media_id)
+        try:
+            await self._answer(exchange, caller, file)
+        except MediaDamaged as damaged:
+            reason = str(damaged.extra.get("reason", ""))
+            _log.error("the file %s can't be read any more: %s", media_id, reason)
+            event = media_event(
+                caller, "media.damaged", media_id=media_id, at_us=self._clock.now_us(), owner_id=file.owner_id,
+                conversation_id=file.conversation_id, size_bytes=file.offset, detail=reason, outcome="failure",
+            )  # fmt: skip
+            await self._store.tell(event)
+            raise
+
+    async def _answer(self, exchange: Exchange, caller: Caller, file: StoredFile) -> None:
         info = await self.describe(file)
         etag = f'"{info.sha256[:32]}"'
         headers = [*_SAFE, _FRESH, (b"etag", etag.encode())]
@@ -155,11 +182,11 @@ class Downloads:
         headers = [*headers, (b"content-type", kind), (b"content-length", b"%d" % (end - start))]
         if ranges:
             headers.append((b"content-range", b"bytes %d-%d/%d" % (start, end - 1, size)))
-        segments = [] if exchange.method == "HEAD" else await self._store.segments(file.media_id)
         with self._transfers.track(caller, file.media_id, file.conversation_id) as transfer:
+            body = None if exchange.method == "HEAD" else await self._begin(file, start, end)
             await exchange.start(206 if ranges else 200, headers)
-            if exchange.method != "HEAD":
-                await self._write(exchange, transfer, file, segments, start, end)
+            if body is not None:
+                await self._write(exchange, transfer, *body)
             await exchange.finish()
 
     async def _send_parts(
@@ -185,28 +212,30 @@ class Downloads:
             (b"content-type", b"multipart/byteranges; boundary=" + boundary),
             (b"content-length", b"%d" % length),
         ]
-        segments = [] if exchange.method == "HEAD" else await self._store.segments(file.media_id)
         with self._transfers.track(caller, file.media_id, file.conversation_id) as transfer:
+            body = None if exchange.method == "HEAD" else await self._begin(file, *ranges[0])
             await exchange.start(206, headers)
-            if exchange.method == "HEAD":
+            if body is None:
                 await exchange.finish()
                 return
             for head, (start, end) in zip(heads, ranges, strict=True):
                 await transfer.wait(exchange.write, head)
-                await self._write(exchange, transfer, file, segments, start, end)
+                await self._write(exchange, transfer, *(body or await self._begin(file, start, end)))
+                body = None
                 await transfer.wait(exchange.write, b"\r\n")
             await exchange.finish(tail)
 
-    async def _write(
-        self,
-        exchange: Exchange,
-        transfer: Transfer,
-        file: StoredFile,
-        segments: Sequence[StoredSegment],
-        start: int,
-        end: int,
-    ) -> None:
-        async for data in self._vault.read(file.tenant_id, file.owner_id, segments, start, end):
+    async def _begin(self, file: StoredFile, start: int, end: int) -> _Body:
+        """Open the first bytes, before anything is answered: a file that is damaged there is refused with a reason."""
+        segments = await self._store.segments(file.media_id)
+        rest = self._vault.read_all(file.tenant_id, file.owner_id, segments, start, end)
+        return _Body(await anext(rest, b""), rest)
+
+    @staticmethod
+    async def _write(exchange: Exchange, transfer: Transfer, first: bytes, rest: AsyncIterator[bytes]) -> None:
+        if first:
+            await transfer.wait(exchange.write, first)
+        async for data in rest:
             await transfer.wait(exchange.write, data)
 
 

@@ -107,6 +107,9 @@ class MediaStore(Protocol):
         QuotaExceeded.
         """
 
+    async def tell(self, event: NewEvent) -> None:
+        """Store an event about a file that stays as it is."""
+
     async def file(self, tenant_id: str, media_id: str) -> StoredFile | None:
         """Return a file."""
 

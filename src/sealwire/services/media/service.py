@@ -89,6 +89,7 @@ class MediaService:
             transfers=self.transfers,
             uploads=self.uploads,
             looks=self._looks,
+            clock=clock,
             config=config,
         )
         subjects = SubjectFiles(

@@ -24,12 +24,11 @@ from sealwire.contracts.custody import (
     SubjectRestriction,
     require_custodian,
 )
-from sealwire.contracts.media import MediaDamaged, MediaInfo, MediaNotFound
+from sealwire.contracts.media import MediaInfo, MediaNotFound
 from sealwire.kit.caller import Caller
 from sealwire.kit.clock import Clock, rfc3339
 from sealwire.kit.envelopes import EnvelopeRefused
 from sealwire.kit.problem import Invalid
-from sealwire.ports.blobs import BlobMissing
 from sealwire.ports.events import NewEvent
 from sealwire.services.media.events import media_event
 from sealwire.services.media.model import FileState
@@ -104,17 +103,7 @@ class SubjectFiles:
     async def _read(self, tenant_id: str, file: StoredFile, start: int, end: int) -> bytes:
         """Return the bytes `start` … `end` (exclusive) of a file, all of them. Raises: MediaDamaged."""
         segments = await self._store.segments(file.media_id)
-        try:
-            data = b"".join([p async for p in self._vault.read(tenant_id, file.owner_id, segments, start, end)])
-        except BlobMissing:
-            raise MediaDamaged(reason="bytes_missing") from None
-        except EnvelopeRefused:
-            raise MediaDamaged(reason="bytes_refused") from None
-        except (KeyUnusable, DecryptionFailed):
-            raise MediaDamaged(reason="key_unusable") from None
-        if len(data) != end - start:
-            raise MediaDamaged(reason="bytes_missing")
-        return data
+        return b"".join([piece async for piece in self._vault.read_all(tenant_id, file.owner_id, segments, start, end)])
 
     async def erase_subject(self, caller: Caller, subject_id: str, erasure: SubjectErasure) -> SubjectErased:
         """See `SubjectCustody`: rows, then the keys, then the bytes; done when the bytes are gone."""

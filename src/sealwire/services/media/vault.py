@@ -6,9 +6,11 @@ import os
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
+from sealwire.contracts.crypto_terms import DecryptionFailed, KeyUnusable
+from sealwire.contracts.media import MediaDamaged
 from sealwire.kit.envelopes import EnvelopeRefused, bind
 from sealwire.kit.segments import CHUNK_BYTES, SegmentOpener, SegmentSealer, header_key_id, span
-from sealwire.ports.blobs import BlobStore, BlobWriter
+from sealwire.ports.blobs import BlobMissing, BlobStore, BlobWriter
 from sealwire.services.media.ports import DataKeys, StoredSegment
 
 WRITE_BYTES: Final = 8 * CHUNK_BYTES
@@ -108,6 +110,24 @@ class Vault:
                 opener = await self._opener(tenant_id, owner_id, segment)
                 async for data in self._read(segment, opener, first - segment.start, last - segment.start):
                     yield data
+
+    async def read_all(
+        self, tenant_id: str, owner_id: str, segments: Sequence[StoredSegment], start: int, end: int
+    ) -> AsyncIterator[bytes]:
+        """As `read`, and all of it. Raises: MediaDamaged, behind what is whole, never with a byte that isn't."""
+        left = end - start
+        try:
+            async for data in self.read(tenant_id, owner_id, segments, start, end):
+                left -= len(data)
+                yield data
+        except BlobMissing:
+            raise MediaDamaged(reason="bytes_missing") from None
+        except EnvelopeRefused:
+            raise MediaDamaged(reason="bytes_refused") from None
+        except (KeyUnusable, DecryptionFailed):
+            raise MediaDamaged(reason="key_unusable") from None
+        if left:
+            raise MediaDamaged(reason="bytes_missing")
 
     async def _read(self, segment: StoredSegment, opener: SegmentOpener, start: int, end: int) -> AsyncIterator[bytes]:
         at = start
