@@ -42,6 +42,7 @@ from sealwire.kit.caller import Caller, service_caller
 from sealwire.kit.problem import Forbidden, Invalid, QuotaExceeded, StepUpRequired
 from sealwire.services.auth.external_records import IdentityRecord
 from sealwire.services.auth.mfa_policy import MfaKept
+from sealwire.services.auth.passkey_challenges import CHALLENGE_BYTES, KEPT_S
 from sealwire.testing.auth_room import CHEAP, AuthRoom, somebody
 from sealwire.testing.authenticator import EDDSA, ES256, RS256, Bent, SoftAuthenticator
 from sealwire.testing.clock import ManualClock
@@ -110,7 +111,7 @@ async def test_options_say_what_is_asked_of_an_authenticator(room: AuthRoom) -> 
     assert options["user"]["name"] == "anna@example.org"
     handle = base64.urlsafe_b64decode(options["user"]["id"] + "==").decode()
     assert handle == caller.user_id, "opaque: it says nothing of the person"
-    assert len(base64.urlsafe_b64decode(options["challenge"] + "==")) == 32
+    assert len(base64.urlsafe_b64decode(options["challenge"] + "==")) == CHALLENGE_BYTES
     assert [p["alg"] for p in options["pubKeyCredParams"]] == [EDDSA, ES256, RS256]
     assert options["authenticatorSelection"] == {
         "residentKey": "required",
@@ -370,7 +371,7 @@ async def test_nothing_tells_whether_an_address_is_known_or_has_a_passkey(room: 
         if email != "anna" or tenant:
             with pytest.raises(PasskeyRefused):
                 await room.auth.passkey_login(somebody(), device.get(options))
-    assert seen[0][0] == (1, 0)
+    assert seen[0][0] == (0, 0), "who asks writes nothing"
     assert seen == [seen[0]] * 4
     assert seen[0][1]["allowCredentials"] == []
 
@@ -692,20 +693,59 @@ async def test_a_tenant_that_asks_for_a_second_factor_takes_a_passkey(tmp_path: 
         await room.close()
 
 
-async def test_passkeys_and_challenges_survive_a_restart_and_are_swept(tmp_path: Path) -> None:
+async def test_challenges_survive_a_restart_and_what_is_spent_is_swept(tmp_path: Path) -> None:
     room = AuthRoom(tmp_path)
     await room.open()
     try:
-        _, device, _ = await owner_of(room)
+        _, device, _ = await owner_of(room, counts=False)
         answer = device.get(await asked(room))
-        await asked(room)
         await room.close()
         await room.open()
+        count = "SELECT count(*) FROM passkey_spent"
+        before = room.storage.db.read(count)[0][0]
         assert (await room.auth.passkey_login(somebody(), answer)).access_token
-        count = "SELECT count(*) FROM passkey_challenge"
-        assert room.storage.db.read(count) == [(1,)]
+        assert room.storage.db.read(count) == [(before + 1,)]
         advance(room, 301)
+        await room.service.upkeep.sweep()
+        assert isinstance(room.clock, ManualClock)
+        room.clock.step_wall(-301)
+        with pytest.raises(PasskeyRefused):
+            await room.auth.passkey_login(somebody(), answer)
+        advance(room, 302 + KEPT_S)
         await room.service.upkeep.sweep()
         assert room.storage.db.read(count) == [(0,)]
     finally:
         await room.close()
+
+
+async def test_who_asks_and_asks_leaves_nothing(room: AuthRoom) -> None:
+    caller, device, _ = await owner_of(room)
+    wanted = await room.log_in("anna")
+    rows = room.storage.db.stats.rows
+    for _ in range(50):
+        await asked(room)
+        await asked(room, PasskeyLoginStart(email="anna@example.org"))
+        await asked(room, PasskeyLoginStart(mfa_token=wanted.mfa_token))
+        await room.auth.passkey_step_up_options(caller)
+        await room.auth.passkey_register_options(caller)
+    assert room.storage.db.stats.rows == rows
+    spent = room.storage.db.read("SELECT count(*) FROM passkey_spent")
+    with pytest.raises(PasskeyRefused):
+        await log_in(room, device, Bent(credential_id=bytes(32)))
+    assert room.storage.db.read("SELECT count(*) FROM passkey_spent") == spent, "a stranger spends nothing"
+    assert await log_in(room, device)
+
+
+async def test_a_challenge_that_was_altered_is_none(room: AuthRoom) -> None:
+    _, device, _ = await owner_of(room, counts=False)
+    options = await asked(room)
+    plain = base64.urlsafe_b64decode(options.challenge + "==")
+    for at in (0, 31, 32, 39, 40, len(plain) - 1):
+        bent = bytearray(plain)
+        bent[at] ^= 1
+        with pytest.raises(PasskeyRefused):
+            await room.auth.passkey_login(somebody(), device.get(options, Bent(challenge=_b64(bytes(bent)))))
+    for other in (plain[:-1], plain + b"\0", plain[:32]):
+        with pytest.raises(PasskeyRefused):
+            await room.auth.passkey_login(somebody(), device.get(options, Bent(challenge=_b64(other))))
+    assert (await room.auth.passkey_login(somebody(), device.get(options))).access_token

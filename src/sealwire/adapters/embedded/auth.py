@@ -21,7 +21,7 @@ from sealwire.adapters.embedded.auth_keeping import HELD_KEY, HELD_SESSION, Sqli
 from sealwire.adapters.embedded.auth_legacy import SWEEP_LEGACY, SqliteLegacyStore
 from sealwire.adapters.embedded.auth_letters import SqliteInvitationStore, SqliteLetterStore, SqliteResetStore
 from sealwire.adapters.embedded.auth_openid import SqliteClientStore, SqliteGrantStore, SqliteNoticeStore
-from sealwire.adapters.embedded.auth_passkeys import EXPIRED_CHALLENGES, SqlitePasskeyStore
+from sealwire.adapters.embedded.auth_passkeys import SPENT_CHALLENGES, SqlitePasskeyStore
 from sealwire.adapters.embedded.auth_proofs import SqliteAttemptStore, SqliteMfaStore
 from sealwire.adapters.embedded.auth_schema import MIGRATIONS
 from sealwire.adapters.embedded.auth_sessions import SqliteSessionStore
@@ -218,7 +218,7 @@ class SqliteUpkeep:
                 (_CODES, now_us - CODE_KEPT_S * US_PER_S),
                 (_SPENT_FLOWS, now_us),
                 (_CHALLENGES, now_us),
-                (EXPIRED_CHALLENGES, now_us),
+                (SPENT_CHALLENGES, now_us),
                 (_RESETS, now_us),
                 (EXPIRED_EMAIL_CHANGES, now_us - EMAIL_CHANGE_KEPT_S * US_PER_S),
                 (_INVITATIONS, now_us),

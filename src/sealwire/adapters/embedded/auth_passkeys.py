@@ -12,7 +12,7 @@ from sealwire.adapters.embedded.outbox import SqliteOutbox
 from sealwire.contracts.passkeys import PasskeyTaken
 from sealwire.kit.problem import Conflict, QuotaExceeded
 from sealwire.ports.events import NewEvent
-from sealwire.services.auth.passkey_store import PasskeyChallenge, PasskeyRecord, Purpose, Removal, Use
+from sealwire.services.auth.passkey_store import PasskeyRecord, Removal, Use
 
 PASSKEYS_SCHEMA: Final = """
 CREATE TABLE passkey (
@@ -40,9 +40,18 @@ CREATE TABLE passkey_challenge (
 ) WITHOUT ROWID;
 CREATE INDEX passkey_challenge_expiry ON passkey_challenge (expires_us);
 """
-EXPIRED_CHALLENGES: Final = (
-    "DELETE FROM passkey_challenge WHERE challenge_hash IN"
-    " (SELECT challenge_hash FROM passkey_challenge WHERE expires_us < ? LIMIT ?)"
+# Challenges are not stored any more when they are given out, but when they are answered.
+SPENT_SCHEMA: Final = """
+DROP TABLE passkey_challenge;
+CREATE TABLE passkey_spent (
+    challenge_hash BLOB PRIMARY KEY,
+    until_us INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX passkey_spent_until ON passkey_spent (until_us);
+"""
+SPENT_CHALLENGES: Final = (
+    "DELETE FROM passkey_spent WHERE challenge_hash IN"
+    " (SELECT challenge_hash FROM passkey_spent WHERE until_us < ? LIMIT ?)"
 )
 _PASSKEY: Final = (
     "passkey_id, tenant_id, user_id, credential_index, sealed_key, sealed_name, sign_count, backup_eligible,"
@@ -51,35 +60,16 @@ _PASSKEY: Final = (
 
 
 class SqlitePasskeyStore:
-    """The tables `passkey` and `passkey_challenge`."""
+    """The tables `passkey` and `passkey_spent`."""
 
     def __init__(self, db: Database, outbox: SqliteOutbox) -> None:
         self._db = db
         self._outbox = outbox
 
-    async def challenge(self, challenge: PasskeyChallenge) -> None:
-        c = challenge
-        await self._db.write(
-            lambda conn: conn.execute(
-                "INSERT INTO passkey_challenge VALUES (?, ?, ?, ?, ?, ?)",
-                (c.challenge_hash, c.purpose.value, c.tenant_id, c.user_id, c.bound_to, c.expires_us),
-            ).fetchall()
-        )
-
-    async def spend(self, challenge_hash: bytes, now_us: int) -> PasskeyChallenge | None:
-        def spend(conn: apsw.Connection) -> PasskeyChallenge | None:
-            rows: list[Row] = conn.execute(
-                "DELETE FROM passkey_challenge WHERE challenge_hash = ?"
-                " RETURNING purpose, tenant_id, user_id, bound_to, expires_us",
-                (challenge_hash,),
-            ).fetchall()
-            if not rows or rows[0][4] <= now_us:
-                return None
-            purpose, tenant_id, user_id, bound_to, expires_us = rows[0]
-            return PasskeyChallenge(
-                challenge_hash=challenge_hash, purpose=Purpose(purpose), tenant_id=tenant_id, user_id=user_id,
-                bound_to=bound_to, expires_us=expires_us,
-            )  # fmt: skip
+    async def spend(self, challenge_hash: bytes, until_us: int) -> bool:
+        def spend(conn: apsw.Connection) -> bool:
+            conn.execute("INSERT OR IGNORE INTO passkey_spent VALUES (?, ?)", (challenge_hash, until_us))
+            return conn.changes() > 0
 
         return await self._db.write(spend)
 
@@ -118,7 +108,7 @@ class SqlitePasskeyStore:
         return _passkey_of(rows[0]) if rows else None
 
     async def of_user(self, user_id: str) -> Sequence[PasskeyRecord]:
-        rows = self._db.read(f"SELECT {_PASSKEY} FROM passkey WHERE user_id = ? ORDER BY passkey_id", (user_id,))
+        rows = self._db.read(f"SELECT {_PASSKEY} FROM passkey WHERE user_id = ? ORDER BY created_us, passkey_id", (user_id,))
         return [_passkey_of(row) for row in rows]
 
     async def is_usable(self, user_id: str) -> bool:

@@ -10,7 +10,7 @@ from sealwire.adapters.embedded.auth_former import FORMER_SCHEMA
 from sealwire.adapters.embedded.auth_keeping import SESSIONS_SCHEMA
 from sealwire.adapters.embedded.auth_legacy import LEGACY_SCHEMA
 from sealwire.adapters.embedded.auth_openid import NOTICES_SCHEMA, OPENID_SCHEMA
-from sealwire.adapters.embedded.auth_passkeys import PASSKEYS_SCHEMA
+from sealwire.adapters.embedded.auth_passkeys import PASSKEYS_SCHEMA, SPENT_SCHEMA
 from sealwire.adapters.embedded.auth_proofs import CHALLENGE_AMR_SCHEMA
 from sealwire.adapters.embedded.disposals import DISPOSALS_LEFT
 from sealwire.adapters.embedded.holds import HOLDS_SCHEMA
@@ -240,4 +240,5 @@ MIGRATIONS: Final = (
     ENDING_SCHEMA,
     FORMER_SCHEMA,
     ASKERS_SCHEMA,
+    SPENT_SCHEMA,
 )

@@ -1,20 +1,21 @@
 """Proofs by passkey: a login of its own, the second factor of one that has begun, and a step-up.
 
-A challenge is spent by whoever answers it first, rightly or not. What it is for, whose it is, and the session or login
-it belongs to are stored with it, so that an answer counts there and nowhere else.
+What a challenge is for, whose it is, and the session or login it belongs to are in it (passkey_challenges.py), so that
+an answer counts there and nowhere else. With a passkey we know it is spent by the first answer, right or wrong.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Final
+
+import msgspec
 
 from sealwire.contracts.logins import LoginResult, MfaFailed
 from sealwire.contracts.passkeys import PasskeyLogin, PasskeyLoginStart, PasskeyRefused
 from sealwire.contracts.webauthn import Assertion, RequestOptions
 from sealwire.kit.caller import ANONYMOUS_TENANT, Caller
-from sealwire.kit.clock import US_PER_S, Clock
+from sealwire.kit.clock import Clock
 from sealwire.kit.problem import Invalid, StepUpRequired
 from sealwire.services.auth import ceremonies
 from sealwire.services.auth.ceremonies import Refused, encoded
@@ -23,8 +24,9 @@ from sealwire.services.auth.events import Journal, Kind
 from sealwire.services.auth.mfa import SecondFactors
 from sealwire.services.auth.model import DEFAULT_TENANT
 from sealwire.services.auth.one_time import token_hash
-from sealwire.services.auth.passkey_store import PasskeyChallenge, PasskeyRecord, Purpose, Use
-from sealwire.services.auth.passkeys import CHALLENGE_BYTES, PasskeyCase, challenge_hash, user_handle
+from sealwire.services.auth.passkey_challenges import Asked
+from sealwire.services.auth.passkey_store import PasskeyRecord, Purpose, Use
+from sealwire.services.auth.passkeys import PasskeyCase, user_handle
 from sealwire.services.auth.ports import AuthStores
 from sealwire.services.auth.records import UserRecord
 from sealwire.services.auth.relying_party import Party
@@ -104,16 +106,8 @@ class PasskeyProofs:
         self, purpose: Purpose, *, tenant_id: str, user_id: str | None, bound_to: str = "",
         allowed: Sequence[PasskeyRecord] = (),
     ) -> RequestOptions:  # fmt: skip
-        challenge = os.urandom(CHALLENGE_BYTES)
-        await self._stores.passkeys.challenge(
-            PasskeyChallenge(
-                challenge_hash=challenge_hash(challenge),
-                purpose=purpose,
-                tenant_id=tenant_id,
-                user_id=user_id,
-                bound_to=bound_to,
-                expires_us=self._clock.now_us() + self._config.passkey_ttl_s * US_PER_S,
-            )
+        challenge = self._case.challenges.make(
+            Asked(purpose=purpose, tenant_id=tenant_id, user_id=user_id, bound_to=bound_to)
         )
         return RequestOptions(
             challenge=encoded(challenge),
@@ -156,16 +150,16 @@ class PasskeyProofs:
     async def _proved(self, caller: Caller, assertion: Assertion, purpose: Purpose, bound_to: str) -> PasskeyRecord:
         """Return the passkey that answered a challenge of ours, counted as used. Raises: Refused."""
         challenge = ceremonies.challenge_in(assertion.response.client_data_json, "webauthn.get")
-        asked = await self._stores.passkeys.spend(challenge_hash(challenge), self._clock.now_us())
-        if asked is None or asked.purpose is not purpose or asked.bound_to != bound_to:
-            raise Refused("challenge")
         record = await self._case.find(assertion.raw_id)
         credential = await self._case.credential(record) if record is not None else None
         if record is None or credential is None:
             raise Refused("unknown")
+        asked = await self._case.challenges.spend(challenge, _askings(record, purpose, bound_to))
+        if asked is None:
+            raise Refused("challenge")
         if record.suspended_us:
             raise Refused("suspended")
-        _check_owner(asked, record, assertion.response.user_handle)
+        _check_handle(asked, record, assertion.response.user_handle)
         proof = await ceremonies.check_assertion(self._party, assertion, challenge, credential.public_key)
         if proof.backup_eligible != record.backup_eligible:
             raise Refused("backup eligibility")
@@ -197,12 +191,19 @@ class PasskeyProofs:
         await self._stores.passkeys.note([event])
 
 
-def _check_owner(asked: PasskeyChallenge, record: PasskeyRecord, handle: str | None) -> None:
+def _askings(record: PasskeyRecord, purpose: Purpose, bound_to: str) -> list[Asked]:
+    """Return every challenge that this passkey may answer there."""
+    theirs = Asked(purpose=purpose, tenant_id=record.tenant_id, user_id=record.user_id, bound_to=bound_to)
+    if purpose is not Purpose.LOGIN:
+        return [theirs]
+    of_tenant = msgspec.structs.replace(theirs, user_id=None)
+    return [theirs, of_tenant, msgspec.structs.replace(of_tenant, tenant_id="")]
+
+
+def _check_handle(asked: Asked, record: PasskeyRecord, handle: str | None) -> None:
     """Raises: Refused when the passkey is not of who was asked.
 
     Where anybody may answer, the authenticator has to say whose it is (WebAuthn Level 3, section 7.2 step 6).
     """
-    if asked.tenant_id not in ("", record.tenant_id) or asked.user_id not in (None, record.user_id):
-        raise Refused("owner")
     if handle != user_handle(record.user_id) and (handle or asked.user_id is None):
         raise Refused("user handle")

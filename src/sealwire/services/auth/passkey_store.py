@@ -19,21 +19,6 @@ class Purpose(StrEnum):
     STEP_UP = "step_up"
 
 
-class PasskeyChallenge(Record):
-    """A challenge that was given out, stored under its hash.
-
-    `user_id`: who has to answer; None is whoever can, and an empty text nobody (an address that is not known).
-    `tenant_id` empty is any tenant. `bound_to`: the session, or the login that waits, in which it has to be answered.
-    """
-
-    challenge_hash: bytes
-    purpose: Purpose
-    tenant_id: str
-    user_id: str | None
-    bound_to: str
-    expires_us: int
-
-
 class PasskeyRecord(Record):
     """A passkey. `credential_index` is a keyed hash of its id; id, public key and transports are in `sealed_key`.
 
@@ -74,14 +59,11 @@ class Removal(StrEnum):
 
 
 class PasskeyStore(Protocol):
-    """Passkeys and challenges. MongoDB: unique index on `credential_index`, challenges with a TTL, deleted by
-    `findOneAndDelete`; a use is an update on the condition of its counter."""
+    """Passkeys and spent challenges. MongoDB: unique index on `credential_index`; hashes of challenges as `_id`, with a
+    TTL; a use is an update on the condition of its counter."""
 
-    async def challenge(self, challenge: PasskeyChallenge) -> None:
-        """Store a challenge."""
-
-    async def spend(self, challenge_hash: bytes, now_us: int) -> PasskeyChallenge | None:
-        """Delete a challenge and return it, to exactly one caller; None when unknown, spent or too old. Atomic."""
+    async def spend(self, challenge_hash: bytes, until_us: int) -> bool:
+        """Note a challenge as spent, at least until then; True to exactly one caller. Atomic."""
 
     async def add(
         self, passkey: PasskeyRecord, *, most: int, recovery: Sequence[bytes], events: Sequence[NewEvent]

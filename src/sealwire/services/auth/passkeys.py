@@ -6,8 +6,6 @@ first one a person gets recovery codes, and the password alone lets nobody in an
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Sequence
 from typing import Final
 
@@ -25,7 +23,7 @@ from sealwire.contracts.passkeys import (
 )
 from sealwire.contracts.webauthn import Account, CreationOptions, Descriptor, RelyingParty
 from sealwire.kit.caller import Caller
-from sealwire.kit.clock import US_PER_S, Clock, rfc3339
+from sealwire.kit.clock import Clock, rfc3339
 from sealwire.kit.ids import new_id
 from sealwire.kit.problem import Forbidden, QuotaExceeded
 from sealwire.services.auth import ceremonies
@@ -34,13 +32,12 @@ from sealwire.services.auth.config import AuthConfig
 from sealwire.services.auth.events import Journal, Kind
 from sealwire.services.auth.mfa import new_recovery_codes
 from sealwire.services.auth.mfa_policy import MfaKept, MfaPolicy
-from sealwire.services.auth.passkey_store import PasskeyChallenge, PasskeyRecord, PasskeyStore, Purpose, Removal
+from sealwire.services.auth.passkey_challenges import Asked, Challenges
+from sealwire.services.auth.passkey_store import PasskeyRecord, PasskeyStore, Purpose, Removal
 from sealwire.services.auth.people import People
 from sealwire.services.auth.records import UserRecord
 from sealwire.services.auth.relying_party import Party
 from sealwire.services.auth.vault import Vault
-
-CHALLENGE_BYTES: Final = 32
 
 
 class Credential(msgspec.Struct, frozen=True):
@@ -55,11 +52,6 @@ _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(Credential).decode
 
 
-def challenge_hash(challenge: bytes) -> bytes:
-    """Hash a challenge of 256 bits of chance: a fast hash is enough."""
-    return hashlib.sha256(challenge).digest()
-
-
 def user_handle(user_id: str) -> str:
     """Return the handle under which authenticators keep a user: the opaque id."""
     return encoded(user_id.encode())
@@ -72,6 +64,7 @@ class PasskeyCase:
         self, *, store: PasskeyStore, vault: Vault, people: People, policy: MfaPolicy, journal: Journal, party: Party,
         clock: Clock, config: AuthConfig,
     ) -> None:  # fmt: skip
+        self.challenges = Challenges(store=store, vault=vault, clock=clock, ttl_s=config.passkey_ttl_s)
         self._store = store
         self._vault = vault
         self._people = people
@@ -92,17 +85,7 @@ class PasskeyCase:
         if len(known) >= self._config.passkeys_per_user:
             raise QuotaExceeded(f"You have {len(known)} passkeys, and may have no more.")
         person = await self._people.person(user)
-        challenge = os.urandom(CHALLENGE_BYTES)
-        await self._store.challenge(
-            PasskeyChallenge(
-                challenge_hash=challenge_hash(challenge),
-                purpose=Purpose.REGISTER,
-                tenant_id=user.tenant_id,
-                user_id=user.user_id,
-                bound_to=caller.principal.session_id,
-                expires_us=self._clock.now_us() + self._config.passkey_ttl_s * US_PER_S,
-            )
-        )
+        challenge = self.challenges.make(_registration(caller))
         return CreationOptions(
             rp=RelyingParty(id=self._party.rp_id, name=self._config.passkey_name),
             user=Account(id=user_handle(user.user_id), name=person.email, display_name=person.display_name),
@@ -142,13 +125,7 @@ class PasskeyCase:
 
     async def _checked(self, caller: Caller, new: NewPasskey) -> NewKey:
         challenge = ceremonies.challenge_in(new.response.client_data_json, "webauthn.create")
-        asked = await self._store.spend(challenge_hash(challenge), self._clock.now_us())
-        if (
-            asked is None
-            or asked.purpose is not Purpose.REGISTER
-            or asked.user_id != caller.user_id
-            or asked.bound_to != caller.principal.session_id
-        ):
+        if await self.challenges.spend(challenge, [_registration(caller)]) is None:
             raise Refused("challenge")
         return await ceremonies.check_registration(self._party, new, challenge)
 
@@ -222,6 +199,14 @@ class PasskeyCase:
 def _require_person(caller: Caller) -> None:
     if caller.principal.kind != "user":
         raise Forbidden("Only people have passkeys.")
+
+
+def _registration(caller: Caller) -> Asked:
+    """What a new passkey answers: in this session of this person, and in no other."""
+    principal = caller.principal
+    return Asked(
+        purpose=Purpose.REGISTER, tenant_id=caller.tenant_id, user_id=caller.user_id, bound_to=principal.session_id
+    )
 
 
 def _key_of(passkey_id: str) -> str:
