@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from sealwire.adapters.embedded import auth_schema, crypto, media, messaging_schema
+from sealwire.adapters.embedded import (
+    auth_schema,
+    crypto,
+    media,
+    messaging_conversations,
+    messaging_former,
+    messaging_schema,
+)
 from sealwire.adapters.embedded.drivers.sqlite import Database
 from sealwire.adapters.embedded.holds import SqliteHoldBook, held_sql
 
@@ -33,6 +40,21 @@ async def test_each_look_is_one_in_an_index(service: str, tmp_path: Path) -> Non
         assert looks(db, held_sql("?1", "?2", "?3")) == [BY_SUBJECT, BY_CONVERSATION]
         assert looks(db, f"{held_sql('?1', '?2')} OR ?3") == [BY_SUBJECT]
         assert looks(db, f"{held_sql('?1', conversation='?3')} OR ?2") == [BY_CONVERSATION]
+    finally:
+        await db.close()
+
+
+async def test_of_the_holds_of_a_tenant_those_in_force_on_people_are_read_and_no_others(tmp_path: Path) -> None:
+    db = Database.open(tmp_path / "holds.db", SCHEMAS["messaging"])
+    try:
+        for condition, people in (
+            (messaging_former.HELD_TITLE, "trace_of"),
+            (messaging_conversations.HELD, "sqlite_autoindex_member_1"),
+        ):
+            sql = f"EXPLAIN QUERY PLAN SELECT 1 FROM conversation c WHERE c.num = 1 AND {condition}"
+            plan = [str(row[3]) for row in db.read(sql)]
+            assert "SEARCH h USING INDEX legal_hold_subject (tenant_id=? AND subject_id>?)" in plan
+            assert any(f"COVERING INDEX {people} (conversation=? AND user_id=?)" in step for step in plan), plan
     finally:
         await db.close()
 

@@ -41,6 +41,18 @@ def held_sql(tenant: str, subject: str = "NULL", conversation: str = "NULL") -> 
     return f"({' OR '.join(looks) or 'FALSE'})"
 
 
+def anybody_held_sql(tenant: str, people: str) -> str:
+    """Return the SQL condition that a hold covers anybody of `people`: a join of a table with `h.subject_id`.
+
+    It reads the holds on people that are in force in the tenant, and looks each up in the table: there are few of them,
+    and as many people in a conversation as there may be.
+    """
+    return (
+        f"EXISTS (SELECT 1 FROM legal_hold h INDEXED BY legal_hold_subject CROSS JOIN {people}"
+        f" WHERE h.tenant_id = {tenant} AND h.subject_id IS NOT NULL AND h.released_us IS NULL)"
+    )
+
+
 def tenant_held_sql(tenant: str) -> str:
     """Return the SQL condition that any hold of the tenant is in force."""
     return f"EXISTS (SELECT 1 FROM legal_hold WHERE released_us IS NULL AND tenant_id = {tenant})"

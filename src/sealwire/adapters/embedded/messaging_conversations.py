@@ -8,7 +8,7 @@ from typing import Any
 import apsw
 
 from sealwire.adapters.embedded.drivers.sqlite import Database, fetch, fetch_value
-from sealwire.adapters.embedded.holds import held_sql
+from sealwire.adapters.embedded.holds import anybody_held_sql, held_sql
 from sealwire.adapters.embedded.messaging_events import Change, SqliteConversationEvents
 from sealwire.adapters.embedded.messaging_former import forget_former, keep_title
 from sealwire.adapters.embedded.messaging_requests import RequestIndex
@@ -33,10 +33,10 @@ _VIEW = (
     " FROM member u JOIN conversation c ON c.num = u.conversation"
 )
 # A hold on it, or on somebody who was in it to the end. What others wrote is kept by their keys: crypto keeps those.
-_HELD = (
-    f"({held_sql('c.tenant_id', conversation='c.conversation_id')}"
-    " OR EXISTS (SELECT 1 FROM legal_hold h JOIN member u ON u.conversation = c.num AND u.user_id = h.subject_id"
-    " WHERE h.tenant_id = c.tenant_id AND h.released_us IS NULL))"
+HELD = (
+    f"({held_sql('c.tenant_id', conversation='c.conversation_id')} OR "
+    + anybody_held_sql("c.tenant_id", "member u ON u.conversation = c.num AND u.user_id = h.subject_id")
+    + ")"
 )
 _MEMBER = (
     "SELECT c.conversation_id, u.user_id, u.role, u.joined_at_us, u.read_seq, u.num"
@@ -210,7 +210,7 @@ class SqliteConversationStore:
             # Not before every consumer saw its last event: the audit record of a message names the message.
             " AND ifnull((SELECT position FROM event e WHERE e.stream = (c.num << 32 | c.last_offset)), 0)"
             " <= (SELECT ifnull(min(position), 0) FROM consumer_position)"
-            f" AND NOT {_HELD} ORDER BY c.removed_at_us LIMIT ? OFFSET ?",
+            f" AND NOT {HELD} ORDER BY c.removed_at_us LIMIT ? OFFSET ?",
             (before_us, limit, skip),
         )
 
@@ -218,7 +218,7 @@ class SqliteConversationStore:
         def forget(conn: apsw.Connection) -> bool:
             num, tenant_id, held = fetch(
                 conn,
-                f"SELECT c.num, c.tenant_id, {_HELD} FROM conversation c WHERE c.conversation_id = ?",
+                f"SELECT c.num, c.tenant_id, {HELD} FROM conversation c WHERE c.conversation_id = ?",
                 (conversation_id,),
             )[0]
             if held:

@@ -14,15 +14,15 @@ from typing import Final
 import apsw
 
 from sealwire.adapters.embedded.drivers.sqlite import Database, fetch
-from sealwire.adapters.embedded.holds import held_sql
+from sealwire.adapters.embedded.holds import anybody_held_sql, held_sql
 from sealwire.adapters.embedded.messaging_schema import LAST, key_of
 from sealwire.services.messaging.former_ports import FormerReaction, FormerTitle
 
 # A title is covered by a hold on its conversation, or on anybody who left a trace there: leaving does not end that.
-_HELD_TITLE: Final = (
-    f"({held_sql('c.tenant_id', conversation='c.conversation_id')} OR EXISTS (SELECT 1 FROM legal_hold h"
-    " CROSS JOIN trace t ON t.user_id = h.subject_id AND t.conversation = c.num"
-    " WHERE h.tenant_id = c.tenant_id AND h.released_us IS NULL))"
+HELD_TITLE: Final = (
+    f"({held_sql('c.tenant_id', conversation='c.conversation_id')} OR "
+    + anybody_held_sql("c.tenant_id", "trace t ON t.user_id = h.subject_id AND t.conversation = c.num")
+    + ")"
 )
 # A reaction by one on who put it, on the conversation, or on who wrote the message it belongs to.
 _HELD_REACTION: Final = (
@@ -37,11 +37,11 @@ _BY: Final = "c.tenant_id = ?1 AND r.user_id = ?2"
 COUNT_FREE: Final = f"SELECT count(*) {_FORMER_REACTIONS} WHERE {_BY} AND NOT {_HELD_REACTION}"
 """Former reactions of a person (tenant, person) that no hold keeps any more."""
 _SWEPT: Final = (
-    ("former_title", f"SELECT f.num, {_HELD_TITLE} {_FORMER_TITLES} WHERE f.num > ? ORDER BY f.num LIMIT ?"),
+    ("former_title", f"SELECT f.num, {HELD_TITLE} {_FORMER_TITLES} WHERE f.num > ? ORDER BY f.num LIMIT ?"),
     ("former_reaction", f"SELECT r.num, {_HELD_REACTION} {_FORMER_REACTIONS} WHERE r.num > ? ORDER BY r.num LIMIT ?"),
 )
 _FREE: Final = {
-    "former_title": f"SELECT f.num {_FORMER_TITLES} WHERE f.num {_IN} AND NOT {_HELD_TITLE}",
+    "former_title": f"SELECT f.num {_FORMER_TITLES} WHERE f.num {_IN} AND NOT {HELD_TITLE}",
     "former_reaction": f"SELECT r.num {_FORMER_REACTIONS} WHERE r.num {_IN} AND NOT {_HELD_REACTION}",
 }
 
@@ -50,7 +50,7 @@ def keep_title(conn: apsw.Connection, num: int, at_us: int) -> None:
     """From inside the write that replaces a conversation's title: keep it if a hold covers it."""
     conn.execute(
         "INSERT INTO former_title (conversation, title, until_us) SELECT c.num, c.title, ?2 FROM conversation c"
-        f" WHERE c.num = ?1 AND c.title IS NOT NULL AND {_HELD_TITLE}",
+        f" WHERE c.num = ?1 AND c.title IS NOT NULL AND {HELD_TITLE}",
         (num, at_us),
     )
 
