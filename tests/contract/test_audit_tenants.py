@@ -25,7 +25,7 @@ from sealwire.contracts.audit_log import (
 from sealwire.kit.caller import ANONYMOUS_TENANT, SYSTEM_TENANT, Caller, Principal, service_caller
 from sealwire.kit.permission import Role
 from sealwire.kit.problem import Forbidden, NotFound, RateLimited
-from sealwire.services.compliance.bundle import verify_bundle, write_exhibit, write_head
+from sealwire.services.compliance.bundle import verify_bundle
 from sealwire.services.compliance.config import ComplianceConfig
 from sealwire.services.compliance.export_route import export_line
 from sealwire.services.compliance.notes import parse_key
@@ -119,9 +119,8 @@ async def reads(room: ComplianceRoom, caller: Caller, tenant: str | None) -> lis
         (await service.manifest(caller, ExportQuery(tenant_id=tenant))).checkpoint,
         head,
     ]
-    bundle, exhibits = await service.evidence(caller, EvidenceQuery(tenant_id=tenant))
-    parts = [write_exhibit(exhibit) async for exhibit in exhibits]
-    report, _ = verify_bundle(write_head(bundle) + b",".join(parts) + b"]}", keys=[parse_key(head.first_key)])
+    parts = [part async for part in await service.evidence(caller, EvidenceQuery(tenant_id=tenant))]
+    report, _ = verify_bundle(b"".join(parts), keys=[parse_key(head.first_key)])
     assert report.ok, report.fault
     follower = await service.follow(caller, StreamQuery(tenant_id=tenant), 0)
     seen = await follower.next(0)

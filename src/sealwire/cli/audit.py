@@ -15,6 +15,7 @@ from sealwire.cli.audit_progress import Progress
 from sealwire.cli.audit_source import Kind, Unreadable, kind_of, read_checkpoint, read_key
 from sealwire.kit.codec import encode
 from sealwire.services.compliance.bundle import verify_bundle
+from sealwire.services.compliance.key_chain import refuse_other_keys
 from sealwire.services.compliance.manifest import CheckpointLine, Manifest, ManifestLine
 from sealwire.services.compliance.notes import (
     NoteInvalid,
@@ -53,6 +54,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     root: str
     fault: Fault | None
     pruned: list[tuple[int, int]]
+    hash_unproved: list[tuple[int, int]]
+    """Pruned records of which the leaf hash is proved, and the chain hash is the log's word alone."""
     key: str
     key_confirmed: bool
     """Whether the key was given with --key, and not taken from what was verified."""
@@ -89,6 +92,7 @@ def verify_source(
         ok=report.ok and report.covered == report.records > 0, source=str(source), records=report.records,
         first_seq=report.first_seq, last_seq=report.last_seq,
         covered=report.covered, root=report.root, fault=report.fault, pruned=report.pruned,
+        hash_unproved=report.hash_unproved,
         key=used.text if used is not None else "", key_confirmed=given is not None,
         witnesses={name: at_s for name, (at_s, _) in seen.items()},
         witnessed={name: size for name, (_, size) in seen.items()},
@@ -107,6 +111,8 @@ def _verify(
     if isinstance(source, LiveLog):
         head = source.checkpoint()
         key = key or parse_key(head.first_key)
+        if other := _other_key(key, head.rotations, head.first_key, head.public_key, head.checkpoint, str(source)):
+            return other, key, []
         progress.total = head.tree_size
         notes = [note for note in (*held, head.checkpoint, head.cosigned) if note]
         report = verify_export(
@@ -117,14 +123,15 @@ def _verify(
     if kind is Kind.TILES:
         keys = _keys_beside(source)
         key = key or _named(keys.first_key, "give the log's public key with --key")
+        if other := _other_key(key, keys.rotations, keys.first_key, "", "", str(source / KEYS_FILE)):
+            return other, key, []
         notes, own = [note for note in (*held, keys.cosigned) if note], _own_note(source)
         progress.total = sum(_sizes([own]))
         report = verify_tiles(source, keys=[key], rotations=keys.rotations, checkpoints=notes, progress=progress)
         return report, key, _below([*notes, own], report.covered)
     with source.open("rb") as file:
         if kind is Kind.BUNDLE:
-            content = file.read()
-            report, used = verify_bundle(content, keys=[key] if key else (), checkpoints=held, progress=progress)
+            report, used = verify_bundle(file, keys=[key] if key else (), checkpoints=held, progress=progress)
             return _tied(report, held), used, report.tied
         first = file.readline()
         file.seek(0)
@@ -134,6 +141,18 @@ def _verify(
         progress.total = manifest.to_seq - manifest.from_seq + 1 if manifest else 0
         report = verify_export(file, checkpoints=held, keys=[key], progress=progress)
         return report, key, _below([*notes, *_note_in(first)], report.covered)
+
+
+def _other_key(
+    key: VerifierKey, rotations: Sequence[str], first_key: str, public_key: str, note: str, where: str
+) -> Report | None:
+    """Return what is wrong with the keys that are named beside a log, None where they fit the one given."""
+    try:
+        refuse_other_keys([key], rotations, first_key=first_key, public_key=public_key, note=note, where=where)
+    except NoteInvalid as error:
+        fault = Fault(Tampering.CHECKPOINT, None, str(error))
+        return Report(ok=False, records=0, first_seq=1, last_seq=0, covered=0, root="", fault=fault)
+    return None
 
 
 def _tied(report: Report, held: Sequence[str]) -> Report:
@@ -243,6 +262,8 @@ def say(verdict: Verdict) -> None:
     typer.echo(f"  {verdict.records:,} records, {verdict.covered:,} under a signed checkpoint, root {verdict.root}")
     for first, last in verdict.pruned:
         typer.echo(f"pruned by retention, hashes kept: seq {first} to {last}")
+    for first, last in verdict.hash_unproved:
+        typer.echo(f"of seq {first} to {last} the leaf hashes are proved; the chain hashes are the log's word alone")
     for name, at_s in verdict.witnesses.items():
         size = verdict.witnessed[name]
         typer.echo(f"cosigned by {name} at {at_s} (Unix time): seq 1 to {size}")

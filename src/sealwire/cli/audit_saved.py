@@ -10,6 +10,7 @@ import typer
 
 from sealwire.cli.terminal import say_json
 from sealwire.kit.codec import encode
+from sealwire.services.compliance.bundle_file import BundleCut, count_exhibits
 
 _TAIL_BYTES = 4096
 
@@ -36,10 +37,6 @@ class _EndLine(msgspec.Struct, frozen=True):
     end: _End
 
 
-class _Bundle(msgspec.Struct, frozen=True):
-    records: list[msgspec.Raw]
-
-
 def saved_export(file: Path) -> Saved:
     """Return what an export holds, as its last line says. Raises: Cut when that line is missing."""
     size = file.stat().st_size
@@ -55,12 +52,12 @@ def saved_export(file: Path) -> Saved:
 
 def saved_bundle(file: Path) -> Saved:
     """Return what a bundle of evidence holds. Raises: Cut when it is not whole."""
-    content = file.read_bytes()
     try:
-        records = msgspec.json.decode(content, type=_Bundle).records
-    except msgspec.MsgspecError:
+        with file.open("rb") as source:
+            records = count_exhibits(source)
+    except BundleCut:
         raise Cut(f"{file}: the bundle is not whole") from None
-    return Saved(path=str(file), records=len(records), size_bytes=len(content), sha256=_digest(file))
+    return Saved(path=str(file), records=records, size_bytes=file.stat().st_size, sha256=_digest(file))
 
 
 def saved_tiles(folder: Path, records: int) -> Saved:

@@ -8,13 +8,15 @@ chain in the piece, that of the leaf beside it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 
 import apsw
 
 from sealwire.adapters.embedded.drivers.pace import Pace
 from sealwire.adapters.embedded.drivers.sqlite import Database, Row
+from sealwire.adapters.embedded.outbox import SqliteOutbox
+from sealwire.ports.events import NewEvent
 from sealwire.services.compliance.chain import read_record
 from sealwire.services.compliance.merkle import HASH_BYTES, TILE_WIDTH, leaf_hash
 from sealwire.services.compliance.ports import PruneCount
@@ -55,24 +57,35 @@ def is_held(body: bytes, held: frozenset[str]) -> bool:
 class SqliteCheckpointThinning:
     """`CheckpointThinning` in the table `checkpoint`."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Database, outbox: SqliteOutbox) -> None:
+        self._outbox = outbox
         self._pace = Pace(db)
 
-    async def thin(self, tenant_id: str, *, before_us: int) -> int:
+    async def thin(self, tenant_id: str, *, before_us: int, said: Callable[[int], NewEvent]) -> int:
         gone = 0
         after: int | None = -1
         while after is not None:
-            thinned, after = await self._pace.write(partial(_thin, tenant_id, before_us, after, self._pace.size))
+            thin = partial(self._thin, tenant_id, before_us, after, self._pace.size, said)
+            thinned, after = await self._pace.write(thin)
             gone += thinned
         return gone
 
-
-def _thin(tenant_id: str, before_us: int, after: int, limit: int, conn: apsw.Connection) -> tuple[int, int | None]:
-    """Look at some checkpoints above a size; return how many went, and the size to go on from."""
-    rows: list[Row] = conn.execute(_FOLLOWED, (tenant_id, after, before_us, _DAY_US, limit)).fetchall()
-    going = [(number, size) for number, size, followed, named in rows if followed and not named]
-    conn.executemany("DELETE FROM checkpoint WHERE number = ? AND size = ?", going)
-    return len(going), rows[-1][1] if len(rows) == limit else None
+    def _thin(
+        self,
+        tenant_id: str,
+        before_us: int,
+        after: int,
+        limit: int,
+        said: Callable[[int], NewEvent],
+        conn: apsw.Connection,
+    ) -> tuple[int, int | None]:
+        """Look at some checkpoints above a size; return how many went, and the size to go on from."""
+        rows: list[Row] = conn.execute(_FOLLOWED, (tenant_id, after, before_us, _DAY_US, limit)).fetchall()
+        going = [(number, size) for number, size, followed, named in rows if followed and not named]
+        if going:
+            conn.executemany("DELETE FROM checkpoint WHERE number = ? AND size = ?", going)
+            self._outbox.append(conn, [said(len(going))])
+        return len(going), rows[-1][1] if len(rows) == limit else None
 
 
 def prune(conn: apsw.Connection, number: int, tenant_id: str, seqs: Collection[int]) -> PruneCount:

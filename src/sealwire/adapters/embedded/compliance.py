@@ -99,7 +99,7 @@ class SqliteCompliance:
         self.outbox = SqliteOutbox(db)
         self.stores = ComplianceStores(
             audit=SqliteAuditStore(db),
-            thinning=SqliteCheckpointThinning(db),
+            thinning=SqliteCheckpointThinning(db, self.outbox),
             cosignatures=SqliteCosignatureStore(db),
             consents=SqliteConsentStore(db, self.outbox),
             retention=SqliteRetentionStore(db, self.outbox),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from bisect import bisect_left, bisect_right
 from collections.abc import AsyncIterator, Sequence
 
 import msgspec
@@ -13,28 +12,40 @@ from sealwire.contracts.audit_log import Checkpoint, ConsistencyQuery, Inclusion
 from sealwire.kit.clock import Clock, rfc3339
 from sealwire.kit.problem import Invalid
 from sealwire.services.compliance.audit import filter_of
-from sealwire.services.compliance.bundle import FORMAT, BundleHead, Exhibit, Question
+from sealwire.services.compliance.bundle_file import (
+    FORMAT,
+    BundleHead,
+    Exhibit,
+    Later,
+    Question,
+    write_end,
+    write_exhibit,
+    write_head,
+    write_later,
+)
 from sealwire.services.compliance.chain import line_of
 from sealwire.services.compliance.evidence import Evidence
 from sealwire.services.compliance.manifest import FORMAT as EXPORT_FORMAT
 from sealwire.services.compliance.manifest import Manifest
 from sealwire.services.compliance.notes import parse_checkpoint, parse_note
 from sealwire.services.compliance.ports import AuditStore, RecordFilter, StoredRecord
-from sealwire.services.compliance.pruning import PRUNED_ACTION, pruned_by
+from sealwire.services.compliance.pruning import PRUNED_ACTION, Range, joined, pruned_by, without
 from sealwire.services.compliance.remains import PrunedRecord
 
-MAX_RECORDS = 10_000
-MAX_BYTES = 64 * 1024 * 1024
 _PAGE = 256
+_PAGE_OF_PRUNING = 16
+"""Records of pruning are long."""
 
 
 class Bundles:
     """Collects evidence."""
 
-    def __init__(self, *, store: AuditStore, evidence: Evidence, clock: Clock) -> None:
+    def __init__(self, *, store: AuditStore, evidence: Evidence, clock: Clock, most_records: int) -> None:
+        """A bundle holds `most_records` at most."""
         self._store = store
         self._evidence = evidence
         self._clock = clock
+        self._most_records = most_records
 
     async def manifest(self, tenant_id: str, from_seq: int | None, to_seq: int | None) -> Manifest:
         """Return the manifest of an export over a range of the log as it is now."""
@@ -54,52 +65,81 @@ class Bundles:
             cosigned=c.cosigned,
         )
 
-    async def collect(self, tenant_id: str, query: EvidenceQuery) -> tuple[BundleHead, AsyncIterator[Exhibit]]:
-        """Return a bundle's head, and its exhibits one by one.
+    async def collect(self, tenant_id: str, query: EvidenceQuery) -> AsyncIterator[bytes]:
+        """Return a bundle's file in parts, each made when it is asked for.
 
-        Raises: EvidenceTooLarge past 10,000 records or 64 MiB; Invalid.
+        Raises: EvidenceTooLarge when more records match than a bundle holds; Invalid.
         """
         if query.to_seq is not None and query.to_seq < (query.from_seq or 1):
             raise Invalid("`to_seq` is not below `from_seq`.", path="$.to_seq")
         checkpoint = await self._evidence.answer(tenant_id)
         last = min(query.to_seq or checkpoint.tree_size, checkpoint.tree_size)
-        records = await self._find(tenant_id, query, last)
-        gone = [r.seq for r in records if r.leaf]
-        if gone:  # perhaps just now: by then the log says so, and this checkpoint covers what it says
-            checkpoint = await self._evidence.answer(tenant_id)
-        size = checkpoint.tree_size
-        pruning = [e async for e in self._exhibits(tenant_id, size, await self._said_of(tenant_id, gone, size))]
-        head = self._head(tenant_id, query, checkpoint, last, pruning)
-        head = msgspec.structs.replace(head, consistency=await self._consistency(tenant_id, checkpoint))
-        return head, self._exhibits(tenant_id, size, records)
+        await self._refuse_too_many(tenant_id, query, last)
+        head = self._head(tenant_id, query, checkpoint, last)
+        if older := _size_of(checkpoint.cosigned):
+            proof = await self._consistency(tenant_id, older, checkpoint.tree_size)
+            head = msgspec.structs.replace(head, consistency=proof)
+        return self._written(tenant_id, query, head, checkpoint.tree_size, last)
 
-    async def _consistency(self, tenant_id: str, c: Checkpoint) -> list[str]:
-        """Prove that the checkpoint continues the one that a witness cosigned."""
-        if not c.cosigned:
-            return []
-        older = parse_checkpoint(parse_note(c.cosigned).text).size
-        if not older:
-            return []
-        return (await self._evidence.consistency(tenant_id, ConsistencyQuery(from_=older, to=c.tree_size))).hashes
+    async def _refuse_too_many(self, tenant_id: str, query: EvidenceQuery, last: int) -> None:
+        count = 0 if not query.is_range else last - (query.from_seq or 1) + 1
+        if not query.is_range:
+            async for page in self._pages(tenant_id, query, last):
+                count += len(page)
+                if count > self._most_records:
+                    break
+        if count > self._most_records:
+            raise EvidenceTooLarge(f"A bundle holds {self._most_records} records; ask for less.")
 
-    async def _said_of(self, tenant_id: str, gone: Sequence[int], size: int) -> list[StoredRecord]:
-        """Return the newest records of pruning that name these records, as few as do."""
-        named: dict[int, int] = {}
-        after: int | None = 0 if gone else None
+    async def _written(
+        self, tenant_id: str, query: EvidenceQuery, head: BundleHead, size: int, last: int
+    ) -> AsyncIterator[bytes]:
+        yield write_head(head)
+        gone: list[Range] = []
+        first = True
+        async for page in self._pages(tenant_id, query, last):
+            parts: list[bytes] = []
+            for record in page:
+                parts.append(write_exhibit(await self._exhibit(tenant_id, size, record), first=first))
+                first = False
+                await asyncio.sleep(0)
+            gone = joined([*gone, *((r.seq, r.seq) for r in page if r.leaf)])
+            if parts:
+                yield b"".join(parts)
+        if gone:  # perhaps since it began: by now the log says so of each, and a checkpoint covers what it says
+            now = await self._evidence.answer(tenant_id)
+            proof = await self._consistency(tenant_id, size, now.tree_size)
+            yield write_later(Later(checkpoint=now.checkpoint, consistency=proof), empty=first)
+            first = True
+            async for record in self._naming(tenant_id, gone, now.tree_size):
+                yield write_exhibit(await self._exhibit(tenant_id, now.tree_size, record), first=first)
+                first = False
+        yield write_end(empty=first)
+
+    async def _consistency(self, tenant_id: str, older: int, newer: int) -> list[str]:
+        """Prove that the tree of one size continues that of another."""
+        return (await self._evidence.consistency(tenant_id, ConsistencyQuery(from_=older, to=newer))).hashes
+
+    async def _naming(self, tenant_id: str, gone: Sequence[Range], size: int) -> AsyncIterator[StoredRecord]:
+        """Yield the newest records of pruning that name these records, as few as do."""
+        wanted = RecordFilter(action=PRUNED_ACTION)
+        seqs: list[int] = []
+        after: int | None = 0
         while after is not None:
-            wanted = RecordFilter(action=PRUNED_ACTION)
-            found = await self._store.search(tenant_id, wanted, after_seq=after, limit=_PAGE)
-            for record in found.records:
-                for first, end in pruned_by(record.body) if record.seq <= size else ():
-                    for seq in gone[bisect_left(gone, first) : bisect_right(gone, end)]:
-                        named[seq] = record.seq
+            found = await self._store.search(tenant_id, wanted, after_seq=after, limit=_PAGE_OF_PRUNING)
+            seqs += [r.seq for r in found.records if r.seq <= size]
             after = found.looked_up_to
             await asyncio.sleep(0)
-        return [(await self._store.records(tenant_id, seq, 1))[0] for seq in sorted(set(named.values()))]
+        left = list(gone)
+        while left and seqs:
+            record = (await self._store.records(tenant_id, seqs.pop(), 1))[0]
+            rest = without(left, joined(pruned_by(record.body)))
+            if rest != left:
+                yield record
+            left = rest
+            await asyncio.sleep(0)
 
-    def _head(
-        self, tenant_id: str, query: EvidenceQuery, c: Checkpoint, last: int, pruning: list[Exhibit]
-    ) -> BundleHead:
+    def _head(self, tenant_id: str, query: EvidenceQuery, c: Checkpoint, last: int) -> BundleHead:
         asked = msgspec.to_builtins(query)
         asked = {name: asked[name] for name in asked if name not in {"from_seq", "to_seq", "tenant_id"}}
         filters = {name: str(value) for name, value in asked.items() if value is not None}
@@ -114,41 +154,29 @@ class Bundles:
             first_key=c.first_key,
             rotations=c.rotations,
             cosigned=c.cosigned,
-            pruning=pruning,
         )
 
-    async def _find(self, tenant_id: str, query: EvidenceQuery, last: int) -> list[StoredRecord]:
-        found: list[StoredRecord] = []
-        size_bytes = 0
+    async def _pages(self, tenant_id: str, query: EvidenceQuery, last: int) -> AsyncIterator[Sequence[StoredRecord]]:
+        """Yield the records asked for, some at a time."""
         at = (query.from_seq or 1) - 1
         while at < last:
-            page, at = await self._page(tenant_id, query, at, last)
-            found += [r for r in page if r.seq <= last]
-            size_bytes += sum(len(r.body) for r in page)
-            if len(found) > MAX_RECORDS or size_bytes > MAX_BYTES:
-                raise EvidenceTooLarge(f"A bundle holds {MAX_RECORDS} records and {MAX_BYTES} bytes; ask for less.")
-            await asyncio.sleep(0)
-        return found
-
-    async def _page(
-        self, tenant_id: str, query: EvidenceQuery, at: int, last: int
-    ) -> tuple[Sequence[StoredRecord], int]:
-        """Return records above `at`, and up to where was looked."""
-        if query.is_range:
-            count = min(_PAGE, last - at)
-            return await self._store.records(tenant_id, at + 1, count), at + count
-        found = await self._store.search(tenant_id, filter_of(query), after_seq=at, limit=_PAGE)
-        return found.records, last if found.looked_up_to is None else found.looked_up_to
-
-    async def _exhibits(
-        self, tenant_id: str, tree_size: int, records: Sequence[StoredRecord]
-    ) -> AsyncIterator[Exhibit]:
-        for record in records:
-            question = InclusionQuery(seq=record.seq, tree_size=tree_size)
-            proof = (await self._evidence.inclusion(tenant_id, question)).hashes
-            if record.leaf:
-                pruned = PrunedRecord(record.hash, record.leaf.hex(), record.seq)
-                yield Exhibit(pruned=pruned, proof=proof)
+            if query.is_range:
+                count = min(_PAGE, last - at)
+                yield await self._store.records(tenant_id, at + 1, count)
+                at += count
             else:
-                yield Exhibit(record=msgspec.Raw(line_of(record.body, record.hash)), proof=proof)
+                found = await self._store.search(tenant_id, filter_of(query), after_seq=at, limit=_PAGE)
+                yield [r for r in found.records if r.seq <= last]
+                at = last if found.looked_up_to is None else found.looked_up_to
             await asyncio.sleep(0)
+
+    async def _exhibit(self, tenant_id: str, tree_size: int, record: StoredRecord) -> Exhibit:
+        question = InclusionQuery(seq=record.seq, tree_size=tree_size)
+        proof = (await self._evidence.inclusion(tenant_id, question)).hashes
+        if record.leaf:
+            return Exhibit(pruned=PrunedRecord(record.hash, record.leaf.hex(), record.seq), proof=proof)
+        return Exhibit(record=msgspec.Raw(line_of(record.body, record.hash)), proof=proof)
+
+
+def _size_of(note: str) -> int:
+    return parse_checkpoint(parse_note(note).text).size if note else 0

@@ -62,8 +62,14 @@ class ComplianceConfig(msgspec.Struct, frozen=True, kw_only=True):
     ] = 0.2
     evidence_at_once: Annotated[
         int,
-        Meta(ge=1, le=64, description="Bundles of evidence made at once (64 MiB each), half for a tenant; past it 503"),
+        Meta(ge=1, le=64, description="Bundles of evidence made at once, half for a tenant; past it 503"),
     ] = 4
+    evidence_records: Annotated[
+        int, Meta(ge=1, le=100_000_000, description="Records in one bundle of evidence at most; more are refused (413)")
+    ] = 100_000
+    evidence_s: Annotated[
+        float, Meta(ge=0.05, le=86_400, description="Longest a bundle of evidence may take; then it is broken off")
+    ] = 900.0
     stream_heartbeat_s: Annotated[
         float, Meta(ge=0.05, le=300, description="Longest silence on a live stream of the audit log")
     ] = 15.0

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from hashlib import sha256
 from typing import Protocol
 
@@ -16,7 +17,6 @@ from sealwire.kit.http import Edge, Route, Run
 from sealwire.kit.operation import Policy
 from sealwire.kit.permission import Permission
 from sealwire.kit.problem import Invalid
-from sealwire.services.compliance.bundle import BUNDLE_END, BundleHead, Exhibit, write_exhibit, write_head
 from sealwire.services.compliance.chain import line_of
 from sealwire.services.compliance.manifest import CheckpointLine, End, EndLine, Manifest, ManifestLine, write_line
 from sealwire.services.compliance.ocsf import ocsf_event
@@ -37,10 +37,11 @@ class ExportSource(Protocol):
 
     evidence_turns: Turns
     stall_s: float
+    evidence_s: float
 
     async def checkpoint(self, caller: Caller, query: LogQuery = ...) -> Checkpoint: ...
     async def manifest(self, caller: Caller, query: ExportQuery) -> Manifest: ...
-    async def evidence(self, caller: Caller, query: EvidenceQuery) -> tuple[BundleHead, AsyncIterator[Exhibit]]: ...
+    async def evidence(self, caller: Caller, query: EvidenceQuery) -> AsyncIterator[bytes]: ...
     async def records(
         self, caller: Caller, first_seq: int, limit: int, tenant_id: str | None = None
     ) -> Sequence[StoredRecord]: ...
@@ -128,27 +129,24 @@ def _evidence(source: ExportSource) -> Run:
     async def run(exchange: Exchange, caller: Caller) -> None:
         query = convert_query(exchange.query, EvidenceQuery)
         with source.evidence_turns.one(caller.tenant_id):
-            head, exhibits = await source.evidence(caller, query)
+            parts = await source.evidence(caller, query)
             name = b'attachment; filename="evidence.json"'
             await exchange.start(200, (_JSON, _NO_STORE, (b"content-disposition", name)))
-            await _written(exchange.write(write_head(head)), source.stall_s)
-            parts: list[bytes] = []
-            comma = b""
-            async for exhibit in exhibits:
-                parts += (comma, write_exhibit(exhibit))
-                comma = b","
-                if len(parts) >= 2 * _RECORDS_A_CHUNK:
-                    await _written(exchange.write(b"".join(parts)), source.stall_s)
-                    parts.clear()
-            await _written(exchange.finish(b"".join([*parts, BUNDLE_END])), source.stall_s)
+            async with _within(source.evidence_s, "the reader of a bundle takes too long"):
+                async for part in parts:
+                    async with _within(source.stall_s, "the reader of a bundle takes nothing"):
+                        await exchange.write(part)
+                async with _within(source.stall_s, "the reader of a bundle takes nothing"):
+                    await exchange.finish()
 
     return run
 
 
-async def _written(writing: Awaitable[None], stall_s: float) -> None:
-    """Wait until the reader took it. Raises: SlowReader after that long: a turn and much memory wait for it."""
+@asynccontextmanager
+async def _within(limit_s: float, otherwise: str) -> AsyncIterator[None]:
+    """Raise SlowReader after so long: others wait for the turn."""
     try:
-        async with asyncio.timeout(stall_s):
-            await writing
+        async with asyncio.timeout(limit_s):
+            yield
     except TimeoutError:
-        raise SlowReader("the reader of a bundle takes nothing") from None
+        raise SlowReader(otherwise) from None

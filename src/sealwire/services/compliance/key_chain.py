@@ -102,6 +102,30 @@ class KeyChain:
         return head
 
 
+def refuse_other_keys(
+    keys: Sequence[VerifierKey], rotations: Sequence[str], *, first_key: str, public_key: str, note: str, where: str
+) -> None:
+    """Compare the keys that evidence names with those it is judged by; without names there is nothing to compare.
+
+    Another first key is fine if it leads to one that is trusted: who holds a later key knows what it vouches for.
+    `public_key` is the one that signed `note`. Raises: NoteInvalid naming the difference.
+    """
+    if first_key:
+        first = parse_key(first_key)
+        if first not in keys and not any(key in keys for key in KeyChain.of([first], rotations).keys):
+            raise NoteInvalid(f"{where} names {first_key} as the log's first key, and the key given is {keys[0].text}")
+    if public_key:
+        signer = parse_key(public_key)
+        if signer not in KeyChain.of(keys, rotations).keys:
+            raise NoteInvalid(f"{where} names {public_key} as the key of its checkpoint, which nothing vouches for")
+        try:
+            verify_note(note, [signer])
+        except NoteInvalid:
+            raise NoteInvalid(
+                f"{where} names {public_key} as the key of its checkpoint, which it did not sign"
+            ) from None
+
+
 def read_rotation(note: str) -> Rotation:
     """Read a rotation; nothing in it may be believed before `verify_rotation`. Raises: NoteInvalid."""
     text = parse_note(note).text

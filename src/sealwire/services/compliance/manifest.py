@@ -17,7 +17,7 @@ import msgspec
 
 from sealwire.services.compliance.canonical import NotCanonical
 from sealwire.services.compliance.chain import refuse_doubles
-from sealwire.services.compliance.key_chain import KeyChain
+from sealwire.services.compliance.key_chain import KeyChain, refuse_other_keys
 from sealwire.services.compliance.notes import NoteInvalid, TreeHead, VerifierKey, parse_checkpoint, parse_note
 
 FORMAT = "sealwire-audit-export/1"
@@ -27,7 +27,7 @@ _END_LINE = b'{"end":'
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, NotCanonical)
 
 
-class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What an export holds."""
 
     format: str
@@ -150,6 +150,11 @@ class Frame:
 
     def _begin(self) -> None:
         """Settle which keys count, and read the checkpoints that wait for it."""
+        if self._keys and (m := self.manifest) is not None:
+            refuse_other_keys(
+                self._keys, m.rotations, first_key=m.first_key, public_key=m.public_key, note=m.checkpoint,
+                where="the manifest",
+            )  # fmt: skip
         self._chain = KeyChain.of(self._keys, self._rotations)
         self.heads = [self._head(note) for note in self._waiting]
         for note in self._beyond:

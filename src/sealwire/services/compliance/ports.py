@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -221,11 +221,11 @@ class AuditStore(Protocol):
 class CheckpointThinning(Protocol):
     """What makes checkpoints fewer, in the same place as the logs."""
 
-    async def thin(self, tenant_id: str, *, before_us: int) -> int:
+    async def thin(self, tenant_id: str, *, before_us: int, said: Callable[[int], NewEvent]) -> int:
         """Delete older checkpoints but the last of each day and key, a few at a time; durable on return.
 
-        The newest stays, and what others name: one that a witness signed, and one that a key began with. Returns how
-        many went.
+        Each few go in one transaction with the event that `said` makes of how many they are. The newest stays, and what
+        others name: one that a witness signed, and one that a key began with. Returns how many went.
         """
 
 

@@ -66,14 +66,18 @@ def joined(ranges: Iterable[Range]) -> list[Range]:
 def without(ranges: Sequence[Range], taken: Sequence[Range]) -> list[Range]:
     """Return what of `ranges` lies outside of `taken`; both in order and joined."""
     left: list[Range] = []
+    i = 0
     for first, last in ranges:
         at = first
-        for low, high in taken:
-            if high < at or low > last:
-                continue
-            if low > at:
-                left.append((at, low - 1))
-            at = high + 1
+        while i < len(taken) and taken[i][1] < at:
+            i += 1
+        j = i
+        while j < len(taken) and taken[j][0] <= last:
+            if taken[j][0] > at:
+                left.append((at, taken[j][0] - 1))
+            at = taken[j][1] + 1
+            j += 1
+        i = max(i, j - 1)
         if at <= last:
             left.append((at, last))
     return left

@@ -36,7 +36,6 @@ from sealwire.kit.pages import DegradedOnly
 from sealwire.kit.problem import Forbidden
 from sealwire.ports.events import Consumer, Event
 from sealwire.services.compliance.audit import AuditLog, log_of, may_read
-from sealwire.services.compliance.bundle import BundleHead, Exhibit
 from sealwire.services.compliance.bundles import Bundles
 from sealwire.services.compliance.config import ComplianceConfig
 from sealwire.services.compliance.events import audit_entry
@@ -86,6 +85,7 @@ class ComplianceService(RightsAnswers):
         self._live = LiveLog(store=store, tail=self._tail, per_tenant=config.streams_per_tenant)
         self.evidence_turns = Turns(at_once=config.evidence_at_once, what="bundles of evidence")
         self.heartbeat_s, self.stall_s = config.stream_heartbeat_s, config.stream_stall_s
+        self.evidence_s = config.evidence_s
         self._logs = Logs(
             store=store,
             same=sealer.same,
@@ -99,15 +99,9 @@ class ComplianceService(RightsAnswers):
             store=store, logs=self._logs, crypto=crypto, clock=clock, origin=config.origin, witnesses=self._witnesses
         )
         self._audit = AuditLog(store=store, logs=self._logs, sealer=sealer, clock=clock, grown=self._evidence.grown)
-        self._bundles = Bundles(store=store, evidence=self._evidence, clock=clock)
+        self._bundles = Bundles(store=store, evidence=self._evidence, clock=clock, most_records=config.evidence_records)
         self.pruning = Pruning(store=store, append=self._audit.append, clock=clock)
-        thinning = Thinning(
-            logs=store,
-            store=stores.thinning,
-            append=self._audit.append,
-            clock=clock,
-            keep_days=config.checkpoints_keep_days,
-        )
+        thinning = Thinning(logs=store, store=stores.thinning, clock=clock, keep_days=config.checkpoints_keep_days)
         self._verifier = Verifier(store=store, evidence=self._evidence, at_once=config.verify_at_once)
         self._consents = Consents(store=stores.consents, clock=clock)
         self._retention = Retention(store=stores.retention, clock=clock)
@@ -240,7 +234,7 @@ class ComplianceService(RightsAnswers):
         """See `Bundles.manifest`."""
         return await self._bundles.manifest(log_of(caller, query.tenant_id), query.from_seq, query.to_seq)
 
-    async def evidence(self, caller: Caller, query: EvidenceQuery) -> tuple[BundleHead, AsyncIterator[Exhibit]]:
+    async def evidence(self, caller: Caller, query: EvidenceQuery) -> AsyncIterator[bytes]:
         """See `Bundles.collect`."""
         return await self._bundles.collect(log_of(caller, query.tenant_id), query)
 

@@ -37,6 +37,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     fault: Fault | None = None
     pruned: list[tuple[int, int]] = []
     """Records that retention took out: ranges of `seq`. The log says of each that it did, where all of it was seen."""
+    hash_unproved: list[tuple[int, int]] = []
+    """Those of them whose chain hash nothing here proves, as the record behind them is not here; their leaf hash is
+    proved as that of any record."""
     tied: list[str] = []
     """Notes of a bundle whose tree its records are proved to be in. Of other sources: those up to `covered`."""
 
@@ -120,6 +123,10 @@ def verify_export(
         root=walk.frontier.root().hex() if walk.frontier else "",
         fault=fault,
         pruned=walk.pruned,
+        # The record behind a run names the hash of its last; records within a run have nobody who does.
+        hash_unproved=[
+            (a, b - 1 if b < walk.expected - 1 else b) for a, b in walk.pruned if a < b or b == walk.expected - 1
+        ],
     )
 
 
