@@ -247,3 +247,30 @@ def check_pruned(log: Mirrored) -> None:
     report = log.verify()
     assert report.fault is not None
     assert (report.fault.kind, report.first_bad_seq) == (Tampering.REMOVED, 317)
+
+
+async def test_beside_a_pruned_record_too_the_first_bad_one_is_named(tmp_path: Path) -> None:
+    async with open_compliance(tmp_path) as room:
+        await room.service.append(CALLER, AuditBatch(records=[entry(i) for i in range(RECORDS)]))
+        await room.service.pruning.prune("acme", [3, 255, 256, 299, 300], run_id="run")
+        log = Mirrored(tmp_path / "log", await mirror(room, tmp_path / "log"))
+    assert log.verify().ok
+    rng = Random(7)
+    for seq in (2, 4, 254, 257, 298, 301):
+        path = log.folder / "tile" / path_of(BundleAddress((seq - 1) // 256))
+        before = path.read_bytes()
+        entries = read_bundle(before)
+        body = entries[(seq - 1) % 256]
+        flips = [bytearray(body) for _ in range(8)]
+        for flipped in flips:
+            bit = rng.randrange(len(body) * 8)
+            flipped[bit // 8] ^= 1 << bit % 8
+        for changed in (*flips, b"{", body.replace(b'"seq":', b'"seq":1'), body.replace(b":", b": ", 1)):
+            entries[(seq - 1) % 256] = bytes(changed)
+            path.write_bytes(write_bundle(entries))
+            report = log.verify()
+            assert (report.ok, report.first_bad_seq) == (False, seq), (bytes(changed), report.fault)
+            assert report.fault is not None
+            assert report.fault.kind is Tampering.CHANGED, (bytes(changed), report.fault)
+        path.write_bytes(before)
+    assert log.verify().ok

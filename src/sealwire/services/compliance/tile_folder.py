@@ -14,7 +14,7 @@ from sealwire.services.compliance.chain import read_link
 from sealwire.services.compliance.key_chain import KeyChain
 from sealwire.services.compliance.merkle import HASH_BYTES, TILE_WIDTH, leaf_hash
 from sealwire.services.compliance.notes import NoteInvalid, TreeHead, VerifierKey
-from sealwire.services.compliance.remains import pruned_item
+from sealwire.services.compliance.remains import PRUNED, pruned_item
 from sealwire.services.compliance.tiles import BundleAddress, Tile, TileAddress, Tiling, path_of, split_hashes, width_in
 from sealwire.services.compliance.verify import Report
 from sealwire.services.compliance.walk import UNREADABLE, Fault, Item, Tampering, Walk
@@ -137,9 +137,9 @@ class _Folder:
         """Say what is wrong where the chain breaks; the tile tells one changed record from records out of place."""
         if at:
             before = items[at - 1][0]
-            if leaf_hash(before) != tile[at - 1]:
+            if before[:1] != PRUNED and leaf_hash(before) != tile[at - 1]:
                 return Fault(Tampering.CHANGED, number * TILE_WIDTH + at, "the record is not the one in the tree")
-        wrong = [i for i, (body, _) in enumerate(items) if leaf_hash(body) != tile[i] and body[:1] != b"\0"]
+        wrong = [i for i, (body, _) in enumerate(items) if leaf_hash(body) != tile[i] and body[:1] != PRUNED]
         if wrong == [at]:
             return Fault(Tampering.CHANGED, self._walk.expected, "the record is not the one in the tree")
         return self._walk.diagnose(items[at], self._behind(items, at, number))
