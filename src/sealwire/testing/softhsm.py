@@ -85,7 +85,10 @@ class SoftHsm:
 
 
 class FaultyToken:
-    """SoftHSM behind a library that answers an error, hangs or dies on the next decryption, as told by a file."""
+    """SoftHSM behind a library that answers an error, hangs or dies on the next decryption, as told by a file.
+
+    It also counts logins, and says what the token is as ordered.
+    """
 
     def __init__(self, folder: Path, *, behind: str) -> None:
         compiler = shutil.which("cc")
@@ -100,8 +103,17 @@ class FaultyToken:
         )  # fmt: skip
 
     def order(self, what: str) -> None:
-        """Have it answer with a code (`0xb3`), `hang` or `die`, once for each new process (`once`) or always."""
+        """Have it answer with a code (`0xb3`), `hang` or `die`, once for each new process (`once`) or always.
+
+        Or `flags 0x40000`: the token has these flags too; `without 0x1087`: it lacks a mechanism.
+        """
         self._orders.write_text(what)
+
+    @property
+    def logins(self) -> int:
+        """How often anybody tried to log in."""
+        counted = self._orders.with_name(f"{self._orders.name}.logins")
+        return counted.stat().st_size if counted.exists() else 0
 
     def relent(self) -> None:
         """Have it work again."""

@@ -11,7 +11,7 @@ import msgspec
 
 from sealwire.adapters.hsm.pin import PinSource, PinUnusable, RefusedPin
 from sealwire.adapters.hsm.wire import FORMAT, HEADER_BYTES, Answer, Opening, Request
-from sealwire.adapters.hsm.worker import Worker, WorkerLost
+from sealwire.adapters.hsm.worker import Worker, WorkerLost, WorkerSilent
 from sealwire.kit.clock import Clock
 from sealwire.services.crypto.providers import KekUnusable, WrapRefused
 
@@ -37,9 +37,10 @@ class TokenOut(KekUnusable):
 class Pkcs11KeyProvider:
     """`KeyProvider` over a token. One worker process owns the session and is replaced when it dies.
 
-    A call whose worker dies under it is asked once more of a fresh one: both calls are safe to repeat. When no worker
-    comes up, calls fail at once until the pause is over (0.25 s, doubling to 5 s), so an outage costs no storm of
-    processes. A refused PIN is tried again only after it was changed.
+    A call whose worker dies under it is asked once more of a fresh one: both calls are safe to repeat. Nobody waits
+    longer than `timeout_s` for an answer, nor for a fresh worker. When the token is silent or no worker comes up, calls
+    fail at once until the pause is over (0.25 s, doubling to 5 s), so an outage costs no storm of processes. A refused
+    PIN is tried again only after it was changed.
     """
 
     name = "pkcs11"
@@ -51,7 +52,7 @@ class Pkcs11KeyProvider:
         self._clock = clock
         self._worker: Worker | None = worker
         self._fingerprint = worker.fingerprint
-        self._starting = asyncio.Lock()
+        self._starting: asyncio.Task[Worker] | None = None
         self._out: KekUnusable | None = None
         self._pause_s = _FIRST_PAUSE_S
         self._not_before_s = 0.0
@@ -93,6 +94,8 @@ class Pkcs11KeyProvider:
 
     def close(self) -> None:
         self._closed = True
+        if self._starting is not None:
+            self._starting.cancel()
         worker, self._worker = self._worker, None
         if worker is not None:
             worker.close()
@@ -100,35 +103,59 @@ class Pkcs11KeyProvider:
     async def _ask(self, request: Request) -> Answer:
         """Ask the worker, and a fresh one if that one is lost. Raises: KekUnusable."""
         try:
-            return await (await self._ready()).ask(request, timeout_s=self._place.timeout_s)
+            return await self._ask_once(request)
         except WorkerLost as lost:
             _log.warning("the token's worker is replaced: %s", lost)
         try:
-            return await (await self._ready()).ask(request, timeout_s=self._place.timeout_s)
+            return await self._ask_once(request)
         except WorkerLost as lost:
             raise TokenOut(str(lost)) from None
+
+    async def _ask_once(self, request: Request) -> Answer:
+        """Raises: WorkerLost when a fresh worker may do better; KekUnusable."""
+        worker = await self._ready()
+        try:
+            return await worker.ask(request, timeout_s=self._place.timeout_s)
+        except WorkerSilent as silent:
+            out = TokenOut(str(silent))
+            self._put_off(out)
+            raise out from None
 
     async def _ready(self) -> Worker:
         """Return the worker, started anew if it is gone. Raises: KekUnusable."""
         worker = self._worker
         if worker is not None and worker.alive:
             return worker
-        async with self._starting:
-            if self._closed:
-                raise TokenOut("the key provider has been closed")
-            if self._worker is not None and self._worker.alive:
-                return self._worker
+        if self._closed:
+            raise TokenOut("the key provider has been closed")
+        if self._starting is None:
             if self._out is not None and self._clock.monotonic() < self._not_before_s:
                 raise type(self._out)(str(self._out))
-            try:
-                self._worker = await self._replace()
-            except KekUnusable as fault:
-                self._put_off(fault)
-                raise
-            if self._out is not None:
-                _log.warning("the token %r is back", self._place.token)
-            self._out, self._pause_s = None, _FIRST_PAUSE_S
-            return self._worker
+            self._starting = asyncio.get_running_loop().create_task(self._start_anew(), name="pkcs11-start")
+            self._starting.add_done_callback(self._started)
+        try:
+            async with asyncio.timeout(self._place.timeout_s):
+                return await asyncio.shield(self._starting)
+        except TimeoutError:
+            raise TokenOut(f"the token's worker does not come up within {self._place.timeout_s:g} s") from None
+
+    async def _start_anew(self) -> Worker:
+        """Replace the worker, for all who wait. Raises: KekUnusable."""
+        try:
+            worker = await self._replace()
+        except KekUnusable as fault:
+            self._put_off(fault)
+            raise
+        if self._out is not None:
+            _log.warning("the token %r is back", self._place.token)
+        self._out, self._pause_s = None, _FIRST_PAUSE_S
+        self._worker = worker
+        return worker
+
+    def _started(self, starting: asyncio.Task[Worker]) -> None:
+        self._starting = None
+        if not starting.cancelled():
+            starting.exception()  # seen, also when nobody waits any more
 
     async def _replace(self) -> Worker:
         worker = await _start(self._place, self._refused, create=False)
@@ -153,9 +180,9 @@ async def _start(place: TokenPlace, refused: RefusedPin, *, create: bool) -> Wor
     try:
         worker = await Worker.start(opening, timeout_s=place.timeout_s)
     except WorkerLost as lost:
-        if lost.fault not in ("pin", "pin_locked"):
-            raise TokenOut(str(lost)) from None
-        refused.note(pin)
-        raise PinUnusable(str(lost)) from None
+        if lost.fault == "pin":  # of a locked token nobody tried it: it may be right, once that is unlocked
+            refused.note(pin)
+        out = PinUnusable if lost.fault in ("pin", "pin_locked", "pin_last_try") else TokenOut
+        raise out(str(lost)) from None
     refused.clear()
     return worker

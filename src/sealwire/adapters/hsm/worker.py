@@ -17,7 +17,9 @@ from sealwire.adapters.hsm.wire import LENGTH, MOST_BYTES, Answer, Fault, Openin
 
 MODULE: Final = "sealwire.adapters.hsm.drivers.pkcs11_worker"
 START_S: Final = 10.0
-"""What a start may take besides an answer's time: the interpreter, and the library's own beginning."""
+"""What the start of the interpreter may take."""
+OPEN_S: Final = 5.0
+"""What loading the library and logging in may take, when answers have to come sooner."""
 END_TIMEOUT_S: Final = 1.0
 _decode = msgspec.msgpack.Decoder(Answer).decode
 
@@ -28,6 +30,10 @@ class WorkerLost(Exception):
     def __init__(self, fault: Fault, detail: str) -> None:
         super().__init__(detail)
         self.fault: Fault = fault
+
+
+class WorkerSilent(WorkerLost):
+    """It gave no answer in time, and was ended for it: a fresh one would wait as long."""
 
 
 class Worker:
@@ -68,7 +74,8 @@ class Worker:
         worker = cls(process, ours, reader, writer)
         worker._reading = asyncio.get_running_loop().create_task(worker._read(), name="pkcs11-worker")
         try:
-            worker.fingerprint = (await worker._ask(opening, timeout_s + START_S)).data
+            await worker._answer(START_S)  # it is there; what follows is the library's and the token's time
+            worker.fingerprint = (await worker._ask(opening, max(timeout_s, OPEN_S))).data
         except BaseException:
             worker._lose(WorkerLost("session", "the start was given up"))
             raise
@@ -85,21 +92,26 @@ class Worker:
         return self._lost is None
 
     async def ask(self, request: Request, *, timeout_s: float) -> Answer:
-        """Return its answer. Raises: WorkerLost when it ended, or is ended for being silent for `timeout_s`."""
+        """Return its answer. Raises: WorkerLost when it ended; WorkerSilent, it is ended then, after `timeout_s`."""
         return await self._ask(request, timeout_s)
 
     async def _ask(self, message: msgspec.Struct, timeout_s: float) -> Answer:
         if self._lost is not None:
             raise WorkerLost(self._lost.fault, str(self._lost))
+        self._writer.write(framed(message))
+        return await self._answer(timeout_s)
+
+    async def _answer(self, timeout_s: float) -> Answer:
+        """Await the next answer that nobody waits for yet. Raises: WorkerLost, WorkerSilent."""
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting.append(answer)
-        self._writer.write(framed(message))
         try:
             async with asyncio.timeout(timeout_s):
                 return await asyncio.shield(answer)
         except TimeoutError:
-            self._lose(WorkerLost("session", f"the token did not answer within {timeout_s:g} s"))
-            raise WorkerLost("session", f"the token did not answer within {timeout_s:g} s") from None
+            silent = WorkerSilent("session", f"the token did not answer within {timeout_s:g} s")
+            self._lose(silent)
+            raise silent from None
 
     def close(self) -> None:
         """Let it log out and end; kill it when it doesn't within a second. Safe to call twice."""

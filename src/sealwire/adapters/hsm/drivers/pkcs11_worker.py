@@ -231,7 +231,8 @@ def _exactly(sock: socket.socket, count: int) -> bytes | None:
 
 
 def serve(sock: socket.socket) -> int:
-    """Answer until the service closes the socket, or the token fails."""
+    """Say that the process is up, then answer until the service closes the socket, or the token fails."""
+    sock.sendall(framed(Answer()))
     first = _receive(sock)
     if first is None:
         return 0
