@@ -18,7 +18,7 @@ import pytest
 from sealwire.contracts import accountability
 from sealwire.contracts.audit_log import Actor, AuditBatch, AuditEntry, AuditQuery, VerifyQuery
 from sealwire.contracts.consents import NewConsent
-from sealwire.contracts.custody import SubjectErased
+from sealwire.contracts.custody import OwnersOnly, SubjectErased
 from sealwire.contracts.gdpr import (
     ExportGone,
     ExportNotReady,
@@ -40,9 +40,9 @@ from sealwire.kit.permission import Role
 from sealwire.kit.problem import Forbidden, Invalid, NotFound, Unavailable
 from sealwire.services.compliance.certificates import digest, read_certificate
 from sealwire.services.compliance.config import ComplianceConfig
+from sealwire.services.compliance.deadlines import a_month_after
 from sealwire.services.compliance.erasures import LONGEST_PAUSE_S
 from sealwire.services.compliance.notes import NoteInvalid, parse_key
-from sealwire.services.compliance.rights import a_month_after
 from sealwire.services.compliance.routes import routes
 from sealwire.testing.clock import ManualClock
 from sealwire.testing.compliance import open_compliance
@@ -316,6 +316,41 @@ async def test_only_an_owner_changes_an_owner(room):
     for who, subject in ((ADMIN, AGNES), (OWNER, None), (person("owner-2", Role.OWNER), "owner-1")):
         asked = NewRectification(subject_id=subject, changes=PersonChanges(display_name="As it is"))
         assert (await room.done(await room.service.request_rectification(who, asked))).status == "done"
+
+
+async def test_who_is_made_an_owner_meanwhile_is_not_changed_by_an_admin(room):
+    """Auth looks at the role as it writes; what is asked says that it has to."""
+    auth, told = room.there["auth"], []
+
+    def refusing(kind):
+        async def refuse(caller, subject_id, change):
+            told.append((kind, change.spares_owners))
+            if change.spares_owners and not getattr(change, "check_only", False):
+                raise OwnersOnly
+            return await before[kind](caller, subject_id, change)
+
+        return refuse
+
+    kinds = ("erase_subject", "rectify_subject", "restrict_subject")
+    before = {kind: getattr(auth, kind) for kind in kinds}
+    for kind in kinds:
+        setattr(auth, kind, refusing(kind))
+    asked = NewRectification(subject_id="m-2", changes=PersonChanges(display_name="Mine"))
+    done = await room.done(await room.service.request_rectification(ADMIN, asked))
+    assert (done.status, done.problem) == ("failed", "owners_only")
+    with pytest.raises(OwnersOnly):
+        await room.service.restrict(ADMIN, NewRestriction(subject_id="m-2", reason="because"))
+    assert (await room.service.restrictions(OWNER, Page())).items == [], "what is not in force is not listed"
+    assert (TENANT, "m-2") not in room.there["messaging"].restricted
+    done = await room.done(await room.service.request_erasure(ADMIN, NewErasure(subject_id="m-2")))
+    assert (done.status, done.problem) == ("failed", "owners_only")
+    assert {kind for kind, spares in told if spares} == set(kinds)
+    told.clear()
+    await room.service.restrict(OWNER, NewRestriction(subject_id="m-2", reason="because"))
+    await room.service.lift_restriction(OWNER, "m-2")
+    own = NewRectification(changes=PersonChanges(display_name="Mine"))
+    assert (await room.done(await room.service.request_rectification(ME, own))).status == "done"
+    assert told == [("restrict_subject", False)] * 2 + [("rectify_subject", False)]
 
 
 def test_an_address_that_is_put_right_is_an_address():

@@ -33,6 +33,12 @@ class ProcessingRestricted(Forbidden):
     code, title = "processing_restricted", "Processing of this person's data is restricted"
 
 
+class OwnersOnly(Forbidden):
+    """The person is an owner, and who asked for the change is none."""
+
+    code, title = "owners_only", "Only an owner can change an owner"
+
+
 class SubjectQuery(Input):
     """The next part of a person's data."""
 
@@ -80,7 +86,8 @@ class ContentPart(Output):
 class SubjectErasure(Input):
     """Erase up to about `limit` things. `pseudonym` stands for the author of what is kept: new for every job.
 
-    `check_only` changes nothing: it is refused where the erasure would be, and answers `done` false.
+    `check_only` changes nothing: it is refused where the erasure would be, and answers `done` false. `spares_owners`:
+    who asked is no owner, so auth refuses one, in the transaction that would take their access.
     """
 
     job_id: Id
@@ -88,6 +95,7 @@ class SubjectErasure(Input):
     messages: MessagePolicy = "tombstone"
     limit: _Chunk = 500
     check_only: bool = False
+    spares_owners: bool = False
 
 
 class SubjectErased(Output):
@@ -103,11 +111,12 @@ class SubjectErased(Output):
 
 
 class SubjectChanges(Input):
-    """What is put right; what is left out stays."""
+    """What is put right; what is left out stays. `spares_owners` as in `SubjectErasure`."""
 
     job_id: Id
     email: Annotated[str, msgspec.Meta(min_length=3, max_length=254)] | None = None
     display_name: Annotated[str, msgspec.Meta(min_length=1, max_length=128)] | None = None
+    spares_owners: bool = False
 
 
 class SubjectRectified(Output):
@@ -117,9 +126,13 @@ class SubjectRectified(Output):
 
 
 class SubjectRestriction(Input):
-    """Whether the person's data is kept without being processed (GDPR Art. 18)."""
+    """Whether the person's data is kept without being processed (GDPR Art. 18).
+
+    `spares_owners` as in `SubjectErasure`.
+    """
 
     restricted: bool
+    spares_owners: bool = False
 
 
 class SubjectProbe(Input):

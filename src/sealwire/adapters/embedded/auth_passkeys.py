@@ -108,7 +108,9 @@ class SqlitePasskeyStore:
         return _passkey_of(rows[0]) if rows else None
 
     async def of_user(self, user_id: str) -> Sequence[PasskeyRecord]:
-        rows = self._db.read(f"SELECT {_PASSKEY} FROM passkey WHERE user_id = ? ORDER BY created_us, passkey_id", (user_id,))
+        rows = self._db.read(
+            f"SELECT {_PASSKEY} FROM passkey WHERE user_id = ? ORDER BY created_us, passkey_id", (user_id,)
+        )
         return [_passkey_of(row) for row in rows]
 
     async def is_usable(self, user_id: str) -> bool:

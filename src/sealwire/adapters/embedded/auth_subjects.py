@@ -153,8 +153,10 @@ class SqliteSubjectStore:
 
     async def release(self, cut: Cut, events: Sequence[NewEvent]) -> bool:
         def release(conn: apsw.Connection) -> bool:
+            if self._users.cut_within(conn, cut, events) is None:
+                return False
             conn.execute("DELETE FROM restriction WHERE user_id = ?", (cut.user_id,))
-            return conn.changes() > 0 and self._users.cut_within(conn, cut, events) is not None
+            return True
 
         return await self._db.write(release)
 

@@ -71,13 +71,13 @@ class SubjectStore(Protocol):
         """Leave nothing of what was deleted in the files, their log included. Raises: Unavailable."""
 
     async def restrict(self, cut: Cut, events: Sequence[NewEvent]) -> bool:
-        """Restrict a user and keep the status they had; False when they are restricted already. Atomic."""
+        """Restrict a user and keep the status they had; False when they are not as the cut says any more. Atomic."""
 
     async def kept_status(self, user_id: str) -> KeptStatus | None:
         """Return the status a restricted user had before."""
 
     async def release(self, cut: Cut, events: Sequence[NewEvent]) -> bool:
-        """Lift a restriction. Atomic."""
+        """Lift a restriction; False when they are not as the cut says any more. Atomic."""
 
     async def rows(self, user_id: str, kind: RowKind, after: str, limit: int) -> Sequence[SubjectRow]:
         """Return rows of a kind in the order of their ids, ended or not."""

@@ -14,6 +14,7 @@ import msgspec
 from sealwire.contracts.custody import (
     HoldDesk,
     HoldPlacement,
+    OwnersOnly,
     SubjectChanges,
     SubjectErased,
     SubjectErasure,
@@ -28,6 +29,7 @@ from sealwire.contracts.custody import (
 )
 from sealwire.kit.caller import Caller
 from sealwire.kit.clock import Clock, rfc3339
+from sealwire.kit.permission import Role
 from sealwire.kit.problem import Conflict, Invalid
 from sealwire.services.auth.addresses import AddressBook, moved
 from sealwire.services.auth.events import Body, Journal, Kind
@@ -78,6 +80,8 @@ class SubjectService:
 
     async def erase_subject(self, caller: Caller, subject_id: str, erasure: SubjectErasure) -> SubjectErased:
         user = await self._subject(caller, subject_id)
+        if user is not None:
+            _spare_owners(user, erasure.spares_owners)
         if erasure.check_only:
             if user is not None:
                 await self._subjects.require_erasable(user)
@@ -97,6 +101,7 @@ class SubjectService:
             user_id=user.user_id,
             reason=Reason.ERASED,
             revocation=self._revoker.subject(user.tenant_id, user.user_id, Reason.ERASED),
+            expected_role=user.role,
             status="disabled",
             from_status=user.status,
             password_hash=_NO_HASH,
@@ -149,10 +154,18 @@ class SubjectService:
     # ---- restriction and rectification
 
     async def restrict_subject(self, caller: Caller, subject_id: str, restriction: SubjectRestriction) -> None:
-        user = await self._subject(caller, subject_id)
-        if user is None or restriction.restricted == (user.status == "restricted"):
-            return
-        tenant_id = user.tenant_id
+        for _ in range(TRIES):  # who may do it depends on the role there is; what another changes is not undone
+            user = await self._subject(caller, subject_id)
+            if user is None or restriction.restricted == (user.status == "restricted"):
+                return
+            _spare_owners(user, restriction.spares_owners)
+            if await self._restrict(caller, user, restriction):
+                return
+        raise Conflict("The person was changed meanwhile; try again.")
+
+    async def _restrict(self, caller: Caller, user: UserRecord, restriction: SubjectRestriction) -> bool:
+        """Restrict or release a user as they are now; False when they are not so any more."""
+        tenant_id, subject_id = user.tenant_id, user.user_id
         before = await self._subjects.kept_status(subject_id) or "active"
         if restriction.restricted:
             revocation = self._revoker.subject(tenant_id, subject_id, Reason.RESTRICTED)
@@ -164,6 +177,7 @@ class SubjectService:
             reason=revocation.reason,
             revocation=revocation,
             ends_sessions=restriction.restricted,
+            expected_role=user.role,
             status="restricted" if restriction.restricted else before,
             from_status=user.status,
         )
@@ -171,13 +185,14 @@ class SubjectService:
             Kind.USER_RESTRICTED, await self._journal.origin(caller, tenant_id), subject_id=subject_id,
             restricted=restriction.restricted,
         )  # fmt: skip
-        await (self._subjects.restrict if restriction.restricted else self._subjects.release)(cut, [event])
+        return await (self._subjects.restrict if restriction.restricted else self._subjects.release)(cut, [event])
 
     async def rectify_subject(self, caller: Caller, subject_id: str, changes: SubjectChanges) -> SubjectRectified:
         for _ in range(TRIES):  # what the person changes themself at the same moment is not lost
             user = await self._subject(caller, subject_id)
             if user is None:
                 return SubjectRectified()
+            _spare_owners(user, changes.spares_owners)
             before = await self._persons.person(user)
             after = msgspec.structs.replace(before, display_name=changes.display_name or before.display_name)
             if changes.email and changes.email != before.email:
@@ -198,6 +213,7 @@ class SubjectService:
             reason=Reason.RECTIFIED,
             revocation=self._revoker.role(user.tenant_id, user.user_id, Reason.RECTIFIED),
             ends_sessions=False,
+            expected_role=user.role,
             from_status=user.status,
             expected_sealed=user.sealed,
             sealed=await self._vault.seal_person(user.tenant_id, user.user_id, after),
@@ -281,6 +297,12 @@ class SubjectService:
         tenant_id = require_custodian(caller)
         user = await self._user_store.get(subject_id)
         return user if user is not None and user.tenant_id == tenant_id else None
+
+
+def _spare_owners(user: UserRecord, spares_owners: bool) -> None:
+    """Hold the change to who asked for it; the cut holds it to the role there is now. Raises: OwnersOnly."""
+    if spares_owners and user.role is Role.OWNER:
+        raise OwnersOnly
 
 
 def _without_person(data: bytes, user_id: str) -> bytes | None:

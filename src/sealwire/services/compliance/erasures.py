@@ -175,7 +175,10 @@ class Erasures:
         """Have one service erase, call by call; each call's counts are stored before the next."""
         receipt = _receipt(job, name)
         caller = service_caller(SERVICE, job.tenant_id)
-        erasure = SubjectErasure(job_id=job.job_id, pseudonym=box.pseudonym or job.job_id, messages=box.messages)
+        erasure = SubjectErasure(
+            job_id=job.job_id, pseudonym=box.pseudonym or job.job_id, messages=box.messages,
+            spares_owners=box.spares_owners,
+        )  # fmt: skip
         while not receipt.done:
             began_s = self._clock.monotonic()
             async with self._step(job.job_id):  # a hold that is being placed says what is gone: not half of a step

@@ -38,7 +38,7 @@ class Box(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a job knows of the person: sealed while the job lasts, its key destroyed at the end.
 
     `words` are what the probe looks for afterwards; `collected` says that they were gathered; `written` is how far an
-    export is.
+    export is. `spares_owners`: who asked is no owner, and changes none, whatever the person is by then.
     """
 
     reason: str = ""
@@ -49,6 +49,7 @@ class Box(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     words: tuple[str, ...] = ()
     collected: bool = False
     written: Written | None = None
+    spares_owners: bool = False
 
 
 class Archive(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

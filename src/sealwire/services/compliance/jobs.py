@@ -11,6 +11,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
+from sealwire.contracts.custody import OwnersOnly
 from sealwire.contracts.holds import LegalHold
 from sealwire.contracts.users import EmailTaken, LastOwner
 from sealwire.kit.clock import Clock
@@ -21,7 +22,7 @@ from sealwire.services.compliance.events import job_event
 from sealwire.services.compliance.job_ports import RightsStore, StoredJob
 
 Run = Callable[[StoredJob], Awaitable[StoredJob]]
-HOPELESS: Final = (LastOwner, EmailTaken, Invalid, NotFound)
+HOPELESS: Final = (LastOwner, OwnersOnly, EmailTaken, Invalid, NotFound)
 """What no repetition changes."""
 _log = logging.getLogger("sealwire.compliance")
 

@@ -27,7 +27,9 @@ class Rectifications:
     async def run(self, job: StoredJob) -> StoredJob:
         """Take a job up where it stands and bring it to its end. Raises: EmailTaken, Unavailable."""
         box = await self._boxes.open(job)
-        changes = SubjectChanges(job_id=job.job_id, email=box.email, display_name=box.display_name)
+        changes = SubjectChanges(
+            job_id=job.job_id, email=box.email, display_name=box.display_name, spares_owners=box.spares_owners
+        )
         caller = service_caller(SERVICE, job.tenant_id)
         there = self._custodians()
         names = [name for name in ORDER if name in there]

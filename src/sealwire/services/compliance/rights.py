@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from calendar import monthrange
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
 from random import Random
 from typing import Final, NamedTuple, Protocol
 
 from sealwire.contracts.crypto import Crypto
-from sealwire.contracts.custody import SubjectQuery, SubjectRestriction
+from sealwire.contracts.custody import OwnersOnly, SubjectQuery, SubjectRestriction
 from sealwire.contracts.gdpr import (
     DOWNLOAD_PATH,
     ExportGone,
@@ -32,17 +30,19 @@ from sealwire.contracts.gdpr import (
 )
 from sealwire.contracts.holds import Hold, HoldGap, LegalHold
 from sealwire.kit.caller import Caller, service_caller
-from sealwire.kit.clock import US_PER_S, Clock, rfc3339
+from sealwire.kit.clock import Clock, rfc3339
 from sealwire.kit.codec import Page
 from sealwire.kit.ids import new_id
 from sealwire.kit.permission import Permission, Role
 from sealwire.kit.problem import Conflict, Forbidden, NotFound, Unavailable
 from sealwire.ports.blobs import BlobStore
+from sealwire.ports.events import NewEvent
 from sealwire.services.compliance.archives import Archives
 from sealwire.services.compliance.boxes import Boxes, JobKeys
 from sealwire.services.compliance.certificates import SERVICE, Certificates, digest, policy_of
 from sealwire.services.compliance.config import ComplianceConfig
 from sealwire.services.compliance.cursors import read_cursor, write_cursor
+from sealwire.services.compliance.deadlines import a_month_after
 from sealwire.services.compliance.erasures import ORDER, PROBE, Custodians, Erasures
 from sealwire.services.compliance.events import change_event
 from sealwire.services.compliance.exports import Exports
@@ -203,17 +203,17 @@ class Rights:
     async def request_erasure(self, caller: Caller, erasure: NewErasure) -> GdprJob:
         """See `contracts.gdpr.Rights`."""
         subject_id = self._whose(caller, erasure.subject_id)
-        tenant_id = caller.tenant_id
+        tenant_id, spares_owners = caller.tenant_id, False
         before = await self._erased_before(tenant_id, subject_id)
         if before is None:
-            await self._require_changeable(caller, subject_id)
+            spares_owners = await self._require_changeable(caller, subject_id)
         elif not (before.finished and any(receipt.kept for receipt in before.receipts)):
             return self._view(before, caller)
         if await self._holds.covers(tenant_id, subject_id=subject_id):
             raise LegalHold("A legal hold covers this person; erasing waits until it is released.")
         await self._erasures.check(tenant_id, subject_id)
         messages = erasure.messages or self._config.erased_messages
-        box = Box(reason=erasure.reason, pseudonym=new_id(), messages=messages)
+        box = Box(reason=erasure.reason, pseudonym=new_id(), messages=messages, spares_owners=spares_owners)
         return await self._ask(caller, "erasure", subject_id, box, messages=messages)
 
     async def erase_what_was_kept(self, tenant_id: str) -> None:
@@ -268,9 +268,9 @@ class Rights:
     async def request_rectification(self, caller: Caller, rectification: NewRectification) -> GdprJob:
         """See `contracts.gdpr.Rights`."""
         subject_id = self._whose(caller, rectification.subject_id)
-        await self._require_changeable(caller, subject_id)
+        spares_owners = await self._require_changeable(caller, subject_id)
         changes = rectification.changes
-        box = Box(email=changes.email, display_name=changes.display_name)
+        box = Box(email=changes.email, display_name=changes.display_name, spares_owners=spares_owners)
         return await self._ask(caller, "rectification", subject_id, box)
 
     async def rectification_job(self, caller: Caller, job_id: str) -> GdprJob:
@@ -354,24 +354,30 @@ class Rights:
     async def restrict(self, caller: Caller, restriction: NewRestriction) -> Restriction:
         """Keep a person's data without processing it: written down, then in force in every service, then answered."""
         tenant_id, subject_id = caller.tenant_id, restriction.subject_id
-        await self._require_changeable(caller, subject_id)
+        spares_owners = await self._require_changeable(caller, subject_id)
         now_us = self._clock.now_us()
         event = change_event(caller, "gdpr.restricted", resource_type="person", resource_id=subject_id, at_us=now_us)
         reason = await self._boxes.seal_reason(tenant_id, subject_id, restriction.reason)
         new = StoredRestriction(subject_id=subject_id, at_us=now_us, by=caller.user_id, reason=reason)
         stored = await self._store.restrict(tenant_id, new, event)
-        await self._tell(tenant_id, subject_id, restricted=True)
+        try:
+            await self._tell(tenant_id, subject_id, restricted=True, spares_owners=spares_owners)
+        except OwnersOnly:  # they were made one at this moment; auth is asked first, so nothing is in force
+            await self._store.lift(tenant_id, subject_id, self._lifted(caller, subject_id))
+            raise
         return await self._restriction(tenant_id, stored)
+
+    def _lifted(self, caller: Caller, subject_id: str) -> NewEvent:
+        at_us = self._clock.now_us()
+        return change_event(
+            caller, "gdpr.restriction_lifted", resource_type="person", resource_id=subject_id, at_us=at_us
+        )
 
     async def lift_restriction(self, caller: Caller, subject_id: str) -> None:
         """Process a person's data again. Raises: NotFound when it isn't restricted, Forbidden."""
-        await self._require_changeable(caller, subject_id)
-        event = change_event(
-            caller, "gdpr.restriction_lifted", resource_type="person", resource_id=subject_id,
-            at_us=self._clock.now_us(),
-        )  # fmt: skip
-        await self._tell(caller.tenant_id, subject_id, restricted=False)
-        if not await self._store.lift(caller.tenant_id, subject_id, event):
+        spares_owners = await self._require_changeable(caller, subject_id)
+        await self._tell(caller.tenant_id, subject_id, restricted=False, spares_owners=spares_owners)
+        if not await self._store.lift(caller.tenant_id, subject_id, self._lifted(caller, subject_id)):
             raise NotFound("There is no restriction in force for this person.")
 
     async def restrictions(self, caller: Caller, page: Page) -> Restrictions:
@@ -383,8 +389,9 @@ class Rights:
             next_cursor=write_cursor(shown[-1].subject_id) if len(found) > len(shown) else None,
         )
 
-    async def _tell(self, tenant_id: str, subject_id: str, *, restricted: bool) -> None:
-        caller, change = service_caller(SERVICE, tenant_id), SubjectRestriction(restricted=restricted)
+    async def _tell(self, tenant_id: str, subject_id: str, *, restricted: bool, spares_owners: bool = False) -> None:
+        caller = service_caller(SERVICE, tenant_id)
+        change = SubjectRestriction(restricted=restricted, spares_owners=spares_owners)
         there = self._custodians()
         for name in ORDER:
             if name in there:
@@ -415,15 +422,17 @@ class Rights:
         await self._require_person(caller.tenant_id, whose)
         return whose
 
-    async def _require_changeable(self, caller: Caller, subject_id: str) -> None:
+    async def _require_changeable(self, caller: Caller, subject_id: str) -> bool:
         """Hold an admin to what `change_user` holds them to: only an owner changes an owner.
 
-        Who may give an owner another address could have a new password sent there. Raises: PersonNotFound, Forbidden.
+        Who may give an owner another address could have a new password sent there. Returns whether auth has to look
+        at that once more, as it writes (`spares_owners`). Raises: PersonNotFound, OwnersOnly.
         """
         role = await self._require_person(caller.tenant_id, subject_id)
         may = caller.principal.role in (Role.OWNER, Role.SERVICE) or subject_id == caller.user_id
         if role == Role.OWNER and not may:
-            raise Forbidden("Only an owner can change an owner.")
+            raise OwnersOnly
+        return not may
 
     async def _require_person(self, tenant_id: str, subject_id: str) -> object:
         """Return the person's role. Raises: PersonNotFound when auth has nothing of them."""
@@ -439,12 +448,3 @@ class Rights:
 
 def _of_conversations(receipts: Sequence[Receipt]) -> Sequence[Receipt]:
     return [receipt for receipt in receipts if receipt.service in ("messaging", "media")]
-
-
-def a_month_after(at_us: int) -> int:
-    """Return the same day of the next month, or its last day (GDPR Art. 12(3); Regulation 1182/71 Art. 3(2)(c))."""
-    seconds, micros = divmod(at_us, US_PER_S)
-    at = datetime.fromtimestamp(seconds, UTC)
-    year, month = divmod(at.year * 12 + at.month, 12)
-    day = min(at.day, monthrange(year, month + 1)[1])
-    return int(at.replace(year=year, month=month + 1, day=day).timestamp()) * US_PER_S + micros
