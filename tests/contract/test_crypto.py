@@ -18,7 +18,14 @@ from sealwire.clients.crypto import CryptoClient, KeyRing, local_crypto
 from sealwire.contracts.ciphers import Ciphertext, CiphertextBatch, Plaintext, PlaintextBatch, Sealed
 from sealwire.contracts.crypto import OPERATIONS, Crypto
 from sealwire.contracts.crypto_terms import MAX_PLAINTEXT_BYTES, DecryptionFailed, KeyNotFound, KeyUnusable
-from sealwire.contracts.data_keys import DataKeyDestruction, DataKeyRequest, Destroyed, SystemDataKeyRequest, WrappedKey
+from sealwire.contracts.data_keys import (
+    DATA_KEY_USES,
+    DataKeyDestruction,
+    DataKeyRequest,
+    Destroyed,
+    SystemDataKeyRequest,
+    WrappedKey,
+)
 from sealwire.contracts.keys import Destruction, KeyChange, NewKey
 from sealwire.contracts.signatures import Signable, SignedMessage, SystemSignable
 from sealwire.kit.caller import Caller, Principal, service_caller
@@ -29,7 +36,7 @@ from sealwire.kit.problem import Forbidden, Invalid, QuotaExceeded, Unavailable
 from sealwire.resilience.guard import Guard
 from sealwire.resilience.registry import Registry
 from sealwire.services.crypto.config import CryptoConfig
-from sealwire.services.crypto.events import audit_entry
+from sealwire.services.crypto.events import audit_entry, key_event
 from sealwire.services.crypto.model import REFUSE_AT_USES, ROTATE_AT_USES
 from sealwire.services.crypto.providers import FileKeyProvider, KekUnusable
 from sealwire.services.crypto.routes import routes
@@ -782,3 +789,41 @@ async def test_the_checks_hold(crypto: Crypto, room: Room) -> None:
     assert set(room.service.checks()) == {"store", "key_provider"}
     for probe in room.service.checks().values():
         await probe()
+
+
+async def test_no_more_keys_are_unwrapped_than_may_be(tmp_path: Path) -> None:
+    room = Room(tmp_path, "direct", CryptoConfig(cache_keys=16, journal_window_ms=1))
+    crypto = await room.open()
+    callers = [person(f"tenant-{n}") for n in range(24)]
+    seen = set()
+    sealed = []
+    for caller in callers:
+        sealed.append(await crypto.encrypt_with_master_key(caller, Plaintext(plaintext=SECRET)))
+        seen |= {material for live in room.service._chain._keys.values() for material in live.materials.values()}
+        assert len(room.service._chain._keys) <= 16
+    at_hand = {material for live in room.service._chain._keys.values() for material in live.materials.values()}
+    assert len(seen) == 24
+    assert all(bytes(material._root) == bytes(32) for material in seen - at_hand), "what had to go was wiped"
+    assert not any(bytes(material._root) == bytes(32) for material in at_hand)
+    for caller, one in zip(callers, sealed, strict=True):
+        assert (await crypto.decrypt_with_master_key(caller, back(one))).plaintext == SECRET
+    assert [
+        (await crypto.key(caller, one.key_id)).versions[0].uses for caller, one in zip(callers, sealed, strict=True)
+    ]
+    await room.close()
+
+
+async def test_a_services_data_key_is_followed_by_another_at_half_its_nonces(crypto: Crypto, room: Room) -> None:
+    request = SystemDataKeyRequest(context={"scope": "c1", "subject_id": "u1"})
+    first = await crypto.system_data_key(MESSAGING, request)
+    event = key_event(MESSAGING, "crypto.data_key.loaded", key_id=first.key_id, at_us=1)
+    assert await room.store.grant_uses(first.wrapped, ROTATE_AT_USES - 2 * DATA_KEY_USES, event)
+    assert (await crypto.system_data_key(MESSAGING, request)).wrapped == first.wrapped, "up to 2^31 and no further"
+    second = await crypto.system_data_key(MESSAGING, request)
+    assert second.wrapped != first.wrapped
+    assert second.plaintext != first.plaintext
+    opened = await crypto.open_data_key(MESSAGING, WrappedKey(wrapped=first.wrapped, context=request.context))
+    assert opened.plaintext == first.plaintext
+    stored = await room.store.data_key("t1", "messaging", first.wrapped)
+    assert stored is not None
+    assert stored.reserved_uses == ROTATE_AT_USES

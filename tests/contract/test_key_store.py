@@ -148,12 +148,18 @@ async def test_destroyed_material_is_gone_from_the_files(store: KeyStore, tmp_pa
     await store.create(key, event(), max_keys=10)
     data_key = a_data_key(key.key_id)
     await store.put_data_key(data_key, replaces="", event=event())
-    files = lambda: b"".join(f.read_bytes() for f in sorted(tmp_path.iterdir()))  # noqa: E731
+
+    def files() -> bytes:
+        return b"".join(f.read_bytes() for f in sorted(tmp_path.iterdir()))
+
     assert secret in files()
     assert b"wrapped data key" in files()
     await store.change_life(key.key_id, Life(), Life(state=KeyState.DESTROYED), event())
     await store.destroy_data_keys(T, "messaging", scope="", subject_id="u1", spare_held=False, event=event())
     await store.shred()
+    assert store._db.read("SELECT kind, id, tenant_id, at_us FROM destructions ORDER BY number") == [
+        ("key", key.key_id, T, 1), ("data_key", data_key.data_key_id, T, 1),
+    ], "what a restore would have to destroy again"  # fmt: skip
     assert secret not in files()
     assert b"wrapped data key" not in files()
 

@@ -370,15 +370,15 @@ class KeyChain:
                 live.materials.pop(number).wipe()
 
     async def stop(self) -> None:
-        """Give unspent uses back and wipe everything."""
+        """Give unspent uses back, after everything was wiped. Raises: what the store raises."""
         await self._flights.settle()
-        unspent = [(key_id, version, budget.give_back()) for (key_id, version), budget in self._budgets.items()]
-        await self._store.release([use for use in unspent if use[2]])
-        self._budgets.clear()
         for live in self._keys.values():
             live.wipe()
         self._keys.clear()
         self._ids.clear()
+        unspent = [(key_id, version, budget.give_back()) for (key_id, version), budget in self._budgets.items()]
+        self._budgets.clear()
+        await self._store.release([use for use in unspent if use[2]])
 
     def _hold(self, stored: StoredKey) -> LiveKey:
         name = (stored.tenant_id, stored.key_id)

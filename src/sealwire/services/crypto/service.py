@@ -97,14 +97,21 @@ class CryptoService:
         self._started = True
 
     async def stop(self) -> None:
-        """Record what was used, give unspent uses back, wipe every key. Safe to call twice."""
+        """Record what was used, give unspent uses back, wipe every key, this also on a full disk. Safe to call twice.
+
+        Raises: what the store raises.
+        """
         if not self._started:
             return
         self._started = False
         await self._keeper.stop()
-        await self._journal.stop()
-        await self._chain.stop()
-        self._providers.close()
+        try:
+            await self._journal.stop()
+        finally:
+            try:
+                await self._chain.stop()
+            finally:
+                self._providers.close()
 
     def checks(self) -> Mapping[str, Callable[[], Awaitable[None]]]:
         """Return what this needs to work, each with its probe."""
