@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from hashlib import sha256
 from pathlib import Path
 from random import Random
 
@@ -15,7 +16,9 @@ from sealwire.contracts.audit_log import Actor, AuditBatch, AuditEntry, Verifica
 from sealwire.kit.caller import service_caller
 from sealwire.kit.ids import new_id
 from sealwire.kit.pages import DegradedOnly
+from sealwire.services.compliance.chain import read_record
 from sealwire.services.compliance.config import ComplianceConfig
+from sealwire.services.compliance.ports import LogAppend, LogHead
 from sealwire.services.compliance.sequencer import LogBroken
 from sealwire.services.compliance.tiles import read_bundle, write_bundle
 from sealwire.testing.compliance import ComplianceRoom, open_compliance
@@ -121,8 +124,6 @@ async def test_a_damaged_file_is_told_and_not_a_crash(room: ComplianceRoom, tmp_
 
 
 async def test_a_record_changed_with_its_hash_is_found(room: ComplianceRoom, tmp_path: Path) -> None:
-    from hashlib import sha256
-
     def change(conn: apsw.Connection) -> None:
         place, hashes = conn.execute("SELECT place, hashes FROM piece WHERE place & ((1 << 40) - 1) = 281").fetchone()
         forged = b""
@@ -251,3 +252,29 @@ async def test_a_log_without_its_right_edge_takes_no_records_and_says_so(tmp_pat
         assert (await room.service.append(CALLER, AuditBatch(records=others))).accepted == 3
         found = await verify(room)
         assert (found.ok, found.first_bad_seq) == (False, 257), found.fault
+
+
+async def test_bytes_that_are_not_canonical_are_found_when_asked_for(tmp_path: Path) -> None:
+    """Hash and place are right: whoever wrote the log wrote them so, and two readers may read them in two ways."""
+    async with open_compliance(tmp_path) as room:
+        await room.service.append(CALLER, AuditBatch(records=entries(3)))
+        head = await room.stores.audit.head("acme")
+        (last,) = await room.stores.audit.records("acme", 3, 1)
+        link = last.body.replace(b'"seq":3', b'"seq":4').replace(
+            read_record(last.body).prev_hash.encode(), head.last_hash.encode()
+        )
+        (sent,) = entries(1)
+        body = link.replace(b'"metadata":{', b'"metadata":{"n":0,')
+        hash_hex = sha256(body).hexdigest()
+        append = LogAppend(
+            tenant_id="acme", before=head, after=LogHead(size=4, last_hash=hash_hex), entries=[sent], bodies=[body],
+            hashes=[hash_hex], created_us=[1_000_000], tiles=[],
+        )  # fmt: skip
+        await room.stores.audit.append(append)
+    async with open_compliance(tmp_path) as room:
+        assert (await room.service.verify(CALLER, VerifyQuery())).ok
+        for first in (1, 3, 4):
+            found = await room.service.verify(CALLER, VerifyQuery(canonical=True, from_seq=first))
+            assert (found.ok, found.first_bad_seq) == (False, 4), found.fault
+            assert found.fault == "changed: the record is not canonical JSON"
+        assert (await room.service.verify(CALLER, VerifyQuery(canonical=True, to_seq=3))).ok

@@ -34,8 +34,15 @@ class StoredLog:
     """Goes over one stored log, or a part of it."""
 
     def __init__(
-        self, *, store: AuditStore, evidence: Evidence, tenant_id: str, progress: Callable[[int], None]
+        self,
+        *,
+        store: AuditStore,
+        evidence: Evidence,
+        tenant_id: str,
+        progress: Callable[[int], None],
+        canonical: bool = False,
     ) -> None:
+        """`canonical` also asks for the canonical form of every record (see `walk`)."""
         self._store = store
         self._evidence = evidence
         self._tenant_id = tenant_id
@@ -44,7 +51,7 @@ class StoredLog:
         self._waiting: list[StoredCheckpoint] = []
         self._seen_size = -1
         self._chain = KeyChain(())
-        self.walk = Walk()
+        self.walk = Walk(strict=canonical)
 
     async def verify(self, first: int, last: int, head: LogHead) -> Fault | None:
         """Check records `first` to `last` of a log with this head; from 1 on with its tree and checkpoints."""
@@ -68,7 +75,7 @@ class StoredLog:
         if not before:
             return Fault(Tampering.REMOVED, first - 1, "1 record missing")
         prev_hash = sha256(before[0].body).hexdigest() if before[0].body else before[0].hash
-        self.walk = Walk(first_seq=first, prev_hash=prev_hash)
+        self.walk = Walk(first_seq=first, prev_hash=prev_hash, strict=self.walk.strict)
         return None
 
     async def _go(self, last: int) -> Fault | None:
@@ -236,7 +243,7 @@ class Verifier:
         head = await self._store.head(tenant_id)
         first, last = _range(query, head)
         if last - first + 1 <= self._at_once:
-            return await self._run(tenant_id, first, last, head, lambda records: None)
+            return await self._run(tenant_id, first, last, head, query.canonical, lambda records: None)
         under_way = [
             job
             for job in self._jobs.values()
@@ -275,7 +282,7 @@ class Verifier:
         async def run() -> None:
             async with self._turns:
                 try:
-                    done = await self._run(tenant_id, first, last, head, progress)
+                    done = await self._run(tenant_id, first, last, head, query.canonical, progress)
                     job.result = msgspec.structs.replace(done, job_id=job_id)
                 except Exception as error:
                     fault = f"the verification could not be finished: {type(error).__name__}"
@@ -292,10 +299,18 @@ class Verifier:
             del self._jobs[job_id]
 
     async def _run(
-        self, tenant_id: str, first: int, last: int, head: LogHead, progress: Callable[[int], None]
+        self,
+        tenant_id: str,
+        first: int,
+        last: int,
+        head: LogHead,
+        canonical: bool,
+        progress: Callable[[int], None],
     ) -> Verification:
         note = await self._sign_first(tenant_id)
-        log = StoredLog(store=self._store, evidence=self._evidence, tenant_id=tenant_id, progress=progress)
+        log = StoredLog(
+            store=self._store, evidence=self._evidence, tenant_id=tenant_id, progress=progress, canonical=canonical
+        )
         try:
             fault = await log.verify(first, last, head) or await self._check_last(tenant_id)
         except LogUnreadable as error:
