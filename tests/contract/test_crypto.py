@@ -807,9 +807,10 @@ async def test_no_more_keys_are_unwrapped_than_may_be(tmp_path: Path) -> None:
     assert not any(bytes(material._root) == bytes(32) for material in at_hand)
     for caller, one in zip(callers, sealed, strict=True):
         assert (await crypto.decrypt_with_master_key(caller, back(one))).plaintext == SECRET
-    assert [
+    uses = [
         (await crypto.key(caller, one.key_id)).versions[0].uses for caller, one in zip(callers, sealed, strict=True)
     ]
+    assert uses == [1] * 24, "and counted on"
     await room.close()
 
 
