@@ -343,6 +343,32 @@ def test_a_page_shows_ones_apps_and_takes_a_consent_back(site: Installation, app
     assert gone.json()["error"] == "invalid_grant"
 
 
+def test_the_page_of_ones_apps_knows_every_session(site: Installation, app: App, anna: Person) -> None:
+    """One that logged in to the account, by cookie or token, sees and takes back what any browser agreed to."""
+    apps = site.url + "/api/v1/auth/apps"
+    sign_in(app, PageBrowser(site.url), anna)
+    browser, stranger = PageBrowser(site.url), PageBrowser(site.url)
+    login = {"email": anna.email, "password": PASSWORD, "cookie": True}
+    granted = browser.http.post("/api/v1/auth/login", json=login)
+    assert granted.status_code == 200
+    assert "Notes &amp; &lt;Co&gt;" in browser.open(apps).text
+    form = browser.page.form("/withdraw")
+    stranger.open(apps)
+    headers = {"sec-fetch-site": "same-origin", "accept": "text/html"}
+    assert stranger.http.post(form.action, data={**form.fields}, headers=headers).status_code >= 400
+    assert "No app knows anything of you" in browser.send("/withdraw").text
+    assert anna.http.get("/auth/consents").json()["items"] == []
+    # a form shown before the session ended does nothing after it
+    sign_in(app, PageBrowser(site.url), anna)
+    browser.open(apps)
+    token = {"authorization": "Bearer " + granted.json()["access_token"]}
+    assert "Notes &amp; &lt;Co&gt;" in stranger.http.get(apps, headers={"accept": "text/html", **token}).text
+    assert browser.http.post("/api/v1/auth/logout", headers=token).status_code < 300
+    assert browser.send("/withdraw").status_code >= 400
+    assert len(anna.http.get("/auth/consents").json()["items"]) == 1
+    assert "Nobody is signed in" in browser.open(apps).text
+
+
 def test_declining_tells_the_app(site: Installation, app: App, anna: Person) -> None:
     browser = PageBrowser(site.url)
     begun = app.create_authorization_url(REDIRECT)

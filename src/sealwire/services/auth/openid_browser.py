@@ -51,7 +51,8 @@ class Interaction(Record):
 
     `challenge` is the one of the passkey that its page offers: no other is answered there, and it nowhere else.
 
-    Exactly one of `request` and `logout_uri` is there, or `consents`: the page of one's apps.
+    Exactly one of `request` and `logout_uri` is there, or `consents`: the page of one's apps; with `account` it was
+    shown to a session of the API, which its forms do not carry.
     """
 
     browser: str
@@ -60,6 +61,7 @@ class Interaction(Record):
     request: AuthorizationRequest | None = None
     logout_uri: str | None = None
     consents: bool = False
+    account: bool = False
     challenge: str = ""
 
 

@@ -22,8 +22,9 @@ from sealwire.contracts.openid import (
 from sealwire.kit.caller import Caller
 from sealwire.kit.codec import encode
 from sealwire.kit.exchange import JSON, Exchange, Headers, read_form
-from sealwire.kit.http import Edge, Route
+from sealwire.kit.http import Authenticate, Edge, Route
 from sealwire.kit.operation import Degraded, Policy, RateClass
+from sealwire.kit.permission import Permission
 from sealwire.kit.problem import Malformed, Problem, Unauthenticated
 from sealwire.services.auth import openid_pages as pages
 from sealwire.services.auth.cookies import read_cookie, side_cookie
@@ -75,9 +76,7 @@ def openid_routes(openid: OpenIdProvider, edge: Edge) -> list[Route]:
         ),
         *asked(END_SESSION_PATH, log_out.ask, "Sign out for an app (RP-initiated logout)"),
         answered(END_SESSION_PATH + "/confirm", log_out.confirm, "The page's form for signing out"),
-        edge.stream(
-            "GET", APPS_PATH, desk.page(openid.apps.show, by_form=False), summary="One's apps: a page", **open_
-        ),
+        _apps_page(desk, openid, edge.stream("GET", APPS_PATH, _nothing, summary="One's apps: a page", **open_)),
         answered(APPS_PATH + "/withdraw", openid.apps.withdraw, "The page's form to take a consent back"),
         edge.stream("POST", TOKEN_PATH, desk.token, summary="Codes and refresh tokens for tokens", **open_),
         edge.stream("GET", USERINFO_PATH, desk.userinfo, summary="Who an app's token is about", **open_),
@@ -118,6 +117,30 @@ def _for_both(route: Route, by_app: AppRun) -> Route:
     return msgspec.structs.replace(route, policy=Policy.PUBLIC, needs=None, degraded=Degraded.ALLOW, run=run)
 
 
+def _apps_page(desk: _Desk, openid: OpenIdProvider, route: Route) -> Route:
+    """Let the page of one's apps know every session: those of these pages, and those that the API takes."""
+    assert route.authenticate is not None  # a route of HTTP has one
+    return msgspec.structs.replace(route, run=desk.page(openid.apps.show, by_form=False, api=route.authenticate))
+
+
+async def _nothing(exchange: Exchange, caller: Caller) -> None:
+    """Stand in for a handler until its route is there."""
+
+
+async def _session_of_the_api(exchange: Exchange, authenticate: Authenticate) -> str:
+    """Return the session whose cookie, or token, came along; empty without one that may see its owner's profile."""
+    try:
+        found = authenticate(exchange, Policy.CALLER)
+        caller = found if isinstance(found, Caller) else await found
+    except Problem as problem:
+        if problem.status >= 500:
+            raise
+        return ""
+    principal = caller.principal
+    is_person = principal.kind == "user" and not principal.legacy and caller.may(Permission.OWN_PROFILE)
+    return principal.session_id if is_person else ""
+
+
 class _Desk:
     """Turns exchanges into calls, and what comes of them into answers."""
 
@@ -125,14 +148,20 @@ class _Desk:
         self._openid = openid
 
     def page(
-        self, answered: Answered, *, by_form: bool, ours: bool = False
+        self, answered: Answered, *, by_form: bool, ours: bool = False, api: Authenticate | None = None
     ) -> Callable[[Exchange, Caller], Awaitable[None]]:
-        """Return the handler of a page. `ours`: a form of ours, which no other site may send."""
+        """Return the handler of a page. `ours`: a form of ours, which no other site may send.
+
+        `api`: also a session of the API counts, as this finds it.
+        """
 
         async def run(exchange: Exchange, caller: Caller) -> None:
             known = read_cookie(exchange, BROWSER_COOKIE)
             browser = Browser(session=read_cookie(exchange, SESSION_COOKIE), browser=known or _new_browser())
             try:
+                if api is not None:
+                    account = await _session_of_the_api(exchange, api)
+                    browser = msgspec.structs.replace(browser, account=account)
                 if ours and exchange.header(b"sec-fetch-site") not in (None, b"same-origin"):
                     raise PageRefused("This form was sent by another site.")
                 params = await _form(exchange) if by_form else exchange.query

@@ -36,10 +36,14 @@ _STALE = "This page is too old, or was opened in another browser. Go back to the
 
 
 class Browser(Record):
-    """What came along in cookies: who is signed in, and by what the browser is known again."""
+    """What came along in cookies: who is signed in, and by what the browser is known again.
+
+    `account`: the session of the API that came along, where a page looks at that too.
+    """
 
     session: str
     browser: str
+    account: str = ""
 
 
 class Sent(Record):
