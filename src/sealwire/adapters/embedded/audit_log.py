@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Iterable, Sequence
+from itertools import chain, repeat
+from itertools import count as count_from
 from typing import Any
 
 import apsw
@@ -388,9 +390,7 @@ def _checkpoint(row: Row) -> StoredCheckpoint:
 
 def _insert_ids(conn: apsw.Connection, number: int, first_seq: int, audit_ids: Sequence[str]) -> None:
     """Claim the ids. Raises: AuditIdsTaken; several rows a statement, as each statement costs as much as a row."""
-    values: list[str | int] = []
-    for seq, audit_id in enumerate(audit_ids, first_seq):
-        values += (audit_id, number, seq)
+    values = list(chain.from_iterable(zip(audit_ids, repeat(number), count_from(first_seq))))
     step = 3 * _IDS_A_STATEMENT
     whole = len(values) - len(values) % step
     try:

@@ -20,7 +20,7 @@ _OPTIONS = orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER
 _dumps = orjson.dumps
 _write_sorted = msgspec.json.Encoder(order="sorted").encode  # for small objects many times as quick as orjson
 _NO_NUMBERS = frozenset({str, bool, type(None)})
-_SCALARS = _NO_NUMBERS | {int, float}
+SCALARS = _NO_NUMBERS | {int, float}
 
 
 class NotCanonical(ValueError):
@@ -48,7 +48,7 @@ def canonical_members(members: Mapping[str, object], sealed: Mapping[str, object
     readers of JSON to agree on (RFC 7493 section 2.2).
     """
     kinds = set(map(type, members.values()))
-    if not kinds <= _SCALARS:
+    if not kinds <= SCALARS:
         raise NotCanonical("metadata: a text, a number, true, false or null is needed under each name")
     plain = "".join(members).isascii()
     if not kinds <= _NO_NUMBERS:
@@ -74,7 +74,7 @@ def _numbers_are_plain(members: Mapping[str, object]) -> bool:
         kind = type(value)
         if kind is int:
             plain = plain and -SAFE_INTEGER <= value <= SAFE_INTEGER  # type: ignore[operator]  # `kind` says it is an int
-        elif kind is float and not _is_plain_decimal(value):  # type: ignore[arg-type]  # `kind` says it is a float
+        elif kind is float and not is_plain_decimal(value):  # type: ignore[arg-type]  # `kind` says it is a float
             plain = False
             if not -SAFE_INTEGER <= value <= SAFE_INTEGER:  # type: ignore[operator]  # a float
                 raise NotCanonical(f"{name}: JSON does not carry this number exactly")
@@ -93,7 +93,7 @@ def _is_plain(value: object, depth: int) -> bool:
     if kind is int:
         return -SAFE_INTEGER <= value <= SAFE_INTEGER  # type: ignore[operator]  # `kind` says it is an int
     if kind is float:
-        return _is_plain_decimal(value)  # type: ignore[arg-type]  # `kind` says it is a float
+        return is_plain_decimal(value)  # type: ignore[arg-type]  # `kind` says it is a float
     if depth == 0:
         raise NotCanonical(f"nested deeper than {MAX_DEPTH}")
     if kind is dict:
@@ -113,7 +113,7 @@ def _is_plain(value: object, depth: int) -> bool:
     return False
 
 
-def _is_plain_decimal(value: float) -> bool:
+def is_plain_decimal(value: float) -> bool:
     """Say whether every writer gives this number the same digits: a fraction, and no exponent on either side.
 
     ECMAScript writes 5.0 as 5 and turns to exponents below 1e-6 and from 1e21; others turn at 1e-4 and 1e16.

@@ -25,11 +25,15 @@ _EMPTY_PREV_HASH = b',"prev_hash":""'
 _NO_SEQ = b',"seq":0'
 
 
+MAX_FORM_BYTES = MAX_RECORD_BYTES - _HASH_DIGITS - _MORE_SEQ_DIGITS - 1
+"""The parts of a form together, so that the record fits at every place; the 1 is the digit that `form_of` cuts out."""
+
+
 class TooLong(ValueError):
     """The record is longer than MAX_RECORD_BYTES."""
 
 
-class RecordActor(msgspec.Struct, frozen=True):
+class RecordActor(msgspec.Struct, frozen=True, gc=False):
     """Who did it. Members in canonical order."""
 
     id: str
@@ -69,7 +73,8 @@ read_record = msgspec.json.Decoder(Record).decode
 read_link = msgspec.json.Decoder(Link).decode
 
 
-_begin = sha256().copy  # OpenSSL 3 looks the algorithm up at every sha256(); a copy of a fresh state does not
+# OpenSSL 3 looks the algorithm up at every sha256(); a copy of a fresh state does not.
+begin_record_hash = sha256().copy
 
 
 def record_hash(body: bytes) -> str:
@@ -79,7 +84,7 @@ def record_hash(body: bytes) -> str:
 
 def record_hashes(bodies: Iterable[bytes]) -> list[str]:
     """Return the chain hashes of many records."""
-    begin, hashes = _begin, []
+    begin, hashes = begin_record_hash, []
     for body in bodies:
         h = begin()
         h.update(body)

@@ -24,6 +24,7 @@ from sealwire.kit.envelopes import EnvelopeRefused, SealingKey, bind
 from sealwire.kit.problem import Invalid
 from sealwire.services.compliance.canonical import NotCanonical, canonical, canonical_members
 from sealwire.services.compliance.chain import Form, Record, RecordActor, TooLong, form_of, read_record, record_bytes
+from sealwire.services.compliance.forms import NUL, plain_forms
 from sealwire.services.compliance.ports import StoredRecord
 
 ERASED = "erased"
@@ -33,7 +34,6 @@ UNREADABLE = "unreadable"
 PERSON_SCOPE = "audit"
 _DAY_SCOPE = "audit-day:"
 _PURPOSE = "audit"
-_NUL = b"\\u0000"
 _YEAR_10000_S = 253_402_300_800
 _NOTHING: dict[str, dict[str, str]] = {}
 _write_values = msgspec.json.Encoder(order="sorted").encode
@@ -78,32 +78,27 @@ class Sealer:
         Raises: Invalid, with the path of the entry at fault; what crypto raises when a key can't be had.
         """
         now_us = self._clock.now_us()
-        keys = self._keys
         await self._fetch_keys(entries)
-        taken: list[Intake] = []
+        times = [entry.created_at_us or now_us for entry in entries]
+        created_at: list[str] = []
+        sealed: list[Mapping[str, object]] = []
         for i, entry in enumerate(entries):
-            created_us = entry.created_at_us or now_us
             try:
-                created_at = self._stamps.at(created_us)
-                sealed = _NOTHING
-                if entry.personal:
-                    tenant_id, subject_id = entry.tenant_id, entry.subject_id
-                    scope = PERSON_SCOPE if subject_id else day_scope(created_at)
-                    if self.forgotten and (tenant_id, subject_id) in self.forgotten:
-                        key: SealingKey | None = SealingKey(key_id=os.urandom(16), key=os.urandom(32))
-                    else:
-                        key = keys.ready(tenant_id, scope, subject_id)
-                    sealed = _seal(entry, key or await keys.sealing_key(tenant_id, scope, subject_id))
-                body = record_bytes(blank(entry, canonical_members(entry.metadata, sealed), created_at))
-                if _NUL in body:
-                    _refuse_nul(entry)
-                form = form_of(body)
-            except TooLong:
-                raise Invalid("The record is longer than 65,535 bytes.", path=f"$.records[{i}]") from None
+                created_at.append(self._stamps.at(times[i]))
+                sealed.append(await self._sealed(entry, created_at[i]) if entry.personal else _NOTHING)
             except (NotCanonical, UnicodeEncodeError, OverflowError) as error:
                 raise Invalid(f"The record can't be stored: {error}", path=f"$.records[{i}]") from None
-            taken.append(Intake(entry, form, created_at, created_us))
-        return taken
+        forms = plain_forms(entries, sealed, created_at) or _forms_one_by_one(entries, sealed, created_at)
+        return list(map(Intake, entries, forms, created_at, times))
+
+    async def _sealed(self, entry: AuditEntry, created_at: str) -> Mapping[str, object]:
+        """Return the members that stand for an entry's personal values. Raises: NotCanonical; as `take_in`."""
+        tenant_id, subject_id = entry.tenant_id, entry.subject_id
+        if self.forgotten and (tenant_id, subject_id) in self.forgotten:
+            return _seal(entry, SealingKey(key_id=os.urandom(16), key=os.urandom(32)))
+        scope = PERSON_SCOPE if subject_id else day_scope(created_at)
+        key = self._keys.ready(tenant_id, scope, subject_id)
+        return _seal(entry, key or await self._keys.sealing_key(tenant_id, scope, subject_id))
 
     async def _fetch_keys(self, entries: Sequence[AuditEntry]) -> None:
         """Have the keys of all people loaded that aren't at hand, at the same time and not one after another."""
@@ -185,11 +180,29 @@ class Sealer:
         return all(opened[name] in {entry.personal[name], ERASED} for name in names)
 
 
+def _forms_one_by_one(
+    entries: Sequence[AuditEntry], sealed: Sequence[Mapping[str, object]], created_at: Sequence[str]
+) -> list[Form]:
+    """Return the forms of entries of which any may be at fault. Raises: Invalid, with the path of the one that is."""
+    forms = []
+    for i, entry in enumerate(entries):
+        try:
+            body = record_bytes(blank(entry, canonical_members(entry.metadata, sealed[i]), created_at[i]))
+            if NUL in body:
+                _refuse_nul(entry)
+            forms.append(form_of(body))
+        except TooLong:
+            raise Invalid("The record is longer than 65,535 bytes.", path=f"$.records[{i}]") from None
+        except (NotCanonical, UnicodeEncodeError) as error:
+            raise Invalid(f"The record can't be stored: {error}", path=f"$.records[{i}]") from None
+    return forms
+
+
 def _seal(entry: AuditEntry, key: SealingKey) -> dict[str, dict[str, str]]:
     """Return the members that stand for an entry's personal values. Raises: NotCanonical."""
     personal, subject_id = entry.personal, entry.subject_id
     values = _write_values(personal)
-    if not subject_id.isascii() or (_NUL in values and _holds_nul(personal)):
+    if not subject_id.isascii() or (NUL in values and _holds_nul(personal)):
         raise NotCanonical("a subject's id is ASCII, and personal values hold no NUL")
     envelope = key.seal(values, bind(entry.tenant_id, _PURPOSE, entry.audit_id))
     text = b2a_base64(envelope, newline=False).decode()
@@ -237,18 +250,19 @@ def _holds_nul(members: Mapping[str, object]) -> bool:
 class _Stamps:
     """Writes times as RFC 3339 with microseconds, remembering the second it wrote last."""
 
-    __slots__ = ("_prefix", "_second")
+    __slots__ = ("_begins_us", "_form")
 
     def __init__(self) -> None:
-        self._second = -1
-        self._prefix = ""
+        self._begins_us = -US_PER_S
+        self._form = ""
 
     def at(self, at_us: int) -> str:
         """Return the text of a time. Raises: OverflowError outside of the years 1970 to 9999."""
-        second, micros = divmod(at_us, US_PER_S)
-        if second != self._second:
+        micros = at_us - self._begins_us
+        if not 0 <= micros < US_PER_S or not self._form:
+            second, micros = divmod(at_us, US_PER_S)
             if not 0 <= second < _YEAR_10000_S:
                 raise OverflowError("the time lies outside of the years 1970 to 9999")
-            self._prefix = rfc3339(second * US_PER_S)[:19]
-            self._second = second
-        return f"{self._prefix}.{micros:06d}Z"
+            self._begins_us = at_us - micros
+            self._form = rfc3339(self._begins_us)[:19] + ".%06dZ"
+        return self._form % micros

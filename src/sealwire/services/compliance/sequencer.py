@@ -12,12 +12,12 @@ from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from enum import Enum
-from hashlib import sha256
 
 import msgspec
 
 from sealwire.kit.problem import Unavailable
 from sealwire.resilience import deadline
+from sealwire.services.compliance.chain import begin_record_hash
 from sealwire.services.compliance.merkle import Frontier, leaf_hashes, pair_up
 from sealwire.services.compliance.ports import (
     AuditIdsTaken,
@@ -308,13 +308,16 @@ def _peaks(hashes: Sequence[bytes]) -> list[bytes]:
 
 def chain_on(tenant_id: str, tree: Tree, items: Sequence[Intake]) -> tuple[LogAppend, Tree]:
     """Give entries their places after the head: return what to store, and the tree it leads to."""
-    seq, prev = tree.head.size, tree.head.last_hash
+    seq, prev, begin = tree.head.size, tree.head.last_hash, begin_record_hash
     bodies: list[bytes] = []
     hashes: list[str] = []
     for item in items:
         seq += 1
-        body = item.form.bytes_at(seq, prev.encode())
-        prev = sha256(body).hexdigest()
+        form = item.form  # as `Form.bytes_at`: a call for each record is a tenth of all this
+        body = b"".join((form.before, prev.encode(), form.middle, b"%d" % seq, form.after))
+        h = begin()
+        h.update(body)
+        prev = h.hexdigest()
         bodies.append(body)
         hashes.append(prev)
     frontier, tiling = tree.frontier.copy(), tree.tiling.copy()

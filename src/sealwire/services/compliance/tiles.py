@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Mapping, Sequence
+from itertools import chain
 
 import msgspec
 
@@ -102,12 +104,12 @@ def tiles_of(tree_size: int) -> list[TileAddress]:
 
 def write_bundle(entries: Sequence[bytes]) -> bytes:
     """Join entries, each behind its length (big-endian, 16 bits). Raises: BundleInvalid for an entry too long."""
-    parts = []
-    for entry in entries:
-        if len(entry) > MAX_ENTRY_BYTES:
-            raise BundleInvalid(f"an entry is longer than {MAX_ENTRY_BYTES} bytes")
-        parts += [len(entry).to_bytes(2, "big"), entry]
-    return b"".join(parts)
+    count = len(entries)
+    try:
+        lengths = struct.pack(f">{count}H", *map(len, entries))
+    except struct.error:
+        raise BundleInvalid(f"an entry is longer than {MAX_ENTRY_BYTES} bytes") from None
+    return b"".join(chain.from_iterable(zip(struct.unpack("2s" * count, lengths), entries, strict=True)))
 
 
 def read_bundle(bundle: bytes) -> list[bytes]:
