@@ -20,7 +20,6 @@ from sealwire.contracts.users import EmailTaken, ProfileChange, UserChange, User
 from sealwire.kit.caller import service_caller
 from sealwire.kit.problem import Forbidden, Invalid
 from sealwire.testing.auth_room import BOUNDARY, PASSWORD, AuthRoom, somebody
-from sealwire.testing.clock import ManualClock
 from sealwire.testing.wirings import WIRINGS
 
 NEW = "anna@new.example"
@@ -34,11 +33,6 @@ async def room(request: Any, tmp_path: Path) -> AsyncIterator[AuthRoom]:
     await opened.open()
     yield opened
     await opened.close()
-
-
-def advance(room: AuthRoom, seconds: float) -> None:
-    assert isinstance(room.clock, ManualClock)
-    room.clock.advance(seconds)
 
 
 async def tokens(room: AuthRoom, to: str) -> list[str]:
@@ -95,7 +89,7 @@ async def test_a_token_dies_of_age_of_another_one_and_of_a_new_password(room: Au
     await room.auth.change_email(anna, EmailChange(email=NEW))
     await room.auth.change_email(anna, EmailChange(email="third@new.example"))
     (replaced,), (old,) = await tokens(room, NEW), await tokens(room, "third@new.example")
-    advance(room, room.config.email_change_ttl_s + 1)
+    room.advance(room.config.email_change_ttl_s + 1)
     await room.auth.change_email(anna, EmailChange(email="fourth@new.example"))
     (void,) = await tokens(room, "fourth@new.example")
     await room.auth.change_password(anna, PasswordChange(current_password=PASSWORD, new_password="lantern otter seven"))
@@ -166,7 +160,7 @@ async def test_letters_to_new_addresses_are_few(room: AuthRoom) -> None:
         await room.auth.change_email(anna, EmailChange(email=f"anna{number}@new.example"))
     with pytest.raises(TooManyAttempts):
         await room.auth.change_email(anna, EmailChange(email=NEW))
-    advance(room, 3_601)
+    room.advance(3_601)
     assert (await room.auth.change_email(anna, EmailChange(email=NEW))).accepted
 
 
@@ -356,7 +350,7 @@ async def test_an_erasure_finds_letters_to_an_address_that_was_asked_for_long_ag
         await room.auth.change_email(anna, EmailChange(email=email))
     await room.auth.change_password(bob, PasswordChange(current_password=PASSWORD, new_password="lantern otter seven"))
     await room.letters()
-    advance(room, 20 * DAY_S)
+    room.advance(20 * DAY_S)
     await room.service.upkeep.sweep()
     (profile,) = (await room.auth.export_subject(CUSTODIAN, anna.user_id, SubjectQuery())).items
     assert sorted(profile.data["unproved_emails"]) == [NEW, "bob@example.org"], "as she asked, whoever has them"
@@ -398,7 +392,7 @@ async def test_letters_of_others_at_an_address_somebody_had_before_are_left_alon
 async def test_an_address_is_forgotten_once_no_letter_to_it_can_lie_anywhere(room: AuthRoom) -> None:
     anna, _ = await room.enter("anna")
     await room.auth.change_email(anna, EmailChange(email=NEW))
-    advance(room, 34 * DAY_S)
+    room.advance(34 * DAY_S)
     await room.service.upkeep.sweep()
     (profile,) = (await room.auth.export_subject(CUSTODIAN, anna.user_id, SubjectQuery())).items
     assert "unproved_emails" not in profile.data

@@ -22,7 +22,6 @@ from sealwire.kit.codec import Page
 from sealwire.kit.permission import Role
 from sealwire.kit.problem import Conflict, Forbidden, Unauthenticated
 from sealwire.testing.auth_room import BOUNDARY, CHEAP, PASSWORD, AuthRoom, somebody
-from sealwire.testing.clock import ManualClock
 from sealwire.testing.wirings import WIRINGS
 
 SYSTEM = service_caller("gateway", "system")
@@ -34,11 +33,6 @@ async def room(request: Any, tmp_path: Any) -> AsyncIterator[AuthRoom]:
     await opened.open()
     yield opened
     await opened.close()
-
-
-def advance(room: AuthRoom, seconds: float) -> None:
-    assert isinstance(room.clock, ManualClock)
-    room.clock.advance(seconds)
 
 
 async def as_role(room: AuthRoom, owner: Caller, name: str, role: Any) -> Caller:
@@ -206,7 +200,7 @@ async def test_rotation_publishes_first_and_overlaps(room: AuthRoom) -> None:
     assert len(published) == 2
     assert len((await room.auth.rotate_signing(SYSTEM, SigningRotation())).keys) == 2, "one at a time"
     assert header_kid(await room.log_in("anna")) == first["kid"], "not before verifiers know it"
-    advance(room, CHEAP.key_publish_s)
+    room.advance(CHEAP.key_publish_s)
     await room.service.upkeep.sweep()
     later = await room.log_in("anna")
     assert header_kid(later) != first["kid"]
@@ -215,7 +209,7 @@ async def test_rotation_publishes_first_and_overlaps(room: AuthRoom) -> None:
     await room.close()
     await room.open()
     assert (await room.auth.introspect(anna, query)).active
-    advance(room, 700)
+    room.advance(700)
     assert [k["kid"] for k in (await room.auth.jwks(somebody())).keys] == [header_kid(later)]
 
 
@@ -240,12 +234,12 @@ async def test_a_compromised_key_counts_no_longer_and_every_session_ends(room: A
 async def test_keys_that_verify_nothing_any_more_are_destroyed(room: AuthRoom) -> None:
     anna, granted = await room.enter("anna")
     await room.auth.rotate_signing(SYSTEM, SigningRotation())
-    advance(room, CHEAP.key_publish_s)
+    room.advance(CHEAP.key_publish_s)
     await room.service.upkeep.sweep()
     assert len(await room.storage.stores.keys.signing_keys()) == 2, "in the overlap both are there"
     query = TokenQuery(token=granted.access_token)
     assert (await room.auth.introspect(anna, query)).active
-    advance(room, CHEAP.access_ttl_s + 2 * CHEAP.leeway_s + 61)
+    room.advance(CHEAP.access_ttl_s + 2 * CHEAP.leeway_s + 61)
     await room.service.upkeep.sweep()
     (left,) = await room.storage.stores.keys.signing_keys()
     assert left.state == "signing"

@@ -18,7 +18,6 @@ from sealwire.kit.clock import US_PER_S
 from sealwire.ports.events import NewEvent
 from sealwire.services.auth.config import LegacyIssuer
 from sealwire.testing.auth_room import BOUNDARY, CHEAP, AuthRoom
-from sealwire.testing.clock import ManualClock
 from sealwire.testing.wirings import WIRINGS
 
 WEEK_S = 7 * 86_400
@@ -34,8 +33,7 @@ async def room(request: Any, tmp_path: Path) -> AsyncIterator[AuthRoom]:
 
 
 async def later(room: AuthRoom, seconds: float) -> None:
-    assert isinstance(room.clock, ManualClock)
-    room.clock.advance(seconds)
+    room.advance(seconds)
     await room.service.upkeep.sweep()
 
 

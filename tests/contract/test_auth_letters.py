@@ -29,7 +29,6 @@ from sealwire.kit.permission import Role
 from sealwire.kit.problem import Forbidden, Problem, QuotaExceeded
 from sealwire.ports.mail import Letter, MailRefused
 from sealwire.testing.auth_room import CHEAP, PASSWORD, AuthRoom, somebody
-from sealwire.testing.clock import ManualClock
 from sealwire.testing.wirings import WIRINGS
 
 BETTER = "lantern otter seven"
@@ -41,15 +40,6 @@ async def room(request: Any, tmp_path: Path) -> AsyncIterator[AuthRoom]:
     await opened.open()
     yield opened
     await opened.close()
-
-
-def advance(room: AuthRoom, seconds: float) -> None:
-    assert isinstance(room.clock, ManualClock)
-    room.clock.advance(seconds)
-
-
-async def kinds(room: AuthRoom) -> list[str]:
-    return [event.kind for event in await room.service.events.read(0, 10_000)]
 
 
 async def token_in_last_letter(room: AuthRoom) -> str:
@@ -88,7 +78,7 @@ async def test_a_reset_sets_the_password_once_and_ends_every_session(room: AuthR
     assert (await room.log_in("anna", password=BETTER)).access_token
     with pytest.raises(ResetInvalid):
         await room.auth.confirm_reset(somebody(), set_anew(token, "another good one"))
-    assert {"auth.password-reset.asked", "auth.password-reset.done"} <= set(await kinds(room))
+    assert {"auth.password-reset.asked", "auth.password-reset.done"} <= set(await room.events())
 
 
 async def test_an_unknown_address_gets_the_same_answer_and_no_letter(room: AuthRoom) -> None:
@@ -97,7 +87,7 @@ async def test_an_unknown_address_gets_the_same_answer_and_no_letter(room: AuthR
     for email, tenant in (("nobody@example.org", None), ("anna@example.org", "no-such-tenant")):
         assert await room.auth.reset_password(somebody(), ResetRequest(email=email, tenant=tenant)) == known
     assert len(await room.letters()) == 1
-    assert (await kinds(room)).count("auth.password-reset.asked") == 3
+    assert (await room.events()).count("auth.password-reset.asked") == 3
 
 
 async def test_a_weak_password_leaves_the_token_good(room: AuthRoom) -> None:
@@ -115,7 +105,7 @@ async def test_tokens_expire_and_a_reset_ends_the_others(room: AuthRoom) -> None
     with pytest.raises(ResetInvalid):
         await room.auth.confirm_reset(somebody(), set_anew(first, "yet another phrase"))
     third = await ask(room)
-    advance(room, CHEAP.reset_ttl_s)
+    room.advance(CHEAP.reset_ttl_s)
     with pytest.raises(ResetInvalid):
         await room.auth.confirm_reset(somebody(), set_anew(third, "yet another phrase"))
     for nonsense in ("x", "swp1." + "A" * 43, third[:-1]):
@@ -189,7 +179,7 @@ async def test_a_letter_that_could_not_go_is_there_after_a_restart(tmp_path: Pat
     assert await room.service.postman.deliver() == 0
     await room.close()
     (tmp_path / "outbox").unlink()
-    advance(room, 3_000)
+    room.advance(3_000)
     await room.open()
     assert len(await room.letters()) == 1
     await room.close()
@@ -215,7 +205,7 @@ async def test_a_letter_refused_for_good_is_dropped_and_told(room: AuthRoom) -> 
     room.service.postman._mailer = Refusing()
     assert await room.service.postman.deliver() == 0
     assert not await room.storage.stores.letters.due(room.clock.now_us() + 10**15, 10)
-    assert (await kinds(room))[-1] == "auth.letter.dropped"
+    assert (await room.events())[-1] == "auth.letter.dropped"
 
 
 @pytest.mark.parametrize(
@@ -256,7 +246,7 @@ async def test_a_letter_that_can_not_be_written_does_not_keep_others_waiting(roo
     await room.register("bob")
     for name in ("anna", "bob"):
         await room.auth.reset_password(somebody(), ResetRequest(email=f"{name}@example.org"))
-        advance(room, 1)
+        room.advance(1)
     room.service.postman._mailer = mailer = Stumbling()
     assert await room.service.postman.deliver() == 1
     assert mailer.went == ["bob@example.org"]
@@ -306,7 +296,7 @@ async def test_an_invitation_lets_one_person_in_once(closed: tuple[AuthRoom, Cal
     assert (await room.auth.invitations(owner, Page())).items == []
     with pytest.raises(EmailTaken):
         await room.auth.invite(owner, NewInvitation(email="anna@example.org"))
-    assert {"auth.invitation.added", "auth.user.registered"} <= set(await kinds(room))
+    assert {"auth.invitation.added", "auth.user.registered"} <= set(await room.events())
 
 
 async def test_racing_registrations_by_one_invitation_make_one_user(closed: tuple[AuthRoom, Caller]) -> None:
@@ -336,7 +326,7 @@ async def test_a_newer_invitation_replaces_the_older_and_withdrawing_ends_it(clo
 async def test_invitations_expire_and_are_counted(closed: tuple[AuthRoom, Caller]) -> None:
     room, owner = closed
     _, token = await invite(room, owner, "anna", expires_in_s=60)
-    advance(room, 60)
+    room.advance(60)
     with pytest.raises(InvitationInvalid):
         await room.auth.register(somebody(), form("anna", token))
     for name in ("b", "c", "e"):

@@ -24,7 +24,6 @@ from sealwire.contracts.sessions import RefreshRequest
 from sealwire.kit.caller import Caller
 from sealwire.kit.problem import Invalid, StepUpRequired, Unauthenticated
 from sealwire.testing.auth_room import PASSWORD, AuthRoom, somebody
-from sealwire.testing.clock import ManualClock
 from sealwire.testing.wirings import WIRINGS
 
 
@@ -47,16 +46,11 @@ class Phone:
         return self._totp.generate_otp(self._room.clock.now_us() // 30_000_000 + steps)
 
 
-def advance(room: AuthRoom, seconds: float) -> None:
-    assert isinstance(room.clock, ManualClock)
-    room.clock.advance(seconds)
-
-
 async def enrolled(room: AuthRoom, name: str = "anna") -> tuple[Caller, Phone, list[str]]:
     caller, _ = await room.enter(name)
     phone = Phone(room, (await room.auth.totp_enroll(caller)).secret)
     codes = (await room.auth.totp_confirm(caller, TotpCode(code=phone.code()))).recovery_codes
-    advance(room, 60)
+    room.advance(60)
     return caller, phone, codes
 
 
@@ -73,10 +67,6 @@ def totp(token: str, code: str) -> MfaAnswer:
     return MfaAnswer(mfa_token=token, method="totp", code=code)
 
 
-async def kinds(room: AuthRoom) -> list[str]:
-    return [event.kind for event in await room.service.events.read(0, 10_000)]
-
-
 async def test_enrolling_and_logging_in_with_the_app(room: AuthRoom) -> None:
     caller, _ = await room.enter("anna")
     enrollment = await room.auth.totp_enroll(caller)
@@ -91,7 +81,7 @@ async def test_enrolling_and_logging_in_with_the_app(room: AuthRoom) -> None:
     assert (await room.auth.me(caller)).mfa
     with pytest.raises(MfaFailed):
         await room.auth.mfa_verify(somebody(), totp(await wanted(room), phone.code()))  # used for confirming
-    advance(room, 30)
+    room.advance(30)
     granted = await room.auth.mfa_verify(somebody(), totp(await wanted(room), phone.code()))
     assert room.caller(granted).principal.amr == ("pwd", "otp", "mfa")
     assert granted.user is not None
@@ -138,9 +128,9 @@ async def test_a_challenge_bears_few_attempts_and_little_time(room: AuthRoom) ->
     for _ in range(4):
         with pytest.raises(MfaFailed):
             await room.auth.mfa_verify(somebody(), totp(token, "000000"))
-    advance(room, 3_600)
+    room.advance(3_600)
     token = await wanted(room)
-    advance(room, 301)
+    room.advance(301)
     with pytest.raises(MfaFailed):
         await room.auth.mfa_verify(somebody(), totp(token, phone.code()))
     for nonsense in ("x", "swm1.x", token + "x"):
@@ -156,7 +146,7 @@ async def test_guessing_codes_over_many_logins_is_slow(room: AuthRoom) -> None:
             await room.auth.mfa_verify(somebody(), totp(tokens[i % 2], f"{i:06}"))
     with pytest.raises(TooManyAttempts):
         await room.auth.mfa_verify(somebody(), totp(tokens[2], phone.code()))
-    advance(room, 30)
+    room.advance(30)
     assert (await room.auth.mfa_verify(somebody(), totp(tokens[2], phone.code()))).access_token
 
 
@@ -168,7 +158,7 @@ async def test_guesses_sent_at_once_are_judged_as_few_as_one_by_one(room: AuthRo
         *(room.auth.mfa_verify(somebody(), totp(token, guess)) for guess in guesses), return_exceptions=True
     )
     assert all(isinstance(a, MfaFailed | TooManyAttempts) for a in answers)
-    judged = (await kinds(room)).count("auth.mfa.failed")
+    judged = (await room.events()).count("auth.mfa.failed")
     assert judged == room.config.mfa_attempts, "the challenge bears no more, however fast they come"
     with pytest.raises(MfaFailed):
         await room.auth.mfa_verify(somebody(), totp(token, phone.code()))
@@ -181,7 +171,7 @@ async def test_guesses_spread_over_many_logins_at_once_are_counted_one_by_one(ro
         *(room.auth.mfa_verify(somebody(), totp(token, "x00000")) for token in tokens for _ in range(5)),
         return_exceptions=True,
     )
-    assert (await kinds(room)).count("auth.mfa.failed") == room.config.lockout_free
+    assert (await room.events()).count("auth.mfa.failed") == room.config.lockout_free
     assert sum(isinstance(a, TooManyAttempts) for a in answers) == len(answers) - room.config.lockout_free
     with pytest.raises((TooManyAttempts, MfaFailed)):
         await room.auth.mfa_verify(somebody(), totp(tokens[0], phone.code()))
@@ -199,7 +189,7 @@ async def test_one_code_counts_once_for_logging_in_and_stepping_up_together(room
         )  # fmt: skip
         assert sum(isinstance(a, LoginResult) for a in answers) == 1
         assert sum(isinstance(a, MfaFailed) for a in answers) == 3
-        advance(room, 3_600)
+        room.advance(3_600)
 
 
 @pytest.mark.parametrize("code", ["12345", "1" * 33, "12 456", "éééééé", "123456\n"])
@@ -224,7 +214,7 @@ async def test_recovery_codes_work_once_each(room: AuthRoom) -> None:
         return_exceptions=True,
     )
     assert sum(isinstance(a, LoginResult) for a in answers) == 1
-    assert (await kinds(room)).count("auth.recovery.used") == 2
+    assert (await room.events()).count("auth.recovery.used") == 2
 
 
 async def test_codes_are_the_persons_own(room: AuthRoom) -> None:
@@ -243,9 +233,9 @@ async def test_removing_the_app_and_changing_the_phone(room: AuthRoom) -> None:
     new = Phone(room, (await room.auth.totp_enroll(caller)).secret)
     granted = await room.auth.mfa_verify(somebody(), totp(await wanted(room), phone.code()))
     assert granted.access_token, "the old one works until the new one is confirmed"
-    advance(room, 60)
+    room.advance(60)
     fresh = (await room.auth.totp_confirm(caller, TotpCode(code=new.code()))).recovery_codes
-    advance(room, 60)
+    room.advance(60)
     for old in (totp("", phone.code()), MfaAnswer(mfa_token="", method="recovery", code=codes[0])):
         with pytest.raises(MfaFailed):
             await room.auth.mfa_verify(
@@ -257,13 +247,13 @@ async def test_removing_the_app_and_changing_the_phone(room: AuthRoom) -> None:
     assert not (await room.auth.me(caller)).mfa
     with pytest.raises(MfaFailed):
         await room.auth.step_up(caller, StepUp(method="recovery", code=fresh[0]))
-    assert (await kinds(room)).count("auth.totp.removed") == 1
+    assert (await room.events()).count("auth.totp.removed") == 1
 
 
 async def test_a_pending_secret_is_confirmed_soon_or_never(room: AuthRoom) -> None:
     caller, _ = await room.enter("anna")
     phone = Phone(room, (await room.auth.totp_enroll(caller)).secret)
-    advance(room, 901)
+    room.advance(901)
     with pytest.raises(MfaFailed):
         await room.auth.totp_confirm(caller, TotpCode(code=phone.code()))
 
@@ -273,7 +263,7 @@ async def test_a_pending_secret_is_confirmed_soon_or_never(room: AuthRoom) -> No
 
 async def test_stepping_up_gives_a_token_with_a_new_time_and_keeps_the_refresh_token(room: AuthRoom) -> None:
     caller, granted = await room.enter("anna")
-    advance(room, 3_000)
+    room.advance(3_000)
     stepped = await room.auth.step_up(caller, StepUp(method="password", password=PASSWORD))
     fresh = room.caller(stepped).principal
     assert fresh.auth_time_s == caller.principal.auth_time_s + 3_000
@@ -281,7 +271,7 @@ async def test_stepping_up_gives_a_token_with_a_new_time_and_keeps_the_refresh_t
     assert stepped.refresh_token == granted.refresh_token, "an answer that gets lost logs nobody out"
     renewed = await room.auth.refresh(somebody(), RefreshRequest(refresh_token=stepped.refresh_token))
     assert room.caller(renewed).principal.auth_time_s == fresh.auth_time_s
-    assert "auth.assurance-level-change" in await kinds(room)
+    assert "auth.assurance-level-change" in await room.events()
 
 
 async def test_step_up_refuses_wrong_and_missing_proofs(room: AuthRoom) -> None:

@@ -23,7 +23,6 @@ from sealwire.kit.problem import EnrolmentRequired, Forbidden, Problem, StepUpRe
 from sealwire.services.auth.mfa_policy import MfaKept
 from sealwire.testing.auth_room import CHEAP, AuthRoom, somebody
 from sealwire.testing.boundary_room import BoundaryRoom, bearer, exchange_of
-from sealwire.testing.clock import ManualClock
 from sealwire.testing.wirings import WIRINGS
 
 STRICT = msgspec.structs.replace(CHEAP, mfa_tenants=("selftest-strict",))
@@ -37,11 +36,6 @@ async def room(request: Any, tmp_path: Path) -> AsyncIterator[AuthRoom]:
     await opened.close()
 
 
-def advance(room: AuthRoom, seconds: float) -> None:
-    assert isinstance(room.clock, ManualClock)
-    room.clock.advance(seconds)
-
-
 def code(room: AuthRoom, secret: str) -> str:
     return pyotp.TOTP(secret).generate_otp(room.clock.now_us() // 30_000_000)
 
@@ -53,7 +47,7 @@ def is_bound(room: AuthRoom, granted: LoginResult) -> bool:
 async def enrol(room: AuthRoom, caller: Caller) -> tuple[str, list[str]]:
     secret = (await room.auth.totp_enroll(caller)).secret
     codes = (await room.auth.totp_confirm(caller, TotpCode(code=code(room, secret)))).recovery_codes
-    advance(room, 60)
+    room.advance(60)
     return secret, codes
 
 

@@ -60,11 +60,6 @@ async def room(request: Any, tmp_path: Path) -> AsyncIterator[AuthRoom]:
     await opened.close()
 
 
-def advance(room: AuthRoom, seconds: float) -> None:
-    assert isinstance(room.clock, ManualClock)
-    room.clock.advance(seconds)
-
-
 async def add(room: AuthRoom, caller: Caller, device: SoftAuthenticator, name: str = "Key") -> PasskeyAdded:
     return await room.auth.passkey_register(
         caller, device.create(await room.auth.passkey_register_options(caller), name=name)
@@ -86,10 +81,6 @@ async def asked(room: AuthRoom, start: PasskeyLoginStart = ANYBODY) -> RequestOp
 
 async def log_in(room: AuthRoom, device: SoftAuthenticator, bent: Bent | None = None) -> LoginResult:
     return await room.auth.passkey_login(somebody(), device.get(await asked(room), bent or Bent()))
-
-
-async def kinds(room: AuthRoom) -> list[str]:
-    return [event.kind for event in await room.service.events.read(0, 10_000)]
 
 
 async def entries(room: AuthRoom, action: str) -> list[Any]:
@@ -229,7 +220,7 @@ async def test_a_registration_answers_once_in_time_and_in_its_session(room: Auth
         with pytest.raises(PasskeyInvalid):
             await room.auth.passkey_register(other, answer)
     late = SoftAuthenticator(ORIGIN).create(await room.auth.passkey_register_options(caller))
-    advance(room, 301)
+    room.advance(301)
     with pytest.raises(PasskeyInvalid):
         await room.auth.passkey_register(caller, late)
     answer = SoftAuthenticator(ORIGIN).create(await room.auth.passkey_register_options(caller))
@@ -304,7 +295,7 @@ async def test_a_bent_login_is_refused_with_one_answer(room: AuthRoom, how: str)
     with pytest.raises(PasskeyRefused) as caught:
         await log_in(room, device, BENT_LOGINS[how])
     assert caught.value.document()["detail"] == PasskeyRefused.title
-    assert "auth.login.failed" in await kinds(room)
+    assert "auth.login.failed" in await room.events()
     assert (await log_in(room, device)).access_token, "and nothing is lost for its owner"
 
 
@@ -315,7 +306,7 @@ async def test_a_login_answers_once_and_in_time(room: AuthRoom) -> None:
     with pytest.raises(PasskeyRefused):
         await room.auth.passkey_login(somebody(), answer)
     late = device.get(await asked(room))
-    advance(room, 301)
+    room.advance(301)
     with pytest.raises(PasskeyRefused):
         await room.auth.passkey_login(somebody(), late)
 
@@ -364,9 +355,9 @@ async def test_nothing_tells_whether_an_address_is_known_or_has_a_passkey(room: 
     seen = []
     for email, tenant in (("anna", None), ("ben", None), ("nobody", None), ("anna", "no-such-tenant")):
         start = PasskeyLoginStart(email=f"{email}@example.org", tenant=tenant)
-        writes, events = room.storage.db.stats.rows, len(await kinds(room))
+        writes, events = room.storage.db.stats.rows, len(await room.events())
         options = await asked(room, start)
-        work = (room.storage.db.stats.rows - writes, len(await kinds(room)) - events)
+        work = (room.storage.db.stats.rows - writes, len(await room.events()) - events)
         seen.append((work, {**msgspec.to_builtins(options), "challenge": len(options.challenge)}))
         if email != "anna" or tenant:
             with pytest.raises(PasskeyRefused):
@@ -487,7 +478,7 @@ async def test_options_for_a_login_need_one_that_waits(room: AuthRoom) -> None:
     wanted = await room.log_in("anna")
     with pytest.raises(Invalid):
         await asked(room, PasskeyLoginStart(mfa_token=wanted.mfa_token, email="anna@example.org"))
-    advance(room, 301)
+    room.advance(301)
     with pytest.raises(MfaFailed):
         await asked(room, PasskeyLoginStart(mfa_token=wanted.mfa_token))
     assert device.held
@@ -499,7 +490,7 @@ async def test_options_for_a_login_need_one_that_waits(room: AuthRoom) -> None:
 async def test_a_passkey_steps_up_in_its_session(room: AuthRoom) -> None:
     caller, device, _ = await owner_of(room)
     elsewhere = room.caller(await log_in(room, device))
-    advance(room, 3_000)
+    room.advance(3_000)
     answer = device.get(await room.auth.passkey_step_up_options(caller))
     with pytest.raises(MfaFailed):
         await room.auth.step_up(elsewhere, StepUp(method="passkey", code=as_text(answer)))
@@ -705,13 +696,13 @@ async def test_challenges_survive_a_restart_and_what_is_spent_is_swept(tmp_path:
         before = room.storage.db.read(count)[0][0]
         assert (await room.auth.passkey_login(somebody(), answer)).access_token
         assert room.storage.db.read(count) == [(before + 1,)]
-        advance(room, 301)
+        room.advance(301)
         await room.service.upkeep.sweep()
         assert isinstance(room.clock, ManualClock)
         room.clock.step_wall(-301)
         with pytest.raises(PasskeyRefused):
             await room.auth.passkey_login(somebody(), answer)
-        advance(room, 302 + KEPT_S)
+        room.advance(302 + KEPT_S)
         await room.service.upkeep.sweep()
         assert room.storage.db.read(count) == [(0,)]
     finally:

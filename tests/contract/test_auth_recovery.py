@@ -9,7 +9,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import pyotp
 import pytest
 
 from sealwire.contracts.api_keys import ApiKeyQuery, ApiKeyRefused, NewApiKey
@@ -33,7 +32,6 @@ from sealwire.kit.problem import Conflict, Forbidden
 from sealwire.services.auth.model import check_outranks
 from sealwire.testing.auth_room import BOUNDARY, PASSWORD, AuthRoom, somebody
 from sealwire.testing.authenticator import Bent, SoftAuthenticator
-from sealwire.testing.clock import ManualClock
 from sealwire.testing.wirings import WIRINGS
 
 ORIGIN = "https://sealwire.local"
@@ -48,15 +46,9 @@ async def room(request: Any, tmp_path: Path) -> AsyncIterator[AuthRoom]:
     await opened.close()
 
 
-def code(room: AuthRoom, secret: str) -> str:
-    assert isinstance(room.clock, ManualClock)
-    room.clock.advance(30)
-    return pyotp.TOTP(secret).generate_otp(room.clock.now_us() // 30_000_000)
-
-
 async def app_of(room: AuthRoom, caller: Caller) -> list[str]:
     secret = (await room.auth.totp_enroll(caller)).secret
-    return (await room.auth.totp_confirm(caller, TotpCode(code=code(room, secret)))).recovery_codes
+    return (await room.auth.totp_confirm(caller, TotpCode(code=room.app_code(secret)))).recovery_codes
 
 
 async def passkey_of(room: AuthRoom, caller: Caller) -> SoftAuthenticator:

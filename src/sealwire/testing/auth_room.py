@@ -9,6 +9,8 @@ from email.message import EmailMessage
 from pathlib import Path
 from typing import Final
 
+import pyotp
+
 from sealwire.adapters.distributed.outward import HttpOutward
 from sealwire.adapters.embedded.auth import SqliteAuth
 from sealwire.adapters.embedded.crypto import MIGRATIONS, SqliteKeyStore
@@ -113,6 +115,22 @@ class AuthRoom:
         await self.service.postman.deliver()
         files = sorted(self.outbox.glob("*.eml"))
         return [message_from_bytes(file.read_bytes(), policy=policy.default) for file in files]
+
+    async def events(self) -> list[str]:
+        """Return the kinds of all events, in order."""
+        return [event.kind for event in await self.service.events.read(0, 10_000)]
+
+    # ---- time
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass."""
+        assert isinstance(self.clock, ManualClock)
+        self.clock.advance(seconds)
+
+    def app_code(self, secret: str) -> str:
+        """Return what an authenticator app shows, half a minute later: a code is good once."""
+        self.advance(30)
+        return pyotp.TOTP(secret).generate_otp(self.clock.now_us() // 30_000_000)
 
     # ---- people
 
