@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from sealwire.testing.chromium import Chromium, Page, PageFailed
+from sealwire.testing.chromium import Chromium
 from sealwire.testing.installation import PASSWORD, Installation, Person
 from sealwire.testing.openid_app import App
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-DEADLINE_S = 30.0
 
 
 @pytest.fixture
@@ -26,18 +23,6 @@ def site(tmp_path: Path) -> Iterator[Installation]:
     running.kill()
 
 
-async def until(page: Page, expression: str) -> Any:
-    """Wait until an expression is true in whatever page is shown by then; return its value."""
-    async with asyncio.timeout(DEADLINE_S):
-        while True:
-            try:
-                if value := await page.run(expression):
-                    return value
-            except PageFailed:  # between two pages there is none
-                pass
-            await asyncio.sleep(0.05)
-
-
 async def test_a_person_signs_in_by_the_pages(site: Installation, chromium: Chromium, app_url: str) -> None:
     anna = Person(site.url, "anna")
     made = anna.http.post("/auth/clients", json={"name": "The app", "redirect_uris": [app_url]})
@@ -45,7 +30,7 @@ async def test_a_person_signs_in_by_the_pages(site: Installation, chromium: Chro
     app = App.of(site.url, made.json()["client"]["client_id"], made.json()["client_secret"])
     begun = app.create_authorization_url(app_url)
     page = await chromium.page(begun["url"])
-    await until(page, "document.title === 'Sign in'")
+    await page.until("document.title === 'Sign in'")
     # the style counts (its hash is in the policy), scripts don't
     assert await page.run("getComputedStyle(document.querySelector('main')).borderTopLeftRadius") == "8px"
     assert await page.run("document.scripts.length") == 0
@@ -54,14 +39,14 @@ async def test_a_person_signs_in_by_the_pages(site: Installation, chromium: Chro
         document.querySelector('#password').value = {json.dumps(PASSWORD)};
         document.querySelector('form').requestSubmit(); true"""
     await page.run(fill)
-    await until(page, "document.title === 'Sign in to The app?'")
+    await page.until("document.title === 'Sign in to The app?'")
     await page.run("document.querySelector('button[value=allow]').click(); true")
-    shown = await until(page, "document.title === 'the app' && location.href")
+    shown = await page.until("document.title === 'the app' && location.href")
     code = shown.partition("code=")[2].partition("&")[0]
     token = app.fetch_access_token(redirect_uri=app_url, code=code, code_verifier=begun["code_verifier"])
     assert app.parse_id_token(token, nonce=begun["nonce"])["sub"] == anna.user_id
     assert await page.run("document.cookie") == "", "no script reads our cookies"
     # once more: nothing is asked, the app is shown at once
     again = app.create_authorization_url(app_url)
-    await page.run(f"location.href = {json.dumps(again['url'])}; true")
-    await until(page, f"document.title === 'the app' && location.href.includes({json.dumps(again['state'])})")
+    await page.go(again["url"])
+    await page.until(f"document.title === 'the app' && location.href.includes({json.dumps(again['state'])})")

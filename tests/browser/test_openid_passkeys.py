@@ -6,17 +6,15 @@ import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
-from sealwire.testing.chromium import Chromium, Page, PageFailed
+from sealwire.testing.chromium import Chromium
 from sealwire.testing.installation import Installation, Person
 from sealwire.testing.openid_app import App
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-DEADLINE_S = 30.0
 BUTTON = "document.querySelector('form[data-options] button')"
 
 
@@ -26,32 +24,6 @@ def site(tmp_path: Path) -> Iterator[Installation]:
     running = Installation(tmp_path / "data", name="localhost").start()
     yield running
     running.kill()
-
-
-async def until(page: Page, expression: str) -> Any:
-    """Wait until an expression is true in whatever page is shown by then; return its value."""
-    async with asyncio.timeout(DEADLINE_S):
-        while True:
-            try:
-                if value := await page.run(expression):
-                    return value
-            except PageFailed:  # between two pages there is none
-                pass
-            await asyncio.sleep(0.05)
-
-
-async def until_told(page: Page, text: str) -> None:
-    """Wait until the browser complains of something in the console."""
-    async with asyncio.timeout(DEADLINE_S):
-        while True:
-            if any(text in said for said in page.console):
-                return
-            await asyncio.sleep(0.05)
-
-
-async def go(page: Page, url: str) -> None:
-    """Go somewhere in the same tab."""
-    await page.run(f"location.href = {json.dumps(url)}; true")
 
 
 async def test_a_passkey_alone_signs_in_to_an_app(site: Installation, chromium: Chromium, app_url: str) -> None:
@@ -75,14 +47,14 @@ async def test_a_passkey_alone_signs_in_to_an_app(site: Installation, chromium: 
     assert shown.headers["permissions-policy"] == "publickey-credentials-get=(self)"
 
     await page.listen()
-    await go(page, asked["url"])
-    await until(page, f"document.title === 'Sign in' && !{BUTTON}.hidden")
+    await page.go(asked["url"])
+    await page.until(f"document.title === 'Sign in' && !{BUTTON}.hidden")
     assert await page.run("document.scripts.length === 1 && !document.scripts[0].text")
     await page.run(f"{BUTTON}.click(); true")
-    await until(page, "document.title === 'Sign in to The app?'")
+    await page.until("document.title === 'Sign in to The app?'")
     assert await page.run("document.scripts.length") == 0, "nothing is asked there"
     await page.run("document.querySelector('button[value=allow]').click(); true")
-    told = await until(page, "document.title === 'the app' && location.href")
+    told = await page.until("document.title === 'the app' && location.href")
     code = told.partition("code=")[2].partition("&")[0]
     token = app.fetch_access_token(redirect_uri=app_url, code=code, code_verifier=asked["code_verifier"])
     claims = app.parse_id_token(token, nonce=asked["nonce"])
@@ -91,20 +63,20 @@ async def test_a_passkey_alone_signs_in_to_an_app(site: Installation, chromium: 
 
     # asked to prove it again, in the same session
     asked = app.create_authorization_url(app_url, prompt="login")
-    await go(page, asked["url"])
-    await until(page, f"document.title === 'Confirm that it is you' && !{BUTTON}.hidden")
+    await page.go(asked["url"])
+    await page.until(f"document.title === 'Confirm that it is you' && !{BUTTON}.hidden")
     await page.run(f"{BUTTON}.click(); true")
-    told = await until(page, f"document.title === 'the app' && location.href.includes({json.dumps(asked['state'])})")
+    told = await page.until(f"document.title === 'the app' && location.href.includes({json.dumps(asked['state'])})")
     assert page.console == []
 
     # a person who turns away is told so, and may try again; a page at another address promises nothing
-    await go(page, app.create_authorization_url(app_url, prompt="login")["url"])
-    await until(page, f"document.title === 'Confirm that it is you' && !{BUTTON}.hidden")
+    await page.go(app.create_authorization_url(app_url, prompt="login")["url"])
+    await page.until(f"document.title === 'Confirm that it is you' && !{BUTTON}.hidden")
     await page.run(f"navigator.credentials.get = () => Promise.reject(new Error('no')); {BUTTON}.click(); true")
-    await until(page, f"!document.querySelector('[role=alert]').hidden && !{BUTTON}.disabled")
+    await page.until(f"!document.querySelector('[role=alert]').hidden && !{BUTTON}.disabled")
     number = app.create_authorization_url(app_url)["url"].replace("localhost", "127.0.0.1", 1)
-    await go(page, number)
-    await until(page, "document.title === 'Sign in' && document.readyState === 'complete'")
+    await page.go(number)
+    await page.until("document.title === 'Sign in' && document.readyState === 'complete'")
     assert await page.run(f"{BUTTON}.hidden")
     assert page.console == []
 
@@ -112,4 +84,4 @@ async def test_a_passkey_alone_signs_in_to_an_app(site: Installation, chromium: 
     await page.run("""const more = document.createElement('script'); more.text = 'window.ran = true';
         document.body.append(more); true""")
     assert await page.run("window.ran === undefined")
-    await until_told(page, "Content Security Policy")
+    await page.until_told("Content Security Policy")

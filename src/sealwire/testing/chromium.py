@@ -158,6 +158,30 @@ class Page:
             raise PageFailed(thrown.get("description") or str(thrown.get("value")))
         return said["result"].get("value")
 
+    async def go(self, url: str) -> None:
+        """Go somewhere in the same tab."""
+        await self.run(f"location.href = {json.dumps(url)}; true")
+
+    async def until(self, expression: str) -> Any:
+        """Wait until an expression is true in whatever page is shown by then; return its value.
+
+        Raises: TimeoutError.
+        """
+        async with asyncio.timeout(CALL_TIMEOUT_S):
+            while True:
+                try:
+                    if value := await self.run(expression):
+                        return value
+                except PageFailed:  # between two pages there is none
+                    pass
+                await asyncio.sleep(0.05)
+
+    async def until_told(self, text: str) -> None:
+        """Wait until the browser complains of something in the console (see `listen`). Raises: TimeoutError."""
+        async with asyncio.timeout(CALL_TIMEOUT_S):
+            while not any(text in said for said in self.console):  # noqa: ASYNC110 - what is waited for has no event
+                await asyncio.sleep(0.05)
+
     async def listen(self) -> None:
         """Take what the console says from now on, and what it said before."""
         await self._browser.call("Log.enable", self._session)
