@@ -11,6 +11,7 @@ from random import Random
 import apsw
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from sealwire.contracts.audit_log import Actor, AuditBatch, AuditEntry, Verification, VerifyQuery
 from sealwire.kit.caller import service_caller
@@ -18,6 +19,7 @@ from sealwire.kit.ids import new_id
 from sealwire.kit.pages import DegradedOnly
 from sealwire.services.compliance.chain import read_record
 from sealwire.services.compliance.config import ComplianceConfig
+from sealwire.services.compliance.notes import ED25519, NoteSignature, VerifierKey, parse_key, parse_note, write_note
 from sealwire.services.compliance.ports import LogAppend, LogHead
 from sealwire.services.compliance.sequencer import LogBroken
 from sealwire.services.compliance.tiles import read_bundle, write_bundle
@@ -278,3 +280,39 @@ async def test_bytes_that_are_not_canonical_are_found_when_asked_for(tmp_path: P
             assert (found.ok, found.first_bad_seq) == (False, 4), found.fault
             assert found.fault == "changed: the record is not canonical JSON"
         assert (await room.service.verify(CALLER, VerifyQuery(canonical=True, to_seq=3))).ok
+
+
+async def test_a_checkpoint_signed_by_a_key_of_ones_own_is_found(room: ComplianceRoom, tmp_path: Path) -> None:
+    """Whoever has the file may sign what it says: with a key that nobody vouches for, and that the row itself names."""
+    private = Ed25519PrivateKey.generate()
+    (stored,) = await room.stores.audit.checkpoints("acme", above=-1, limit=2)
+    text = parse_note(stored.note).text
+    name = parse_key(stored.public_key).name
+    key = VerifierKey(name=name, type=ED25519, public_key=private.public_key().public_bytes_raw())
+    forged = write_note(text, [NoteSignature(name, key.key_id, private.sign(text.encode()))])
+    for sql, row in (
+        ("UPDATE checkpoint SET note = ?, public_key = ?", (forged, key.text)),
+        ("UPDATE checkpoint SET note = ?, public_key = ?", (forged, stored.public_key)),
+        ("UPDATE checkpoint SET note = ?, public_key = ?", (stored.note, key.text)),
+    ):
+        tamper(tmp_path, lambda conn, sql=sql, row=row: conn.execute(sql, row).fetchall() and None)  # type: ignore[misc]  # bound now
+        found = await verify(room)
+        assert (found.ok, found.fault and found.fault.split(":")[0]) == (False, "checkpoint"), found.fault
+        part = await room.service.verify(CALLER, VerifyQuery(from_seq=20, to_seq=30))
+        assert part.ok is (row[0] == stored.note), "of a part the newest checkpoint is looked at, by its keys"
+    tamper(
+        tmp_path,
+        lambda conn: conn.execute("UPDATE checkpoint SET public_key = ?", (stored.public_key,)).fetchall() and None,
+    )
+    assert (await verify(room)).ok
+
+
+async def test_a_part_of_a_log_is_compared_with_the_tiles_too(room: ComplianceRoom, tmp_path: Path) -> None:
+    sql = "UPDATE tile SET hashes = CAST(substr(hashes, 1, 320) || zeroblob(32) || substr(hashes, 353) AS BLOB)"
+    tamper(
+        tmp_path, lambda conn: conn.execute(f"{sql} WHERE place & ((1 << 40) - 1) = 1").fetchall() and None
+    )  # the leaf of 256 + 11
+    assert (await room.service.verify(CALLER, VerifyQuery(from_seq=257, to_seq=266))).ok
+    for first in (258, 267):
+        found = await room.service.verify(CALLER, VerifyQuery(from_seq=first, to_seq=300))
+        assert (found.ok, found.first_bad_seq) == (False, 267), found.fault
