@@ -77,7 +77,7 @@ async def writers(folder: Path, count: int, seconds: float, *, batched: bool) ->
     }
 
 
-def _insert(row, conn):  # type: ignore[no-untyped-def]
+def _insert(row, conn):  # type: ignore[no-untyped-def]  # as short as it can be
     conn.execute(INSERT, row)
 
 

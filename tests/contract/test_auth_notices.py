@@ -8,6 +8,7 @@ from contextlib import suppress
 from email.message import EmailMessage
 from pathlib import Path
 
+import apsw
 import msgspec
 import pytest
 
@@ -260,9 +261,9 @@ async def test_what_happened_before_there_were_notices_is_told_to_nobody(tmp_pat
     await room.service.postman.stop()
     await change_password(room, anna)
 
-    def as_before(conn: object) -> None:
-        conn.execute("DELETE FROM consumer_position WHERE consumer = ?", (CONSUMER,))  # type: ignore[attr-defined]
-        conn.execute(NOTICES_SINCE)  # type: ignore[attr-defined]
+    def as_before(conn: apsw.Connection) -> None:
+        conn.execute("DELETE FROM consumer_position WHERE consumer = ?", (CONSUMER,))
+        conn.execute(NOTICES_SINCE)
 
     await room.storage.db.write(as_before)
     await room.close()

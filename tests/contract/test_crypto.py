@@ -165,7 +165,7 @@ async def test_any_mismatch_is_refused_alike(crypto: Crypto, room: Room) -> None
     assert len(told) == 1
     await room.service._journal.flush()
     entries = [audit_entry(e) for e in await room.store.feed.read(0, 1000)]
-    failed = [int(e.metadata.get("count", 1) or 0) for e in entries if e.outcome == "failure"]  # type: ignore[arg-type]
+    failed = [int(e.metadata.get("count", 1) or 0) for e in entries if e.outcome == "failure"]  # type: ignore[arg-type]  # a count is a number
     assert sum(failed) == len(attempts)
 
 

@@ -64,7 +64,7 @@ async def due(room: MessagingRoom, *, action: str = "delete", days: int = 0, lim
         found.update({item.id: item.held for item in page.items})
         if page.next_cursor is None:
             return found
-        query = DueQuery(before=before, action=action, limit=limit, cursor=page.next_cursor)  # type: ignore[arg-type]
+        query = DueQuery(before=before, action=action, limit=limit, cursor=page.next_cursor)  # type: ignore[arg-type]  # one of its literals
 
 
 async def texts(room: MessagingRoom, who: Caller, where: Conversation) -> list[str | None]:

@@ -46,7 +46,7 @@ async def fill(index: SearchIndex, *changes: Put | Remove) -> None:
 async def find(
     index: SearchIndex, *words: str, tenant: str = "t1", rooms: tuple[str, ...] = (ROOM,), **more: object
 ) -> list[str]:
-    sought = Sought(words=words, conversation_ids=frozenset(rooms), **more)  # type: ignore[arg-type]
+    sought = Sought(words=words, conversation_ids=frozenset(rooms), **more)  # type: ignore[arg-type]  # the struct checks them
     return [hit.message_id for hit in (await index.search(tenant, sought, limit=100)).hits]
 
 

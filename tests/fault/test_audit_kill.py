@@ -173,7 +173,7 @@ async def test_what_the_spool_promised_arrives_once(tmp_path: Path, lines: int) 
     async with open_compliance(tmp_path) as room:
 
         async def deliver(entries: object) -> None:
-            await room.service.append(CALLER, AuditBatch(records=list(entries)))  # type: ignore[call-overload]
+            await room.service.append(CALLER, AuditBatch(records=list(entries)))  # type: ignore[call-overload]  # a sequence of unknowns
 
         spool = RecordSpool(
             folder=tmp_path / "spool",

@@ -99,7 +99,7 @@ class Room(BoundaryRoom):
             folder, clock=SystemClock(), config=BoundaryConfig(self_test_every_s=0, unconfirmed_s=UNCONFIRMED_S)
         )
         self.driver = RedisDriver(url=f"redis://127.0.0.1:{port}/0", prefix=prefix)
-        self.cache = RedisCache(driver=self.driver)  # type: ignore[assignment]
+        self.cache = RedisCache(driver=self.driver)  # type: ignore[assignment]  # another cache in its place
 
     async def close(self) -> None:
         await super().close()

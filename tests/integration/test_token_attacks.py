@@ -247,7 +247,7 @@ class Line:
 
 Sender = Callable[[bytes], tuple[bytes, ...]]
 BEARER: Sender = lambda token: (b"Authorization: Bearer " + token,)  # noqa: E731 - one of a table
-COOKIE: Sender = lambda token: (f"Cookie: {COOKIE_LOOPBACK}=".encode() + token, b"X-Sealwire-CSRF: 1")  # noqa: E731
+COOKIE: Sender = lambda token: (f"Cookie: {COOKIE_LOOPBACK}=".encode() + token, b"X-Sealwire-CSRF: 1")  # noqa: E731 - one of a table
 DOORS: dict[str, tuple[str, str, Sender]] = {
     "bearer": ("GET", ME, BEARER),
     "lower case": ("GET", ME, lambda token: (b"authorization: bEARER " + token,)),

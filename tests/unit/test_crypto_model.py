@@ -159,6 +159,7 @@ def test_a_granted_block_lets_the_waiting_through(count: int) -> None:
 
 
 def test_rotation_is_wanted_at_half_way_and_the_end_is_the_end() -> None:
+    assert (ROTATE_AT_USES, REFUSE_AT_USES) == (2_147_483_648, 4_294_967_296), "NIST SP 800-38D section 8.3"
     budget = UseBudget(total=ROTATE_AT_USES, left=1, block=1024)
     assert not budget.wants_rotation
     assert budget.take()

@@ -106,8 +106,8 @@ async def call() -> AsyncIterator[Callable[..., Awaitable[httpx.Response]]]:
     async with httpx.AsyncClient(transport=transport, base_url="http://test/api") as client:
 
         async def send(verb: str, path: str, who: str | None = "member", **options: object) -> httpx.Response:
-            headers = {**({"authorization": f"Bearer {who}"} if who else {}), **options.pop("headers", {})}  # type: ignore[dict-item]
-            return await client.request(verb, path, headers=headers, **options)  # type: ignore[arg-type]
+            headers = {**({"authorization": f"Bearer {who}"} if who else {}), **options.pop("headers", {})}  # type: ignore[dict-item]  # options are whatever httpx takes
+            return await client.request(verb, path, headers=headers, **options)  # type: ignore[arg-type]  # the same
 
         yield send
 

@@ -193,7 +193,7 @@ def other_serialisations(f: Forge) -> list[str]:
 
 def signatures_of_no_length_or_wrong_length(f: Forge) -> list[str]:
     lengths = (0, 1, 32, 63, 64, 65, 96, 128, 255, 256, 257, 512)
-    made = [f.resigned(key, lambda _, __, n=n: bytes(n)) for key in PUBLISHED for n in lengths]  # type: ignore[misc]
+    made = [f.resigned(key, lambda _, __, n=n: bytes(n)) for key in PUBLISHED for n in lengths]  # type: ignore[misc]  # a default in a lambda
     made += [f.resigned(key, lambda _, good: good[:-1]) for key in PUBLISHED]
     made += [f.resigned(key, lambda _, good: good + b"\0") for key in PUBLISHED]
     return made + [f.resigned(key, lambda _, good: b"\0" + good) for key in PUBLISHED]
@@ -203,7 +203,7 @@ def ecdsa_special_values(f: Forge) -> list[str]:
     """CVE-2022-21449 and kin: r and s of zero, of the order and about it; and the DER form."""
     edge = (0, 1, P256_ORDER - 1, P256_ORDER, P256_ORDER + 1, 2**256 - 1)
     pairs = [r.to_bytes(32, "big") + s.to_bytes(32, "big") for r in edge for s in edge]
-    made = [f.resigned(ES, lambda _, __, raw=raw: raw) for raw in pairs]  # type: ignore[misc]
+    made = [f.resigned(ES, lambda _, __, raw=raw: raw) for raw in pairs]  # type: ignore[misc]  # a default in a lambda
     made += [
         f.resigned(ES, lambda _, good: good[:32] + bytes(32)),
         f.resigned(ES, lambda _, good: bytes(32) + good[32:]),
@@ -222,7 +222,7 @@ def ed25519_special_values(f: Forge) -> list[str]:
     small = [
         point + s.to_bytes(32, "little") for point in (identity, order_two, bytes(32)) for s in (0, 1, ED25519_ORDER)
     ]
-    return [f.resigned(ED, above_the_order), *(f.resigned(ED, lambda _, __, raw=raw: raw) for raw in small)]  # type: ignore[misc]
+    return [f.resigned(ED, above_the_order), *(f.resigned(ED, lambda _, __, raw=raw: raw) for raw in small)]  # type: ignore[misc]  # a default in a lambda
 
 
 def rsa_special_values(f: Forge) -> list[str]:
@@ -230,7 +230,7 @@ def rsa_special_values(f: Forge) -> list[str]:
     private: Any = RS.jwk.private_key
     modulus = private.public_key().public_numbers().n
     numbers = [n.to_bytes(256, "big") for n in (0, 1, modulus - 1, modulus, 2**2048 - 1)]
-    made = [f.resigned(RS, lambda _, __, raw=raw: raw) for raw in numbers]  # type: ignore[misc]
+    made = [f.resigned(RS, lambda _, __, raw=raw: raw) for raw in numbers]  # type: ignore[misc]  # a default in a lambda
     pss = padding.PSS(mgf=padding.MGF1(hashes.SHA256()), salt_length=32)
     made.append(f.resigned(RS, lambda text, _: private.sign(text, pss, hashes.SHA256())))
     return [*made, f.resigned(RS, lambda text, _: private.sign(text, padding.PKCS1v15(), hashes.SHA512()))]

@@ -111,7 +111,7 @@ def test_our_own_tokens_are_accepted_and_read_alike_by_pyjwt(alg: Algorithm) -> 
     )
     public = KEYS[alg].jwk.public_key
     options = {"verify_exp": False, "verify_iat": False}
-    assert pyjwt.decode(token, public, [alg.value], audience=AUDIENCE, options=options) == said.claims  # type: ignore[arg-type]
+    assert pyjwt.decode(token, public, [alg.value], audience=AUDIENCE, options=options) == said.claims  # type: ignore[arg-type]  # its options are a TypedDict
 
 
 @pytest.mark.parametrize("alg", list(KEYS))
@@ -152,7 +152,7 @@ def test_alg_none_in_any_case(alg: str) -> None:
 @pytest.mark.parametrize("form", [Encoding.PEM, Encoding.DER])
 def test_hs256_with_the_public_key_as_secret(form: Encoding) -> None:
     key = KEYS[Algorithm.RS256]
-    public = key.jwk.public_key.public_bytes(form, PublicFormat.SubjectPublicKeyInfo)  # type: ignore[union-attr]
+    public = key.jwk.public_key.public_bytes(form, PublicFormat.SubjectPublicKeyInfo)  # type: ignore[union-attr]  # it is an EC key
     text = f"{b64(json.dumps(header(alg='HS256', kid=key.kid)).encode())}.{b64(json.dumps(claims()).encode())}"
     token = f"{text}.{b64(hmac.digest(public, text.encode(), hashlib.sha256))}"
     refused(token, Reason.ALG)

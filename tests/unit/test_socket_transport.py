@@ -64,7 +64,7 @@ class Server:
         self.attach = True
         self.asked, self.answer = asyncio.Event(), asyncio.Event()
 
-    async def app(self, scope: Any, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]) -> None:  # fmt: skip # noqa: E501
+    async def app(self, scope: Any, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]) -> None:  # fmt: skip # noqa: E501 - reads better in one line
         await receive()
         if scope["path"] == "/denied":
             await send({"type": "websocket.close"})
@@ -118,7 +118,7 @@ async def closed(client: ClientConnection) -> int:
 
 
 async def test_messages_go_to_the_sink_and_back(server: Server) -> None:
-    async with connect(server.url(), subprotocols=["sealwire.v1", "bearer.x"]) as client:  # type: ignore[list-item]
+    async with connect(server.url(), subprotocols=["sealwire.v1", "bearer.x"]) as client:  # type: ignore[list-item]  # a list of NewType
         assert client.subprotocol == "sealwire.v1"
         await client.send("hello")
         assert await client.recv() == "hello"
