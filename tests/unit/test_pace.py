@@ -68,7 +68,7 @@ async def test_steps_that_take_long_get_smaller_and_quick_ones_larger(
     monkeypatch.setattr(pacing, "MOST_REST_S", 0.0)
     pace = Pace(db, start=64, most=100)
     for _ in range(3):
-        await pace.write(lambda _: time.sleep(0.006))
+        await pace.write(lambda _: time.sleep(0.01))
     assert pace.size == 8, "halved at most: once may be chance"
     monkeypatch.setattr(pacing, "LEAST_STEP_S", 10.0)
     monkeypatch.setattr(pacing, "MOST_STEP_S", 10.0)
@@ -127,6 +127,6 @@ async def test_space_is_given_back_in_steps_while_others_write(db: Database) -> 
         while step := await db.reclaim():
             steps, given = steps + 1, given + step
             await db.write(lambda conn: conn.execute("REPLACE INTO n VALUES (1, x'00')").fetchall())
-    assert steps > 20
+    assert steps > 10
     assert db.read("PRAGMA page_count")[0][0] < before / 10
     assert db.path.stat().st_size < 400_000

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Collection, Sequence
+from functools import partial
 from hashlib import sha256
 from typing import Final
 
@@ -47,8 +46,13 @@ _COVERED: Final = (
     "SELECT EXISTS (SELECT 1 FROM hold WHERE tenant_id = ?1 AND subject_id = ?2)"
     " OR EXISTS (SELECT 1 FROM hold WHERE tenant_id = ?1 AND conversation_id = ?3)"
 )
-_HASHED_AT_ONCE: Final = 500
-_RESTS: Final = 3
+_HASHED_AT_ONCE: Final = 10_000
+_ABOVE: Final = "FROM retention_item WHERE list_id = ? AND (resource_type, resource_id) > (?, ?)"
+_LAST_LINE: Final = f"SELECT resource_type, resource_id {_ABOVE} ORDER BY resource_type, resource_id LIMIT 1 OFFSET ?"
+_LINES: Final = (
+    "SELECT group_concat(resource_type || '/' || resource_id || char(10), '' ORDER BY resource_type, resource_id)"
+    f" {_ABOVE} AND (resource_type, resource_id) <= (?, ?)"
+)
 _encode_ids = msgspec.json.Encoder().encode
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(StoredRun).decode
@@ -184,18 +188,12 @@ class SqliteRunStore:
 
     async def list_hash(self, list_id: str) -> str:
         digest, place = sha256(), ("", "")
-        while True:
-            began_s = time.monotonic()
-            rows = self._db.read(
-                "SELECT resource_type, resource_id FROM retention_item WHERE list_id = ?"
-                " AND (resource_type, resource_id) > (?, ?) ORDER BY resource_type, resource_id LIMIT ?",
-                (list_id, *place, _HASHED_AT_ONCE),
-            )
-            digest.update("".join([f"{resource_type}/{id_}\n" for resource_type, id_ in rows]).encode())
-            if len(rows) < _HASHED_AT_ONCE:
+        while True:  # a page a read: nothing reads for long, so that the log can be emptied
+            text, upto = await self._db.scan(partial(_lines, list_id, place))
+            digest.update(text.encode())
+            if upto is None:
                 return digest.hexdigest()
-            place = rows[-1]
-            await asyncio.sleep(_RESTS * (time.monotonic() - began_s))
+            place = upto
 
     async def run(self, tenant_id: str, run_id: str) -> StoredRun | None:
         rows = self._db.read("SELECT body FROM retention_run WHERE run_id = ? AND tenant_id = ?", (run_id, tenant_id))
@@ -251,6 +249,17 @@ class SqliteRunStore:
 
     async def reclaim(self) -> int:
         return await self._db.reclaim()
+
+
+def _lines(list_id: str, place: tuple[str, str], conn: apsw.Connection) -> tuple[str, tuple[str, str] | None]:
+    """Return the next lines of a list as one text, made without the GIL, and where they end unless all are read.
+
+    In a thread.
+    """
+    last = conn.execute(_LAST_LINE, (list_id, *place, _HASHED_AT_ONCE - 1)).fetchone()
+    upto = ("\U0010ffff", "") if last is None else (str(last[0]), str(last[1]))
+    text = conn.execute(_LINES, (list_id, *place, *upto)).get
+    return text or "", None if last is None else upto
 
 
 def _put(conn: apsw.Connection, run: StoredRun) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 
 import apsw
+import msgspec
 
 from sealwire.adapters.embedded.drivers.pace import Pace
 from sealwire.adapters.embedded.drivers.sqlite import Database, fetch, fetch_value
@@ -21,17 +22,22 @@ from sealwire.services.messaging.events import KIND_NUMBER
 
 CARRY_AT = 4_096
 CHUNK = 512
+LOOKED_AT_ONCE = 5_000
 _log = logging.getLogger("sealwire.messaging")
 _LOAD = (
     "SELECT m.request_key, m.key FROM event e JOIN message m ON m.key = (e.stream >> 32 << 32 | e.seq)"
     f" WHERE e.position > ? AND e.kind = {KIND_NUMBER['message.created']}"
 )
 _BEGIN = f"{-(1 << 63)}:-1"
+# The last of some marks above a place, and those up to it that lead nowhere, as one value: made without the GIL.
+_UPTO = "SELECT mark, key FROM request WHERE (mark, key) > (?, ?) ORDER BY mark, key LIMIT 1 OFFSET ?"
 _STALE = (
-    "SELECT r.mark, r.key, m.key IS NULL OR m.request_key = x'' FROM request r LEFT JOIN message m ON m.key = r.key"
-    " WHERE (r.mark, r.key) > (?, ?) ORDER BY r.mark, r.key LIMIT ?"
+    "SELECT json_group_array(json_array(r.mark, r.key)) FROM request r LEFT JOIN message m ON m.key = r.key"
+    " WHERE (r.mark, r.key) > (?, ?) AND (r.mark, r.key) <= (?, ?) AND (m.key IS NULL OR m.request_key = x'')"
 )
+_END = ((1 << 63) - 1, (1 << 63) - 1)
 _SWEPT = "SELECT value FROM meta WHERE name = 'requests_swept'"
+_read_marks = msgspec.json.Decoder(list[tuple[int, int]]).decode
 _CANDIDATES = (
     "SELECT m.request_key, m.key FROM json_each(?) j JOIN request r ON r.mark = j.value JOIN message m ON m.key = r.key"
 )
@@ -91,10 +97,22 @@ class RequestIndex:
         conn.execute("REPLACE INTO meta VALUES ('requests_swept', ?)", (_BEGIN,))
 
     async def sweep(self, pace: Pace) -> bool:
-        """Take the next marks that lead nowhere out of the index; False once there are none."""
-        if not self._db.read(_SWEPT):
+        """Take the next marks that lead nowhere out of the index; False once there are none.
+
+        They are looked for in a thread: what leads nowhere never leads anywhere again.
+        """
+        found = self._db.read(_SWEPT)
+        if not found:
             return False
-        return await pace.write(lambda conn: _sweep(conn, pace.size))
+        place = str(found[0][0])
+        upto, stale = await self._db.scan(partial(_look, place))
+        at = 0
+        while at < len(stale):
+            some = stale[at : at + pace.size]
+            await pace.write(partial(_delete, some))
+            at += len(some)
+        await self._db.write_aside(partial(_move, place, upto))
+        return True
 
     def _drop(self, request_keys: Sequence[bytes]) -> None:
         for key in request_keys:
@@ -138,19 +156,26 @@ def mark_of(request_key: bytes) -> int:
     return int.from_bytes(request_key[:8], "big", signed=True)
 
 
-def _sweep(conn: apsw.Connection, limit: int) -> bool:
-    place = fetch_value(conn, _SWEPT)
-    if place is None:
-        return False
+def _look(place: str, conn: apsw.Connection) -> tuple[tuple[int, int] | None, list[tuple[int, int]]]:
+    """Return up to where was looked, None for the end, and what leads nowhere. In a thread."""
     mark, _, key = place.partition(":")
-    rows = fetch(conn, _STALE, (int(mark), int(key), limit))
-    stale = [row[:2] for row in rows if row[2]]
-    conn.executemany("DELETE FROM request WHERE mark = ? AND key = ?", stale)
-    if len(rows) < limit:
-        conn.execute("DELETE FROM meta WHERE name = 'requests_swept'")
-        return False
-    conn.execute("UPDATE meta SET value = ? WHERE name = 'requests_swept'", (f"{rows[-1][0]}:{rows[-1][1]}",))
-    return True
+    after = (int(mark), int(key))
+    upto = fetch(conn, _UPTO, (*after, LOOKED_AT_ONCE - 1))
+    stale = _read_marks(fetch_value(conn, _STALE, (*after, *(upto[0] if upto else _END))))
+    return (upto[0][0], upto[0][1]) if upto else None, stale
+
+
+def _delete(marks: Sequence[tuple[int, int]], conn: apsw.Connection) -> None:
+    conn.executemany("DELETE FROM request WHERE mark = ? AND key = ?", marks)
+
+
+def _move(place: str, upto: tuple[int, int] | None, conn: apsw.Connection) -> None:
+    """Go on from there; from the beginning when `forget_later` asked for it meanwhile."""
+    if upto is None:
+        conn.execute("DELETE FROM meta WHERE name = 'requests_swept' AND value = ?", (place,))
+    else:
+        sql = "UPDATE meta SET value = ? WHERE name = 'requests_swept' AND value = ?"
+        conn.execute(sql, (f"{upto[0]}:{upto[1]}", place))
 
 
 def _insert(rows: Sequence[tuple[int, int]], position: int, conn: apsw.Connection) -> None:

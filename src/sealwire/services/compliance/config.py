@@ -87,7 +87,7 @@ class ComplianceConfig(msgspec.Struct, frozen=True, kw_only=True):
     ] = 86_400.0
     retention_batch: Annotated[
         int, Meta(ge=1, le=1000, description="Things a retention run disposes of at a time; in short transactions")
-    ] = 500
+    ] = 1_000
     retention_pause_ms: Annotated[
         float, Meta(ge=0, le=10_000, description="Least pause of a retention run between two steps")
     ] = 5.0

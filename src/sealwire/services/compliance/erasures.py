@@ -31,7 +31,7 @@ AUDIT: Final = "audit"
 MOST_WORDS: Final = 8
 MOST_TEXTS: Final = 64
 """That a probe looks for: address, name, words, then other addresses, the newest first."""
-LONGEST_PAUSE_S: Final = 0.02
+LONGEST_PAUSE_S: Final = 0.005
 """Between two calls others have the disk and the loop for as long as the call had them, up to this; where much is
 changed, the service rests besides between its own writes."""
 MOST_ROUNDS: Final = 5

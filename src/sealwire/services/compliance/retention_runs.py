@@ -31,7 +31,7 @@ from sealwire.services.compliance.retention_ports import PolicyStore, RunStore, 
 
 OWNERS: Final = {"messages": "messaging", "media": "media", "sessions": "auth", "audit": SERVICE, "exports": SERVICE}
 """Which service holds the resources of a type."""
-LISTED_AT_ONCE: Final = 200
+LISTED_AT_ONCE: Final = 1_000
 POLICIES: Final = 100
 PRUNED_AT_ONCE: Final = 1000
 CHUNK: Final = 200
@@ -44,7 +44,7 @@ LONGEST_PAUSE_S: Final = 10.0
 LIST_PATIENCE_S: Final = 2.0
 """How long who starts a run waits for its list; a longer one is told by the run when it is asked for."""
 LONGEST_REST_S: Final = 1.0
-RESTS: Final = 3
+RESTS: Final = 1
 """How many times as long as a step of the run itself the others have the disk after it; owners pace themselves."""
 _log = logging.getLogger("sealwire.compliance")
 RetentionCustodians = Callable[[], Mapping[str, RetentionCustody]]

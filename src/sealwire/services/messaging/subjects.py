@@ -31,7 +31,7 @@ from sealwire.services.messaging.ports import Keys
 from sealwire.services.messaging.seats import Seats
 from sealwire.services.messaging.subject_ports import HeldPlace, Rewritten, SubjectStore, WrittenMessage
 
-CHUNK: Final = 200
+CHUNK: Final = 500
 """Things looked up at once, and changed in steps as large as the store says."""
 SEALED_AT_ONCE: Final = 40
 """Messages sealed anew without a pause: a millisecond or two."""

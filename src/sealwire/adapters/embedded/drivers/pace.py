@@ -14,21 +14,23 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 START: Final = 32
 LEAST: Final = 4
-MOST: Final = 500
-LEAST_STEP_S: Final = 0.001
-MOST_STEP_S: Final = 0.003
-RESTS: Final = 6.0
+MOST: Final = 1_000
+LEAST_STEP_S: Final = 0.0015
+MOST_STEP_S: Final = 0.004
+RESTS: Final = 3.0
 """How many times as long as a step, or as a group of writers, a rest is while others write."""
+LONE_RESTS: Final = 0.5
+"""The same while nobody writes; who only reads wants the loop too."""
 MOST_REST_S: Final = 1.0
 
 
 class Pace:
     """For one sweep over a file: `await pace.write(lambda conn: some(conn, pace.size))`, again and again.
 
-    A step is done when no writer waits, or in one transaction with those that do. Its statements take about half as
-    long as a group of writers with its commit: who comes in the middle of it waits less than for other writers. Then
-    the sweep rests for some times as long, or as long as the writers take: the slower they get, on a busy machine or a
-    slow disk, the rarer its steps. With nobody writing it hardly rests.
+    A step is done when no writer waits, or in one transaction with those that do. Its statements take about as long as
+    a group of writers with its commit: who comes in the middle of it waits as for other writers. Then the sweep rests
+    for three times as long, or as the writers take: the slower they get, on a busy machine or a slow disk, the rarer
+    its steps. With nobody writing a step is as long as one may be, and the rest half of it.
     """
 
     def __init__(self, db: Database, *, start: int = START, most: int = MOST) -> None:
@@ -42,16 +44,13 @@ class Pace:
         """Do a step, durable on return, learn from how long it took, and rest."""
         stats = self._db.stats
         done = await self._db.write_aside(step)
-        took_s, target_s = stats.aside_s, min(max(stats.group_s / 2, LEAST_STEP_S), MOST_STEP_S)
+        others, self._groups = stats.writer_groups - self._groups, stats.writer_groups
+        busy, took_s = others > 1, stats.aside_s
+        target_s = min(max(stats.group_s, LEAST_STEP_S), MOST_STEP_S) if busy else MOST_STEP_S
         if took_s > target_s:  # once may be chance, so it is never less than half
             self.size = max(LEAST, int(self.size * max(target_s / took_s, 0.5)))
         else:
             self.size = min(self._most, self.size + self.size // 4)
-        await self._rest(took_s)
-        return done
-
-    async def _rest(self, took_s: float) -> None:
-        stats = self._db.stats
-        others, self._groups = stats.writer_groups - self._groups, stats.writer_groups
-        rest_s = RESTS * max(took_s, stats.group_s) if others > 1 else took_s
+        rest_s = RESTS * max(took_s, stats.group_s) if busy else LONE_RESTS * took_s
         await asyncio.sleep(min(rest_s, MOST_REST_S))
+        return done
