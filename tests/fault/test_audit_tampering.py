@@ -282,27 +282,31 @@ async def test_bytes_that_are_not_canonical_are_found_when_asked_for(tmp_path: P
         assert (await room.service.verify(CALLER, VerifyQuery(canonical=True, to_seq=3))).ok
 
 
-async def test_a_checkpoint_signed_by_a_key_of_ones_own_is_found(room: ComplianceRoom, tmp_path: Path) -> None:
+@pytest.mark.parametrize("newer", [False, True])
+async def test_a_checkpoint_signed_by_a_key_of_ones_own_is_found(
+    room: ComplianceRoom, tmp_path: Path, newer: bool
+) -> None:
     """Whoever has the file may sign what it says: with a key that nobody vouches for, and that the row itself names."""
     private = Ed25519PrivateKey.generate()
     (stored,) = await room.stores.audit.checkpoints("acme", above=-1, limit=2)
+    if newer:
+        await room.service.append(CALLER, AuditBatch(records=entries(5)))
+        await room.service.checkpoint(CALLER)
     text = parse_note(stored.note).text
     name = parse_key(stored.public_key).name
     key = VerifierKey(name=name, type=ED25519, public_key=private.public_key().public_bytes_raw())
     forged = write_note(text, [NoteSignature(name, key.key_id, private.sign(text.encode()))])
-    for sql, row in (
-        ("UPDATE checkpoint SET note = ?, public_key = ?", (forged, key.text)),
-        ("UPDATE checkpoint SET note = ?, public_key = ?", (forged, stored.public_key)),
-        ("UPDATE checkpoint SET note = ?, public_key = ?", (stored.note, key.text)),
-    ):
-        tamper(tmp_path, lambda conn, sql=sql, row=row: conn.execute(sql, row).fetchall() and None)  # type: ignore[misc]  # bound now
+    sql = "UPDATE checkpoint SET note = ?, public_key = ? WHERE size = ?"
+    for note, named in ((forged, key.text), (forged, stored.public_key), (stored.note, key.text)):
+        row = (note, named, stored.size)
+        tamper(tmp_path, lambda conn, row=row: conn.execute(sql, row).fetchall() and None)  # type: ignore[misc]  # bound now
         found = await verify(room)
         assert (found.ok, found.fault and found.fault.split(":")[0]) == (False, "checkpoint"), found.fault
         part = await room.service.verify(CALLER, VerifyQuery(from_seq=20, to_seq=30))
-        assert part.ok is (row[0] == stored.note), "of a part the newest checkpoint is looked at, by its keys"
+        assert part.ok is (newer or note == stored.note), "of a part the newest checkpoint is looked at, by its keys"
     tamper(
         tmp_path,
-        lambda conn: conn.execute("UPDATE checkpoint SET public_key = ?", (stored.public_key,)).fetchall() and None,
+        lambda conn: conn.execute(sql, (stored.note, stored.public_key, stored.size)).fetchall() and None,
     )
     assert (await verify(room)).ok
 
