@@ -490,6 +490,8 @@ async def test_retention_policies(compliance: Compliance, room: Room) -> None:
     await compliance.set_policy(ADMIN, "media", NewRetentionPolicy(keep_days=0, action="delete"))
     changed = await compliance.set_policy(ADMIN, "messages", NewRetentionPolicy(keep_days=60, action="tombstone"))
     assert (changed.keep_days, changed.action, changed.updated_at[:4]) == (60, "tombstone", "2026")
+    with pytest.raises(Invalid, match="Only messages leave tombstones"):
+        await compliance.set_policy(ADMIN, "media", NewRetentionPolicy(keep_days=1, action="tombstone"))
     with pytest.raises(Invalid):
         await compliance.set_policy(ADMIN, "houses", NewRetentionPolicy(keep_days=1))
     items = (await compliance.policies(ADMIN, Page())).items

@@ -37,9 +37,11 @@ class Retention:
         raise NotFound("There is no policy for this type; without one its resources are kept.")
 
     async def set_policy(self, caller: Caller, resource_type: str, policy: NewRetentionPolicy) -> RetentionPolicy:
-        """Set or replace the policy of a resource type. Raises: Invalid for a type that doesn't exist."""
+        """Set or replace the policy of a resource type. Raises: Invalid for a type or an action that there isn't."""
         if resource_type not in RESOURCE_TYPES:
             raise Invalid(f"The resource types are {', '.join(RESOURCE_TYPES)}.", path="$.resource_type")
+        if policy.action == "tombstone" and resource_type != "messages":
+            raise Invalid("Only messages leave tombstones; of this type nothing would be left.", path="$.action")
         now_us = self._clock.now_us()
         event = change_event(
             caller,
