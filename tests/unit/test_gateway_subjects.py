@@ -1,4 +1,4 @@
-"""The gateway's part of an erasure: once it is done the spool holds nothing of the person, and every cache has heard."""
+"""The gateway's part of an erasure: at its end the spool holds nothing of the person, and every cache has heard."""
 
 from __future__ import annotations
 
