@@ -7,7 +7,7 @@ from typing import Final
 
 import apsw
 
-from sealwire.adapters.embedded.auth_feed import SqliteRevocationStore
+from sealwire.adapters.embedded.auth_feed import SqliteRevocationStore, is_active_since
 from sealwire.adapters.embedded.drivers.sqlite import Database, Row
 from sealwire.adapters.embedded.outbox import SqliteOutbox
 from sealwire.kit.problem import Conflict, QuotaExceeded
@@ -32,12 +32,7 @@ class SqliteApiKeyStore:
         k = key
 
         def add(conn: apsw.Connection) -> None:
-            owner = conn.execute(
-                "SELECT 1 FROM user u JOIN tenant t USING (tenant_id) WHERE u.user_id = ? AND u.epoch = ?"
-                " AND u.status = 'active' AND t.status = 'active'",
-                (k.owner_id, k.epoch),
-            ).fetchall()
-            if not owner:
+            if not is_active_since(conn, k.owner_id, k.epoch):
                 raise Conflict("The key's owner was changed meanwhile.")
             rows: list[Row] = conn.execute(
                 f"SELECT count(*) FROM api_key WHERE tenant_id = ? AND {_LIVE}", (k.tenant_id, k.created_us)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 
 import apsw
@@ -60,12 +59,7 @@ class SqliteRevocationStore:
         return bool(self._db.read("SELECT 1 FROM revocation WHERE number = ? AND change_id = ?", (number, change_id)))
 
     async def wait(self, after: int, timeout_s: float) -> bool:
-        loop = asyncio.get_running_loop()
-        until = loop.time() + timeout_s
-        while not self._has_above(after):
-            if (left_s := until - loop.time()) <= 0 or not await self._arrivals.wait(left_s):
-                return self._has_above(after)
-        return True
+        return await self._arrivals.until(lambda: self._has_above(after), timeout_s)
 
     async def newest(self) -> int:
         return self._newest()
@@ -80,3 +74,12 @@ class SqliteRevocationStore:
     def _newest(self) -> int:
         rows = self._db.read("SELECT seq FROM sqlite_sequence WHERE name = 'revocation'")
         return int(rows[0][0]) if rows else 0
+
+
+def is_active_since(conn: apsw.Connection, user_id: str, epoch: int) -> bool:
+    """Tell whether a user and their tenant are active, and nothing ended the user's sessions since `epoch`."""
+    sql = (
+        "SELECT 1 FROM user u JOIN tenant t USING (tenant_id) WHERE u.user_id = ? AND u.epoch = ?"
+        " AND u.status = 'active' AND t.status = 'active'"
+    )
+    return bool(conn.execute(sql, (user_id, epoch)).fetchall())

@@ -8,7 +8,7 @@ from typing import Final
 import apsw
 import msgspec
 
-from sealwire.adapters.embedded.auth_feed import SqliteRevocationStore
+from sealwire.adapters.embedded.auth_feed import SqliteRevocationStore, is_active_since
 from sealwire.adapters.embedded.auth_users import TENANT, USER, tenant_of, user_of
 from sealwire.adapters.embedded.drivers.sqlite import Database, Row
 from sealwire.adapters.embedded.outbox import SqliteOutbox
@@ -59,12 +59,7 @@ class SqliteSessionStore:
         s = session
 
         def open_(conn: apsw.Connection) -> bool:
-            user = conn.execute(
-                "SELECT 1 FROM user u JOIN tenant t USING (tenant_id) WHERE u.user_id = ? AND u.epoch = ?"
-                " AND u.status = 'active' AND t.status = 'active'",
-                (s.user_id, s.epoch),
-            ).fetchall()
-            if not user:
+            if not is_active_since(conn, s.user_id, s.epoch):
                 return False
             for oldest in self._beyond(conn, s, most):
                 conn.execute("UPDATE session SET ended_us = ? WHERE session_id = ?", (s.created_us, oldest))

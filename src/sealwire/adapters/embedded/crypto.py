@@ -7,15 +7,13 @@ from typing import Any, Final
 
 import apsw
 
-from sealwire.adapters.embedded.crypto_rewraps import REWRAPS_SCHEMA, SqliteRewraps
+from sealwire.adapters.embedded.crypto_rewraps import REWRAPS_SCHEMA, SqliteRewraps, new_events
 from sealwire.adapters.embedded.drivers.sqlite import Database
 from sealwire.adapters.embedded.holds import HOLDS_SCHEMA, SqliteHoldBook, held_sql, is_tenant_held, tenant_held_sql
 from sealwire.adapters.embedded.outbox import OUTBOX_SCHEMA, POSITIONS_SCHEMA, SqliteOutbox
 from sealwire.contracts.holds import LegalHold
-from sealwire.kit.ids import new_id
 from sealwire.kit.problem import QuotaExceeded
-from sealwire.ports.events import NewEvent
-from sealwire.services.crypto.events import KeyEvent, encode_event
+from sealwire.services.crypto.events import KeyEvent
 from sealwire.services.crypto.model import KeyState, Life
 from sealwire.services.crypto.ports import StoredDataKey, StoredKey, StoredVersion
 
@@ -295,13 +293,7 @@ class SqliteKeyStore:
         return granted
 
     def _emit(self, conn: apsw.Connection, events: Sequence[KeyEvent]) -> None:
-        self.feed.append(
-            conn,
-            [
-                NewEvent(event_id=new_id(), tenant_id=e.tenant_id, kind=e.action, at_us=e.at_us, data=encode_event(e))
-                for e in events
-            ],
-        )
+        self.feed.append(conn, new_events(events))
 
 
 def _on(conn: apsw.Connection) -> Rows:

@@ -94,18 +94,18 @@ class SqliteRewraps:
         def replace(conn: apsw.Connection) -> int:
             moved = sum(_replace(conn, rewrap) for rewrap in rewraps)
             if moved:
-                self._feed.append(
-                    conn,
-                    [
-                        NewEvent(
-                            event_id=new_id(), tenant_id=e.tenant_id, kind=e.action, at_us=e.at_us, data=encode_event(e)
-                        )
-                        for e in events
-                    ],
-                )
+                self._feed.append(conn, new_events(events))
             return moved
 
         return await self._db.write(replace)
+
+
+def new_events(events: Sequence[KeyEvent]) -> list[NewEvent]:
+    """Return crypto's events as its outbox takes them."""
+    return [
+        NewEvent(event_id=new_id(), tenant_id=e.tenant_id, kind=e.action, at_us=e.at_us, data=encode_event(e))
+        for e in events
+    ]
 
 
 def _replace(conn: apsw.Connection, rewrap: Rewrap) -> int:

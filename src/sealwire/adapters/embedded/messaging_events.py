@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -153,12 +152,7 @@ class SqliteConversationEvents:
         return [outbox_event(_event(row)) for row in rows]
 
     async def wait(self, after: int, timeout_s: float) -> bool:
-        loop = asyncio.get_running_loop()
-        until = loop.time() + timeout_s
-        while self._newest() <= after:
-            if (left_s := until - loop.time()) <= 0 or not await self._arrivals.wait(left_s):
-                return self._newest() > after
-        return True
+        return await self._arrivals.until(lambda: self._newest() > after, timeout_s)
 
     async def newest(self) -> int:
         return self._newest()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import apsw
 
@@ -55,6 +55,15 @@ class Arrivals:
             timer.cancel()
             self._waiters.discard(future)
 
+    async def until(self, there: Callable[[], bool], timeout_s: float) -> bool:
+        """Wait for a commit after which `there` is true; return whether it is."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + timeout_s
+        while not there():
+            if (left_s := until - loop.time()) <= 0 or not await self.wait(left_s):
+                return there()
+        return True
+
     def _committed(self) -> None:
         if self._noted:
             self._noted = False
@@ -105,12 +114,7 @@ class SqliteOutbox:
         ]
 
     async def wait(self, after: int, timeout_s: float) -> bool:
-        loop = asyncio.get_running_loop()
-        until = loop.time() + timeout_s
-        while not self._has_above(after):
-            if (left_s := until - loop.time()) <= 0 or not await self._arrivals.wait(left_s):
-                return self._has_above(after)
-        return True
+        return await self._arrivals.until(lambda: self._has_above(after), timeout_s)
 
     async def newest(self) -> int:
         return self._newest()
