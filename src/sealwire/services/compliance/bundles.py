@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 import msgspec
 
 from sealwire.contracts.audit import EvidenceQuery, EvidenceTooLarge
-from sealwire.contracts.audit_log import Checkpoint, ConsistencyQuery, InclusionQuery
+from sealwire.contracts.audit_log import Checkpoint, ConsistencyQuery
 from sealwire.kit.clock import Clock, rfc3339
 from sealwire.kit.problem import Invalid
 from sealwire.services.compliance.audit import filter_of
@@ -99,8 +99,9 @@ class Bundles:
         first = True
         async for page in self._pages(tenant_id, query, last):
             parts: list[bytes] = []
+            prove = await self._evidence.prover(tenant_id, [r.seq for r in page], size)
             for record in page:
-                parts.append(write_exhibit(await self._exhibit(tenant_id, size, record), first=first))
+                parts.append(write_exhibit(_exhibit(record, prove(record.seq)), first=first))
                 first = False
                 await asyncio.sleep(0)
             gone = joined([*gone, *((r.seq, r.seq) for r in page if r.leaf)])
@@ -112,7 +113,8 @@ class Bundles:
             yield write_later(Later(checkpoint=now.checkpoint, consistency=proof), empty=first)
             first = True
             async for record in self._naming(tenant_id, gone, now.tree_size):
-                yield write_exhibit(await self._exhibit(tenant_id, now.tree_size, record), first=first)
+                prove = await self._evidence.prover(tenant_id, [record.seq], now.tree_size)
+                yield write_exhibit(_exhibit(record, prove(record.seq)), first=first)
                 first = False
         yield write_end(empty=first)
 
@@ -170,12 +172,11 @@ class Bundles:
                 at = last if found.looked_up_to is None else found.looked_up_to
             await asyncio.sleep(0)
 
-    async def _exhibit(self, tenant_id: str, tree_size: int, record: StoredRecord) -> Exhibit:
-        question = InclusionQuery(seq=record.seq, tree_size=tree_size)
-        proof = (await self._evidence.inclusion(tenant_id, question)).hashes
-        if record.leaf:
-            return Exhibit(pruned=PrunedRecord(record.hash, record.leaf.hex(), record.seq), proof=proof)
-        return Exhibit(record=msgspec.Raw(line_of(record.body, record.hash)), proof=proof)
+
+def _exhibit(record: StoredRecord, proof: list[str]) -> Exhibit:
+    if record.leaf:
+        return Exhibit(pruned=PrunedRecord(record.hash, record.leaf.hex(), record.seq), proof=proof)
+    return Exhibit(record=msgspec.Raw(line_of(record.body, record.hash)), proof=proof)
 
 
 def _size_of(note: str) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 
 from sealwire.contracts.audit_log import AuditRangeEmpty, Checkpoint, ConsistencyQuery, InclusionQuery, Proof
@@ -192,6 +192,16 @@ class Evidence:
         index = query.seq - 1
         tiles = await self._tiles(tenant_id, tree, merkle.inclusion_ranges(index, size))
         return _proof(index, size, merkle.inclusion_proof(index, size, tiles))
+
+    async def prover(self, tenant_id: str, seqs: Sequence[int], size: int) -> Callable[[int], list[str]]:
+        """Return what proves any of these records to be in the tree of `size` records; tiles are read once for all.
+
+        For records near one another: their tiles are held meanwhile.
+        """
+        tree = await self._logs.of(tenant_id).tree()
+        ranges = {part for seq in seqs for part in merkle.inclusion_ranges(seq - 1, size)}
+        tiles = await self._tiles(tenant_id, tree, list(ranges))
+        return lambda seq: [h.hex() for h in merkle.inclusion_proof(seq - 1, size, tiles)]
 
     async def consistency(self, tenant_id: str, query: ConsistencyQuery) -> Proof:
         """Prove that the tree of `to` records continues that of `from`; `leaf_index` repeats `from`."""
