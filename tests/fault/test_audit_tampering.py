@@ -320,3 +320,30 @@ async def test_a_part_of_a_log_is_compared_with_the_tiles_too(room: ComplianceRo
     for first in (258, 267):
         found = await room.service.verify(CALLER, VerifyQuery(from_seq=first, to_seq=300))
         assert (found.ok, found.first_bad_seq) == (False, 267), found.fault
+
+
+async def test_a_log_that_was_cut_back_is_not_signed_however_it_grows(tmp_path: Path) -> None:
+    """As if an older copy of the records were put back: all fits but for what was signed since."""
+    async with open_compliance(tmp_path) as room:
+        await room.service.append(CALLER, AuditBatch(records=entries(256)))
+        head = await room.stores.audit.head("acme")
+        await room.service.append(CALLER, AuditBatch(records=entries(44)))
+        held = await room.service.checkpoint(CALLER)
+
+    def cut(conn: apsw.Connection) -> None:
+        conn.execute("DELETE FROM piece WHERE place & ((1 << 40) - 1) > 256")
+        row = (head.size, bytes.fromhex(head.last_hash))
+        conn.execute("UPDATE tenant SET size = ?, last_hash = ?", row)
+
+    tamper(tmp_path, cut)
+    for more, size, kind in ((5, 261, "truncated"), (60, 321, "forked")):
+        async with open_compliance(tmp_path) as room:
+            await room.service.append(CALLER, AuditBatch(records=entries(more)))
+            with pytest.raises(LogBroken):
+                await room.service.checkpoint(CALLER)
+            found = await verify(room)
+            assert (found.ok, found.fault and found.fault.split(":")[0]) == (False, kind), found.fault
+            assert (await room.stores.audit.head("acme")).size == size
+            last = await room.stores.audit.last_checkpoint("acme")
+            assert last is not None
+            assert last.note == held.checkpoint
