@@ -383,6 +383,55 @@ async def test_who_gives_up_leaves_no_key_half_changed(tmp_path: Path) -> None:
     await db.close()
 
 
+class Slow(FileKeyProvider):
+    """A provider that answers an unwrapping when it is told to; `asked` is set when it waits."""
+
+    asked: asyncio.Event
+    go_on: asyncio.Event
+
+    async def unwrap(self, wrapped: bytes, context: bytes) -> bytearray:
+        self.asked.set()
+        await self.go_on.wait()
+        return await super().unwrap(wrapped, context)
+
+
+@pytest.mark.parametrize(
+    ("use", "off"),
+    [("encrypt", "decrypt_only"), ("encrypt", "disabled"), ("decrypt", "disabled"), ("rotate", "disabled")],
+)
+async def test_a_state_that_changes_while_the_key_is_unwrapped_counts(tmp_path: Path, use: str, off: str) -> None:
+    db = Database.open(tmp_path / "crypto.db", MIGRATIONS)
+    clock, provider = ManualClock(), Slow.open(tmp_path / "kek")
+    assert isinstance(provider, Slow)
+    provider.asked, provider.go_on = asyncio.Event(), asyncio.Event()
+    provider.go_on.set()
+    crypto = CryptoService(store=SqliteKeyStore(db), provider=provider, clock=clock, config=CryptoConfig())
+    await crypto.start()
+    key_id = (await crypto.generate_key(ANNA, NewKey())).key_id
+    sealed = await crypto.encrypt(ANNA, key_id, Plaintext(plaintext=SECRET))
+    clock.advance(crypto._config.cache_age_s)
+    crypto._chain.sweep()
+    provider.asked.clear()
+    provider.go_on.clear()
+    calls = {
+        "encrypt": lambda: crypto.encrypt(ANNA, key_id, Plaintext(plaintext=SECRET)),
+        "decrypt": lambda: crypto.decrypt(ANNA, key_id, back(sealed)),
+        "rotate": lambda: crypto.rotate(ANNA, key_id),
+    }
+    async with asyncio.timeout(30):
+        call = asyncio.create_task(calls[use]())
+        await provider.asked.wait()
+        await crypto.change_key(ANNA, key_id, KeyChange(state=off))
+        provider.go_on.set()
+        with pytest.raises(KeyUnusable) if use != "rotate" else nullcontext():
+            await call
+    live = crypto._chain._keys["t1", key_id]
+    assert live.stored.life.state.value == off
+    assert off == "decrypt_only" or not live.materials, "nothing of it stays in memory"
+    await crypto.stop()
+    await db.close()
+
+
 def test_an_order_that_cannot_have_been_is_found_out() -> None:
     disabled, sealed, refused = told("disable", True), told("encrypt", True), told("encrypt", False)
     assert ends("enabled", (disabled, sealed, refused)) == {"disabled"}
