@@ -11,6 +11,7 @@ import msgspec
 import pyotp
 import pytest
 
+from sealwire.adapters.embedded.mail import FolderMailer
 from sealwire.contracts.logins import (
     BadCredentials,
     LoginResult,
@@ -23,7 +24,8 @@ from sealwire.contracts.logins import (
 from sealwire.contracts.sessions import RefreshRequest
 from sealwire.kit.caller import Caller
 from sealwire.kit.problem import Invalid, StepUpRequired, Unauthenticated
-from sealwire.testing.auth_room import PASSWORD, AuthRoom, somebody
+from sealwire.services.auth.service import AuthService
+from sealwire.testing.auth_room import CHEAP, PASSWORD, AuthRoom, somebody
 from sealwire.testing.wirings import WIRINGS
 
 
@@ -109,6 +111,29 @@ async def test_one_code_used_by_many_at_once_lets_one_in(room: AuthRoom) -> None
     )
     assert sum(isinstance(a, LoginResult) for a in answers) == 1
     assert sum(isinstance(a, MfaFailed) for a in answers) == 4
+
+
+async def test_one_code_counts_once_in_two_processes_over_one_store(room: AuthRoom) -> None:
+    """Turns are taken in one process only: what holds between two is the write that uses the code up."""
+    _, phone, _ = await enrolled(room)
+    other = AuthService(
+        stores=room.storage.stores, sealer=room.ring, mailer=FolderMailer(room.outbox, sender=CHEAP.mail_from),
+        clock=room.clock, config=CHEAP, outward=room.outward,
+    )  # fmt: skip
+    await other.start()
+    try:
+        for _ in range(4):
+            room.advance(60)
+            tokens = [await wanted(room) for _ in range(2)]
+            answers = await asyncio.gather(
+                room.service.mfa_verify(somebody(), totp(tokens[0], phone.code())),
+                other.mfa_verify(somebody(), totp(tokens[1], phone.code())),
+                return_exceptions=True,
+            )
+            assert sum(isinstance(answer, MfaFailed) for answer in answers) == 1
+            assert sum(isinstance(answer, LoginResult) for answer in answers) == 1
+    finally:
+        await other.stop()
 
 
 async def test_one_challenge_lets_one_in(room: AuthRoom) -> None:

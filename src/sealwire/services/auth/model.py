@@ -59,7 +59,9 @@ def rotate(
     then forgotten (storage restored from a backup): it is the newest.
     Source of the idea: OAuth 2.0 Security BCP (RFC 9700 section 4.14.2), with a window for lost answers.
     """
-    fresh = tuple(use for use in uses if now_us - use.at_us <= grace_us)
+    # A use in the future is one of before the clock was put back: its grace runs from now, and not until then.
+    known = tuple(use if use.at_us <= now_us else RefreshUse(use.number, now_us, use.client) for use in uses)
+    fresh = tuple(use for use in known if now_us - use.at_us <= grace_us)
     if number >= head:
         kept = tuple(use for use in fresh if use.number != number)
         return Rotation(Verdict.ROTATE, number + 1, (*kept, RefreshUse(number, now_us, client)))

@@ -28,6 +28,7 @@ from sealwire.services.auth.vault import Person, Vault
 
 _HOUR_S: Final = 3_600
 _NOBODY: Final = Person("nobody@sealwire.invalid", "Nobody")
+_NOBODY_ID: Final = "nobody"
 
 
 class Resets:
@@ -50,6 +51,7 @@ class Resets:
         self._clock = clock
         self._config = config
         self._site = site
+        self._nobody = b""
 
     async def ask(self, caller: Caller, request: ResetRequest) -> ResetAsked:
         """Send a letter to the address the account has. Known or not: a letter is sealed, one write is made."""
@@ -59,7 +61,7 @@ class Resets:
         user = await self._stores.users.by_email(tenant_id, index)
         usable = user is not None and user.status == "active" and tenant is not None and tenant.status == "active"
         usable = usable and user is not None and not user.service
-        person = await self._people.person(user) if user is not None and usable else _NOBODY
+        person = await self._person(user if usable else None)
         token = new_token("swp1")
         letter = await self._letter(tenant_id, person, token)
         origin = await self._journal.origin(caller, tenant_id or ANONYMOUS_TENANT, email=request.email)
@@ -72,6 +74,15 @@ class Resets:
         else:
             await self._store(user, token, letter, event)
         return ResetAsked()
+
+    async def _person(self, user: UserRecord | None) -> Person:
+        """Open whose letter it is; without anybody, somebody who stands in for them at the same cost."""
+        if not self._nobody:
+            self._nobody = await self._vault.seal_person("", _NOBODY_ID, _NOBODY)
+        if user is not None:
+            return await self._people.person(user)
+        await self._vault.open_if_possible("", "user:" + _NOBODY_ID, self._nobody)
+        return _NOBODY
 
     async def send(self, caller: Caller, user: UserRecord) -> ResetAsked:
         """Send a letter because an administrator asks for it. Raises: Conflict, TooManyAttempts."""
