@@ -28,8 +28,12 @@ from sealwire.resilience.failure import PartOut
 from sealwire.resilience.guard import Guard
 from sealwire.resilience.registry import Registry
 from sealwire.services.crypto.config import CryptoConfig
+from sealwire.services.crypto.events import key_event
+from sealwire.services.crypto.material import Material
+from sealwire.services.crypto.model import Life
+from sealwire.services.crypto.ports import Rewrap
 from sealwire.services.crypto.provider_set import ProviderSet
-from sealwire.services.crypto.providers import FileKeyProvider, KekUnusable, KeyProvider
+from sealwire.services.crypto.providers import FileKeyProvider, KekUnusable, KeyProvider, WrapRefused
 from sealwire.services.crypto.rewrapping import Progress
 from sealwire.services.crypto.routes import routes
 from sealwire.services.crypto.service import CryptoService
@@ -214,11 +218,19 @@ async def test_what_was_destroyed_meanwhile_stays_destroyed(room: Room) -> None:
     await rotate_all(room.service, room.store, sample)
     stale = await room.store.rewraps.stale("t1", limit=1000)
     await sample.ring(room.service).destroy("t1", scope="c1")
-    from sealwire.services.crypto.ports import Rewrap
-
-    late = [Rewrap(item=item, wrapped=b"late", under="9") for item in stale if item.kind == "data_key"]
-    assert await room.store.rewraps.replace(late, []) == 4, "the fifth was destroyed after it was read"
+    event = key_event(sample.caller, "crypto.key.destroyed", key_id=sample.aes.key_id, at_us=1)
+    assert await room.store.change_life(sample.aes.key_id, Life(), Life().erase(), event)
+    late = [Rewrap(item=item, wrapped=b"late", under="9") for item in stale]
+    data_keys = [rewrap for rewrap in late if rewrap.item.kind == "data_key"]
+    keys = [rewrap for rewrap in late if rewrap.item.kind == "key"]
+    assert await room.store.rewraps.replace(data_keys, []) == 4, "the fifth was destroyed after it was read"
     assert room.db.read("SELECT count(*) FROM data_keys WHERE wrapped IS NULL") == [(1,)]
+    gone = [rewrap for rewrap in keys if rewrap.item.id == sample.aes.key_id]
+    assert gone
+    assert await room.store.rewraps.replace(gone, []) == 0
+    assert room.db.read("SELECT DISTINCT wrapped FROM versions WHERE key_id = ?", (sample.aes.key_id,)) == [(None,)]
+    assert await room.store.rewraps.replace(keys, []) == len(keys) - len(gone)
+    assert await room.store.rewraps.replace(keys, []) == 0, "what moved meanwhile stays as it is"
 
 
 @pytest.mark.parametrize("wiring", WIRINGS)
@@ -340,6 +352,59 @@ async def test_a_move_that_was_cut_off_goes_on_where_it_was(
     room.providers.keep_only(room.providers.kek_id)
     for sample in samples:
         await sample.read(room.service)
+
+
+class Garbling(FileKeyProvider):
+    """Gives back another key than it wrapped, its probe excepted."""
+
+    async def unwrap(self, wrapped: bytes, context: bytes) -> bytearray:
+        key = await super().unwrap(wrapped, context)
+        if context != b"check":
+            key[0] ^= 1
+        return key
+
+
+class Forgetful(FileKeyProvider):
+    """Opens what it wrapped once, and never again."""
+
+    async def unwrap(self, wrapped: bytes, context: bytes) -> bytearray:
+        self.opened: set[bytes] = getattr(self, "opened", set())
+        if wrapped in self.opened:
+            raise WrapRefused("it was opened before")
+        self.opened.add(wrapped)
+        return await super().unwrap(wrapped, context)
+
+
+async def test_a_provider_that_gives_back_another_key_gets_none(room: Room) -> None:
+    sample = await Sample("t1").make(room.service)
+    old = room.providers.kek_id
+    with pytest.raises(KekUnusable, match="does not give back what it wrapped"):
+        await room.service.move_to(Garbling.open(room.folder / "another"), lambda progress: None)
+    assert await room.store.kek_ids() == {old}
+    room.clock.advance(1000)
+    await sample.read(room.service)
+
+
+async def test_a_move_ends_only_when_all_was_opened_again(room: Room) -> None:
+    await Sample("t1").make(room.service)
+    old, new = room.providers.kek_id, Forgetful.open(room.folder / "another")
+    with pytest.raises(WrapRefused, match="opened before"):
+        await room.service.move_to(new, lambda progress: None)
+    assert "crypto.provider.moved" not in await room.events()
+    assert room.providers.kek_ids == {old, new.kek_id}, "the old one was not let go"
+
+
+async def test_a_wrapping_that_does_not_come_back_replaces_nothing(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    sample = await Sample("t1").make(room.service)
+    await rotate_all(room.service, room.store, sample)
+    there = await stale_rows(room, "t1")
+    honest = Material.wrap
+    with monkeypatch.context() as patch:
+        patch.setattr(Material, "wrap", lambda self, key, context: honest(self, bytes(len(key)), context))
+        with pytest.raises(RuntimeError, match="does not come back"):
+            await room.service.rewrap_keys(sample.caller, RewrapStep())
+    assert await stale_rows(room, "t1") == there
+    await sample.read(room.service)
 
 
 async def test_a_provider_that_is_out_is_no_destination(room: Room) -> None:
