@@ -465,6 +465,9 @@ def test_apps_have_to_say_who_they_are(site: Installation, boss: Person, app: Ap
          "invalid_request", 400),
         ({"data": {**form, "grant_type": "password"}, "auth": (app.client_id, app.client_secret)},
          "unsupported_grant_type", 400),
+        ({"json": form, "auth": (app.client_id, app.client_secret)}, "invalid_request", 400),
+        ({"content": b"code=1&code=2", "headers": {"content-type": "application/x-www-form-urlencoded"}},
+         "invalid_request", 400),
     ]  # fmt: skip
     for request, error, status in ways:
         answer = httpx.post(endpoint, **request)

@@ -25,7 +25,7 @@ from sealwire.kit.exchange import JSON, Exchange, Headers, read_form
 from sealwire.kit.http import Authenticate, Edge, Route
 from sealwire.kit.operation import Degraded, Policy, RateClass
 from sealwire.kit.permission import Permission
-from sealwire.kit.problem import Malformed, Problem, Unauthenticated
+from sealwire.kit.problem import Invalid, Malformed, Problem, Unauthenticated
 from sealwire.services.auth import openid_pages as pages
 from sealwire.services.auth.cookies import read_cookie, side_cookie
 from sealwire.services.auth.openid import OpenIdProvider
@@ -181,7 +181,10 @@ class _Desk:
         """Answer the token endpoint."""
 
         async def give() -> bytes:
-            form = await _form(exchange)
+            try:
+                form = await _form(exchange)
+            except (Malformed, Invalid) as bad:
+                raise OAuthRefused("invalid_request", bad.detail) from None
             return encode(await self._openid.token(caller, exchange.header(b"authorization"), form))
 
         await _to_app(exchange, give)
