@@ -27,8 +27,8 @@ LAG_PROBE_S = 0.05
 _URL_CHARACTERS = 512
 CORS_METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 CORS_HEADERS = (
-    b"authorization, content-type, x-sealwire-csrf, traceparent, tus-resumable, upload-length, upload-offset, "
-    b"upload-metadata, upload-concat, upload-checksum, upload-defer-length"
+    b"authorization, content-type, last-event-id, x-sealwire-csrf, traceparent, tus-resumable, upload-length, "
+    b"upload-offset, upload-metadata, upload-concat, upload-checksum, upload-defer-length"
 )
 CORS_EXPOSED = (
     b"location, tus-resumable, upload-offset, upload-length, upload-expires, retry-after, etag, ratelimit-limit, "
