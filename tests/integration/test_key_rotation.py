@@ -274,7 +274,7 @@ def test_wrong_usage_is_told(tmp_path: Path) -> None:
         (("--to", "file"), "--kek goes with"),
         (("--to", "pkcs11", "--kek", "x"), "--kek goes with"),
         (("--to", "pkcs11"), "crypto.pkcs11_module"),
-        (("--to", "pkcs11", "--module", "m", "--token", "t", "--pin", "4711"), "crypto.pkcs11_pin"),
+        (("--to", "pkcs11", "--module", "m", "--token", "t", "--pin", "4711"), "--pin: where the PIN is"),
     ):
         assert told in refused("migrate-provider", *words)
     assert "not the data folder" in refused("rewrap", data="nowhere")

@@ -40,6 +40,8 @@ def migrate_provider(
         fail("--to: file or pkcs11", EXIT_USAGE)
     if (to == "file") is not (kek is not None):
         fail("--kek goes with --to file, and names the new key file", EXIT_USAGE)
+    if pin is not None and not pin.startswith(("file:", "env:")):
+        fail("--pin: where the PIN is, file:PATH or env:NAME; never the PIN itself", EXIT_USAGE)
     members = {"pkcs11_module": module, "pkcs11_token": token, "pkcs11_key": key, "pkcs11_pin": pin}
     try:
         settings, _ = runtime_settings.load(flags={"server": {"data": str(data)}, "crypto": members})
