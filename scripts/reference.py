@@ -45,18 +45,23 @@ def operations_page() -> str:
         "`allow` goes on, `deny` is refused (503 `session_unconfirmed`), `read_only` goes on for `GET` and `HEAD`, for",
         "no other verb. What each takes and gives is in `/documentation`.",
         "",
+        "`by services` are the only ones that may call it on their own behalf, `carried by` those that may for",
+        "somebody else; what another service's key signs is refused (403 `forbidden`).",
+        "",
     ]
     for name in CONTRACTS:
         operations: Iterable[Operation] = import_module(f"sealwire.contracts.{name}").OPERATIONS.values()
-        lines += [f"## {name}", "", "| call | what | who | permission | degraded | repeat | step-up |",
-                  "|---|---|---|---|---|---|---|"]  # fmt: skip
+        lines += [f"## {name}", "",
+                  "| call | what | who | permission | degraded | repeat | step-up | by services | carried by |",
+                  "|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
         for o in operations:
             path = PARAMETER.sub(r"{\1}", o.path)
             needs = o.needs.value if o.needs else "–"
             step_up = "yes" if o.step_up else "–"
             lines.append(
                 f"| `{o.verb} {path}` | {o.summary} | {o.policy.value} | {needs} | {o.degraded.value} "
-                f"| {o.repeat.value} | {step_up} |"
+                f"| {o.repeat.value} | {step_up} | {', '.join(sorted(o.called_by)) or '–'} "
+                f"| {', '.join(sorted(o.carried_by)) or '–'} |"
             )
         lines.append("")
     return "\n".join([*lines, *_raw_routes()])

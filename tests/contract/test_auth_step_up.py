@@ -103,7 +103,7 @@ async def ask(room: AuthRoom, caller: Caller, verb: str, path: str, body: object
     def who(exchange: Exchange, policy: Policy) -> Caller:
         return caller
 
-    app = App(routes(room.auth, Edge(authenticate=who, proofs=proofs_by(room.auth))))
+    app = App(routes(room.auth, Edge(authenticate=who, proofs=proofs_by(room.auth, service="gateway"))))
     sent: list[Any] = []
 
     async def receive() -> Any:

@@ -56,6 +56,7 @@ def person(tenant_id: str = "t1", role: Role = Role.ADMIN) -> Caller:
 
 ANNA, BEN = person("t1"), person("t2")
 MESSAGING, MEDIA = service_caller("messaging", "t1"), service_caller("media", "t1")
+GATEWAY, COMPLIANCE = service_caller("gateway", "t1"), service_caller("compliance", "t1")
 SECRET = b"attack at dawn"
 
 
@@ -428,7 +429,7 @@ async def test_a_tenants_data_key_is_given_wrapped_to_people_and_plain_to_servic
     assert wrapped.plaintext == b""
     with pytest.raises(Forbidden):
         await crypto.data_key(ANNA, key.key_id, DataKeyRequest(plain=True))
-    plain = await crypto.data_key(MESSAGING, key.key_id, DataKeyRequest(context={"a": "b"}, plain=True))
+    plain = await crypto.data_key(GATEWAY, key.key_id, DataKeyRequest(context={"a": "b"}, plain=True))
     opened = await crypto.open_data_key(MESSAGING, WrappedKey(wrapped=plain.wrapped, context={"a": "b"}))
     assert opened.plaintext == plain.plaintext
     assert len(opened.plaintext) == 32
@@ -470,13 +471,13 @@ async def test_a_services_data_key_is_current_per_context(crypto: Crypto, room: 
 
 
 async def test_system_keys_are_out_of_everybodys_reach(crypto: Crypto) -> None:
-    made = await crypto.system_data_key(MESSAGING, SystemDataKeyRequest(context={"scope": "x"}))
-    signed = await crypto.system_sign(MESSAGING, SystemSignable(name="checkpoint", message=SECRET))
+    made = await crypto.system_data_key(COMPLIANCE, SystemDataKeyRequest(context={"scope": "x"}))
+    signed = await crypto.system_sign(COMPLIANCE, SystemSignable(name="checkpoint", message=SECRET))
     Ed25519PublicKey.from_public_bytes(signed.public_key).verify(signed.signature, SECRET)
     shown = {key.key_id: key.purpose for key in (await crypto.keys(ANNA, Page())).items}
-    assert shown[made.key_id] == shown[signed.key_id] == "system:messaging"
+    assert shown[made.key_id] == shown[signed.key_id] == "system:compliance"
     ciphertext = Ciphertext(ciphertext=b"", iv=b"", auth_tag="", version=1)
-    for caller in (ANNA, MEDIA):
+    for caller in (ANNA, GATEWAY):
         for attempt in (
             crypto.encrypt(caller, made.key_id, Plaintext(plaintext=SECRET)),
             crypto.decrypt(caller, made.key_id, ciphertext),
@@ -738,7 +739,7 @@ async def test_many_uses_of_a_kind_share_a_record_that_counts_them(crypto: Crypt
     journal._window_s = 60.0  # so that the window ends when this test says so
     for _ in range(37):
         await crypto.encrypt(ANNA, key.key_id, Plaintext(plaintext=SECRET))
-    sealed = await crypto.encrypt(MESSAGING, key.key_id, Plaintext(plaintext=SECRET))
+    sealed = await crypto.encrypt(GATEWAY, key.key_id, Plaintext(plaintext=SECRET))
     await crypto.decrypt(ANNA, key.key_id, back(sealed))
     await journal.flush()
     await crypto.encrypt(ANNA, key.key_id, Plaintext(plaintext=SECRET))
@@ -746,7 +747,7 @@ async def test_many_uses_of_a_kind_share_a_record_that_counts_them(crypto: Crypt
     entries = [audit_entry(e) for e in await room.store.feed.read(0, 1000)]
     annas = [e.metadata.get("count", 1) for e in entries if e.action == "crypto.encrypt" and e.actor.id == "anna-t1"]
     assert annas == [1] * 10 + [27, 1]
-    assert [e.actor.id for e in entries if e.action == "crypto.encrypt"].count("messaging") == 1
+    assert [e.actor.id for e in entries if e.action == "crypto.encrypt"].count("gateway") == 1
     assert [e.action for e in entries].count("crypto.decrypt") == 1
 
 

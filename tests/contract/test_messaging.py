@@ -236,8 +236,8 @@ async def test_a_removed_conversation_is_gone_and_its_content_destroyed_later(ro
     assert room.stores.db.read("SELECT count(*) FROM message") == [(0,)]
 
 
-def service_view(who: Caller) -> Caller:
-    return msgspec.structs.replace(who, service="search")
+def service_view(who: Caller, service: str = "socket") -> Caller:
+    return msgspec.structs.replace(who, service=service)
 
 
 # ---- messages
@@ -262,7 +262,7 @@ async def test_a_message_comes_back_as_it_was_sent(room, messaging, anna, ben):
     assert (seen.reply_to, seen.attachments, seen.mentions) == (1, ["media-1"], [ben.user_id])
     assert seen.ciphertexts == draft.ciphertexts
     (found,) = (
-        await messaging.current(service_view(ben), CurrentQuery(message_ids=[sent.message_id, "nothing"]))
+        await messaging.current(service_view(ben, "search"), CurrentQuery(message_ids=[sent.message_id, "nothing"]))
     ).items
     assert found == sent
 
@@ -392,7 +392,7 @@ async def test_its_sender_or_a_moderator_deletes_a_message(room, messaging, anna
     with pytest.raises(MessageNotFound):
         await messaging.edit(ben, group.conversation_id, 2, Edit(body="y"))
     assert (
-        await messaging.current(service_view(ben), CurrentQuery(message_ids=[i.message_id for i in items]))
+        await messaging.current(service_view(ben, "search"), CurrentQuery(message_ids=[i.message_id for i in items]))
     ).items == items[:1]
 
 
@@ -545,7 +545,7 @@ async def test_who_may_read_what(room, messaging, anna, ben, carl):
     ids = [(await room.say(anna, g, "x")).message_id for g in (with_ben, with_carl)]
     readable = await messaging.readable(service_view(ben), ReadableQuery())
     assert readable.conversation_ids == [with_ben.conversation_id]
-    seen = await messaging.current(service_view(ben), CurrentQuery(message_ids=ids))
+    seen = await messaging.current(service_view(ben, "search"), CurrentQuery(message_ids=ids))
     assert [m.message_id for m in seen.items] == ids[:1]
     with pytest.raises(ConversationNotFound):
         await messaging.stream(service_view(ben), with_carl.conversation_id, StreamQuery(after_offset=0))

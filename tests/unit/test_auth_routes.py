@@ -30,7 +30,7 @@ class Site:
     def __init__(self, room: AuthRoom) -> None:
         self.room = room
         self.caller = Caller(principal=ANONYMOUS)
-        self.routes = routes(room.auth, Edge(authenticate=self._who, proofs=proofs_by(room.auth)))
+        self.routes = routes(room.auth, Edge(authenticate=self._who, proofs=proofs_by(room.auth, service="gateway")))
         self._app = App(self.routes)
 
     def _who(self, exchange: Exchange, policy: Policy) -> Caller:

@@ -364,7 +364,7 @@ async def test_a_wrong_number_of_arguments_is_a_bug_told_at_once() -> None:
 
 
 def test_public_ports_do_not_mount_internal_operations() -> None:
-    internal = msgspec.structs.replace(LOOK, policy=Policy.SERVICE)
+    internal = msgspec.structs.replace(LOOK, policy=Policy.SERVICE, callers=frozenset({"gateway"}))
     edge = Edge(authenticate=None)  # type: ignore[arg-type]  # never called
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="is for services"):
         App([edge.bind(internal, ShelvesService().look)], public=True)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar, cast
 
-from sealwire.kit.operation import Operation, Repeat
+from sealwire.kit.caller import Caller
+from sealwire.kit.carrying import check_service
+from sealwire.kit.operation import Operation
+from sealwire.kit.problem import Forbidden
 from sealwire.resilience.breaker import BreakerSnapshot, State
 from sealwire.resilience.guard import Guard
 
@@ -19,7 +22,7 @@ class Guarded:
         self._implementation = implementation
         self._guard = guard
         for name, operation in operations.items():
-            setattr(self, name, _through(guard, operation.repeat, getattr(implementation, name)))
+            setattr(self, name, _through(guard, operation, getattr(implementation, name)))
 
     def is_healthy(self) -> bool:
         """Whether calls go through at the moment."""
@@ -44,12 +47,21 @@ def guarded(implementation: T, operations: Mapping[str, Operation], guard: Guard
     return cast(T, Guarded(implementation, operations, guard))
 
 
-def _through(guard: Guard, repeat: Repeat, fn: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-    call = guard.call
+def _through(guard: Guard, operation: Operation, fn: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    call, repeat = guard.call, operation.repeat
 
-    def method(*args: Any) -> Awaitable[Any]:
-        return call(repeat, fn, *args)
+    def method(caller: Caller, *args: Any) -> Awaitable[Any]:
+        if caller.service:
+            try:
+                check_service(operation, caller)
+            except Forbidden as refused:
+                return _fail(refused)
+        return call(repeat, fn, caller, *args)
 
     method.__name__ = method.__qualname__ = getattr(fn, "__name__", "operation")
     method.__doc__ = fn.__doc__
     return method
+
+
+async def _fail(refused: Forbidden) -> Any:
+    raise refused

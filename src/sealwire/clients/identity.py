@@ -2,7 +2,8 @@
 
 A JWT of type `svc+jwt` under the calling service's own Ed25519 key, bound to the callee (`aud`) and the operation
 (`op`), 60 s long at most, with the end caller's verified principal in it. The callee decides anew what that principal
-may do. Statements are cached: the same caller asking the same operation again costs a dictionary look-up.
+may do, and whether the operation is the calling service's to ask for at all (kit/carrying.py). Statements are cached:
+the same caller asking the same operation again costs a dictionary look-up.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Annotated, Any, Final
 import msgspec
 
 from sealwire.kit.caller import ANONYMOUS, Caller, Principal
+from sealwire.kit.carrying import check_service
 from sealwire.kit.clock import US_PER_S, Clock
 from sealwire.kit.exchange import Exchange
 from sealwire.kit.ids import new_id
@@ -30,6 +32,10 @@ REUSED_S: Final = 30.0
 """A statement is sent again for so long; what is left of its life is for the way and for clocks that differ."""
 TIMEOUT_HEADER: Final = "x-sealwire-timeout-ms"
 MAX_TIMEOUT_MS: Final = 600_000
+
+
+_FOR_ALL: Final = frozenset({Policy.PUBLIC, Policy.LOOPBACK})
+"""Health and its kin: no operations, and open to every service."""
 
 
 class _Carried(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -168,7 +174,7 @@ class ServiceAuthenticator:
         self._clock = clock
 
     def __call__(self, exchange: Exchange, policy: Policy) -> Caller:
-        """Raises: Unauthenticated."""
+        """Raises: Unauthenticated; Forbidden for what is not the service's to call."""
         operation: Operation | None = exchange.route.operation
         header = exchange.text_header(b"authorization", 16_384)
         if not header:
@@ -184,7 +190,7 @@ class ServiceAuthenticator:
         found = self._verifier.identify(token, operation=name)
         self._take_deadline(exchange)
         carried = found.carried
-        return Caller(
+        caller = Caller(
             principal=carried.principal,
             confirmed=carried.confirmed,
             service=found.service,
@@ -192,6 +198,9 @@ class ServiceAuthenticator:
             user_agent=carried.user_agent,
             trace_id=exchange.trace_id,
         )
+        if operation is not None or exchange.route.policy not in _FOR_ALL:
+            check_service(operation, caller)
+        return caller
 
     def _take_deadline(self, exchange: Exchange) -> None:
         text = exchange.text_header(TIMEOUT_HEADER.encode(), 16)

@@ -8,7 +8,7 @@ from sealwire.contracts.passkeys import FactorsQuery, PasskeyRing
 from sealwire.kit.caller import Caller, Proofs, service_caller
 
 
-def proofs_by(auth: PasskeyRing, *, service: str = "gateway") -> Callable[[Caller], Awaitable[Proofs]]:
+def proofs_by(auth: PasskeyRing, *, service: str) -> Callable[[Caller], Awaitable[Proofs]]:
     """Return what an `Edge` asks before it takes a proof; it may raise Unavailable, which is the answer then."""
 
     async def proofs(caller: Caller) -> Proofs:

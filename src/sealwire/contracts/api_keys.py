@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final, Literal, Protocol
 
 import msgspec
 
-from sealwire.contracts.auth_terms import SERVICE
+from sealwire.contracts.auth_terms import BOUNDARY, SERVICE
 from sealwire.kit.caller import Caller
 from sealwire.kit.codec import Id, Input, Output, Page, ShortText
 from sealwire.kit.operation import Degraded, Operation, Policy, Repeat, table
@@ -144,6 +144,7 @@ API_KEY = Operation(
     policy=Policy.SERVICE,
     degraded=Degraded.ALLOW,
     repeat=Repeat.SAFE,
+    callers=BOUNDARY,
     summary="Whose key this is, for the boundary",
 )
 

@@ -198,6 +198,7 @@ APPEND = Operation(
     policy=Policy.SERVICE,
     repeat=Repeat.BY_KEY,
     body_limit_bytes=16 * 1024 * 1024,
+    callers=frozenset({"gateway", "auth", "crypto", "messaging", "media"}),
     summary="Take in audit records (services)",
 )
 QUERY = Operation(

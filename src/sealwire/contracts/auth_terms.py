@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
 SERVICE = "auth"
+BOUNDARY: Final = frozenset({"gateway", "socket"})
+"""The services with a session boundary: where people come in."""
 ACCESS_TYP = "at+jwt"
 """Media type of our access tokens (RFC 9068 section 2.1)."""
 COOKIE = "__Host-sealwire"

@@ -209,7 +209,7 @@ class Reclaimed(Output):
 def _operation(name: str, verb: str, path: str, summary: str, **more: Any) -> Operation:
     return Operation(
         name=name, verb=verb, path=f"/custody/{path}", summary=summary, service="", policy=Policy.SERVICE,
-        rate=RateClass.NONE, **more,
+        callers=frozenset({COMPLIANCE}), rate=RateClass.NONE, **more,
     )  # fmt: skip
 
 

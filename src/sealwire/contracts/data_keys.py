@@ -90,6 +90,7 @@ SYSTEM_DATA_KEY = Operation(
     path="/crypto/internal/data-key",
     takes=SystemDataKeyRequest,
     gives=DataKey,
+    callers=frozenset({"auth", "compliance", "media", "messaging", "search"}),
     summary="A data key of the calling service",
     **INTERNAL,
 )
@@ -99,6 +100,7 @@ OPEN_DATA_KEY = Operation(
     path="/crypto/internal/open-data-key",
     takes=WrappedKey,
     gives=PlainKey,
+    callers=frozenset({"auth", "compliance", "media", "messaging", "search"}),
     summary="Unwrap a data key of the calling service",
     **INTERNAL,
 )
@@ -108,6 +110,7 @@ DESTROY_DATA_KEYS = Operation(
     path="/crypto/internal/destroy-data-keys",
     takes=DataKeyDestruction,
     gives=Destroyed,
+    callers=frozenset({"auth", "compliance", "media", "messaging"}),
     summary="Destroy data keys of the calling service for good",
     **INTERNAL,
 )

@@ -92,7 +92,13 @@ KEYS = Operation(
 )
 KEY = Operation(name="key", verb="GET", path="/crypto/keys/{key_id}", gives=Key, summary="One key", **_READ)
 ROTATE = Operation(
-    name="rotate", verb="POST", path="/crypto/keys/{key_id}/rotate", gives=Key, summary="Add a version", **_MANAGE
+    name="rotate",
+    verb="POST",
+    path="/crypto/keys/{key_id}/rotate",
+    gives=Key,
+    summary="Add a version",
+    callers=frozenset({"compliance"}),
+    **_MANAGE,
 )
 CHANGE_KEY = Operation(
     name="change_key",

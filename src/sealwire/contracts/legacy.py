@@ -6,7 +6,7 @@ from typing import Annotated, Protocol
 
 import msgspec
 
-from sealwire.contracts.auth_terms import SERVICE
+from sealwire.contracts.auth_terms import BOUNDARY, SERVICE
 from sealwire.kit.caller import Caller
 from sealwire.kit.codec import Id, Input, Output
 from sealwire.kit.operation import Degraded, Operation, Policy, RateClass, Repeat, table
@@ -85,6 +85,7 @@ NOTE_LEGACY = Operation(
     degraded=Degraded.ALLOW,
     repeat=Repeat.IDEMPOTENT,
     rate=RateClass.NONE,
+    callers=BOUNDARY,
     summary="Note that legacy tokens were used",
 )
 

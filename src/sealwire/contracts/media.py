@@ -124,6 +124,8 @@ INFOS = Operation(
     policy=Policy.SERVICE,
     repeat=Repeat.SAFE,
     degraded=Degraded.ALLOW,
+    callers=frozenset({"search"}),
+    carriers=frozenset({"search"}),
     summary="Files by id, for services",
 )
 

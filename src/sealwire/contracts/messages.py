@@ -141,6 +141,7 @@ SEND = Operation(
     gives=Message,
     status=lambda m: 200 if m.duplicate else 201,
     repeat=Repeat.BY_KEY,
+    carriers=frozenset({"socket"}),
     summary="Send a message",
     **_WRITE,
 )
@@ -150,6 +151,7 @@ HISTORY = Operation(
     path="/conversations/{conversation_id}/messages",
     takes=History,
     gives=Messages,
+    carriers=frozenset({"socket"}),
     summary="Page through the messages",
     **SAFE,
 )
@@ -160,6 +162,7 @@ EDIT = Operation(
     takes=Edit,
     gives=Message,
     repeat=Repeat.IDEMPOTENT,
+    carriers=frozenset({"socket"}),
     summary="Edit a message",
     **_WRITE,
 )
@@ -169,6 +172,7 @@ DELETE = Operation(
     path="/conversations/{conversation_id}/messages/{seq:int}",
     status=204,
     repeat=Repeat.IDEMPOTENT,
+    carriers=frozenset({"socket"}),
     summary="Delete a message; a tombstone stays",
     **_WRITE,
 )
@@ -200,6 +204,7 @@ READ = Operation(
     needs=Permission.READ,
     degraded=Degraded.ALLOW,
     repeat=Repeat.IDEMPOTENT,
+    carriers=frozenset({"socket"}),
     summary="Say up to where it was read",
 )
 

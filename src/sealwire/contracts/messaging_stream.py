@@ -166,6 +166,7 @@ PUBLICATIONS = Operation(
     path="/messaging/internal/publications",
     takes=PublicationQuery,
     gives=Publications,
+    callers=frozenset({"search", "socket"}),
     summary="The stream of all conversations",
     **_INTERNAL,
 )
@@ -175,6 +176,7 @@ STREAM = Operation(
     path="/messaging/internal/conversations/{conversation_id}/stream",
     takes=StreamQuery,
     gives=StreamPage,
+    carriers=frozenset({"socket"}),
     summary="One conversation's stream, for a member",
     **_INTERNAL,
 )
@@ -183,6 +185,7 @@ MEMBERSHIP = Operation(
     verb="GET",
     path="/messaging/internal/conversations/{conversation_id}/membership",
     gives=Membership,
+    carriers=frozenset({"media", "socket"}),
     summary="The caller's membership",
     **_INTERNAL,
 )
@@ -192,6 +195,7 @@ READABLE = Operation(
     path="/messaging/internal/readable",
     takes=ReadableQuery,
     gives=Readable,
+    carriers=frozenset({"search", "socket"}),
     summary="What the caller may read now",
     **_INTERNAL,
 )
@@ -201,6 +205,7 @@ CURRENT = Operation(
     path="/messaging/internal/current",
     takes=CurrentQuery,
     gives=Current,
+    carriers=frozenset({"search"}),
     summary="Messages by id as they are now",
     **_INTERNAL,
 )
@@ -210,6 +215,7 @@ CATALOGUE = Operation(
     path="/messaging/internal/catalogue",
     takes=CatalogueQuery,
     gives=Catalogue,
+    callers=frozenset({"search"}),
     summary="Every message there is, for indexing anew",
     **_INTERNAL,
 )
@@ -219,6 +225,7 @@ FORGOTTEN = Operation(
     path="/messaging/internal/forgotten",
     takes=ForgottenQuery,
     gives=Forgotten,
+    callers=frozenset({"media"}),
     summary="Conversations whose content is gone for good",
     **_INTERNAL,
 )

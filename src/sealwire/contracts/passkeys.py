@@ -218,6 +218,7 @@ FACTORS = Operation(
     policy=Policy.SERVICE,
     degraded=Degraded.ALLOW,
     repeat=Repeat.SAFE,
+    callers=frozenset({"gateway", "auth", "compliance", "crypto"}),
     summary="How a person can prove again who they are, for who asks them to",
 )
 

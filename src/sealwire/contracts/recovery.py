@@ -84,6 +84,7 @@ RESCUE = Operation(
     service=SERVICE,
     policy=Policy.SERVICE,
     repeat=Repeat.IDEMPOTENT,
+    callers=frozenset({CARRIER}),
     summary="Take all second factors of anybody: for commands on the machine",
 )
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
 
-from sealwire.contracts.auth_terms import SERVICE
+from sealwire.contracts.auth_terms import BOUNDARY, SERVICE
 from sealwire.kit.caller import Caller
 from sealwire.kit.codec import Input, Output
 from sealwire.kit.operation import Degraded, Operation, Policy, Repeat, table
@@ -71,6 +71,7 @@ REVOCATIONS = Operation(
     path="/auth/internal/revocations",
     takes=FeedQuery,
     gives=Revocations,
+    callers=BOUNDARY,
     summary="The numbered feed of what ended",
     **_INTERNAL,
 )

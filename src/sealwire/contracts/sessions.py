@@ -6,7 +6,7 @@ from typing import Annotated, Any, Protocol
 
 import msgspec
 
-from sealwire.contracts.auth_terms import SERVICE, Token
+from sealwire.contracts.auth_terms import BOUNDARY, SERVICE, Token
 from sealwire.contracts.logins import LoginResult
 from sealwire.kit.caller import Caller
 from sealwire.kit.codec import Id, Input, Output, Page
@@ -165,6 +165,7 @@ SESSION = Operation(
     path="/auth/internal/session",
     takes=SessionQuery,
     gives=SessionState,
+    callers=BOUNDARY | {"media"},
     summary="State of one session, for the boundary",
     **_INTERNAL,
 )
@@ -174,6 +175,7 @@ SEEN = Operation(
     path="/auth/internal/seen",
     takes=Seen,
     status=204,
+    callers=BOUNDARY,
     summary="Note when sessions were last used",
     **_INTERNAL,
 )

@@ -91,6 +91,7 @@ SYSTEM_SIGN = Operation(
     path="/crypto/internal/sign",
     takes=SystemSignable,
     gives=SystemSignature,
+    callers=frozenset({"compliance"}),
     summary="Sign under the calling service's own key",
     **INTERNAL,
 )

@@ -142,6 +142,7 @@ STATE = Operation(
     policy=Policy.SERVICE,
     repeat=Repeat.SAFE,
     degraded=Degraded.ALLOW,
+    callers=frozenset({"gateway"}),
     summary="Counts of this socket instance",
 )
 

@@ -210,6 +210,7 @@ TENANT_QUOTAS = Operation(
     policy=Policy.SERVICE,
     degraded=Degraded.ALLOW,
     repeat=Repeat.SAFE,
+    callers=frozenset({"crypto", "messaging", "media"}),
     summary="The quotas of the caller's tenant, for services",
 )
 

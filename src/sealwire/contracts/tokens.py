@@ -99,6 +99,7 @@ INTROSPECT = Operation(
     gives=Introspection,
     form=True,
     repeat=Repeat.SAFE,
+    callers=frozenset({"socket"}),
     summary="Ask about a token (RFC 7662)",
     **_PROFILE,
 )
@@ -112,6 +113,7 @@ JWKS = Operation(
     repeat=Repeat.SAFE,
     degraded=Degraded.ALLOW,
     rate=RateClass.NONE,
+    callers=frozenset({"socket"}),
     summary="The keys that verify access tokens (RFC 7517)",
 )
 ROTATE_SIGNING = Operation(

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
 
-from sealwire.contracts.auth_terms import SERVICE, Email, Password, Slug, UserRole
+from sealwire.contracts.auth_terms import BOUNDARY, SERVICE, Email, Password, Slug, UserRole
 from sealwire.kit.caller import Caller
 from sealwire.kit.codec import Id, Input, Output, Page, ShortText
 from sealwire.kit.operation import Degraded, Operation, Policy, RateClass, Repeat, table
@@ -215,6 +215,7 @@ PROFILES = Operation(
     path="/auth/internal/profiles",
     takes=UserQuery,
     gives=Profiles,
+    callers=BOUNDARY | {"messaging"},
     summary="Users by id, for services",
     **_INTERNAL,
 )

@@ -12,6 +12,7 @@ import msgspec
 from sealwire.kit.permission import Permission
 
 PARAMETER = re.compile(r"\{(\w+)(?::(int))?\}")
+GATEWAY = "gateway"
 SAFE_VERBS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -67,7 +68,9 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
 
     `path` holds parameters as `{name}` (text) or `{name:int}`. `takes` is the body's struct, or for GET and DELETE
     the query's. `gives` is the answer's struct, or None for 204. `status` is a number or read from the answer.
-    `step_up` asks for a proof of identity within the last 15 minutes.
+    `step_up` asks for a proof of identity within the last 15 minutes. `callers` are the services that may call it on
+    their own behalf, `carriers` those that may for somebody else; what is not internal the gateway may, for anybody.
+    All else that a service's key signs is refused (kit/carrying.py).
     """
 
     name: str
@@ -84,6 +87,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     degraded: Degraded = Degraded.DENY
     step_up: bool = False
     rate: RateClass = RateClass.DEFAULT
+    callers: frozenset[str] = frozenset()
+    carriers: frozenset[str] = frozenset()
     form: bool = False
     body_limit_bytes: int = 256 * 1024
 
@@ -92,6 +97,18 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(f"{self.name}: the path starts with a slash")
         if self.policy is Policy.CALLER and self.needs is None:
             raise ValueError(f"{self.name}: an operation for callers names the permission it needs")
+        if self.policy is Policy.SERVICE and not (self.callers or self.carriers):
+            raise ValueError(f"{self.name}: an operation for services names those that call it")
+
+    @property
+    def called_by(self) -> frozenset[str]:
+        """The services that may call it on their own behalf."""
+        return self.callers if self.policy is Policy.SERVICE else self.callers | {GATEWAY}
+
+    @property
+    def carried_by(self) -> frozenset[str]:
+        """The services that may call it for somebody else."""
+        return self.carriers if self.policy is Policy.SERVICE else self.carriers | {GATEWAY}
 
     @property
     def parameters(self) -> tuple[tuple[str, type], ...]:

@@ -311,7 +311,8 @@ class Assembly:
     # ---- apps
 
     async def _gateway_app(self) -> App:
-        edge = Edge(authenticate=self.boundary.authenticator, proofs=proofs_by(self.contract("auth")))
+        proofs = proofs_by(self.contract("auth"), service="gateway")
+        edge = Edge(authenticate=self.boundary.authenticator, proofs=proofs)
         routes: list[Route] = []
         for name, room in self._rooms.items():
             if not name.startswith("socket"):
@@ -350,9 +351,9 @@ class Assembly:
     def _service_app(self, name: str) -> App:
         """Return the app of a service's own port: for services with an identity only; sockets for people too."""
         room = self._rooms[name]
-        verifier = self._verifier(name.rstrip("12"))
-        authenticate = ServiceAuthenticator(verifier=verifier, clock=self._clock)
-        edge = Edge(authenticate=authenticate, proofs=proofs_by(self.contract("auth")))
+        service = name.rstrip("12")
+        authenticate = ServiceAuthenticator(verifier=self._verifier(service), clock=self._clock)
+        edge = Edge(authenticate=authenticate, proofs=proofs_by(self.contract("auth"), service=service))
         pages = self._pages(edge, name, lambda: room.checks())
         routes = [*room.routes(edge), *pages.routes()]
         if room.people_routes is not None:

@@ -73,7 +73,8 @@ def open_loopback(
 
 
 class Loopback(Transport):
-    """Requests handed to an ASGI app in this process; a caller without a service comes through the gateway."""
+    """Requests handed to an ASGI app in this process; a caller without a service comes through the gateway, to what is
+    internal through another that carries callers there."""
 
     def __init__(self, *, service: str, app: App, identities: Mapping[str, ServiceIdentity], clock: Clock) -> None:
         super().__init__(service=service, base_url="http://loopback", identity=identities["gateway"], clock=clock)
@@ -84,7 +85,7 @@ class Loopback(Transport):
         self, operation: Operation, caller: Caller, url: str, body: bytes | None, content_type: str
     ) -> tuple[int, bytes]:
         """See `Transport.send`."""
-        identity = self._identities[caller.service or "gateway"]
+        identity = self._identities[caller.service or _carrier(operation)]
         token = identity.token(caller, audience=self.service, operation=operation.name)
         headers = [(b"authorization", f"Bearer {token}".encode()), (b"accept", b"application/json")]
         if body is not None:
@@ -116,3 +117,8 @@ class Loopback(Transport):
             return status, content
         retry_after = dict(sent[0]["headers"]).get(b"retry-after")
         raise read_problem(status, content, float(retry_after) if retry_after is not None else None)
+
+
+def _carrier(operation: Operation) -> str:
+    carriers = operation.carried_by
+    return "gateway" if "gateway" in carriers or not carriers else min(carriers)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from sealwire.contracts.admission import SessionRevoked
 from sealwire.contracts.auth import Auth
-from sealwire.contracts.media import MediaNotFound
+from sealwire.contracts.media import SERVICE, MediaNotFound
 from sealwire.contracts.messaging import Messaging
 from sealwire.contracts.messaging_terms import ConversationNotFound
 from sealwire.contracts.sessions import SessionNotFound, SessionQuery
@@ -36,8 +38,9 @@ class Access:
 
     async def require_member(self, caller: Caller, conversation_id: str) -> None:
         """Raises: MediaNotFound unless the caller is in the conversation now."""
+        asking = msgspec.structs.replace(caller, service=SERVICE)
         try:
-            await self._messaging.membership(caller, conversation_id)
+            await self._messaging.membership(asking, conversation_id)
         except ConversationNotFound:
             raise MediaNotFound("There is no such file or conversation.") from None
 
@@ -48,7 +51,7 @@ class Access:
             return
         try:
             state = await self._auth.session(
-                service_caller("media", principal.tenant_id), SessionQuery(session_id=principal.session_id)
+                service_caller(SERVICE, principal.tenant_id), SessionQuery(session_id=principal.session_id)
             )
         except SessionNotFound:
             raise SessionRevoked from None
