@@ -569,6 +569,17 @@ async def test_the_ring_seals_and_opens_and_asks_once(crypto: Crypto, room: Room
     assert await ring.open("t1", "c1", "u1", sealed[0], aad) == b"hello"
 
 
+async def test_a_key_asked_for_by_its_id_is_asked_for_again_after_its_time(crypto: Crypto, room: Room) -> None:
+    ring = KeyRing(crypto=crypto, service="messaging", clock=room.clock, max_age_s=60)
+    key = await ring.sealing_key("t1", "c1", "u1")
+    assert await ring.key_by_id("t1", "c1", "u1", key.key_id) is key
+    await crypto.destroy_data_keys(MESSAGING, DataKeyDestruction(scope="c1"))
+    assert await ring.key_by_id("t1", "c1", "u1", key.key_id) is key, "whoever destroys elsewhere has to wait so long"
+    room.clock.advance(61)
+    with pytest.raises(KeyUnusable):
+        await ring.key_by_id("t1", "c1", "u1", key.key_id)
+
+
 async def test_the_ring_keeps_its_limits_and_wipes(crypto: Crypto, room: Room) -> None:
     ring = KeyRing(crypto=crypto, service="messaging", clock=room.clock, max_keys=3, max_uses=5, max_age_s=60)
     first = await ring.sealing_key("t1", "c1", "u1")

@@ -233,6 +233,25 @@ async def test_what_was_destroyed_meanwhile_stays_destroyed(room: Room) -> None:
     assert await room.store.rewraps.replace(keys, []) == 0, "what moved meanwhile stays as it is"
 
 
+async def test_one_key_that_does_not_open_stops_no_other(room: Room, caplog: pytest.LogCaptureFixture) -> None:
+    damaged, whole = await Sample("t1").make(room.service), await Sample("t2").make(room.service)
+    for sample in (damaged, whole):
+        await rotate_all(room.service, room.store, sample)
+    there = await stale_rows(room, "t1") + await stale_rows(room, "t2")
+    ((data_key_id,),) = room.db.read("SELECT min(data_key_id) FROM data_keys WHERE tenant_id = 't1'")
+    await room.db.write(
+        lambda conn: conn.execute(
+            "UPDATE data_keys SET wrapped = zeroblob(length(wrapped)) WHERE data_key_id = ?", (data_key_id,)
+        ).fetchall()
+    )
+    told: list[Progress] = []
+    assert await room.service.rewrap_all(service_caller("crypto", "system"), told.append) == there - 1
+    assert (await stale_rows(room, "t1"), await stale_rows(room, "t2")) == (1, 0)
+    assert await room.service.rewrap_keys(damaged.caller, RewrapStep()) == moved(0, 1)
+    assert data_key_id in caplog.text, "whoever runs it hears which"
+    await whole.read(room.service)
+
+
 @pytest.mark.parametrize("wiring", WIRINGS)
 async def test_the_operation_is_for_those_who_manage_keys(room: Room, wiring: str) -> None:
     crypto = open_wiring(wiring, room.service, OPERATIONS, routes, clock=room.clock)

@@ -8,17 +8,18 @@ something to do, and doing it twice changes nothing. Everything stays readable a
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from hmac import compare_digest
 from typing import Final
 
 import msgspec
 
-from sealwire.contracts.crypto_terms import KeyNotFound
+from sealwire.contracts.crypto_terms import KeyNotFound, KeyUnusable
 from sealwire.contracts.keys import Rewrapped
 from sealwire.kit.caller import SYSTEM_TENANT, Caller, service_caller
 from sealwire.kit.clock import Clock
-from sealwire.kit.envelopes import wipe
+from sealwire.kit.envelopes import EnvelopeRefused, wipe
 from sealwire.services.crypto.data_keys import system_context
 from sealwire.services.crypto.events import key_event
 from sealwire.services.crypto.keys import KeyChain, LiveKey, version_context
@@ -27,6 +28,7 @@ from sealwire.services.crypto.ports import MASTER, KeyStore, Rewrap, WrappedItem
 from sealwire.services.crypto.provider_set import ProviderSet
 from sealwire.services.crypto.providers import KekUnusable, KeyProvider
 
+_log = logging.getLogger("sealwire.crypto")
 AT_ONCE: Final = 100
 _FROM_THE_START: Final = ("", 0)
 
@@ -55,7 +57,10 @@ class Rewrapping:
     # ---- to the newest version
 
     async def step(self, caller: Caller, limit: int) -> Rewrapped:
-        """Move up to `limit` wrapped keys of the caller's tenant to the newest version of what wraps them."""
+        """Move up to `limit` wrapped keys of the caller's tenant to the newest version of what wraps them.
+
+        One that does not open is passed over, told in the log, and remains.
+        """
         moved = await self._step(caller, limit)
         return Rewrapped(moved=moved, remaining=await self._rewraps.count_stale(caller.tenant_id))
 
@@ -81,7 +86,10 @@ class Rewrapping:
         rewraps = []
         for item in items:
             await asyncio.sleep(0)  # others go on between two keys
-            rewraps.append(await self._rewrap(master, item))
+            try:
+                rewraps.append(await self._rewrap(master, item))
+            except (EnvelopeRefused, KeyUnusable) as fault:  # damaged, or what wraps it is off: no reason to stop here
+                _log.error("%s %s does not open, and stays as it is: %r", item.kind, item.id, fault)
         event = key_event(
             caller,
             "crypto.keys.rewrapped",
