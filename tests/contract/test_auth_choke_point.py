@@ -23,7 +23,7 @@ import sealwire.services.auth
 from sealwire.adapters import embedded
 from sealwire.contracts.logins import LoginResult, PasswordChange
 from sealwire.contracts.revocations import FeedQuery, Revocation
-from sealwire.contracts.sessions import RefreshRequest, RefreshReused, SessionNotFound, SessionQuery
+from sealwire.contracts.sessions import RefreshInvalid, RefreshRequest, RefreshReused, SessionNotFound, SessionQuery
 from sealwire.contracts.tenants import NewTenant
 from sealwire.contracts.tokens import SigningRotation, TokenQuery
 from sealwire.contracts.users import NewUser, UserChange, UserQuery
@@ -424,6 +424,16 @@ async def test_it_reaches_the_feed_and_the_sessions(stage: Stage, name: str, num
     assert alive == [not dead for dead in dies]
     if raises_epoch and kinds != {"tenant"}:
         assert entries[-1].epoch == await stage.epoch(), "the entry tells the epoch"
+
+
+async def test_what_a_person_had_when_they_were_disabled_stays_dead_when_they_are_enabled(stage: Stage) -> None:
+    """A status hides what lives on; an end is an end."""
+    await stage.auth.change_user(stage.owner, stage.anna_id, UserChange(status="disabled"))
+    await stage.auth.change_user(stage.owner, stage.anna_id, UserChange(status="active"))
+    assert [await stage.is_live(granted) for granted in (stage.here, stage.there)] == [False, False]
+    for granted in (stage.here, stage.there):
+        with pytest.raises(RefreshInvalid):
+            await stage.auth.refresh(BOUNDARY, RefreshRequest(refresh_token=granted.refresh_token))
 
 
 @pytest.mark.parametrize("name", HARMLESS_CALLS)

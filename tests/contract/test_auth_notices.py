@@ -15,7 +15,7 @@ import pytest
 from sealwire.adapters.embedded.auth_changes import NOTICES_SINCE
 from sealwire.contracts.api_keys import NewApiKey, NewServiceAccount
 from sealwire.contracts.credentials import ResetConfirmation, ResetRequest
-from sealwire.contracts.logins import BadCredentials, MfaAnswer, MfaFailed, PasswordChange, TooManyAttempts, TotpCode
+from sealwire.contracts.logins import BadCredentials, MfaAnswer, MfaFailed, PasswordChange, TotpCode
 from sealwire.contracts.passkeys import PasskeyLoginStart, PasskeyRefused
 from sealwire.contracts.sessions import RefreshRequest, RefreshReused
 from sealwire.contracts.users import UserChange
@@ -209,10 +209,11 @@ async def test_who_knows_the_password_and_fails_at_the_second_factor_is_told_of(
     before = len(await notices(room))
 
     async def fail(times: int) -> str:
+        """Try some codes of one login, as whoever begins another one before its tries are used up."""
         asked = await room.log_in("anna")
         for _ in range(times):
             room.advance(20)
-            with pytest.raises((MfaFailed, TooManyAttempts)):
+            with pytest.raises(MfaFailed):
                 await room.auth.mfa_verify(
                     somebody(), MfaAnswer(mfa_token=asked.mfa_token, method="recovery", code="a" * 24)
                 )
@@ -222,7 +223,8 @@ async def test_who_knows_the_password_and_fails_at_the_second_factor_is_told_of(
     await room.auth.mfa_verify(somebody(), MfaAnswer(mfa_token=token, method="totp", code=room.app_code(secret)))
     assert len(await notices(room)) == before, "two slips are none of an attacker"
     room.advance(1_000)
-    await fail(room.config.mfa_attempts)
+    await fail(MANY_FAILURES - 2)
+    await fail(2)
     (told,) = (await notices(room))[before:]
     assert told["Subject"] == "Sealwire: somebody knows your password"
     assert "They did not get in" in told.get_content().replace("=\n", "")

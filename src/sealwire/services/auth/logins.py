@@ -130,7 +130,7 @@ class Logins:
                 origin = await self._journal.origin(caller, user.tenant_id)
                 event = self._journal.event(
                     Kind.MFA_FAILED, origin, subject_id=user.user_id, outcome="failure", method=answer.method,
-                    last_try=challenge.attempts >= self._config.mfa_attempts or None,
+                    failed_in_a_row=await self._lockout.failures(standing) + 1,
                 )  # fmt: skip
                 await self._lockout.fail(standing, [event])
                 raise MfaFailed

@@ -38,7 +38,7 @@ _GUESSED: Final = Change(
 _STOPPED_AT_THE_FACTOR: Final = Change(
     "Somebody knows your password",
     "somebody gave your password, or came by a way in that is linked to your account, and then failed at the second "
-    "factor until no try was left. They did not get in.",
+    "factor several times. They did not get in.",
     "set the password anew: they know it.",
 )
 _COPIED: Final = Change(
@@ -48,8 +48,12 @@ _COPIED: Final = Change(
     "look at your device and end all your sessions: somebody may have copied what was on it.",
 )
 MANY_FAILURES: Final = 5
-"""So many failed attempts before a login are told to its person."""
-TELLING: Final[Mapping[str, Fact]] = {"member": "email", "failed_before": MANY_FAILURES, "last_try": True}
+"""So many failed attempts before a login, or so many at the second factor, are told to their person."""
+TELLING: Final[Mapping[str, Fact]] = {
+    "member": "email",
+    "failed_before": MANY_FAILURES,
+    "failed_in_a_row": MANY_FAILURES,
+}
 """Facts with which an event of any kind is told, if events of that kind ever are."""
 _CHANGES: Final[Mapping[Kind, Change]] = {
     Kind.PASSWORD_CHANGED: Change(
@@ -128,7 +132,8 @@ def change_of(kind: Kind, body: Body) -> Change | None:
     if kind is Kind.LOGIN:
         return _GUESSED if int(body.facts.get("failed_before") or 0) >= MANY_FAILURES else None
     if kind is Kind.MFA_FAILED:
-        return _STOPPED_AT_THE_FACTOR if body.facts.get("last_try") else None
+        failed = int(body.facts.get("failed_in_a_row") or 0)
+        return _STOPPED_AT_THE_FACTOR if failed and failed % MANY_FAILURES == 0 else None
     if kind is Kind.TOKEN_REUSED:
         return _COPIED
     return _CHANGES.get(kind) if body.outcome == "success" or kind is Kind.PASSKEY_SUSPENDED else None
