@@ -44,7 +44,8 @@ async def ben(room: KeepingRoom, anna: Caller) -> Caller:
 
 async def keep(room: KeepingRoom, by: Caller, action: str = "tombstone", **days: int) -> None:
     for resource_type, keep_days in days.items():
-        policy = NewRetentionPolicy(keep_days=keep_days, action=action)  # type: ignore[arg-type]  # one of the two
+        what = action if resource_type == "messages" else "delete"  # nothing else leaves tombstones
+        policy = NewRetentionPolicy(keep_days=keep_days, action=what)  # type: ignore[arg-type]  # one of the two
         await room.compliance.service.set_policy(by, resource_type, policy)
 
 
