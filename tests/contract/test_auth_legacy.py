@@ -87,6 +87,9 @@ async def test_a_dry_run_says_what_refusing_them_would_mean(room: AuthRoom) -> N
 
     assert await refused(-2_000) == (3, 2), "used since then"
     assert await refused(-500) == (1, 1)
+    assert await refused(0) == (2, 2), "still good now"
+    at_once = await tenant(room)
+    assert (at_once.would_refuse_sessions, at_once.live_sessions) == (2, 2)
     assert await refused(1_000) == (2, 2), "still good then"
     assert await refused(5_000) == (1, 1)
     assert await refused(50_000) == (0, 0)

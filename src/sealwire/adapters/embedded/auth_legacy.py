@@ -35,8 +35,8 @@ _NOTE: Final = (
 )
 _COUNT: Final = """
 SELECT tenant_id, count(*), count(DISTINCT user_id), sum(expires_s > :now), min(first_s), max(last_s),
-       sum(CASE WHEN :refuse > :now THEN expires_s > :refuse ELSE last_s >= :refuse END),
-       count(DISTINCT CASE WHEN (CASE WHEN :refuse > :now THEN expires_s > :refuse ELSE last_s >= :refuse END)
+       sum(CASE WHEN :refuse >= :now THEN expires_s > :refuse ELSE last_s >= :refuse END),
+       count(DISTINCT CASE WHEN (CASE WHEN :refuse >= :now THEN expires_s > :refuse ELSE last_s >= :refuse END)
                            THEN user_id END)
 FROM legacy_session WHERE :tenant IN ('', tenant_id) GROUP BY tenant_id ORDER BY tenant_id
 """
