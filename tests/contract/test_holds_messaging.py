@@ -150,7 +150,7 @@ async def test_a_removed_conversation_is_not_forgotten_under_a_hold(
     room.clock.advance(8 * DAY_S)
     await room.service._jobs.tidy()
     assert stored(room) == [(1, 1, 0), (2, 1, 0)], "of the one under the hold all is kept, of the other nothing"
-    forgotten = await room.messaging.forgotten(COMPLIANCE, ForgottenQuery())
+    forgotten = await room.messaging.forgotten(service_caller("media", "default"), ForgottenQuery())
     assert [f.conversation_id for f in forgotten.items] == [other.conversation_id]
     for custodian in (room.messaging, room.people.crypto):
         await custodian.release_hold(COMPLIANCE, "h1")
