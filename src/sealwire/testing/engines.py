@@ -71,6 +71,10 @@ class RedisServer:
     def __exit__(self, *_: object) -> None:
         self.kill()
 
+    def options(self, *words: str) -> None:
+        """Add to its command line, before it is started."""
+        self._command += words
+
     @property
     def url(self) -> str:
         """Its address."""
@@ -122,11 +126,17 @@ def answers(port: int) -> bool:
     return command(port, "PING").startswith((b"+PONG", b"-NOAUTH"))
 
 
-def command(port: int, *words: str) -> bytes:
-    """Ask a server on loopback one thing; return the beginning of its answer, as it came, or nothing."""
+def command(port: int, *words: str, login: str = "") -> bytes:
+    """Ask a server on loopback one thing; return the beginning of its answer, as it came, or nothing.
+
+    `login` is `user password`, for a server that asks who it is.
+    """
     try:
         with socket.create_connection(("127.0.0.1", port), 0.3) as connection:
             connection.settimeout(0.3)
+            if login:
+                connection.sendall(f"AUTH {login}\r\n".encode())
+                connection.recv(1 << 10)
             connection.sendall(" ".join(words).encode() + b"\r\n")
             return connection.recv(1 << 16)
     except OSError:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import datetime
 import ipaddress
+import socket
 import ssl
 import threading
 from pathlib import Path
@@ -16,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 CHUNK_BYTES = 65_536
+TLS_HANDSHAKE = b"\x16"
 _DAY = datetime.timedelta(days=1)
 _PEM = serialization.Encoding.PEM
 
@@ -77,9 +79,7 @@ class TlsFront:
 
     def __enter__(self) -> TlsFront:
         self._thread.start()
-        opening = asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._context)
-        self._server = asyncio.run_coroutine_threadsafe(opening, self._loop).result(10)
-        self.port = self._server.sockets[0].getsockname()[1]
+        asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(10)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -89,12 +89,19 @@ class TlsFront:
         self._loop.close()
 
     async def _close(self) -> None:
-        self._server.close()
+        await self._stop_listening()
         mine = asyncio.current_task()
         tasks = [task for task in asyncio.all_tasks() if task is not mine]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _listen(self) -> None:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._context)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def _stop_listening(self) -> None:
+        self._server.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -110,6 +117,53 @@ class TlsFront:
         finally:
             writer.transport.abort()
             there.transport.abort()
+
+
+class EitherFront(TlsFront):
+    """The same for who speaks TLS; who does not is passed on as they come. So one address serves clients over TLS and
+    peers, such as sentinels and replicas, of a build without it. `port` is known before it is entered."""
+
+    def __init__(self, target_port: int, context: ssl.SSLContext) -> None:
+        super().__init__(target_port, context)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.setblocking(False)
+        self.port = self._listener.getsockname()[1]
+        self.plain = self.secured = 0
+        """How many connections came without and with TLS."""
+
+    async def _listen(self) -> None:
+        self._accepting = asyncio.create_task(self._accept())
+
+    async def _stop_listening(self) -> None:
+        self._accepting.cancel()
+        self._listener.close()
+
+    async def _accept(self) -> None:
+        taken: set[asyncio.Task[None]] = set()
+        while True:
+            connection, _ = await self._loop.sock_accept(self._listener)
+            task = asyncio.create_task(self._take(connection))
+            taken.add(task)
+            task.add_done_callback(taken.discard)
+
+    async def _take(self, connection: socket.socket) -> None:
+        """Look at the first byte, without taking it, and serve."""
+        first = asyncio.Event()
+        self._loop.add_reader(connection, first.set)
+        try:
+            await first.wait()
+        finally:
+            self._loop.remove_reader(connection)
+        with contextlib.suppress(OSError, ssl.SSLError):
+            secured = connection.recv(1, socket.MSG_PEEK) == TLS_HANDSHAKE
+            self.secured += secured
+            self.plain += not secured
+            reader = asyncio.StreamReader()
+            protocol = asyncio.StreamReaderProtocol(reader)
+            transport, _ = await self._loop.connect_accepted_socket(
+                lambda: protocol, connection, ssl=self._context if secured else None
+            )
+            await self._serve(reader, asyncio.StreamWriter(transport, protocol, reader, self._loop))
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
