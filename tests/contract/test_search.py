@@ -89,6 +89,27 @@ async def test_members_find_a_message_and_others_do_not(room: SearchRoom) -> Non
         await room.find(eve, "kingfisher", conversation_id=where.conversation_id)
 
 
+async def test_a_search_is_in_the_audit_log_without_its_words(room: SearchRoom) -> None:
+    anna, ben = await room.messages.enter("anna"), await room.messages.enter("ben")
+    where = await room.messages.group(anna)
+    place = where.conversation_id
+    await room.messages.say(anna, where, "a confidential sentence")
+    await room.caught_up()
+    await room.find(anna, "confidential")
+    await room.find(anna, "confidential", conversation_id=place)
+    await room.find(ben, "confidential")
+    with pytest.raises(ConversationNotFound):
+        await room.find(ben, "confidential", conversation_id=place)
+    told = [(r.actor.id, r.action, r.resource_type, r.resource_id, r.metadata["hits"]) for r in room.records]
+    assert told == [
+        (anna.user_id, "search.performed", "search", "", 1),
+        (anna.user_id, "search.performed", "conversation", place, 1),
+        (ben.user_id, "search.performed", "search", "", 0),
+    ]
+    assert {r.tenant_id for r in room.records} == {anna.tenant_id}
+    assert b"confidential" not in msgspec.json.encode(room.records)
+
+
 async def test_a_member_finds_only_while_a_member(room: SearchRoom) -> None:
     ann, ben, where = await pair(room)
     await room.messages.say(ann, where, "kingfisher")

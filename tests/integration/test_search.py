@@ -53,6 +53,20 @@ def test_members_find_it_and_nobody_else(person: Callable[[str], Person], strang
     assert search(ben, needle)["items"] == []
 
 
+def test_who_searched_where_is_in_the_audit_log_and_the_words_are_not(stranger: Callable[[str], Person]) -> None:
+    auditor = stranger("auditor")
+    room, needle = auditor.converse(), word()
+    search(auditor, needle, conversation_id=room)
+
+    def recorded() -> Any:
+        asked = {"action": "search.performed", "actor": auditor.user_id}
+        return auditor.http.get("/compliance/audit", params=asked).json()["items"]
+
+    (record,) = until(recorded, "never recorded")
+    assert (record["resource_type"], record["resource_id"], record["metadata"]["hits"]) == ("conversation", room, 0)
+    assert needle not in str(record)
+
+
 def test_not_after_an_edit_and_not_after_a_delete(person: Callable[[str], Person]) -> None:
     ann, ben = person("ann"), person("ben")
     room, first, second = ann.converse(ben), word(), word()

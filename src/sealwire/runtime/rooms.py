@@ -324,6 +324,7 @@ async def build_search(assembly: Assembly) -> Room:
         media=assembly.contract("media"),
         clock=assembly.clock,
         config=config,
+        records=await assembly.records(),
     )
     guarded = assembly.guard(service, search.OPERATIONS, "search")
     return Room(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sealwire.adapters.embedded.index import IndexTuning, TantivySearchIndex
 from sealwire.clients.key_ring import KeyRing
+from sealwire.contracts.audit_log import AuditEntry
 from sealwire.contracts.media import Media
 from sealwire.contracts.search import OPERATIONS, Hits, Search, SearchQuery
 from sealwire.kit.caller import Caller
@@ -30,7 +31,12 @@ class SearchRoom:
         self.config = config
         self.media = media
         self.clock = SystemClock()
+        self.records: list[AuditEntry] = []
         self.messages = MessagingRoom(folder, clock=self.clock)
+
+    def put(self, entry: AuditEntry) -> None:
+        """Keep an audit record, as the spool does."""
+        self.records.append(entry)
 
     async def open(self) -> Search:
         """Start everything and return the service as its callers see it."""
@@ -52,6 +58,7 @@ class SearchRoom:
             media=self.media,
             clock=self.clock,
             config=self.config,
+            records=self,
         )
         await self.service.start()
         self.search: Search = open_wiring(self.wiring, self.service, OPERATIONS, routes, clock=self.clock)

@@ -67,6 +67,7 @@ _VERBS: Final = {"GET": _READ, "HEAD": _READ, "OPTIONS": _READ, "POST": _CREATE,
 _WORDS: Final = {
     "created": _CREATE, "added": _CREATE, "given": _CREATE, "put": _CREATE, "started": _CREATE, "uploaded": _CREATE,
     "joined": _CREATE, "connect": _CREATE, "read": _READ, "opened": _READ, "loaded": _READ, "decrypt": _READ,
+    "performed": _READ,
     "edited": _UPDATE, "changed": _UPDATE, "rotated": _UPDATE, "policy_set": _UPDATE, "state_changed": _UPDATE,
     "deleted": _DELETE, "removed": _DELETE, "withdrawn": _DELETE, "left": _DELETE, "destroyed": _DELETE,
     "released": _DELETE, "ended": _DELETE, "policy_removed": _DELETE, "close": _DELETE,

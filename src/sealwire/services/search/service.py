@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from random import Random
+from typing import Protocol
 
 import msgspec
 
+from sealwire.contracts.audit_log import Actor, AuditEntry
 from sealwire.contracts.media import InfoQuery, Media
 from sealwire.contracts.messages import Message
 from sealwire.contracts.messaging import Messaging
@@ -15,6 +17,7 @@ from sealwire.contracts.messaging_terms import ConversationNotFound
 from sealwire.contracts.search import SERVICE, Hit, Hits, SearchQuery
 from sealwire.kit.caller import Caller
 from sealwire.kit.clock import Clock, rfc3339
+from sealwire.kit.ids import new_id
 from sealwire.kit.lifespan import Probe
 from sealwire.kit.problem import Invalid, Unavailable
 from sealwire.ports.index import BadCursor, Found, IndexFault, SearchIndex, Sought
@@ -28,6 +31,13 @@ FAILURES_TOLD = 3
 MOST_IDS = 200
 
 
+class Records(Protocol):
+    """Where audit records go: the crash-safe spool. Never waits."""
+
+    def put(self, entry: AuditEntry) -> None:
+        """Take one record."""
+
+
 class SearchService:
     """The contract `Search` over an index. The index proposes; messaging decides, message by message, what is shown."""
 
@@ -39,9 +49,13 @@ class SearchService:
         media: Media,
         clock: Clock,
         config: SearchConfig,
+        records: Records | None = None,
         rng: Random | None = None,
     ) -> None:
+        """`records` takes the audit records of searches (None: nowhere)."""
         self._index = index
+        self._records = records
+        self._clock = clock
         self._messaging = messaging
         self._media = media
         self._config = config
@@ -111,7 +125,28 @@ class SearchService:
         items, cursor = await self._collect(asking, sought, query, Highlighter(wanted))
         asked = () if query.conversation_id is None else (query.conversation_id,)
         up_to = self._index.indexed_up_to(caller.tenant_id, asked)
+        self._record(caller, query, len(items))
         return Hits(items=items, next_cursor=cursor, indexed_up_to=dict(up_to))
+
+    def _record(self, caller: Caller, query: SearchQuery, hits: int) -> None:
+        """Put the audit record of a search: who looked where and how much was shown, never the words."""
+        if self._records is None:
+            return
+        metadata: dict[str, str | int | float | bool | None] = {"hits": hits}
+        if caller.trace_id:
+            metadata["trace_id"] = caller.trace_id
+        self._records.put(
+            AuditEntry(
+                audit_id=new_id(),
+                tenant_id=caller.tenant_id,
+                actor=Actor(type=caller.principal.kind, id=caller.principal.actor_id),
+                action="search.performed",
+                resource_type="search" if query.conversation_id is None else "conversation",
+                resource_id=query.conversation_id or "",
+                metadata=metadata,
+                created_at_us=self._clock.now_us(),
+            )
+        )
 
     async def _collect(
         self, asking: Caller, sought: Sought, query: SearchQuery, highlighter: Highlighter
