@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from sealwire.services.compliance.bundle import verify_bundle
 from sealwire.services.compliance.canonical import canonical
+from sealwire.services.compliance.key_chain import Rotation
 from sealwire.services.compliance.notes import (
     ED25519,
     NoteSignature,
@@ -85,7 +86,11 @@ class Writer:
 
     def note(self, size: int, origin: str = ORIGIN, over: bytes = b"") -> str:
         text = checkpoint_text(TreeHead(origin=origin, size=size, root=over or root(self.leaves(size))))
-        return write_note(text, [NoteSignature(self.key.name, self.key.key_id, self._private.sign(text.encode()))])
+        return write_note(text, [self.signed(text)])
+
+    def signed(self, text: str, *, as_key: VerifierKey | None = None) -> NoteSignature:
+        key = as_key or self.key
+        return NoteSignature(key.name, key.key_id, self._private.sign(text.encode()))
 
     def exhibit(self, seq: int, size: int, *, pruned: bool = False) -> dict[str, Any]:
         proof = hexed(inclusion(seq - 1, self.leaves(size)))
@@ -212,6 +217,30 @@ def test_what_stands_around_the_records_is_of_this_log_and_its_key(
     fault = judged(writer, bundle)
     assert fault is not None
     assert fault.kind is kind, fault
+
+
+def test_a_key_follows_another_only_by_what_both_signed() -> None:
+    """Of whom the bundle says that the log's key vouches for them, the log's key has signed it, and they as well."""
+    writer, heir = written(), Writer()
+    heir.records = writer.records
+    text = Rotation(origin=ORIGIN, size=5, old=writer.key, new=heir.key).text
+    by_old, by_new = writer.signed(text), heir.signed(text)
+    forged = heir.signed(text, as_key=writer.key)
+    bundle = writer.bundle() | {"checkpoint": heir.note(7), "public_key": heir.key.text}
+    bundle["later"]["checkpoint"] = heir.note(9)
+
+    def after(*signatures: NoteSignature) -> Fault | None:
+        return judged(writer, bundle | {"rotations": [write_note(text, signatures)]})
+
+    assert after(by_old, by_new) is None
+    for signatures in ((by_new,), (by_old,), (forged, by_new), (by_old, writer.signed(text, as_key=heir.key))):
+        fault = after(*signatures)
+        assert fault is not None
+        assert fault.kind is Tampering.CHECKPOINT
+    too_soon = bundle | {"rotations": [write_note(text, (by_old, by_new))], "cosigned": heir.note(3)}
+    fault = judged(writer, too_soon)
+    assert fault is not None
+    assert fault.kind is Tampering.CHECKPOINT, "the heir signs nothing of before"
 
 
 def test_a_checkpoint_held_of_the_same_size_has_the_same_root() -> None:
