@@ -16,12 +16,14 @@ from hypothesis import strategies as st
 from sealwire.contracts.audit_log import Actor, AuditEntry
 from sealwire.kit.ids import new_id
 from sealwire.services.compliance.canonical import canonical
-from sealwire.services.compliance.chain import form_of, record_bytes
+from sealwire.services.compliance.chain import form_of, read_record, record_bytes
 from sealwire.services.compliance.merkle import TILE_WIDTH, leaf_hash, root_of
 from sealwire.services.compliance.ports import (
     AuditIdsTaken,
     AuditStore,
     HeadMoved,
+    LogAppend,
+    LogEdge,
     LogHead,
     RecordFilter,
     StoredCheckpoint,
@@ -220,6 +222,34 @@ async def test_one_tenants_failure_fails_no_other(store: AuditStore) -> None:
     )
     assert [isinstance(o, AuditIdsTaken) for o in outcomes] == [False, True, False]
     assert [(await store.head(t)).size for t in "abc"] == [1, 1, 1]
+
+
+async def test_appends_of_many_tenants_are_whole_or_not_at_all_each(backend: Backend) -> None:
+    """Those refused leave no trace, and give their place in the tenants' numbers to who is stored."""
+    taken = intake(1, tenant="a")
+
+    def made(tenant: str, items: Sequence[Intake], tree: Tree | None = None) -> LogAppend:
+        return chain_on(tenant, tree or grow_from(LogEdge(head=LogHead())), items)[0]
+
+    async with backend.open() as store:
+        tree = await add(store, [taken], tenant="a")
+        _, moved = chain_on("new-1", grow_from(LogEdge(head=LogHead())), [intake(2, tenant="new-1")])
+        appends = [
+            made("new-1", [intake(2, tenant="new-1")], moved),
+            made("a", [intake(3, tenant="a"), intake(4, tenant="a", audit_id=taken.entry.audit_id)], tree),
+            made("new-2", [intake(5, tenant="new-2"), intake(6, tenant="new-2")]),
+            made("new-3", [intake(7, tenant="new-3")]),
+        ]
+        outcomes = await store.append_all(appends)
+        assert [type(o) for o in outcomes] == [HeadMoved, AuditIdsTaken, type(None), type(None)]
+        assert [(await store.head(t)).size for t in ("new-1", "a", "new-2", "new-3")] == [0, 1, 2, 1]
+        assert await store.append_all([made("new-1", [intake(8, tenant="new-1")])]) == [None]
+        assert await store.append_all([]) == []
+        assert await store.append_all([made("a", [intake(i, tenant="a") for i in range(700)], tree)]) == [None]
+    async with backend.open() as store:
+        for tenant, count in (("new-1", 1), ("new-2", 2), ("new-3", 1), ("a", 701)):
+            found = await everything(store, tenant)
+            assert [(r.seq, read_record(r.body).tenant_id) for r in found] == [(i, tenant) for i in range(1, count + 1)]
 
 
 @pytest.mark.parametrize(

@@ -15,13 +15,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Iterable, Sequence
-from itertools import chain, repeat
-from itertools import count as count_from
 from typing import Any
 
 import apsw
 
 from sealwire.adapters.embedded import audit_pruning, audit_traits
+from sealwire.adapters.embedded.audit_appends import LEVEL_BITS, SEQ_BITS, Appends, number_to_write
 from sealwire.adapters.embedded.audit_pieces import entries_of, split_digits, unpack, with_leaves
 from sealwire.adapters.embedded.disposals import Disposals
 from sealwire.adapters.embedded.drivers.sqlite import Database, Row
@@ -29,9 +28,7 @@ from sealwire.contracts.custody import Disposed
 from sealwire.services.compliance.chain import read_record
 from sealwire.services.compliance.merkle import TILE_WIDTH, leaf_hash
 from sealwire.services.compliance.ports import (
-    AuditIdsTaken,
     Found,
-    HeadMoved,
     LogAppend,
     LogEdge,
     LogHead,
@@ -43,7 +40,6 @@ from sealwire.services.compliance.ports import (
     StoredKey,
     StoredRecord,
 )
-from sealwire.services.compliance.tiles import write_bundle
 
 SCHEMA = """
 CREATE TABLE tenant (
@@ -79,14 +75,7 @@ CREATE TABLE checkpoint (
     PRIMARY KEY (number, size)
 ) WITHOUT ROWID;
 """
-_SEQ_BITS = 40
-_LEVEL_BITS = 36
-_IDS_A_STATEMENT = 32
-_INSERT_ID = "INSERT INTO audit_id VALUES (?, ?, ?)"
-_INSERT_IDS = ", ".join([_INSERT_ID] + ["(?, ?, ?)"] * (_IDS_A_STATEMENT - 1))
-_INSERT_PIECE = "INSERT INTO piece VALUES (?, ?, ?, ?, ?)"
 _CHECKPOINT = "SELECT size, root, note, public_key, at_us FROM checkpoint"
-_PIECES_WORTH_JOINING = 12
 _PIECES_A_LOOK = 128
 
 
@@ -97,49 +86,23 @@ class SqliteAuditStore:
         self._db = db
         self._disposals = Disposals(db)
         self._numbers: dict[str, int] = {}
+        self._appends = Appends(db, self._numbers)
 
     # ---- writing
 
     async def append(self, append: LogAppend) -> None:
-        await self._db.write(lambda conn: self._append(conn, append))
+        (refused,) = await self._appends.add([append])
+        if refused is not None:
+            raise refused
 
-    def _append(self, conn: apsw.Connection, append: LogAppend) -> None:
-        before, after = append.before, append.after
-        number = self._number_to_write(conn, append.tenant_id)
-        conn.execute(
-            "UPDATE tenant SET size = ?, last_hash = ? WHERE number = ? AND size = ? AND last_hash = ?",
-            (after.size, bytes.fromhex(after.last_hash), number, before.size, bytes.fromhex(before.last_hash)),
-        )
-        if not conn.changes():
-            raise HeadMoved
-        _insert_ids(conn, number, before.size + 1, [e.audit_id for e in append.entries])
-        base = number << _SEQ_BITS
-        start, count = 0, len(append.bodies)
-        while start < count:
-            first = before.size + start
-            end = min(count, start + TILE_WIDTH - first % TILE_WIDTH)
-            hashes = bytes.fromhex("".join(append.hashes[start:end]))
-            traits = audit_traits.pack(append.entries[start:end], append.created_us[start:end])
-            bodies = write_bundle(append.bodies[start:end])
-            conn.execute(_INSERT_PIECE, (base | first + 1, end - start, traits, hashes, bodies))
-            if (before.size + end) % TILE_WIDTH == 0:
-                _join_pieces(conn, base, (before.size + end) // TILE_WIDTH - 1)
-            start = end
-        for tile in append.tiles:
-            place = base | tile.level << _LEVEL_BITS | tile.number
-            conn.execute("REPLACE INTO tile VALUES (?, ?)", (place, tile.hashes))
+    async def append_all(self, appends: Sequence[LogAppend]) -> Sequence[Exception | None]:
+        return await self._appends.add(appends)
 
     def _number_to_write(self, conn: apsw.Connection, tenant_id: str) -> int:
         """Return the tenant's number, given now if it has none; remembered once that is durable."""
         number = self._numbers.get(tenant_id)
         if number is None:
-            number = conn.execute("SELECT number FROM tenant WHERE tenant_id = ?", (tenant_id,)).get
-            if number is None:
-                conn.execute(
-                    "INSERT INTO tenant (tenant_id, size, last_hash) VALUES (?, 0, zeroblob(32))", (tenant_id,)
-                )
-                number = conn.last_insert_rowid()
-            known: int = number
+            known = number = number_to_write(conn, tenant_id)
             self._db.after_commit(lambda: self._numbers.__setitem__(tenant_id, known))
         return number
 
@@ -232,14 +195,14 @@ class SqliteAuditStore:
                 return None
             hashes += split_digits(packed, count)
             bodies += entries
-        at = (number << _SEQ_BITS | first_seq) - start
+        at = (number << SEQ_BITS | first_seq) - start
         if at < 0 or len(bodies) < at + limit:
             return None
         return Span(hashes[at : at + limit], bodies[at : at + limit])
 
     def _pieces(self, number: int, first_seq: int, limit: int) -> list[Row]:
         """Return the pieces that hold these records: place, count, hashes, bodies, leaf hashes (of a pruned piece)."""
-        base = number << _SEQ_BITS
+        base = number << SEQ_BITS
         return self._read(
             "SELECT place, count, CAST(piece.hashes AS BLOB), CAST(bodies AS BLOB), CAST(leaf.hashes AS BLOB)"
             " FROM piece LEFT JOIN leaf USING (place)"
@@ -248,7 +211,7 @@ class SqliteAuditStore:
         )
 
     def _records(self, number: int, first_seq: int, limit: int) -> list[StoredRecord]:
-        base = number << _SEQ_BITS
+        base = number << SEQ_BITS
         rows = self._pieces(number, first_seq, limit)
         found: list[StoredRecord] = []
         for place, count, hashes, bodies, leaves in rows:
@@ -262,14 +225,14 @@ class SqliteAuditStore:
         number = self._number(tenant_id)
         if number is None:
             return Found([], None)
-        base = number << _SEQ_BITS
+        base = number << SEQ_BITS
         found: list[StoredRecord] = []
         at = after_seq
         while True:
             rows = self._read(
                 "SELECT place, count, traits FROM piece WHERE place > ? AND place < ? AND place + count > ?"
                 " ORDER BY place LIMIT ?",
-                (base | max(0, at + 1 - TILE_WIDTH), base + (1 << _SEQ_BITS), base | at + 1, _PIECES_A_LOOK),
+                (base | max(0, at + 1 - TILE_WIDTH), base + (1 << SEQ_BITS), base | at + 1, _PIECES_A_LOOK),
             )
             for place, count, traits in rows:
                 found += self._matching(place, count, traits, wanted, place - base, after_seq, limit - len(found))
@@ -295,7 +258,7 @@ class SqliteAuditStore:
         number = self._number(tenant_id)
         found: dict[tuple[int, int], bytes] = {}
         for level, at in addresses if number is not None else ():
-            place = number << _SEQ_BITS | level << _LEVEL_BITS | at  # type: ignore[operator]  # not None here
+            place = number << SEQ_BITS | level << LEVEL_BITS | at  # type: ignore[operator]  # not None here
             rows = self._read("SELECT CAST(hashes AS BLOB) FROM tile WHERE place = ?", (place,))
             if rows:
                 found[level, at] = rows[0][0]
@@ -308,13 +271,13 @@ class SqliteAuditStore:
         found: list[tuple[int, int, bool]] = []
         if number is None:
             return found
-        base, at, older = number << _SEQ_BITS, after_seq, RecordFilter(to_us=before_us)
+        base, at, older = number << SEQ_BITS, after_seq, RecordFilter(to_us=before_us)
         held = audit_pruning.held_in(self._read(audit_pruning.HELD, (tenant_id,)))
         while True:
             rows = self._read(
                 "SELECT place, count, traits FROM piece WHERE place > ? AND place < ? AND place + count > ?"
                 " ORDER BY place LIMIT ?",
-                (base | max(0, at + 1 - TILE_WIDTH), base + (1 << _SEQ_BITS), base | at + 1, _PIECES_A_LOOK),
+                (base | max(0, at + 1 - TILE_WIDTH), base + (1 << SEQ_BITS), base | at + 1, _PIECES_A_LOOK),
             )
             for place, count, traits in rows:
                 first = place - base
@@ -386,39 +349,6 @@ class SqliteAuditStore:
 def _checkpoint(row: Row) -> StoredCheckpoint:
     size, root, note, public_key, at_us = row
     return StoredCheckpoint(size=size, root=root, note=note, public_key=public_key, at_us=at_us)
-
-
-def _insert_ids(conn: apsw.Connection, number: int, first_seq: int, audit_ids: Sequence[str]) -> None:
-    """Claim the ids. Raises: AuditIdsTaken; several rows a statement, as each statement costs as much as a row."""
-    values = list(chain.from_iterable(zip(audit_ids, repeat(number), count_from(first_seq))))
-    step = 3 * _IDS_A_STATEMENT
-    whole = len(values) - len(values) % step
-    try:
-        for start in range(0, whole, step):
-            conn.execute(_INSERT_IDS, values[start : start + step])
-        for start in range(whole, len(values), 3):
-            conn.execute(_INSERT_ID, values[start : start + 3])
-    except apsw.ConstraintError:
-        raise AuditIdsTaken from None
-
-
-def _join_pieces(conn: apsw.Connection, base: int, tile: int) -> None:
-    """Make one piece of the many that a finished tile's records came in, so that reading stays quick."""
-    low, high = base | tile * TILE_WIDTH + 1, base | (tile + 1) * TILE_WIDTH
-    bounds = (low, high)
-    if conn.execute("SELECT count(*) FROM piece WHERE place BETWEEN ? AND ?", bounds).get < _PIECES_WORTH_JOINING:
-        return
-    rows: list[Row] = conn.execute(
-        "SELECT count, traits, hashes, bodies FROM piece WHERE place BETWEEN ? AND ? ORDER BY place", bounds
-    ).fetchall()
-    if sum(row[0] for row in rows) != TILE_WIDTH:
-        return  # something is missing: leave everything as it is, for the verifier
-    if conn.execute("SELECT 1 FROM leaf WHERE place BETWEEN ? AND ?", bounds).get is not None:
-        return  # records of it are pruned already
-    conn.execute("DELETE FROM piece WHERE place BETWEEN ? AND ?", bounds)
-    traits = audit_traits.merge([(row[0], row[1]) for row in rows])
-    hashes, bodies = b"".join([row[2] for row in rows]), b"".join([row[3] for row in rows])
-    conn.execute(_INSERT_PIECE, (low, TILE_WIDTH, traits, hashes, bodies))
 
 
 def _matches(record: StoredRecord, wanted: RecordFilter) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from hashlib import sha256
 
@@ -57,15 +56,18 @@ class AuditLog:
             raise Invalid("What is pruned is compliance's own to say.", path="$.records")
         intakes = await self._sealer.take_in(entries)
         by_tenant: dict[str, list[Intake]] = {}
-        for intake in intakes:
-            by_tenant.setdefault(intake.entry.tenant_id, []).append(intake)
-        futures = [self._logs.of(tenant_id).submit(items) for tenant_id, items in by_tenant.items()]
+        if len({entry.tenant_id for entry in entries}) == 1:
+            by_tenant[entries[0].tenant_id] = intakes
+        else:
+            for intake in intakes:
+                by_tenant.setdefault(intake.entry.tenant_id, []).append(intake)
+        done = self._logs.submit(by_tenant)
         self._grown(by_tenant)
-        outcomes = await asyncio.gather(*futures, return_exceptions=True)
+        outcomes = await done
         stored = duplicates = 0
         conflicts: list[Intake] = []
         for verdicts, items in zip(outcomes, by_tenant.values(), strict=True):
-            if isinstance(verdicts, BaseException):
+            if isinstance(verdicts, Exception):
                 raise verdicts
             stored += verdicts.count(Verdict.STORED)
             duplicates += verdicts.count(Verdict.DUPLICATE)
@@ -102,7 +104,9 @@ class AuditLog:
                 metadata={"claimed_action": conflict.entry.action, "claimed_actor": conflict.entry.actor.id},
                 created_at_us=self._clock.now_us(),
             )
-            await self._logs.of(tenant_id).submit(await self._sealer.take_in([alarm]))
+            (verdicts,) = await self._logs.submit({tenant_id: await self._sealer.take_in([alarm])})
+            if isinstance(verdicts, Exception):
+                raise verdicts
 
     async def query(self, caller: Caller, query: AuditQuery) -> AuditRecords:
         """Return records that match all filters, in `seq` order, personal data opened or shown as erased."""

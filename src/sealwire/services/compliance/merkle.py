@@ -83,8 +83,8 @@ class Frontier:
 
     def copy(self) -> Frontier:
         """Return an independent frontier of the same tree."""
-        twin = Frontier()
-        twin.size, twin._peaks = self.size, dict(self._peaks)
+        twin = Frontier.__new__(Frontier)
+        twin.size, twin._peaks = self.size, self._peaks.copy()
         return twin
 
     def append(self, leaf: bytes) -> None:

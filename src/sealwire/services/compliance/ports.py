@@ -159,6 +159,13 @@ class AuditStore(Protocol):
         Raises: HeadMoved, AuditIdsTaken (nothing stored); Unavailable when it may or may not be stored.
         """
 
+    async def append_all(self, appends: Sequence[LogAppend]) -> Sequence[Exception | None]:
+        """Do the same for logs of several tenants, each at most once among them, with as few commits as can be.
+
+        Returns what `append` would have raised for each, None for what is stored: each is whole or not at all, and none
+        fails another.
+        """
+
     async def head(self, tenant_id: str) -> LogHead:
         """Return the stored head."""
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from enum import Enum
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -32,6 +32,8 @@ from sealwire.services.compliance.sealing import Intake, same_entry
 from sealwire.services.compliance.tiles import Tiling, split_hashes
 
 _ATTEMPTS = 8
+ROUND_RECORDS = 1_024
+"""How many records are chained and written before the loop sees to others."""
 Same = Callable[[Intake, StoredRecord], Awaitable[bool]]
 
 
@@ -41,6 +43,9 @@ class Verdict(Enum):
     STORED = "stored"
     DUPLICATE = "duplicate"
     CONFLICT = "conflict"
+
+
+Outcome = Sequence[Verdict] | Exception
 
 
 class LogBroken(Unavailable):
@@ -57,15 +62,39 @@ class Tree(msgspec.Struct, frozen=True):
     tiling: Tiling
 
 
-class _Waiting(msgspec.Struct):
-    """A batch that waits for its place."""
+class _Batch:
+    """What came together: the entries of some tenants. Done when the logs of all of them are."""
+
+    __slots__ = ("future", "left", "outcomes")
+
+    def __init__(self, tenants: int) -> None:
+        self.future: asyncio.Future[list[Outcome]] = asyncio.get_running_loop().create_future()
+        self.left = tenants
+        self.outcomes: list[Outcome] = [[]] * tenants
+
+    def settle(self, at: int, outcome: Outcome) -> None:
+        """Note what became of the entries of a tenant."""
+        self.outcomes[at] = outcome
+        self.left -= 1
+        if not self.left and not self.future.done():
+            self.future.set_result(self.outcomes)
+
+
+class _Waiting(NamedTuple):
+    """The entries of a batch for one log: they are its `at`-th."""
 
     items: Sequence[Intake]
-    future: asyncio.Future[list[Verdict]]
+    batch: _Batch
+    at: int
 
 
 class Log:
     """One tenant's log. For one event loop."""
+
+    __slots__ = (
+        "_group_records", "_grown", "_loading", "_pending", "_pending_records", "_same", "_store", "_waiting_records",
+        "broken", "known", "tenant_id", "writing",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -85,69 +114,53 @@ class Log:
         self._waiting_records = waiting_records
         self._pending: deque[_Waiting] = deque()
         self._pending_records = 0
-        self._tree: Tree | None = None
-        self._writer: asyncio.Task[None] | None = None
         self._loading: asyncio.Task[Tree] | None = None
+        self.known: Tree | None = None
+        """The log as it is now, durable; None when it has to be read."""
+        self.writing = False
+        """Whether a group is written, or about to be: one at a time."""
         self.broken = False
 
     @property
     def idle(self) -> bool:
         """Whether nothing waits or is being written."""
-        return self._writer is None and not self._pending
+        return not self.writing and not self._pending
 
-    def submit(self, items: Sequence[Intake]) -> asyncio.Future[list[Verdict]]:
-        """Queue entries; the future gives a verdict for each once those stored are durable.
+    @property
+    def waits(self) -> bool:
+        """Whether entries wait for the next group."""
+        return bool(self._pending)
 
-        Raises: Unavailable when too many wait; the future raises what the store raised, and then nothing is known of
-        its entries: send them again.
-        """
+    def queue(self, items: Sequence[Intake], batch: _Batch, at: int) -> None:
+        """Have entries wait for their place. Raises: Unavailable when too many wait."""
         if self._pending_records + len(items) > self._waiting_records and self._pending:
             raise Unavailable("Too many audit records wait for the disk.")
-        loop = asyncio.get_running_loop()
-        waiting = _Waiting(items, loop.create_future())
-        self._pending.append(waiting)
+        self._pending.append(_Waiting(items, batch, at))
         self._pending_records += len(items)
-        if self._writer is None:
-            with deadline.without():  # the writer serves all who wait, not only the first one's deadline
-                self._writer = loop.create_task(self._write(), name=f"audit-log-{self.tenant_id}")
-        return waiting.future
 
     async def tree(self) -> Tree:
         """Return the log as it is now, durable."""
-        if self._tree is not None:
-            return self._tree
+        if self.known is not None:
+            return self.known
         if self._loading is None:
             with deadline.without():
                 self._loading = asyncio.get_running_loop().create_task(self._load())
         return await asyncio.shield(self._loading)
 
-    async def settle(self) -> None:
-        """Wait until all that was submitted is written or refused."""
-        while self._writer is not None:
-            with suppress(Exception):
-                await asyncio.shield(self._writer)
-
     async def _load(self) -> Tree:
         try:
             tree = grow_from(await self._store.edge(self.tenant_id))
             self.broken = False
-            if self._tree is None:
-                self._tree = tree
-            return self._tree
+            if self.known is None:
+                self.known = tree
+            return self.known
         except LogBroken:
             self.broken = True
             raise
         finally:
             self._loading = None
 
-    async def _write(self) -> None:
-        try:
-            while self._pending:
-                await self._write_group(self._take())
-        finally:
-            self._writer = None
-
-    def _take(self) -> list[_Waiting]:
+    def take(self) -> Group:
         """Take the batches of one group: all that wait, up to about `group_records`."""
         group: list[_Waiting] = []
         count = 0
@@ -156,31 +169,31 @@ class Log:
             group.append(waiting)
             count += len(waiting.items)
         self._pending_records -= count
-        return group
+        return Group(self, group)
 
-    async def _write_group(self, group: list[_Waiting]) -> None:
-        items = [item for waiting in group for item in waiting.items]
+    async def write_alone(self, group: Group) -> None:
+        """Write a group that can't just be put behind the log as it is known: which entries are there is asked first.
+
+        It settles its batches, whatever comes of it.
+        """
         try:
-            verdicts = await self._store_items(items)
+            verdicts = await self._store_items(group.items)
         except BaseException as error:
-            self._tree = None
-            for waiting in group:
-                if not waiting.future.done():
-                    waiting.future.set_exception(error if isinstance(error, Exception) else Unavailable("Stopped."))
+            group.fail(error)
             if not isinstance(error, Exception):
                 raise
             return
-        at = 0
-        for waiting in group:
-            end = at + len(waiting.items)
-            if not waiting.future.done():
-                waiting.future.set_result(verdicts[at:end])
-            at = end
+        group.settle(verdicts)
+
+    def grew(self, tree: Tree) -> None:
+        """Take note that the store has confirmed a group."""
+        self.known = tree
+        self._grown(self.tenant_id)
 
     async def _store_items(self, items: list[Intake]) -> list[Verdict]:
         """Store what isn't stored yet; return a verdict for each item."""
         verdicts = [Verdict.STORED] * len(items)
-        fresh = self._unrepeated(items, verdicts)
+        fresh = _unrepeated(items, verdicts)
         for _ in range(_ATTEMPTS):
             if not fresh:
                 return verdicts
@@ -189,27 +202,13 @@ class Log:
             try:
                 await self._store.append(append)
             except HeadMoved:
-                self._tree = None
+                self.known = None
             except AuditIdsTaken:
                 fresh = await self._unstored(items, fresh, verdicts)
             else:
-                self._tree = grown
-                self._grown(self.tenant_id)
+                self.grew(grown)
                 return verdicts
         raise Unavailable("The log is being written by somebody else.")
-
-    @staticmethod
-    def _unrepeated(items: list[Intake], verdicts: list[Verdict]) -> list[int]:
-        """Return the indexes of the items whose audit id comes for the first time in this group."""
-        if len({item.entry.audit_id for item in items}) == len(items):
-            return list(range(len(items)))
-        first: dict[str, int] = {}
-        for i, item in enumerate(items):
-            known = first.setdefault(item.entry.audit_id, i)
-            if known != i:
-                same = same_entry(items[known].entry, item.entry)
-                verdicts[i] = Verdict.DUPLICATE if same else Verdict.CONFLICT
-        return list(first.values())
 
     async def _unstored(self, items: list[Intake], fresh: list[int], verdicts: list[Verdict]) -> list[int]:
         """Return those of `fresh` that are not in the log; the others are duplicates or conflicts."""
@@ -224,6 +223,49 @@ class Log:
             same = bool(stored) and await self._same(items[i], stored[0])
             verdicts[i] = Verdict.DUPLICATE if same else Verdict.CONFLICT
         return left
+
+
+class Group:
+    """Batches that are written together to one log, in their order."""
+
+    __slots__ = ("_waiting", "items", "log")
+
+    def __init__(self, log: Log, waiting: Sequence[_Waiting]) -> None:
+        self.log = log
+        self._waiting = waiting
+        self.items = list(waiting[0].items) if len(waiting) == 1 else [i for some in waiting for i in some.items]
+
+    @property
+    def repeats(self) -> bool:
+        """Whether an audit id is in it twice."""
+        return len({item.entry.audit_id for item in self.items}) < len(self.items)
+
+    def settle(self, verdicts: Sequence[Verdict]) -> None:
+        """Tell the batches what became of each entry."""
+        start = 0
+        for items, batch, at in self._waiting:
+            end = start + len(items)
+            batch.settle(at, verdicts[start:end])
+            start = end
+
+    def fail(self, error: BaseException) -> None:
+        """Tell the batches that nothing is known of their entries, and forget how the log stood."""
+        self.log.known = None
+        for _, batch, at in self._waiting:
+            batch.settle(at, error if isinstance(error, Exception) else Unavailable("Stopped."))
+
+
+def _unrepeated(items: list[Intake], verdicts: list[Verdict]) -> list[int]:
+    """Return the indexes of the items whose audit id comes for the first time in this group."""
+    if len({item.entry.audit_id for item in items}) == len(items):
+        return list(range(len(items)))
+    first: dict[str, int] = {}
+    for i, item in enumerate(items):
+        known = first.setdefault(item.entry.audit_id, i)
+        if known != i:
+            same = same_entry(items[known].entry, item.entry)
+            verdicts[i] = Verdict.DUPLICATE if same else Verdict.CONFLICT
+    return list(first.values())
 
 
 class Logs:
@@ -247,6 +289,101 @@ class Logs:
         self._waiting_records = waiting_records
         self._in_memory = in_memory
         self._logs: OrderedDict[str, Log] = OrderedDict()
+        self._ready: list[Log] = []
+        """Logs for which entries wait and nothing is written."""
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def submit(self, by_tenant: Mapping[str, Sequence[Intake]]) -> asyncio.Future[list[Outcome]]:
+        """Queue the entries of some tenants; the future gives for each a verdict per entry, once those are durable.
+
+        Where the store failed it gives the exception instead: then nothing is known of the entries, send them again.
+        Raises: Unavailable when too many wait; what was queued of other tenants is stored all the same.
+        """
+        batch = _Batch(len(by_tenant))
+        for at, (tenant_id, items) in enumerate(by_tenant.items()):
+            log = self.of(tenant_id)
+            log.queue(items, batch, at)
+            if not log.writing:
+                self._make_ready(log)
+        return batch.future
+
+    def _make_ready(self, log: Log) -> None:
+        log.writing = True
+        self._ready.append(log)
+        if len(self._ready) == 1:
+            with deadline.without():  # a round serves all who wait, not only the first one's deadline
+                asyncio.get_running_loop().call_soon(self._begin)
+
+    def _begin(self) -> None:
+        """Take a group of each log that is ready, up to about so many records as a round has, and write them."""
+        groups: list[Group] = []
+        records = 0
+        for log in self._ready:
+            group = log.take()
+            groups.append(group)
+            records += len(group.items)
+            if records >= ROUND_RECORDS:
+                break
+        del self._ready[: len(groups)]
+        self._start(self._write(groups))
+        if self._ready:
+            asyncio.get_running_loop().call_soon(self._begin)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work, name="audit-logs")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _write(self, groups: Sequence[Group]) -> None:
+        """Write groups of different logs, with one call of the store for those that are as most are."""
+        chained: list[tuple[Group, LogAppend, Tree]] = []
+        for group in groups:
+            tree = group.log.known
+            if tree is None or group.repeats:
+                self._start(self._write_alone(group))
+                continue
+            try:
+                chained.append((group, *chain_on(group.log.tenant_id, tree, group.items)))
+            except Exception as error:
+                self._failed(group, error)
+        if not chained:
+            return
+        try:
+            outcomes = await self._store.append_all([append for _, append, _ in chained])
+        except BaseException as error:
+            for group, _, _ in chained:
+                self._failed(group, error)
+            if not isinstance(error, Exception):
+                raise
+            return
+        for (group, _, tree), refused in zip(chained, outcomes, strict=True):
+            if refused is None:
+                group.log.grew(tree)
+                group.settle([Verdict.STORED] * len(group.items))
+                self._after(group.log)
+            elif isinstance(refused, (HeadMoved, AuditIdsTaken)):
+                if isinstance(refused, HeadMoved):
+                    group.log.known = None
+                self._start(self._write_alone(group))
+            else:
+                self._failed(group, refused)
+
+    def _failed(self, group: Group, error: BaseException) -> None:
+        group.fail(error)
+        self._after(group.log)
+
+    async def _write_alone(self, group: Group) -> None:
+        try:
+            await group.log.write_alone(group)
+        finally:
+            self._after(group.log)
+
+    def _after(self, log: Log) -> None:
+        """See to what came while a log was written."""
+        if log.waits:
+            self._make_ready(log)
+        else:
+            log.writing = False
 
     def of(self, tenant_id: str) -> Log:
         """Return the tenant's log."""
@@ -278,8 +415,10 @@ class Logs:
 
     async def settle(self) -> None:
         """Wait until nothing is being written."""
-        for log in list(self._logs.values()):
-            await log.settle()
+        while self._tasks or self._ready:
+            if self._tasks:
+                await asyncio.wait(self._tasks)
+            await asyncio.sleep(0)
 
 
 def grow_from(edge: LogEdge) -> Tree:

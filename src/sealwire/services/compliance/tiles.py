@@ -167,7 +167,9 @@ class Tiling:
 
     def copy(self) -> Tiling:
         """Return an independent copy."""
-        return Tiling(self._edges)
+        twin = Tiling.__new__(Tiling)
+        twin._edges = self._edges.copy()  # what is in it is replaced, never changed
+        return twin
 
     def add(self, gained: Sequence[Sequence[bytes]]) -> list[Tile]:
         """Take the new nodes of levels 0, 1, 2 …; return the tiles to store."""
