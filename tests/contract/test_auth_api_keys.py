@@ -145,6 +145,14 @@ async def test_a_key_makes_no_keys_and_needs_no_more_than_its_scopes(room: AuthR
     assert not key.may(Permission.MANAGE_KEYS)
 
 
+async def test_who_may_manage_retention_may_look_at_it(room: AuthRoom) -> None:
+    owner, _ = await room.enter("boss")
+    made = await room.auth.add_api_key(owner, NewApiKey(name="clerk", scopes=["manage_retention"]))
+    state = await room.auth.api_key(BOUNDARY, ApiKeyQuery(key=made.key))
+    assert state.scopes == [Permission.MANAGE_RETENTION, Permission.READ_RETENTION]
+    assert made.api_key.scopes == ["manage_retention"]
+
+
 async def test_an_ended_key_is_in_the_feed_and_dead(room: AuthRoom) -> None:
     owner, _ = await room.enter("boss")
     made = await robot(room, owner)

@@ -17,9 +17,12 @@ PREFIX: Final = "swk1_"
 """Every key begins with it, so that boundary and secret scanners know one when they see it."""
 Scope = Literal[
     "read", "post", "start_conversation", "upload", "search", "own_data", "manage_users", "invite", "read_audit",
-    "manage_gdpr", "manage_retention", "use_keys", "manage_keys", "health_details",
+    "manage_gdpr", "manage_retention", "read_retention", "use_keys", "manage_keys", "health_details",
 ]  # fmt: skip
-"""Every permission but `own_profile`, by which credentials are changed, and `manage_tenants`."""
+"""Every permission but `own_profile`, by which credentials are changed, and `manage_tenants`.
+
+`manage_retention` holds `read_retention`.
+"""
 
 
 class ApiKeyNotFound(NotFound):

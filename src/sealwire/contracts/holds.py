@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, Protocol
 
-from sealwire.contracts.compliance_terms import RETAIN
+from sealwire.contracts.compliance_terms import LOOK, RETAIN
 from sealwire.kit.caller import Caller
 from sealwire.kit.codec import Id, Input, Output, Page, ShortText
 from sealwire.kit.operation import Operation, Repeat, table
@@ -76,7 +76,7 @@ HOLDS = Operation(
     gives=Holds,
     repeat=Repeat.SAFE,
     summary="Legal holds",
-    **RETAIN,
+    **LOOK,
 )
 HOLD = Operation(
     name="hold",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, Protocol
 
-from sealwire.contracts.compliance_terms import RETAIN
+from sealwire.contracts.compliance_terms import LOOK, RETAIN
 from sealwire.kit.caller import Caller
 from sealwire.kit.codec import Id, Input, Output, Page
 from sealwire.kit.operation import Operation, Repeat, table
@@ -103,7 +103,7 @@ RUNS = Operation(
     gives=RetentionRuns,
     repeat=Repeat.SAFE,
     summary="Retention runs",
-    **RETAIN,
+    **LOOK,
 )
 RUN = Operation(
     name="run",
@@ -112,7 +112,7 @@ RUN = Operation(
     gives=RetentionRun,
     repeat=Repeat.SAFE,
     summary="One retention run and its progress",
-    **RETAIN,
+    **LOOK,
 )
 
 OPERATIONS = table(START_RUN, RUNS, RUN)

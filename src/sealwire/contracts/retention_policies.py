@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Protocol
 
 import msgspec
 
-from sealwire.contracts.compliance_terms import RETAIN
+from sealwire.contracts.compliance_terms import LOOK, RETAIN
 from sealwire.kit.caller import Caller
 from sealwire.kit.codec import Input, Output, Page
 from sealwire.kit.operation import Operation, Repeat, table
@@ -43,7 +43,7 @@ POLICIES = Operation(
     gives=RetentionPolicies,
     repeat=Repeat.SAFE,
     summary="Retention policies",
-    **RETAIN,
+    **LOOK,
 )
 POLICY = Operation(
     name="policy",
@@ -52,7 +52,7 @@ POLICY = Operation(
     gives=RetentionPolicy,
     repeat=Repeat.SAFE,
     summary="One retention policy",
-    **RETAIN,
+    **LOOK,
 )
 SET_POLICY = Operation(
     name="set_policy",

@@ -32,6 +32,7 @@ class Permission(StrEnum):
     READ_AUDIT = "read_audit"
     MANAGE_GDPR = "manage_gdpr"
     MANAGE_RETENTION = "manage_retention"
+    READ_RETENTION = "read_retention"
     USE_KEYS = "use_keys"
     MANAGE_KEYS = "manage_keys"
     HEALTH_DETAILS = "health_details"
@@ -41,7 +42,14 @@ class Permission(StrEnum):
 _GUEST = frozenset({Permission.OWN_PROFILE, Permission.READ, Permission.POST, Permission.OWN_DATA})
 _MEMBER = _GUEST | {Permission.START_CONVERSATION, Permission.UPLOAD, Permission.SEARCH}
 _AUDITOR = frozenset(
-    {Permission.OWN_PROFILE, Permission.OWN_DATA, Permission.READ, Permission.READ_AUDIT, Permission.SEARCH}
+    {
+        Permission.OWN_PROFILE,
+        Permission.OWN_DATA,
+        Permission.READ,
+        Permission.READ_AUDIT,
+        Permission.READ_RETENTION,
+        Permission.SEARCH,
+    }
 )
 _ADMIN = _MEMBER | {
     Permission.MANAGE_USERS,
@@ -49,6 +57,7 @@ _ADMIN = _MEMBER | {
     Permission.READ_AUDIT,
     Permission.MANAGE_GDPR,
     Permission.MANAGE_RETENTION,
+    Permission.READ_RETENTION,
     Permission.USE_KEYS,
     Permission.MANAGE_KEYS,
     Permission.HEALTH_DETAILS,

@@ -6,6 +6,7 @@ import base64
 import hmac
 import os
 import re
+from collections.abc import Sequence
 from typing import Final
 
 from sealwire.contracts.api_keys import (
@@ -139,7 +140,7 @@ class KeyCabinet:
             owner_id=owner.user_id,
             role=owner.role,
             email=(await self._people.person(owner)).email,
-            scopes=[Permission(scope) for scope in record.scopes],
+            scopes=_permissions(record.scopes),
             epoch=record.epoch,
             created_at_s=record.created_us // US_PER_S,
             expires_at_s=record.expires_us // US_PER_S,
@@ -162,6 +163,14 @@ class KeyCabinet:
             active=owner.status == "active" and tenant.status == "active",
             expires_at_s=record.expires_us // US_PER_S,
         )
+
+
+def _permissions(scopes: Sequence[str]) -> list[Permission]:
+    """Return what scopes permit: who may manage may look."""
+    found = [Permission(scope) for scope in scopes]
+    if Permission.MANAGE_RETENTION in found and Permission.READ_RETENTION not in found:
+        found.append(Permission.READ_RETENTION)
+    return found
 
 
 def _check_scopes(role: Role, scopes: tuple[str, ...]) -> None:
