@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 
 from sealwire.adapters.embedded.crypto import MIGRATIONS, SqliteKeyStore
@@ -15,11 +16,13 @@ from sealwire.adapters.embedded.drivers.sqlite import Database
 from sealwire.contracts.ciphers import Ciphertext, CiphertextBatch, Plaintext, PlaintextBatch, Sealed
 from sealwire.contracts.crypto import OPERATIONS, Crypto
 from sealwire.contracts.crypto_terms import DecryptionFailed, KeyUnusable
+from sealwire.contracts.custody import SubjectErasure, SubjectProbe
 from sealwire.contracts.data_keys import DataKeyDestruction, DataKeyRequest, SystemDataKeyRequest, WrappedKey
 from sealwire.contracts.keys import Destruction, KeyChange, NewKey, RewrapStep
 from sealwire.contracts.signatures import Signable, SignedMessage, SystemSignable
 from sealwire.kit.caller import Caller, Principal, service_caller
 from sealwire.kit.codec import Page
+from sealwire.kit.envelopes import EnvelopeRefused
 from sealwire.kit.operation import Policy
 from sealwire.kit.permission import Role
 from sealwire.services.crypto.config import CryptoConfig
@@ -326,3 +329,48 @@ async def test_a_data_key_that_does_not_open_is_recorded(walk: Walk) -> None:
         (entry,) = await walk.new_entries()
         outcome = "failure" if refused is DecryptionFailed else "denied"
         assert (entry.action, entry.outcome, entry.resource_id) == ("crypto.data_key.opened", outcome, resource_id)
+
+
+async def test_wrapped_keys_that_change_places_open_nowhere(walk: Walk) -> None:
+    """Two data keys of a service, two keys of a tenant, under the same key above: who writes the file can do that."""
+    second = await walk.service.system_data_key(MESSAGING, SystemDataKeyRequest(context={"scope": "c2"}))
+    other = (await walk.service.generate_key(ANNA, NewKey())).key_id
+
+    async def swap(table: str, column: str, one: str, two: str) -> None:
+        def exchange(conn: apsw.Connection) -> None:
+            rows = {
+                name: conn.execute(f"SELECT wrapped FROM {table} WHERE {column} = ?", (name,)).get
+                for name in (one, two)
+            }
+            for name, came_from in ((one, two), (two, one)):
+                conn.execute(f"UPDATE {table} SET wrapped = ? WHERE {column} = ?", (rows[came_from], name))
+
+        await walk.db.write(exchange)
+
+    await swap("data_keys", "data_key_id", walk.current.wrapped, second.wrapped)
+    for wrapped, scope in ((walk.current.wrapped, "c1"), (second.wrapped, "c2")):
+        with pytest.raises(DecryptionFailed):
+            await walk.service.open_data_key(MESSAGING, WrappedKey(wrapped=wrapped, context={"scope": scope}))
+        with pytest.raises(DecryptionFailed):
+            await walk.service.system_data_key(MESSAGING, SystemDataKeyRequest(context={"scope": scope}))
+    await swap("versions", "key_id", walk.aes, other)
+    walk.service._chain._keys.clear()  # as after a restart
+    for key_id in (walk.aes, other):
+        with pytest.raises(EnvelopeRefused):
+            await walk.service.encrypt(ANNA, key_id, plain())
+
+
+async def test_an_erasure_reaches_the_keys_of_every_service(walk: Walk) -> None:
+    """Compliance excepted, which ends its own last."""
+    request = SystemDataKeyRequest(context={"scope": "c1", "subject_id": "u1"})
+    services = ("auth", "messaging", "media", "search", "socket", "gateway")
+    made = {name: await walk.service.system_data_key(service_caller(name, "t1"), request) for name in services}
+    custodian = service_caller("compliance", "t1")
+    erased = await walk.service.erase_subject(custodian, "u1", SubjectErasure(job_id="j1", pseudonym="nobody"))
+    assert (erased.done, erased.erased) == (True, {"data_key": len(services)})
+    for name, key in made.items():
+        with pytest.raises(KeyUnusable):
+            await walk.service.open_data_key(
+                service_caller(name, "t1"), WrappedKey(wrapped=key.wrapped, context=request.context)
+            )
+    assert (await walk.service.probe_subject(custodian, "u1", SubjectProbe())).places == {"data_keys": 0}

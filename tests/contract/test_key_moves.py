@@ -373,6 +373,43 @@ async def test_a_move_that_was_cut_off_goes_on_where_it_was(
         await sample.read(room.service)
 
 
+class Late(FileKeyProvider):
+    """Wraps, and answers when it is told to; `asked` is set when it waits."""
+
+    asked: asyncio.Event
+    go_on: asyncio.Event
+
+    async def wrap(self, key: bytes | bytearray, context: bytes) -> bytes:
+        wrapped = await super().wrap(key, context)
+        self.asked.set()
+        await self.go_on.wait()
+        return wrapped
+
+
+async def test_a_key_begun_under_the_old_provider_is_moved_too(tmp_path: Path) -> None:
+    room = Room(tmp_path)
+    old = Late.open(tmp_path / "kek")
+    assert isinstance(old, Late)
+    old.asked, old.go_on = asyncio.Event(), asyncio.Event()
+    old.go_on.set()
+    await room.open(old)
+    await Sample("t1").make(room.service)
+    old.asked.clear()
+    old.go_on.clear()
+    async with asyncio.timeout(30):
+        making = asyncio.create_task(room.service.encrypt_with_master_key(person("t2"), Plaintext(plaintext=SECRET)))
+        await old.asked.wait()
+        new = room.file("another")
+        moving = asyncio.create_task(room.service.move_to(new, lambda progress: None))
+        done, _ = await asyncio.wait([moving], timeout=0.3)
+        assert not done, "it waits for what was begun"
+        old.go_on.set()
+        await making
+        assert await moving == 2
+    assert await room.store.kek_ids() == {new.kek_id}
+    await room.close()
+
+
 class Garbling(FileKeyProvider):
     """Gives back another key than it wrapped, its probe excepted."""
 
