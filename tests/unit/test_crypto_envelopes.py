@@ -149,7 +149,9 @@ def test_nonces_never_repeat_across_draws() -> None:
 def test_a_wiped_key_neither_seals_nor_opens() -> None:
     key = sealing_key()
     envelope = key.seal(b"x", b"c")
+    assert any(key.segment_root)
     key.wipe()
+    assert not any(key.segment_root), "nor is it in memory for segments"
     with pytest.raises(EnvelopeRefused):
         key.open(envelope, b"c")
     with pytest.raises(EnvelopeRefused):

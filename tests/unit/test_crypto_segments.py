@@ -141,7 +141,9 @@ def test_two_segments_of_the_same_bytes_share_nothing() -> None:
 
 def test_nothing_can_follow_the_end() -> None:
     sealer = SegmentSealer(key=KEY, context=b"c")
+    sealer.update(b"the last of it")
     sealer.finish()
+    assert not any(sealer._buffer), "what was held back is wiped"
     for more in (lambda: sealer.update(b"x"), sealer.finish):
         with pytest.raises(ValueError, match="finished"):
             more()
