@@ -191,6 +191,14 @@ def test_records_out_of_place(
     assert (report.fault.kind, report.first_bad_seq) == (kind, seq), report.fault
 
 
+@pytest.mark.parametrize("end", [256, 700])
+def test_an_entry_too_many_is_inserted(copied: Mirrored, end: int) -> None:
+    copied.edit(end, lambda entries, at: entries.append(entries[at]))
+    report = copied.verify()
+    assert report.fault is not None
+    assert (report.fault.kind, report.first_bad_seq) == (Tampering.INSERTED, end + 1), report.fault
+
+
 @pytest.mark.parametrize(
     ("gone", "kind", "seq"),
     [
