@@ -310,7 +310,7 @@ class Stage(AuthRoom):
 
 
 Scenario = Callable[[Stage], Awaitable[Any]]
-SYSTEM = service_caller("auth", "system")
+SYSTEM = service_caller("gateway", "system")
 
 
 async def _past_the_limit(stage: Stage) -> None:
