@@ -35,7 +35,7 @@ CONNECTION_PRAGMAS = (
     "wal_autocheckpoint=0",  # the writer sees to it, off the loop, past CHECKPOINT_PAGES
 )
 PAGE_BYTES = 4096
-MOST_RECLAIM_PAGES = 96
+MOST_RECLAIM_PAGES = 64
 """A page given back is two written: what a step adds to the commit it shares."""
 LOG_KEPT_BYTES = 1 << 20
 """A log this small is not worth a checkpoint of its own to be emptied."""
