@@ -21,6 +21,7 @@ from sealwire.services.compliance.notes import (
     checkpoint_text,
     write_note,
 )
+from sealwire.services.compliance.verify import verify_export
 from sealwire.services.compliance.walk import Fault, Tampering
 
 ORIGIN = "example.org/audit/acme"
@@ -269,3 +270,14 @@ def test_a_record_is_proved_in_its_place_only(at: int) -> None:
     bundle = writer.bundle()
     bundle["records"][at] = writer.exhibit(at + 1, 9, pruned=at == 3)
     assert judged(writer, bundle) is not None, "a proof under another checkpoint"
+
+
+@pytest.mark.parametrize("seq", [1, 3, 9])
+def test_a_number_that_its_writer_skipped_or_gave_twice_is_found(seq: int) -> None:
+    """Hash, hash before and signature are right; the number is not."""
+    writer = written(seq=seq)
+    lines = [canonical(record) + b"\n" for record in writer.records]
+    for strict in (False, True):
+        report = verify_export(lines, keys=[writer.key], checkpoints=[writer.note(9)], strict=strict)
+        assert report.fault is not None
+        assert report.records == 1
