@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import secrets
 import subprocess
@@ -122,6 +123,32 @@ def test_while_nothing_runs_it_waits_for_the_next_start(place):
     assert report is not None
     assert report.error == ""
     assert set(before) < set(kids(place.url)) == set(report.key_ids)
+
+
+def test_a_stolen_key_opens_nothing_while_the_next_start_is_under_way(place):
+    anna = Person(place.url, "anna")
+    assert accepted(anna)
+    place.kill()
+    errand = errands.ask(place.data, "rotate-signing", compromised=True)
+    seen: set[int] = set()
+    up = threading.Event()
+
+    def knock() -> None:
+        with httpx.Client(headers={"authorization": f"Bearer {anna.token}"}) as http:
+            while not up.is_set() or not seen & {200, 401}:
+                with contextlib.suppress(httpx.TransportError):
+                    seen.add(http.get(f"{place.url}/api/v1/auth/me").status_code)
+
+    knocking = threading.Thread(target=knock)
+    knocking.start()
+    try:
+        place.start()
+        assert errands.wait(place.data, errand, timeout_s=DEADLINE_S) is not None
+    finally:
+        up.set()
+        knocking.join(DEADLINE_S)
+    assert 401 in seen
+    assert 200 not in seen
 
 
 def test_a_folder_of_nothing_is_refused(tmp_path):

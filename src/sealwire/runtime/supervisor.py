@@ -101,20 +101,20 @@ class Supervisor:
         self._assembly = assembly
         self._reporter = reporter
         self._asked_to_stop = asyncio.Event()
+        self._errands = Errands(data=assembly.settings.data, run=self._see_to)
 
     async def run(self) -> None:
         """Serve until SIGINT or SIGTERM. Raises: StartFailed after everything begun was stopped again."""
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(signum, self._on_signal)
-        errands = Errands(data=self._assembly.settings.data, run=self._see_to)
         try:
             if await self.start():
-                await errands.start()
+                await self._errands.start()
                 await self._asked_to_stop.wait()
                 self._reporter.say("stopping: requests in flight finish, sockets move on (again to stop now)")
         finally:
-            await errands.stop()
+            await self._errands.stop()
             await self._assembly.stop()
 
     async def start(self) -> bool:
@@ -132,6 +132,8 @@ class Supervisor:
                 why = str(error).rstrip(".") or type(error).__name__
                 raise StartFailed(f"{step.name}: {why}. {step.remedy}") from error
             self._reporter.done(step.name, time.perf_counter() - started)
+            if step.name == "service auth":
+                await self._errands.look_first()
         settle_collector()
         self._reporter.up(self._assembly.url, self._assembly.notes)
         return True
