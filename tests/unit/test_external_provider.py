@@ -170,6 +170,14 @@ async def test_a_key_without_alg_is_taken_by_its_kind_and_secrets_never(
     assert (await provider.prove("code", nonce=NONCE, verifier="v")).subject == "s1"
 
 
+@pytest.mark.parametrize("kid", ["kq/3Zb+Qe8w/1xA=", "/" + "k" * 43, "https://idp.example/keys/1"])
+async def test_a_key_id_may_hold_a_slash(provider: IdentityProvider, world: World, kid: str) -> None:
+    world.key = Key.generate(Algorithm.ES256, kid=kid, state=KeyState.SIGNING)
+    world.keys = {"keys": [world.key.public_jwk()]}
+    world.claims["at_hash"] = half(ACCESS, hashlib.sha256)
+    assert (await provider.prove("code", nonce=NONCE, verifier="v")).subject == "s1"
+
+
 async def test_userinfo_is_about_the_same_person(provider: IdentityProvider, world: World) -> None:
     world.userinfo["sub"] = "s2"
     with pytest.raises(ExternalRefused):

@@ -245,8 +245,11 @@ async def test_a_request_without_an_answer_in_time_ends_with_504(call):
 
 def test_a_public_app_does_not_mount_internal_routes():
     edge = Edge(authenticate=authenticate)
-    internal = Operation(name="i", verb="GET", path="/i", policy=Policy.SERVICE, service="notes", summary="")
-    with pytest.raises(ValueError, match="services"):
+    about = {"name": "i", "verb": "GET", "path": "/i", "policy": Policy.SERVICE, "service": "notes", "summary": ""}
+    with pytest.raises(ValueError, match="names those that call it"):
+        Operation(**about)
+    internal = Operation(**about, callers=frozenset({"gateway"}))
+    with pytest.raises(ValueError, match="is for services"):
         App([edge.bind(internal, Notes().open)], public=True)
 
 

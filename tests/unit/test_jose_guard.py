@@ -259,8 +259,6 @@ def test_any_other_header_member(member: str) -> None:
     "kid",
     [
         "../../../../dev/null",
-        "/dev/null",
-        "a/b",
         "a..b",
         "' OR '1'='1",
         "x' UNION SELECT 'key",
@@ -269,7 +267,7 @@ def test_any_other_header_member(member: str) -> None:
         "a\nb",
         "a\n",
         "",
-        "k" * 65,
+        "k" * 129,
         "ключ",
         "$(id)",
         "a%2e%2e",
@@ -285,7 +283,8 @@ def test_kid_injection_and_paths(kid: object) -> None:
 
 
 def test_an_unknown_or_absent_kid() -> None:
-    refused(forge(header(kid="nobody"), claims()), Reason.KEY_UNKNOWN)
+    for kid in ("nobody", "/dev/null", "a/b", "//etc/passwd", "k" * 128):  # a slash is a letter: no id is a path here
+        refused(forge(header(kid=kid), claims()), Reason.KEY_UNKNOWN)
     refused(forge(header(kid=None), claims()), Reason.KID)
 
 

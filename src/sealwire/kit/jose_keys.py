@@ -11,8 +11,9 @@ from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
 
 from sealwire.kit.weak_keys import has_roca_fingerprint, is_of_small_order
 
-KID: Final = re.compile(r"(?!.*\.\.)[A-Za-z0-9._@:=+~-]{1,64}")
-"""What a key id may look like: no slash, no quote, no blank, no `..`; it is only ever a key of a dict."""
+KID: Final = re.compile(r"(?!.*\.\.)[A-Za-z0-9._@:=+~/-]{1,128}")
+"""What a key id may look like: no quote, no blank, no `..`. It is only ever a key of a dict, so a slash does no harm,
+and identity providers have it: some ids are base64 (RFC 7517 section 4.5 allows any text)."""
 MIN_RSA_BITS: Final = 2_048
 MAX_RSA_BITS: Final = 4_096
 MIN_RSA_EXPONENT: Final = 65_537
