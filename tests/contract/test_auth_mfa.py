@@ -17,6 +17,7 @@ from sealwire.contracts.logins import (
     LoginResult,
     MfaAnswer,
     MfaFailed,
+    PasswordChange,
     StepUp,
     TooManyAttempts,
     TotpCode,
@@ -134,6 +135,18 @@ async def test_one_code_counts_once_in_two_processes_over_one_store(room: AuthRo
             assert sum(isinstance(answer, LoginResult) for answer in answers) == 1
     finally:
         await other.stop()
+
+
+async def test_a_login_that_waits_ends_with_the_password_it_was_begun_by(room: AuthRoom) -> None:
+    caller, phone, _ = await enrolled(room)
+    token = await wanted(room)
+    await room.service.change_password(
+        caller, PasswordChange(current_password=PASSWORD, new_password="lantern otter seven")
+    )
+    with pytest.raises(MfaFailed):
+        await room.auth.mfa_verify(somebody(), totp(token, phone.code()))
+    asked = await room.log_in("anna", password="lantern otter seven")
+    assert (await room.auth.mfa_verify(somebody(), totp(asked.mfa_token, phone.code()))).access_token
 
 
 async def test_one_challenge_lets_one_in(room: AuthRoom) -> None:
