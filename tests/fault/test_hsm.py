@@ -20,7 +20,7 @@ import pytest
 from sealwire.adapters.hsm.pin import PinSource, PinUnusable
 from sealwire.adapters.hsm.pkcs11 import Pkcs11KeyProvider, TokenOut
 from sealwire.kit.clock import SystemClock
-from sealwire.services.crypto.providers import KekUnusable
+from sealwire.services.crypto.providers import KekUnusable, WrapRefused
 from sealwire.testing.softhsm import KEY, LABEL, PIN, FaultyToken, SoftHsm, library
 
 pytestmark = pytest.mark.skipif(library() is None, reason="SoftHSM2 is not installed (Debian: softhsm2)")
@@ -385,3 +385,23 @@ async def test_who_gives_up_leaves_the_others_their_own_answers(provider: Pkcs11
 async def test_a_crash_of_the_worker_leaves_no_memory_on_the_disk(provider: Pkcs11KeyProvider) -> None:
     assert provider.worker_pid is not None
     assert resource.prlimit(provider.worker_pid, resource.RLIMIT_CORE) == (0, 0)
+
+
+async def test_what_the_token_opens_but_did_not_wrap_for_us_is_refused(
+    hsm: SoftHsm, provider: Pkcs11KeyProvider
+) -> None:
+    """The zeros in front of the key commit to the key of the token: AES-GCM alone opens under more than one."""
+    header = b"\x02" + bytes.fromhex(provider.kek_id.removeprefix("pkcs11:"))
+    program = """
+from pkcs11.mechanisms import GCMParams
+with token.open(user_pin={pin!r}) as session:
+    (key,) = session.get_objects({{Attribute.LABEL: {label!r}}})
+    for front in (bytes(32), bytes(31) + b"x"):
+        param = GCMParams(nonce=bytes(12), aad={aad!r}, tag_bits=128)
+        print(key.encrypt(front + b"k" * 32, mechanism=Mechanism.AES_GCM, mechanism_param=param).hex())
+"""
+    told = run_alone(hsm, program.format(pin=PIN, label=KEY, aad=header + b"here"))
+    ours, another = [header + bytes(12) + bytes.fromhex(line) for line in told.split()]
+    assert await provider.unwrap(ours, b"here") == b"k" * 32
+    with pytest.raises(WrapRefused):
+        await provider.unwrap(another, b"here")
