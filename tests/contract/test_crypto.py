@@ -640,6 +640,16 @@ async def test_the_ring_forgets_also_when_the_answer_is_lost(crypto: Crypto, roo
         await ring.open("t1", "c1", "u1", sealed, b"c")
 
 
+async def test_what_is_forgotten_while_it_is_loaded_is_not_kept(crypto: Crypto, room: Room) -> None:
+    ring = KeyRing(crypto=crypto, service="messaging", clock=room.clock)
+    load = asyncio.create_task(ring.sealing_key("t1", "c1", "u1"))
+    while not ring._loads:  # noqa: ASYNC110 - what is waited for has no event
+        await asyncio.sleep(0)
+    ring.forget("t1", subject_id="u1")
+    assert not (await load).wiped, "good for who waited"
+    assert (len(ring), ring.ready("t1", "c1", "u1")) == (0, None)
+
+
 async def test_a_load_that_fails_is_not_remembered(crypto: Crypto, room: Room) -> None:
     ring = KeyRing(crypto=crypto, service="messaging", clock=room.clock)
     sealed = await ring.seal("t1", "c1", "u1", b"x", b"c")
