@@ -281,3 +281,12 @@ def test_a_number_that_its_writer_skipped_or_gave_twice_is_found(seq: int) -> No
         report = verify_export(lines, keys=[writer.key], checkpoints=[writer.note(9)], strict=strict)
         assert report.fault is not None
         assert report.records == 1
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_record_of_another_log_is_inserted_in_an_export_too(strict: bool) -> None:
+    writer = written(tenant_id="globex")
+    lines = [canonical(record) + b"\n" for record in writer.records]
+    report = verify_export(lines, keys=[writer.key], checkpoints=[writer.note(9)], strict=strict)
+    assert report.fault is not None
+    assert (report.fault.kind, report.fault.seq) == (Tampering.INSERTED, 2)
