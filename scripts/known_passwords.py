@@ -1,7 +1,8 @@
 """Make services/auth/known_passwords.bin from a list of passwords, the most common first, and say what it covers.
 
-The file in the repository was made from the million most common of the ten million passwords that Mark Burnett gave to
-the public domain in 2015, in the order of SecLists (`10-million-password-list-top-1000000.txt`).
+The file in the repository was made from the million most common of the ten million passwords that Mark Burnett
+published in 2015, in the order of SecLists (`10-million-password-list-top-1000000.txt`). It holds none of them: only a
+part of a hash of each.
 """
 
 from __future__ import annotations
