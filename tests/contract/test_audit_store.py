@@ -17,6 +17,7 @@ from sealwire.contracts.audit_log import Actor, AuditEntry
 from sealwire.kit.ids import new_id
 from sealwire.services.compliance.canonical import canonical
 from sealwire.services.compliance.chain import form_of, read_record, record_bytes
+from sealwire.services.compliance.log_tree import Tree, chain_on, grow_from
 from sealwire.services.compliance.merkle import TILE_WIDTH, leaf_hash, root_of
 from sealwire.services.compliance.ports import (
     AuditIdsTaken,
@@ -29,7 +30,6 @@ from sealwire.services.compliance.ports import (
     StoredCheckpoint,
 )
 from sealwire.services.compliance.sealing import Intake, blank
-from sealwire.services.compliance.sequencer import Tree, chain_on, grow_from
 from sealwire.services.compliance.tiles import tiles_of
 from sealwire.testing.backends import FAMILIES
 from sealwire.testing.compliance import open_compliance_stores

@@ -19,9 +19,9 @@ from sealwire.kit.ids import new_id
 from sealwire.kit.pages import DegradedOnly
 from sealwire.services.compliance.chain import read_record
 from sealwire.services.compliance.config import ComplianceConfig
+from sealwire.services.compliance.log_tree import LogBroken
 from sealwire.services.compliance.notes import ED25519, NoteSignature, VerifierKey, parse_key, parse_note, write_note
 from sealwire.services.compliance.ports import LogAppend, LogHead
-from sealwire.services.compliance.sequencer import LogBroken
 from sealwire.services.compliance.tiles import read_bundle, write_bundle
 from sealwire.testing.compliance import ComplianceRoom, open_compliance
 

@@ -13,6 +13,7 @@ from sealwire.kit.clock import Clock
 from sealwire.kit.problem import Invalid
 from sealwire.services.compliance import merkle
 from sealwire.services.compliance.key_chain import KeyChain
+from sealwire.services.compliance.log_tree import LogBroken, Tree
 from sealwire.services.compliance.notes import (
     NoteInvalid,
     TreeHead,
@@ -23,7 +24,7 @@ from sealwire.services.compliance.notes import (
     write_note,
 )
 from sealwire.services.compliance.ports import AuditStore, StoredCheckpoint
-from sealwire.services.compliance.sequencer import LogBroken, Logs, Tree
+from sealwire.services.compliance.sequencer import Logs
 from sealwire.services.compliance.signers import SERVICE, Signers
 from sealwire.services.compliance.tiles import (
     BundleAddress,

@@ -13,23 +13,17 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from enum import Enum
 from typing import Any, NamedTuple
 
-import msgspec
-
 from sealwire.kit.problem import Unavailable
 from sealwire.resilience import deadline
-from sealwire.services.compliance.chain import begin_record_hash
-from sealwire.services.compliance.merkle import Frontier, leaf_hashes, pair_up
+from sealwire.services.compliance.log_tree import LogBroken, Tree, chain_on, grow_from
 from sealwire.services.compliance.ports import (
     AuditIdsTaken,
     AuditStore,
     HeadMoved,
     LogAppend,
-    LogEdge,
-    LogHead,
     StoredRecord,
 )
 from sealwire.services.compliance.sealing import Intake, same_entry
-from sealwire.services.compliance.tiles import Tiling, split_hashes
 
 _ATTEMPTS = 8
 ROUND_RECORDS = 1_024
@@ -46,20 +40,6 @@ class Verdict(Enum):
 
 
 Outcome = Sequence[Verdict] | Exception
-
-
-class LogBroken(Unavailable):
-    """What is stored of the log can't be continued: pieces or tiles of its right edge are missing."""
-
-    code, title = "audit_log_broken", "The audit log is damaged and takes no records"
-
-
-class Tree(msgspec.Struct, frozen=True):
-    """A log as it is in memory: head, frontier, unfinished tiles. Never changed; an append makes a new one."""
-
-    head: LogHead
-    frontier: Frontier
-    tiling: Tiling
 
 
 class _Batch:
@@ -419,57 +399,3 @@ class Logs:
             if self._tasks:
                 await asyncio.wait(self._tasks)
             await asyncio.sleep(0)
-
-
-def grow_from(edge: LogEdge) -> Tree:
-    """Rebuild what a writer holds in memory from what is stored. Raises: LogBroken."""
-    size = edge.head.size
-    edges = {0: (size // 256, list(edge.leaves))}
-    edges |= {level: (number, split_hashes(hashes)) for level, (number, hashes) in edge.tiles.items()}
-    peaks: list[bytes] = []
-    for level in range(max(edges), -1, -1):
-        peaks += _peaks(edges.get(level, (0, []))[1])
-    try:
-        return Tree(edge.head, Frontier(size, peaks), Tiling(edges))
-    except ValueError:
-        raise LogBroken("The audit log is damaged; run its verification.") from None
-
-
-def _peaks(hashes: Sequence[bytes]) -> list[bytes]:
-    """Return the roots of the perfect subtrees over hashes of one level, tallest first."""
-    peaks, row = [], list(hashes)
-    while row:
-        if len(row) & 1:
-            peaks.append(row.pop())
-        row = pair_up(row)
-    return peaks[::-1]
-
-
-def chain_on(tenant_id: str, tree: Tree, items: Sequence[Intake]) -> tuple[LogAppend, Tree]:
-    """Give entries their places after the head: return what to store, and the tree it leads to."""
-    seq, prev, begin = tree.head.size, tree.head.last_hash, begin_record_hash
-    bodies: list[bytes] = []
-    hashes: list[str] = []
-    for item in items:
-        seq += 1
-        form = item.form  # as `Form.bytes_at`: a call for each record is a tenth of all this
-        body = b"".join((form.before, prev.encode(), form.middle, b"%d" % seq, form.after))
-        h = begin()
-        h.update(body)
-        prev = h.hexdigest()
-        bodies.append(body)
-        hashes.append(prev)
-    frontier, tiling = tree.frontier.copy(), tree.tiling.copy()
-    tiles = tiling.add(frontier.extend(leaf_hashes(bodies)))
-    head = LogHead(size=seq, last_hash=prev)
-    append = LogAppend(
-        tenant_id=tenant_id,
-        before=tree.head,
-        after=head,
-        entries=[item.entry for item in items],
-        bodies=bodies,
-        hashes=hashes,
-        created_us=[item.created_us for item in items],
-        tiles=tiles,
-    )
-    return append, Tree(head, frontier, tiling)

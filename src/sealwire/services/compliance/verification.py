@@ -16,11 +16,11 @@ from sealwire.kit.tasks import cancel_and_wait
 from sealwire.resilience import deadline
 from sealwire.services.compliance.evidence import Evidence
 from sealwire.services.compliance.key_chain import KeyChain
+from sealwire.services.compliance.log_tree import LogBroken
 from sealwire.services.compliance.merkle import HASH_BYTES, TILE_WIDTH
 from sealwire.services.compliance.notes import NoteInvalid, TreeHead, parse_key, verify_note
 from sealwire.services.compliance.ports import AuditStore, LogHead, LogUnreadable, StoredCheckpoint, StoredRecord
 from sealwire.services.compliance.remains import pruned_item
-from sealwire.services.compliance.sequencer import LogBroken
 from sealwire.services.compliance.tiles import Tile, Tiling
 from sealwire.services.compliance.walk import Fault, Item, Tampering, Walk
 
