@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from sealwire.contracts.audit_log import Actor, AuditBatch, AuditEntry, Verification, VerifyQuery
+from sealwire.contracts.audit_log import Actor, AuditBatch, AuditEntry, InclusionQuery, Verification, VerifyQuery
 from sealwire.kit.caller import service_caller
 from sealwire.kit.ids import new_id
 from sealwire.kit.pages import DegradedOnly
@@ -254,6 +254,30 @@ async def test_a_log_without_its_right_edge_takes_no_records_and_says_so(tmp_pat
         assert (await room.service.append(CALLER, AuditBatch(records=others))).accepted == 3
         found = await verify(room)
         assert (found.ok, found.first_bad_seq) == (False, 257), found.fault
+
+
+async def test_a_log_that_can_not_be_continued_fails_no_other_in_its_round(tmp_path: Path) -> None:
+    """Its head was put back and its records stayed, so that what comes has their place."""
+    others = [msgspec.structs.replace(e, tenant_id="other") for e in entries(4)]
+    async with open_compliance(tmp_path) as room:
+        for other in others[:2]:
+            await room.service.append(CALLER, AuditBatch(records=[*entries(1), other]))
+        row = (await room.stores.audit.records("acme", 1, 1))[0]
+    tamper(
+        tmp_path,
+        lambda conn: (
+            conn.execute(
+                "UPDATE tenant SET size = 1, last_hash = ? WHERE tenant_id = 'acme'", (bytes.fromhex(row.hash),)
+            ).fetchall()
+            and None
+        ),
+    )
+    async with open_compliance(tmp_path) as room:
+        for tenant in ("acme", "other"):  # both are known by now, and their groups go to the store together
+            await room.service.inclusion(service_caller("gateway", tenant), InclusionQuery(seq=1, tree_size=1))
+        with pytest.raises(apsw.ConstraintError):
+            await room.service.append(CALLER, AuditBatch(records=[*entries(1), *others[2:]]))
+        assert (await room.stores.audit.head("other")).size == 4
 
 
 async def test_bytes_that_are_not_canonical_are_found_when_asked_for(tmp_path: Path) -> None:

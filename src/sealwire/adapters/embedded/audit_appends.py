@@ -62,7 +62,9 @@ class Appends:
             conn.execute("SAVEPOINT appends")
             try:
                 self._together(conn, appends, given)
-            except (HeadMoved, AuditIdsTaken):
+            except Exception:  # one of them was refused, or what is stored of its log is damaged
+                if not conn.in_transaction:  # SQLite gave up all of it: a fault of the storage
+                    raise
                 conn.execute("ROLLBACK TO appends")
                 given.clear()  # who is new may get another number now
                 outcomes = [self._alone(conn, append, given) for append in appends]
@@ -78,7 +80,9 @@ class Appends:
         try:
             self._together(conn, [append], fresh)
             given.update(fresh)
-        except (HeadMoved, AuditIdsTaken) as error:
+        except Exception as error:
+            if not conn.in_transaction:
+                raise
             refused = error
             conn.execute("ROLLBACK TO append")
         conn.execute("RELEASE append")
