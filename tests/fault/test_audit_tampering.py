@@ -256,6 +256,27 @@ async def test_a_log_without_its_right_edge_takes_no_records_and_says_so(tmp_pat
         assert (found.ok, found.first_bad_seq) == (False, 257), found.fault
 
 
+@pytest.mark.parametrize("level", [0, 1])
+async def test_a_tile_that_was_cut_is_told_as_damage_of_the_log(tmp_path: Path, level: int) -> None:
+    async with open_compliance(tmp_path) as room:
+        for _ in range(2):
+            await room.service.append(CALLER, AuditBatch(records=entries(300)))
+        await room.service.checkpoint(CALLER)
+    cut = "UPDATE tile SET hashes = substr(hashes, 1, 33) WHERE place & ((1 << 40) - 1) = ?"
+    tamper(tmp_path, lambda conn: conn.execute(cut, (level << 36,)).fetchall() and None)
+    async with open_compliance(tmp_path) as room:
+        with pytest.raises(LogBroken):
+            await room.service.inclusion(CALLER, InclusionQuery(seq=1, tree_size=600))
+        if level:  # a tile of the right edge
+            with pytest.raises(LogBroken):
+                await room.service.append(CALLER, AuditBatch(records=entries(1)))
+            with pytest.raises(DegradedOnly):
+                await room.service.checks()["audit_logs"]()
+        found = await verify(room)
+        assert found.fault is not None
+        assert found.fault.startswith("tree"), found.fault
+
+
 async def test_a_log_that_can_not_be_continued_fails_no_other_in_its_round(tmp_path: Path) -> None:
     """Its head was put back and its records stayed, so that what comes has their place."""
     others = [msgspec.structs.replace(e, tenant_id="other") for e in entries(4)]

@@ -223,7 +223,7 @@ class Evidence:
         stored[0, number] = b"".join(edge)
         if missing := needed - stored.keys():
             raise LogBroken(f"{len(missing)} tiles of the audit log are missing; run its verification.")
-        return TileMap(stored)
+        return _StoredTiles(stored)
 
     # ---- C2SP tlog-tiles
 
@@ -259,6 +259,16 @@ class Evidence:
             if len(split_hashes(hashes)) == address.width:
                 return hashes
         raise LogBroken("The tile is missing; run the log's verification.")
+
+
+class _StoredTiles(TileMap):
+    """Tiles as they are stored: one that is too short is damaged."""
+
+    def node(self, height: int, number: int) -> bytes:
+        try:
+            return super().node(height, number)
+        except LookupError:
+            raise LogBroken("A tile of the audit log is damaged; run its verification.") from None
 
 
 def _proof(leaf_index: int, tree_size: int, hashes: Sequence[bytes]) -> Proof:

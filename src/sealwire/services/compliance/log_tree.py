@@ -35,11 +35,11 @@ def grow_from(edge: LogEdge) -> Tree:
     """Rebuild what a writer holds in memory from what is stored. Raises: LogBroken."""
     size = edge.head.size
     edges = {0: (size // 256, list(edge.leaves))}
-    edges |= {level: (number, split_hashes(hashes)) for level, (number, hashes) in edge.tiles.items()}
     peaks: list[bytes] = []
-    for level in range(max(edges), -1, -1):
-        peaks += _peaks(edges.get(level, (0, []))[1])
     try:
+        edges |= {level: (number, split_hashes(hashes)) for level, (number, hashes) in edge.tiles.items()}
+        for level in range(max(edges), -1, -1):
+            peaks += _peaks(edges.get(level, (0, []))[1])
         return Tree(edge.head, Frontier(size, peaks), Tiling(edges))
     except ValueError:
         raise LogBroken("The audit log is damaged; run its verification.") from None
