@@ -13,10 +13,12 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from sealwire.contracts.audit import EvidenceQuery
 from sealwire.contracts.audit_log import Actor, AuditBatch, AuditEntry, InclusionQuery, Verification, VerifyQuery
 from sealwire.kit.caller import service_caller
 from sealwire.kit.ids import new_id
 from sealwire.kit.pages import DegradedOnly
+from sealwire.services.compliance.bundle import verify_bundle
 from sealwire.services.compliance.chain import read_record
 from sealwire.services.compliance.config import ComplianceConfig
 from sealwire.services.compliance.log_tree import LogBroken
@@ -301,7 +303,8 @@ async def test_a_log_that_can_not_be_continued_fails_no_other_in_its_round(tmp_p
         assert (await room.stores.audit.head("other")).size == 4
 
 
-async def test_bytes_that_are_not_canonical_are_found_when_asked_for(tmp_path: Path) -> None:
+@pytest.mark.parametrize("spelling", [b'"metadata":{"n":0,', b'"metadata": {'])
+async def test_bytes_that_are_not_canonical_are_found_when_asked_for(tmp_path: Path, spelling: bytes) -> None:
     """Hash and place are right: whoever wrote the log wrote them so, and two readers may read them in two ways."""
     async with open_compliance(tmp_path) as room:
         await room.service.append(CALLER, AuditBatch(records=entries(3)))
@@ -311,7 +314,7 @@ async def test_bytes_that_are_not_canonical_are_found_when_asked_for(tmp_path: P
             read_record(last.body).prev_hash.encode(), head.last_hash.encode()
         )
         (sent,) = entries(1)
-        body = link.replace(b'"metadata":{', b'"metadata":{"n":0,')
+        body = link.replace(b'"metadata":{', spelling)
         hash_hex = sha256(body).hexdigest()
         append = LogAppend(
             tenant_id="acme", before=head, after=LogHead(size=4, last_hash=hash_hex), entries=[sent], bodies=[body],
@@ -325,6 +328,10 @@ async def test_bytes_that_are_not_canonical_are_found_when_asked_for(tmp_path: P
             assert (found.ok, found.first_bad_seq) == (False, 4), found.fault
             assert found.fault == "changed: the record is not canonical JSON"
         assert (await room.service.verify(CALLER, VerifyQuery(canonical=True, to_seq=3))).ok
+        for last in (3, 4):
+            parts = [part async for part in await room.service.evidence(CALLER, EvidenceQuery(to_seq=last))]
+            report, _ = verify_bundle(b"".join(parts))
+            assert report.ok is (last == 3), "in a bundle it is asked for always"
 
 
 @pytest.mark.parametrize("newer", [False, True])

@@ -13,10 +13,11 @@ from typing import BinaryIO
 
 from sealwire.services.compliance.bundle_file import FORMATS, BundleCut, BundleFile, BundleHead, Exhibit, Later
 from sealwire.services.compliance.canonical import NotCanonical
-from sealwire.services.compliance.chain import read_link
+from sealwire.services.compliance.chain import read_link, reread
 from sealwire.services.compliance.key_chain import KeyChain, refuse_other_keys
 from sealwire.services.compliance.merkle import ProofInvalid, leaf_hash, verify_consistency, verify_inclusion
 from sealwire.services.compliance.notes import NoteInvalid, TreeHead, VerifierKey, parse_key
+from sealwire.services.compliance.plain_form import plain_records
 from sealwire.services.compliance.pruning import PRUNED_START, Range, joined, pruned_by, without
 from sealwire.services.compliance.remains import is_hash
 from sealwire.services.compliance.verify import Report, read_item
@@ -199,6 +200,9 @@ class _Check:
             return 0, "", b"", "", Fault(Tampering.CHANGED, after, "the record can't be read")
         if sha256(body).hexdigest() != stated:
             fault = Fault(Tampering.CHANGED, max(after, link.seq), "the record does not have the hash it states")
+            return link.seq, stated, b"", link.prev_hash, fault
+        if plain_records([body]) is None and reread(bytes(exhibit.record))[0] != body:
+            fault = Fault(Tampering.CHANGED, link.seq, "the record is not canonical JSON")
             return link.seq, stated, b"", link.prev_hash, fault
         if link.tenant_id != self.bundle.tenant_id:
             fault = Fault(Tampering.INSERTED, link.seq, "the record belongs to another log")
