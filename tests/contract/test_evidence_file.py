@@ -87,6 +87,23 @@ async def test_a_record_that_is_pruned_while_the_bundle_is_written_is_shown_as_p
         assert report.fault.kind is Tampering.TRUNCATED, report.fault
 
 
+async def test_a_key_that_changes_while_the_bundle_is_written_is_vouched_for(room: ComplianceRoom) -> None:
+    key, parts = await key_of(room), list[bytes]()
+    async for part in await room.service.evidence(AUDITOR, EvidenceQuery(to_seq=RECORDS)):
+        if len(parts) == 1:
+            await room.service.rotate_checkpoint_keys()
+            await room.service.pruning.prune("acme", [550], run_id="meanwhile")
+        parts.append(part)
+    report, _ = verify_bundle(b"".join(parts), keys=[key])
+    assert report.ok, report.fault
+    assert report.pruned == [(550, 550)]
+    document = json.loads(b"".join(parts))
+    assert len(document["later"].pop("rotations")) == 1
+    report, _ = verify_bundle(json.dumps(document).encode(), keys=[key])
+    assert report.fault is not None
+    assert report.fault.kind is Tampering.CHECKPOINT, "a key that nothing vouches for"
+
+
 async def test_the_chain_hash_within_a_pruned_run_is_told_as_the_logs_own_word(room: ComplianceRoom) -> None:
     await room.service.pruning.prune("acme", [5, 6, 7, 20], run_id="run")
     key = await key_of(room)

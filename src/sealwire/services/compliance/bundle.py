@@ -64,6 +64,7 @@ class _Check:
     bundle: BundleHead
     head: TreeHead
     _file: BundleFile
+    _keys: Sequence[VerifierKey]
     _chain: KeyChain
 
     def __init__(self) -> None:
@@ -93,6 +94,7 @@ class _Check:
             note=bundle.checkpoint,
             where="the bundle",
         )
+        self._keys = trusted
         self._chain = KeyChain.of(trusted, bundle.rotations)
         self.head = head = self._chain.checkpoint(bundle.checkpoint)
         if bundle.origin != head.origin or not head.origin.endswith(f"/{bundle.tenant_id}"):
@@ -157,7 +159,9 @@ class _Check:
         head = self.head
         later: Later | None = self._file.later
         if later is not None:
-            head = self._chain.checkpoint(later.checkpoint)
+            chain = KeyChain.of(self._keys, [*self.bundle.rotations, *later.rotations])
+            chain.checkpoint(self.bundle.checkpoint)  # its key may not have been followed by then
+            head = chain.checkpoint(later.checkpoint)
             if fault := _continued(self.head, head, later.consistency, "the one that the records lie under"):
                 return fault
         for exhibit in self._file.pruning():

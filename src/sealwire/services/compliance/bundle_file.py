@@ -69,11 +69,15 @@ class BundleHead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     consistency: list[str] = []
 
 
-class Later(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The checkpoint that the records of pruning lie under, and the proof that it continues the bundle's own."""
+class Later(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """The checkpoint that the records of pruning lie under, and the proof that it continues the bundle's own.
+
+    `rotations` are those since the bundle's own, as the log's key may change while the bundle is written.
+    """
 
     checkpoint: str
     consistency: list[str] = []
+    rotations: list[str] = []
 
 
 class Bundle(BundleHead, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -110,7 +110,8 @@ class Bundles:
         if gone:  # perhaps since it began: by now the log says so of each, and a checkpoint covers what it says
             now = await self._evidence.answer(tenant_id)
             proof = await self._consistency(tenant_id, size, now.tree_size)
-            yield write_later(Later(checkpoint=now.checkpoint, consistency=proof), empty=first)
+            rotations = now.rotations[len(head.rotations) :]
+            yield write_later(Later(checkpoint=now.checkpoint, consistency=proof, rotations=rotations), empty=first)
             first = True
             async for record in self._naming(tenant_id, gone, now.tree_size):
                 prove = await self._evidence.prover(tenant_id, [record.seq], now.tree_size)
