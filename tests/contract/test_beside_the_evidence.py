@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from hashlib import sha256
@@ -16,6 +17,7 @@ from sealwire.cli.audit import verify_source
 from sealwire.contracts.audit_log import VerifyQuery
 from sealwire.services.compliance.bundle import verify_bundle
 from sealwire.services.compliance.chain import line_of
+from sealwire.services.compliance.config import ComplianceConfig
 from sealwire.services.compliance.evidence import Evidence
 from sealwire.services.compliance.notes import VerifierKey, parse_key
 from sealwire.services.compliance.verification import StoredLog
@@ -189,6 +191,20 @@ async def test_a_log_that_grows_while_it_is_verified_is_not_called_changed(tmp_p
         await add(room, 300, size)
         assert await log.verify(1, size, head) is None
         assert (await room.service.verify(GATEWAY, VerifyQuery())).ok
+
+
+async def test_records_that_are_written_while_checkpoints_are_signed_are_signed_next_time(tmp_path: Path) -> None:
+    async with open_compliance(tmp_path, config=ComplianceConfig(checkpoint_every_s=3600)) as room:
+        evidence: Evidence = room.service._evidence
+        under_way = asyncio.create_task(add(room, 5))
+        while not evidence._grown:  # noqa: ASYNC110 - turn by turn, as the moment counts
+            await asyncio.sleep(0)
+        await evidence.sign_grown()  # looks at the log before what is under way is durable
+        await under_way
+        await evidence.sign_grown()
+        last = await room.stores.audit.last_checkpoint("acme")
+        assert last is not None
+        assert last.size == 5
 
 
 async def test_a_checkpoint_held_that_a_bundle_is_not_tied_to_is_not_passed_over(tmp_path: Path, capsys: Any) -> None:

@@ -92,7 +92,7 @@ class ComplianceService(RightsAnswers):
             group_records=config.group_records,
             waiting_records=config.waiting_records,
             in_memory=config.logs_in_memory,
-            grown=self._tail.grew,
+            grown=self._grew,
         )
         self._witnesses = Witnesses(store=store, cosignatures=stores.cosignatures, clock=clock, keys=config.witnesses)
         self._evidence = Evidence(
@@ -171,6 +171,11 @@ class ComplianceService(RightsAnswers):
         while True:
             await asyncio.sleep(self._config.checkpoint_every_s)
             await self._evidence.sign_grown()
+
+    def _grew(self, tenant_id: str) -> None:
+        """Hear that records of a log are durable: whoever looked while they were written did not see them."""
+        self._tail.grew(tenant_id)
+        self._evidence.grown((tenant_id,))
 
     async def _record_changes(self, events: Sequence[Event]) -> None:
         batch = AuditBatch(records=[audit_entry(event) for event in events])
