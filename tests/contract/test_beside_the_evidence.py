@@ -207,6 +207,18 @@ async def test_records_that_are_written_while_checkpoints_are_signed_are_signed_
         assert last.size == 5
 
 
+async def test_a_record_that_is_pruned_while_its_log_is_verified_is_not_called_removed(tmp_path: Path) -> None:
+    """What says that it was pruned stands behind the end that the log had."""
+    async with open_compliance(tmp_path) as room:
+        await add(room, 300)
+        head = await room.stores.audit.head("acme")
+        await room.service.pruning.prune("acme", [270], run_id="meanwhile")
+        evidence: Evidence = room.service._evidence
+        log = StoredLog(store=room.stores.audit, evidence=evidence, tenant_id="acme", progress=lambda records: None)
+        assert await log.verify(1, head.size, head) is None
+        assert log.walk.pruned == [(270, 270)]
+
+
 async def test_a_checkpoint_held_that_a_bundle_is_not_tied_to_is_not_passed_over(tmp_path: Path, capsys: Any) -> None:
     key, bundle, same, later = (tmp_path / name for name in ("key", "bundle", "same", "later"))
     async with open_compliance(tmp_path / "log") as room:

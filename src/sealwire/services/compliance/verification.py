@@ -62,9 +62,13 @@ class StoredLog:
         fault = await self._begin(first)
         if fault is None:
             fault = await self._go(last)
-        if fault is None and last == head.size:
+        to_end = last == head.size
+        if fault is None and to_end and self.walk.frontier is not None and self.walk.unsaid() is not None:
+            head = await self._store.head(self._tenant_id)  # pruned meanwhile: then what came since says so
+            fault = await self._go(head.size)
+        if fault is None and to_end:
             fault = await self._check_excess(head) or self._check_head(head)
-        if fault is None and last == head.size and self.walk.frontier is not None:
+        if fault is None and to_end and self.walk.frontier is not None:
             fault = await self._check_edges(head) or self.walk.unsaid()
         return fault
 
