@@ -16,11 +16,15 @@ import typer
 from sealwire.cli.audit_commands import audit_cosign, live
 from sealwire.cli.audit_live import PREFIX, LiveLog
 from sealwire.cli.terminal import EXIT_USAGE
+from sealwire.services.compliance.notes import NoteSignature, TreeHead, checkpoint_text, write_note
 
 RECORDS = 256
 BUNDLE = bytes(range(256)) * 256
 TILE = b"h" * 32 * RECORDS
-CHECKPOINT = {"checkpoint": "a note", "tree_size": RECORDS, "root": "", "public_key": "k", "first_key": "k"}
+NOTE = write_note(
+    checkpoint_text(TreeHead(origin="log", size=RECORDS, root=bytes(32))), [NoteSignature("log", b"0123", bytes(64))]
+)
+CHECKPOINT = {"checkpoint": NOTE, "tree_size": RECORDS, "root": "", "public_key": "k", "first_key": "k"}
 
 
 class Shelf(BaseHTTPRequestHandler):
@@ -52,14 +56,20 @@ def log() -> Iterator[LiveLog]:
 
 def test_a_mirror_that_was_cut_short_goes_on_with_whole_files(log: LiveLog, tmp_path: Path) -> None:
     folder = tmp_path / "mirror"
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (len(BUNDLE) // 2, hard))  # writes half of the bundle, then no more
-    try:
-        with pytest.raises(OSError, match="File too large"):
-            log.mirror(folder)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    def cut_short(most_bytes: int) -> None:
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, hard))
+        try:
+            with pytest.raises(OSError, match="File too large"):
+                log.mirror(folder)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    cut_short(len(BUNDLE) // 2)
     assert log.mirror(folder) == RECORDS
+    cut_short(10)  # nothing but the keys and the checkpoint is written again
+    assert log.mirror(folder) == RECORDS, "the first key is still known, and how long the log was"
     assert (folder / "tile" / "entries" / "000").read_bytes() == BUNDLE
     assert (folder / "tile" / "0" / "000").read_bytes() == TILE
 

@@ -125,8 +125,8 @@ class LiveLog:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, content, mode=0o644)  # what is there is not asked for again, so it has to be whole
         known = {"first_key": head.first_key, "rotations": head.rotations, "cosigned": head.cosigned}
-        (folder / "keys.json").write_text(json.dumps(known))
-        (folder / "checkpoint").write_text(head.checkpoint, encoding="utf-8")
+        write_whole(folder / "keys.json", json.dumps(known).encode(), mode=0o644)
+        write_whole(folder / "checkpoint", head.checkpoint.encode(), mode=0o644)
         return size
 
     def _open(
