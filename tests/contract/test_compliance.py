@@ -164,6 +164,16 @@ async def test_the_same_record_again_is_a_duplicate(compliance: Compliance, room
     assert [r.audit_id for r in await own_records(compliance)] == [s.audit_id for s in sent]
 
 
+async def test_a_record_that_is_there_is_a_duplicate_also_behind_another_that_claims_its_id(
+    compliance: Compliance,
+) -> None:
+    sent = entry()
+    await compliance.append(GATEWAY, batch(sent))
+    with pytest.raises(AuditConflict) as told:
+        await compliance.append(GATEWAY, batch(msgspec.structs.replace(sent, action="other"), sent))
+    assert (told.value.extra["accepted"], told.value.extra["duplicates"]) == (0, 1)
+
+
 OTHER_CONTENT: list[dict[str, Any]] = [
     {"action": "other"},
     {"actor": Actor(type="user", id="ben")},

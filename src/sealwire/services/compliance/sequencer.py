@@ -173,10 +173,22 @@ class Log:
     async def _store_items(self, items: list[Intake]) -> list[Verdict]:
         """Store what isn't stored yet; return a verdict for each item."""
         verdicts = [Verdict.STORED] * len(items)
-        fresh = _unrepeated(items, verdicts)
+        first = _firsts(items)
+        await self._store_fresh(items, list(first.values()), verdicts)
+        for i, item in enumerate(items) if len(first) < len(items) else ():
+            at = first[item.entry.audit_id]
+            if i == at:
+                continue
+            verdicts[i] = Verdict.DUPLICATE if same_entry(items[at].entry, item.entry) else Verdict.CONFLICT
+            if verdicts[at] is Verdict.CONFLICT:  # it says nothing of what is stored
+                await self._unstored(items, [i], verdicts)
+        return verdicts
+
+    async def _store_fresh(self, items: list[Intake], fresh: list[int], verdicts: list[Verdict]) -> None:
+        """Store those of `fresh` that aren't stored yet; correct the verdicts of the others."""
         for _ in range(_ATTEMPTS):
             if not fresh:
-                return verdicts
+                return
             tree = await self.tree()
             append, grown = chain_on(self.tenant_id, tree, [items[i] for i in fresh])
             try:
@@ -187,7 +199,7 @@ class Log:
                 fresh = await self._unstored(items, fresh, verdicts)
             else:
                 self.grew(grown)
-                return verdicts
+                return
         raise Unavailable("The log is being written by somebody else.")
 
     async def _unstored(self, items: list[Intake], fresh: list[int], verdicts: list[Verdict]) -> list[int]:
@@ -235,17 +247,12 @@ class Group:
             batch.settle(at, error if isinstance(error, Exception) else Unavailable("Stopped."))
 
 
-def _unrepeated(items: list[Intake], verdicts: list[Verdict]) -> list[int]:
-    """Return the indexes of the items whose audit id comes for the first time in this group."""
-    if len({item.entry.audit_id for item in items}) == len(items):
-        return list(range(len(items)))
+def _firsts(items: list[Intake]) -> dict[str, int]:
+    """Return for each audit id the index of the item with which it comes for the first time in this group."""
     first: dict[str, int] = {}
     for i, item in enumerate(items):
-        known = first.setdefault(item.entry.audit_id, i)
-        if known != i:
-            same = same_entry(items[known].entry, item.entry)
-            verdicts[i] = Verdict.DUPLICATE if same else Verdict.CONFLICT
-    return list(first.values())
+        first.setdefault(item.entry.audit_id, i)
+    return first
 
 
 class Logs:
