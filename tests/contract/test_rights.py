@@ -270,6 +270,30 @@ async def test_two_who_come_at_once_don_t_both_get_it(tmp_path):
             await service.download(ME, done.job_id)
 
 
+async def test_who_has_all_of_it_hears_that_it_is_gone_at_once(tmp_path):
+    async with opened(tmp_path / "data") as room:
+        service = room.opened.service
+        done = await room.done(await service.request_export(ME, NewExport()), ME)
+        size, parts = await service.download(ME, done.job_id)
+        taken = 0
+
+        async def take() -> None:
+            nonlocal taken
+            async for part in parts:
+                taken += len(part)
+
+        taking = asyncio.create_task(take())
+        async with asyncio.timeout(20):
+            while taken < size:  # noqa: ASYNC110 - the next turn of the loop is what is meant
+                await asyncio.sleep(0)
+        assert not taking.done(), "its key is being destroyed"
+        with pytest.raises(ExportGone):
+            await service.download(ME, done.job_id)
+        await taking
+        with pytest.raises(ExportGone):
+            await service.download(ME, done.job_id)
+
+
 async def test_who_lost_the_right_to_it_does_not_fetch_it(tmp_path):
     async with opened(tmp_path / "data") as room:
         service = room.opened.service

@@ -113,7 +113,7 @@ class Rights:
         self.runner.register("erasure", self._erasures.run)
         rectifications = Rectifications(store=store, boxes=boxes, custodians=custodians, clock=clock)
         self.runner.register("rectification", rectifications.run)
-        self._fetching: set[str] = set()
+        self._fetching: dict[str, bool] = {}  # and whether all of it was taken
         self._sweeping: asyncio.Task[None] | None = None
 
     async def prepare(self) -> None:
@@ -153,8 +153,7 @@ class Rights:
 
     async def request_export(self, caller: Caller, export: NewExport) -> GdprJob:
         """See `contracts.gdpr.Rights`."""
-        subject_id = await self._person(caller, export.subject_id)
-        return await self._ask(caller, "export", subject_id, Box())
+        return await self._ask(caller, "export", await self._person(caller, export.subject_id), Box())
 
     async def export_job(self, caller: Caller, job_id: str) -> GdprJob:
         """Return an export. Raises: JobNotFound."""
@@ -174,22 +173,23 @@ class Rights:
             raise ExportNotReady("Ask for the job until it is done.")
         if job.archive is None or job.archive.expires_us <= self._clock.now_us():
             raise ExportGone
-        if job_id in self._fetching:
-            raise ExportNotReady("It is being fetched at this moment.")
+        if (taken := self._fetching.get(job_id)) is not None:
+            raise ExportGone if taken else ExportNotReady("It is being fetched at this moment.")
         parts = self._fetch(job, caller.user_id)
         await anext(parts)  # it is being fetched from here on, not from the first byte on
         return job.archive.size_bytes, parts
 
     async def _fetch(self, job: StoredJob, actor: str) -> AsyncGenerator[bytes, None]:
-        self._fetching.add(job.job_id)
+        self._fetching[job.job_id] = False
         try:
             await self.exports.require_readable(job, actor)
             yield b""
             async for part in self.exports.read(job):
                 yield part
+            self._fetching[job.job_id] = True
             await self.exports.drop(job, "fetched", actor)
         finally:
-            self._fetching.discard(job.job_id)
+            del self._fetching[job.job_id]
 
     async def end_job(self, job: StoredJob) -> bool:
         """Stop working on a job, and let go of what it knows and made. Return whether it had made something."""
