@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import TypeVar
 
+import apsw
 import msgspec
 import pytest
 
+from sealwire.adapters.embedded.drivers.pace import Pace
+from sealwire.adapters.embedded.drivers.sqlite import Database
 from sealwire.contracts.conversations import Conversation
 from sealwire.contracts.custody import Disposal, DueQuery, HoldPlacement
 from sealwire.contracts.messages import Draft, Edit, History
@@ -23,6 +28,20 @@ from sealwire.testing.wirings import WIRINGS
 
 COMPLIANCE = service_caller("compliance", "default")
 DAY_S = 86_400
+T = TypeVar("T")
+
+
+class Gated(Pace):
+    """Waits before its steps until it may."""
+
+    def __init__(self, db: Database) -> None:
+        super().__init__(db)
+        self.asked, self.gate = asyncio.Event(), asyncio.Event()
+
+    async def write(self, step: Callable[[apsw.Connection], T]) -> T:
+        self.asked.set()
+        await self.gate.wait()
+        return await super().write(step)
 
 
 @pytest.fixture(params=WIRINGS)
@@ -228,6 +247,29 @@ async def test_the_index_of_requests_is_swept_before_space_is_given_back(room: M
     assert room.stores.db.read("SELECT count(*) FROM request") == [(1,)]
     assert (await room.say(anna, group, "young", key="young")).duplicate
     assert not (await room.say(anna, group, "old", key="k3")).duplicate
+
+
+async def test_marks_that_come_while_others_are_swept_are_swept_too(room: MessagingRoom, anna: Caller) -> None:
+    group = await room.group(anna)
+    for number in range(4):
+        await room.say(anna, group, "old", key=f"k{number}")
+    await room.stores.events.trim(0, 1)  # which carries what is in memory into the index
+    room.clock.advance(40 * DAY_S)
+    ids = list(await due(room, days=10))
+    some = Disposal(run_id=new_id(), ids=ids[:2], action="tombstone")
+    others = Disposal(run_id=new_id(), ids=ids[2:], action="tombstone")
+    await room.messaging.dispose(COMPLIANCE, "messages", some)
+    pace = Gated(room.stores.db)
+    sweeping = asyncio.create_task(room.stores.keeping._requests.sweep(pace))
+    async with asyncio.timeout(20):
+        await pace.asked.wait()  # it has looked
+    await room.messaging.dispose(COMPLIANCE, "messages", others)
+    pace.gate.set()
+    left = await sweeping
+    while (await room.messaging.reclaim(COMPLIANCE)).reclaimed_bytes:
+        pass
+    assert room.stores.db.read("SELECT count(*) FROM request") == [(0,)]
+    assert not left, "who swept before does not begin anew behind who disposes: that one sweeps"
 
 
 async def test_rows_go_once_no_event_names_them_and_the_first_seq_rises(

@@ -18,6 +18,7 @@ import msgspec
 
 from sealwire.adapters.embedded.drivers.pace import Pace
 from sealwire.adapters.embedded.drivers.sqlite import Database, fetch, fetch_value
+from sealwire.kit.ids import new_id
 from sealwire.services.messaging.events import KIND_NUMBER
 
 CARRY_AT = 4_096
@@ -90,15 +91,18 @@ class RequestIndex:
         """Hear that the `request_key` of these messages is emptied: nothing finds them by it then. Inside a write.
 
         Their marks lie all over the index: taken out one by one they would dirty a page each. `sweep` takes them out in
-        the index's order.
+        the index's order, from its beginning, which has a name each time: a sweep that looked before moves nothing.
         """
+        if not messages:
+            return
         if gone := [key for key, message in messages if self._recent.get(key) == message]:
             self._db.after_commit(partial(self._drop, gone))
-        conn.execute("REPLACE INTO meta VALUES ('requests_swept', ?)", (_BEGIN,))
+        conn.execute("REPLACE INTO meta VALUES ('requests_swept', ?)", (f"{_BEGIN}:{new_id()}",))
 
     async def sweep(self, pace: Pace) -> bool:
         """Take the next marks that lead nowhere out of the index; False once there are none.
 
+        False, too, when more came meanwhile: whoever left them begins anew. So nobody sweeps without end behind others.
         They are looked for in a thread: what leads nowhere never leads anywhere again.
         """
         found = self._db.read(_SWEPT)
@@ -111,8 +115,7 @@ class RequestIndex:
             some = stale[at : at + pace.size]
             await pace.write(partial(_delete, some))
             at += len(some)
-        await self._db.write_aside(partial(_move, place, upto))
-        return True
+        return await self._db.write_aside(partial(_move, place, upto))
 
     def _drop(self, request_keys: Sequence[bytes]) -> None:
         for key in request_keys:
@@ -145,8 +148,9 @@ class RequestIndex:
             _log.warning("the index of requests will be written later: %r", e)
         else:
             self._position = position
-            for key, _ in requests:
-                self._recent.pop(key, None)
+            for key, message in requests:
+                if self._recent.get(key) == message:  # else made anew meanwhile: carried the next time
+                    del self._recent[key]
         finally:
             self._carrying = None
 
@@ -158,7 +162,7 @@ def mark_of(request_key: bytes) -> int:
 
 def _look(place: str, conn: apsw.Connection) -> tuple[tuple[int, int] | None, list[tuple[int, int]]]:
     """Return up to where was looked, None for the end, and what leads nowhere. In a thread."""
-    mark, _, key = place.partition(":")
+    mark, key, *_ = place.split(":")
     after = (int(mark), int(key))
     upto = fetch(conn, _UPTO, (*after, LOOKED_AT_ONCE - 1))
     stale = _read_marks(fetch_value(conn, _STALE, (*after, *(upto[0] if upto else _END))))
@@ -169,13 +173,15 @@ def _delete(marks: Sequence[tuple[int, int]], conn: apsw.Connection) -> None:
     conn.executemany("DELETE FROM request WHERE mark = ? AND key = ?", marks)
 
 
-def _move(place: str, upto: tuple[int, int] | None, conn: apsw.Connection) -> None:
-    """Go on from there; from the beginning when `forget_later` asked for it meanwhile."""
+def _move(place: str, upto: tuple[int, int] | None, conn: apsw.Connection) -> bool:
+    """Go on from there, unless `forget_later` asked for the beginning meanwhile; say whether there is more."""
     if upto is None:
         conn.execute("DELETE FROM meta WHERE name = 'requests_swept' AND value = ?", (place,))
-    else:
-        sql = "UPDATE meta SET value = ? WHERE name = 'requests_swept' AND value = ?"
-        conn.execute(sql, (f"{upto[0]}:{upto[1]}", place))
+        return False
+    name = place.split(":")[2:]
+    sql = "UPDATE meta SET value = ? WHERE name = 'requests_swept' AND value = ?"
+    conn.execute(sql, (":".join((str(upto[0]), str(upto[1]), *name)), place))
+    return conn.changes() > 0
 
 
 def _insert(rows: Sequence[tuple[int, int]], position: int, conn: apsw.Connection) -> None:
