@@ -18,7 +18,7 @@ from sealwire.adapters.embedded.drivers.sqlite import Database
 from sealwire.contracts.conversations import Conversation
 from sealwire.contracts.data_keys import DataKeyDestruction
 from sealwire.contracts.holds import LegalHold
-from sealwire.contracts.messages import History, Message
+from sealwire.contracts.messages import Draft, History, Message
 from sealwire.kit.caller import Caller, service_caller
 from sealwire.kit.ids import new_id
 from sealwire.services.media.events import media_event
@@ -54,12 +54,14 @@ async def said(room: MediaRoom, anna: Caller, group: Conversation) -> Message:
     return await room.messages.say(anna, group, "evidence")
 
 
-def hold_meanwhile(db: Database, monkeypatch: pytest.MonkeyPatch, who: Caller) -> None:
-    """Let a hold on `who` be stored right before the next write, whichever way it is asked for."""
-    row = (who.tenant_id, new_id(), who.user_id)
+def hold_meanwhile(
+    db: Database, monkeypatch: pytest.MonkeyPatch, who: Caller, conversation_id: str | None = None
+) -> None:
+    """Let a hold on `who`, or on a conversation, be stored right before the next write, however that is asked for."""
+    row = (who.tenant_id, new_id(), None if conversation_id else who.user_id, conversation_id)
 
     def put(conn: apsw.Connection) -> None:
-        conn.execute("INSERT INTO legal_hold VALUES (?, ?, ?, NULL, 1, NULL)", row)
+        conn.execute("INSERT INTO legal_hold VALUES (?, ?, ?, ?, 1, NULL)", row)
 
     honest = {name: getattr(db, name) for name in ("write", "write_aside")}
 
@@ -129,6 +131,18 @@ async def test_erasing_a_person(
     with pytest.raises(LegalHold):
         await erasing[what]()
     assert contents(room) == 1
+
+
+async def test_erasing_a_mention(
+    room: MediaRoom, anna: Caller, group: Conversation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stores = room.messages.stores
+    draft = Draft(body="as you wish", client_message_id="k", mentions=[anna.user_id])
+    await room.messages.messaging.send(anna, group.conversation_id, draft)
+    (mention,) = await stores.subjects.mentions("default", anna.user_id, 0, 10)
+    hold_meanwhile(stores.db, monkeypatch, anna, group.conversation_id)
+    assert await stores.subjects.unmention("default", [(mention, b"")], LATER_US) == 0
+    assert stores.db.read("SELECT meta FROM message") == [(mention.meta,)]
 
 
 async def test_forgetting_a_removed_conversation(

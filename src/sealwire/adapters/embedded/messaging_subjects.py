@@ -79,6 +79,7 @@ FINDING: Final = {
     "reactions left": f"SELECT count(*) FROM reaction m {_HERE} AND m.user_id = :person",
     "mentions left": f"SELECT count(*) FROM message m {_NAMED_HERE}",
 }
+_FREE: Final = f"SELECT m.key FROM message m {_ITS} WHERE m.key IN (SELECT value FROM json_each(?2)) AND NOT {_HELD}"
 _SEATS: Final = (
     "SELECT count(*) FROM member u JOIN conversation c ON c.num = u.conversation AND c.tenant_id = ?1"
     " WHERE u.user_id = ?2"
@@ -281,9 +282,14 @@ class SqliteMessagingSubjects:
         return await self._pace.write(unreact)
 
     async def unmention(self, tenant_id: str, changed: Sequence[tuple[Mention, bytes | None]], at_us: int) -> int:
+        keys = json.dumps([mention.key for mention, _ in changed])
+
         def unmention(conn: apsw.Connection) -> int:
             rows = []
+            free = {key for (key,) in fetch(conn, _FREE, (tenant_id, keys))}
             for mention, meta in changed:
+                if mention.key not in free:  # a hold came after it was found
+                    continue
                 conn.execute(
                     "UPDATE message SET meta = ? WHERE key = ? AND meta = ?", (meta, mention.key, mention.meta)
                 )
