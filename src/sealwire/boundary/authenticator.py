@@ -14,9 +14,12 @@ from collections.abc import Awaitable, Iterable
 from random import Random
 from typing import Final
 
+import msgspec
+
 from sealwire.boundary import credentials
 from sealwire.boundary.jwt_token_adapter import JwtTokenAdapter
 from sealwire.boundary.model import Status, Validation, VerifiedToken
+from sealwire.boundary.proof_ages import ProofAges
 from sealwire.boundary.revocation_book import RevocationBook
 from sealwire.boundary.service_boundary_coordinator import ServiceBoundaryCoordinator
 from sealwire.boundary.session_validation_normalizer import SessionValidationNormalizer
@@ -75,6 +78,7 @@ class Authenticator:
         cookie_name: str,
         service: str = "gateway",
         max_cached: int = 20_000,
+        max_sessions: int = 100_000,
         memory_ttl_s: float = 30.0,
         leeway_s: int = 5,
         seen_every_s: float = 10.0,
@@ -103,6 +107,7 @@ class Authenticator:
         self._known: TtlCache[bytes, _Known] = TtlCache(
             max_entries=max_cached, ttl_s=memory_ttl_s, clock=clock, rng=rng
         )
+        self._proofs = ProofAges(clock=clock, max_proofs=max_sessions, leeway_s=leeway_s)
         self._seen: dict[str, int] = {}
         self._task: asyncio.Task[None] | None = None
 
@@ -187,10 +192,15 @@ class Authenticator:
         validation = self._normalizer.cached(token) or await self._normalizer.validate(token)
         principal = principal_of(validation)
         confirmed = validation.status is Status.VALID
+        left_s = token.expires_at_s + self._leeway_s - self._clock.now_us() / US_PER_S
+        if principal.auth_time_s:
+            if proof_left_s := self._proofs.left_s(principal.session_id, principal.auth_time_s):
+                left_s = min(left_s, proof_left_s)
+            else:  # for everybody down the line, whatever their clocks say
+                principal = msgspec.structs.replace(principal, auth_time_s=0)
         if confirmed:
             self._seen[principal.session_id] = exchange.started_us
             if header is not None:
-                left_s = token.expires_at_s + self._leeway_s - self._clock.now_us() / US_PER_S
                 self._known.put(header, _Known(principal, token, version), ttl_s=left_s)
         return Caller(
             principal=principal,

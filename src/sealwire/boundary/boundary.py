@@ -159,6 +159,7 @@ class Boundary:
             cookie_name=cookie_name,
             service=service,
             max_cached=config.tokens_cached,
+            max_sessions=config.sessions_cached,
             memory_ttl_s=config.memory_ttl_s,
             leeway_s=config.leeway_s,
             seen_every_s=config.seen_every_s,

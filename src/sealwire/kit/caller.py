@@ -26,8 +26,8 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
 
     `subject` is an opaque user id or a service's name; of an API key it is its owner's id, and `session_id` the key's.
     `scopes`, where given, are the only permissions of the role that count. `epoch` is the subject's security epoch at
-    the time the token was issued; times are Unix seconds. `amr` is of the proof at `auth_time_s` (RFC 8176): "mfa" is
-    in it exactly when a second factor was part of that one.
+    the time the token was issued; times are Unix seconds (`auth_time_s` 0: too long ago to count as recent). `amr` is
+    of the last proof (RFC 8176): "mfa" is in it exactly when a second factor was part of that one.
     """
 
     kind: Literal["user", "api_key", "service", "anonymous"]
