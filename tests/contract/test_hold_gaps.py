@@ -131,6 +131,7 @@ async def test_a_hold_on_somebody_who_is_gone_says_so(tmp_path):
         await status(room, asked.job_id, "done")
         hold = await room.service.hold(OWNER, NewHold(reason="case 7", subject_id=AGNES))
         assert hold.gaps[0].erased["messaging"] == {"message": 7}
+        assert hold.found, "there was such a person"
 
 
 async def test_a_hold_on_a_conversation_names_erasures_under_way(tmp_path):

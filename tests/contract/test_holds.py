@@ -18,6 +18,7 @@ from sealwire.contracts.keys import Destruction, NewKey
 from sealwire.contracts.messages import History, Message
 from sealwire.kit.caller import Caller, service_caller
 from sealwire.kit.codec import Page
+from sealwire.kit.ids import new_id
 from sealwire.kit.problem import Conflict, Invalid, NotFound
 from sealwire.services.compliance.certificates import read_certificate
 from sealwire.services.compliance.notes import parse_key
@@ -180,6 +181,41 @@ async def test_a_hold_names_one_thing(room: KeepingRoom, anna: Caller) -> None:
     for wrong in (NewHold(reason="r"), NewHold(reason="r", subject_id="a", conversation_id="b")):
         with pytest.raises(Invalid):
             await room.compliance.service.hold(anna, wrong)
+
+
+async def test_a_hold_says_whether_there_is_what_it_names(room: KeepingRoom, anna: Caller) -> None:
+    compliance, where = room.compliance.service, await room.messages.group(anna)
+    gone = await room.messages.group(anna)
+    await room.messages.messaging.remove(anna, gone.conversation_id)
+    wanted = (
+        NewHold(reason="a case", subject_id=anna.user_id),
+        NewHold(reason="a case", conversation_id=where.conversation_id),
+        NewHold(reason="a case", conversation_id=gone.conversation_id),
+        NewHold(reason="a slip", subject_id=new_id()),
+        NewHold(reason="a slip", conversation_id=new_id()),
+        NewHold(reason="one taken for the other", subject_id=where.conversation_id),
+        NewHold(reason="one taken for the other", conversation_id=anna.user_id),
+    )
+    holds = [await compliance.hold(anna, new) for new in wanted]
+    assert [hold.found for hold in holds] == [True] * 3 + [False] * 4
+    assert {hold.state for hold in holds} == {"in_force"}
+    assert (await compliance.holds(anna, Page())).items == holds
+    async with asyncio.timeout(20):
+        while True:
+            told = (await compliance.query(anna, AuditQuery(action="hold.in_force"))).items
+            if len(told) == len(wanted):
+                break
+            await asyncio.sleep(0.02)
+    assert [record.metadata.get("found") for record in told] == [None] * 3 + ["nothing"] * 4
+
+
+async def test_a_hold_does_not_wait_for_what_can_not_be_read(room: KeepingRoom, anna: Caller) -> None:
+    async def broken(*_: object) -> None:
+        raise RuntimeError("a fault")
+
+    room.messages.people.service.export_subject = broken  # type: ignore[assignment,method-assign]  # a fault of auth's
+    hold = await room.compliance.service.hold(anna, NewHold(reason="a case", subject_id=anna.user_id))
+    assert (hold.state, hold.found) == ("in_force", None)
 
 
 async def test_keys_are_not_destroyed_under_a_hold(room: KeepingRoom, anna: Caller) -> None:

@@ -158,6 +158,12 @@ class HoldPlacement(Input):
             raise ValueError("give exactly one of subject_id and conversation_id")
 
 
+class Known(Output):
+    """Whether there is such a thing, hidden or not."""
+
+    known: bool
+
+
 class DueQuery(Input):
     """What is older than `before` (RFC 3339), as `action` finds something to do. A cursor goes on from the last answer.
 
@@ -244,6 +250,10 @@ PUT_HOLD: Final = _operation(
 RELEASE_HOLD: Final = _operation(
     "release_hold", "DELETE", "holds/{hold_id}", "Release a legal hold", status=204, repeat=Repeat.IDEMPOTENT
 )
+KNOWS_CONVERSATION: Final = _operation(
+    "knows_conversation", "GET", "conversations/{conversation_id}", "Whether there is such a conversation",
+    gives=Known, repeat=Repeat.SAFE,
+)  # fmt: skip
 DUE: Final = _operation(
     "due", "GET", "retention/{resource_type}/due", "What is past its time",
     takes=DueQuery, gives=Due, repeat=Repeat.SAFE,
@@ -260,6 +270,8 @@ SUBJECT: Final = (EXPORT_SUBJECT, ERASE_SUBJECT, RECTIFY_SUBJECT, RESTRICT_SUBJE
 CONTENT: Final = (SUBJECT_CONTENT,)
 """For the service whose items have a `media_id`."""
 HOLDS: Final = (PUT_HOLD, RELEASE_HOLD)
+CONVERSATIONS: Final = (KNOWS_CONVERSATION,)
+"""For the service that has them."""
 RETENTION: Final = (DUE, DISPOSE, RECLAIM)
 
 
@@ -322,6 +334,13 @@ class HoldCustody(Protocol):
 
     async def release_hold(self, caller: Caller, hold_id: str) -> None:
         """Forget the hold; one that isn't there is no error."""
+
+
+class ConversationCustody(Protocol):
+    """What the service does besides that has conversations."""
+
+    async def knows_conversation(self, caller: Caller, conversation_id: str) -> Known:
+        """Say whether there is such a conversation in the tenant, or was one of which something is left."""
 
 
 class HoldDesk:

@@ -47,7 +47,9 @@ class Hold(Output):
     """A legal hold: `placing` until every service has it, then `in_force`; `releasing` until all have let it go.
 
     What was deleted before `in_force_at` may be gone; nothing it covers is gone later. `gaps` says what an erasure took
-    of it until then: it is empty when the hold came first.
+    of it until then: it is empty when the hold came first. `found` says whether there was such a person, erased or not,
+    or such a conversation when it came in force. While it is false the hold covers nothing but audit records that name
+    the id: look whether that is the one that was meant.
     """
 
     hold_id: str
@@ -59,6 +61,7 @@ class Hold(Output):
     state: Literal["placing", "in_force", "releasing"] = "in_force"
     in_force_at: str | None = None
     gaps: list[HoldGap] = []
+    found: bool | None = None
 
 
 class Holds(Output):

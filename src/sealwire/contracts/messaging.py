@@ -16,7 +16,7 @@ OPERATIONS = table(
     *members.OPERATIONS.values(),
     *messages.OPERATIONS.values(),
     *messaging_stream.OPERATIONS.values(),
-    *custody.operations(SERVICE, custody.SUBJECT, custody.HOLDS, custody.RETENTION),
+    *custody.operations(SERVICE, custody.SUBJECT, custody.HOLDS, custody.CONVERSATIONS, custody.RETENTION),
 )
 
 
@@ -26,6 +26,7 @@ class Messaging(
     messages.MessageDesk,
     messaging_stream.MessagingStream,
     custody.Custody,
+    custody.ConversationCustody,
     Protocol,
 ):
     """Messaging, in this process or another. Every call on a conversation may raise `ConversationNotFound`."""

@@ -16,6 +16,7 @@ from sealwire.contracts.credentials import ResetRequest
 from sealwire.contracts.crypto import OPERATIONS as CRYPTO_OPERATIONS
 from sealwire.contracts.custody import (
     HoldPlacement,
+    Known,
     SubjectChanges,
     SubjectErased,
     SubjectErasure,
@@ -129,6 +130,10 @@ class MemoryCustody:
 
     async def release_hold(self, caller: Caller, hold_id: str) -> None:
         self.holds.pop((require_custodian(caller), hold_id), None)
+
+    async def knows_conversation(self, caller: Caller, conversation_id: str) -> Known:
+        require_custodian(caller)
+        return Known(known=True)
 
 
 async def open_memory(folder: Path) -> CustodyRoom:

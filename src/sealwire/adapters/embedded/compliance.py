@@ -13,6 +13,7 @@ from sealwire.adapters.embedded.audit_log import SCHEMA, SqliteAuditStore
 from sealwire.adapters.embedded.audit_pruning import PRUNING_SCHEMA, SqliteCheckpointThinning
 from sealwire.adapters.embedded.audit_witness import WITNESS_SCHEMA, SqliteCosignatureStore
 from sealwire.adapters.embedded.compliance_retention import (
+    FOUND_SCHEMA,
     GAPS_SCHEMA,
     RETENTION_SCHEMA,
     SqliteHoldStore,
@@ -80,6 +81,7 @@ MIGRATIONS: Final = (
     WITNESS_SCHEMA,
     DISPOSALS_SCHEMA + DISPOSALS_LEFT,
     GAPS_SCHEMA,
+    FOUND_SCHEMA,
 )
 _IN_FORCE: Final = (
     "SELECT policy_version, given_at FROM consent"

@@ -41,7 +41,8 @@ CREATE TABLE retention_item (
 ) WITHOUT ROWID;
 """
 GAPS_SCHEMA: Final = "ALTER TABLE hold ADD COLUMN gaps BLOB;"
-_HOLD: Final = "hold_id, reason, created_at, created_by, subject_id, conversation_id, state, in_force_at, gaps"
+FOUND_SCHEMA: Final = "ALTER TABLE hold ADD COLUMN found INTEGER;"
+_HOLD: Final = "hold_id, reason, created_at, created_by, subject_id, conversation_id, state, in_force_at, gaps, found"
 _COVERED: Final = (
     "SELECT EXISTS (SELECT 1 FROM hold WHERE tenant_id = ?1 AND subject_id = ?2)"
     " OR EXISTS (SELECT 1 FROM hold WHERE tenant_id = ?1 AND conversation_id = ?3)"
@@ -66,10 +67,11 @@ def is_covered(conn: apsw.Connection, tenant_id: str, *, subject_id: str = "", c
 
 def hold_of(row: tuple[object, ...]) -> Hold:
     """Read the columns `_HOLD`."""
-    *told, gaps = row
+    *told, gaps, found = row
     names = ("hold_id", "reason", "created_at", "created_by", "subject_id", "conversation_id", "state", "in_force_at")
     known = _read_gaps(gaps) if isinstance(gaps, bytes) else []
-    return msgspec.structs.replace(msgspec.convert(dict(zip(names, told, strict=True)), Hold), gaps=known)
+    hold = msgspec.convert(dict(zip(names, told, strict=True)), Hold)
+    return msgspec.structs.replace(hold, gaps=known, found=None if found is None else bool(found))
 
 
 class SqliteHoldStore:
@@ -83,15 +85,17 @@ class SqliteHoldStore:
         h = hold
         row = (tenant_id, h.hold_id, h.reason, h.created_at, h.created_by, h.subject_id, h.conversation_id, h.state)
         await self._outbox.change(
-            f"INSERT INTO hold (tenant_id, {_HOLD}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL)", row, event
+            f"INSERT INTO hold (tenant_id, {_HOLD}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL, NULL)", row, event
         )
 
-    async def confirm(self, tenant_id: str, hold_id: str, at: str, gaps: Sequence[HoldGap], event: NewEvent) -> bool:
+    async def confirm(
+        self, tenant_id: str, hold_id: str, at: str, gaps: Sequence[HoldGap], found: bool | None, event: NewEvent
+    ) -> bool:
         sql = (
-            "UPDATE hold SET state = 'in_force', in_force_at = ?, gaps = ?"
+            "UPDATE hold SET state = 'in_force', in_force_at = ?, gaps = ?, found = ?"
             " WHERE tenant_id = ? AND hold_id = ? AND state = 'placing'"
         )
-        return await self._outbox.change(sql, (at, _encode(gaps) if gaps else None, tenant_id, hold_id), event)
+        return await self._outbox.change(sql, (at, _encode(gaps) if gaps else None, found, tenant_id, hold_id), event)
 
     async def begin_release(self, tenant_id: str, hold_id: str, event: NewEvent) -> bool:
         sql = "UPDATE hold SET state = 'releasing' WHERE tenant_id = ? AND hold_id = ? AND state <> 'releasing'"

@@ -80,6 +80,10 @@ class SqliteKeeping:
         self.holds = SqliteHoldBook(db)
         self.former = SqliteFormer(db)
 
+    async def knows_conversation(self, tenant_id: str, conversation_id: str) -> bool:
+        sql = "SELECT 1 FROM conversation WHERE conversation_id = ? AND tenant_id = ?"
+        return bool(self._db.read(sql, (conversation_id, tenant_id)))
+
     async def purge_released(self, after: int, limit: int) -> int:
         rows = self._db.read(
             f"SELECT m.key, {_HELD} FROM message m JOIN conversation c ON c.num = m.key >> 32"

@@ -44,13 +44,16 @@ class HoldKeeper:
         custodians: HoldCustodians,
         released: Callable[[str], Awaitable[None]],
         gaps: Callable[[str, Hold], Awaitable[list[HoldGap]]],
+        knows: Callable[[str, Hold], Awaitable[bool | None]],
         clock: Clock,
         patience_s: float,
     ) -> None:
         """`custodians` gives the services there are, all or none; `patience_s` is how long a caller waits for them;
         `released` hears of the tenant when nobody keeps any more what a hold on a conversation kept; `gaps` tells what
-        erasures had taken of what a hold covers, asked once every service has it."""
+        erasures had taken of what a hold covers, asked once every service has it, `knows` whether there is the person
+        or conversation that it names, None where nobody can say."""
         self._gaps = gaps
+        self._knows = knows
         self._released = released
         self._store = store
         self._custodians = custodians
@@ -175,11 +178,14 @@ class HoldKeeper:
             await custodian.put_hold(caller, hold.hold_id, placement)
         now_us = self._clock.now_us()
         gaps = await self._gaps(tenant_id, hold)  # nothing more can go: what is gone now is all
+        found = True if gaps and hold.subject_id is not None else await self._knows(tenant_id, hold)
         told = {"erased_before_by": ",".join(gap.job_id for gap in gaps)} if gaps else {}
+        if found is False:
+            told["found"] = "nothing"
         event = change_event(
             caller, "hold.in_force", resource_type="hold", resource_id=hold.hold_id, at_us=now_us, **told
         )
-        await self._store.confirm(tenant_id, hold.hold_id, rfc3339(now_us), gaps, event)
+        await self._store.confirm(tenant_id, hold.hold_id, rfc3339(now_us), gaps, found, event)
 
     async def _release(self, tenant_id: str, hold: Hold) -> None:
         caller = service_caller(SERVICE, tenant_id)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from sealwire.contracts.compliance_terms import SERVICE
-from sealwire.contracts.custody import Disposal, Disposed, Due, DueItem, DueQuery, Reclaimed
+from sealwire.contracts.custody import Disposal, Disposed, Due, DueItem, DueQuery, Reclaimed, SubjectQuery
 from sealwire.contracts.holds import Hold, HoldGap
-from sealwire.kit.caller import Caller
+from sealwire.kit.caller import Caller, service_caller
 from sealwire.kit.clock import Clock, parse_rfc3339
 from sealwire.services.compliance.config import ComplianceConfig
 from sealwire.services.compliance.holds import HoldKeeper
@@ -94,8 +95,9 @@ class Keeping:
         config: ComplianceConfig,
     ) -> None:
         """`custodians` gives the services that hold data, asked anew for every step; the rest: see `HoldKeeper`."""
+        self._custodians = custodians
         self.holds = HoldKeeper(
-            store=stores.holds, custodians=custodians, released=released, gaps=gaps, clock=clock,
+            store=stores.holds, custodians=custodians, released=released, gaps=gaps, knows=self._knows, clock=clock,
             patience_s=config.hold_patience_s,
         )  # fmt: skip
         shelf = OwnShelf(
@@ -109,6 +111,20 @@ class Keeping:
             config=config,
             thin=thin,
         )
+
+    async def _knows(self, tenant_id: str, hold: Hold) -> bool | None:
+        """Ask who has people, or conversations, whether there is the one that a hold names; None without an answer.
+
+        Nothing that fails here keeps a hold from being in force.
+        """
+        caller = service_caller(SERVICE, tenant_id)
+        with suppress(Exception):
+            there = self._custodians()
+            auth, messaging = there["auth"], there["messaging"]
+            if hold.subject_id is None:
+                return bool((await messaging.knows_conversation(caller, hold.conversation_id)).known)
+            return bool((await auth.export_subject(caller, hold.subject_id, SubjectQuery(limit=1))).items)
+        return None
 
     async def start(self) -> None:
         """Take up what was under way."""

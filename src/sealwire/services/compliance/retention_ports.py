@@ -114,8 +114,13 @@ class HoldStore(Protocol):
     async def place(self, tenant_id: str, hold: Hold, event: NewEvent) -> None:
         """Store a hold that is being placed."""
 
-    async def confirm(self, tenant_id: str, hold_id: str, at: str, gaps: Sequence[HoldGap], event: NewEvent) -> bool:
-        """Let a hold that is being placed be in force, with what was gone by then; False when it isn't any more."""
+    async def confirm(
+        self, tenant_id: str, hold_id: str, at: str, gaps: Sequence[HoldGap], found: bool | None, event: NewEvent
+    ) -> bool:
+        """Let a hold that is being placed be in force, with what was gone by then, and whether there was what it names.
+
+        False when it isn't being placed any more.
+        """
 
     async def begin_release(self, tenant_id: str, hold_id: str, event: NewEvent) -> bool:
         """Begin to release a hold; False when there is none, or it began before."""

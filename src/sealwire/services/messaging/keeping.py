@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sealwire.contracts.custody import Disposal, Disposed, Due, DueQuery, HoldDesk, HoldPlacement, Reclaimed
+from sealwire.contracts.custody import Disposal, Disposed, Due, DueQuery, HoldDesk, HoldPlacement, Known, Reclaimed
 from sealwire.contracts.custody import require_custodian as custodian
 from sealwire.contracts.messaging_stream import Forgotten, ForgottenConversation, ForgottenQuery
 from sealwire.kit.caller import Caller
@@ -33,6 +33,10 @@ class KeepingCases:
         """See `HoldCustody`; what was deleted or replaced meanwhile is purged soon."""
         await self._desk.release_hold(caller, hold_id)
         self._released = True
+
+    async def knows_conversation(self, caller: Caller, conversation_id: str) -> Known:
+        """See `ConversationCustody`."""
+        return Known(known=await self._store.knows_conversation(custodian(caller), conversation_id))
 
     async def purge_released(self) -> None:
         """Purge what no hold keeps any more, if one was released since the last look."""

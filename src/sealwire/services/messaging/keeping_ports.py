@@ -26,6 +26,9 @@ class Keeping(Protocol):
     def former(self) -> FormerStore:
         """Return what was replaced while a hold covered it."""
 
+    async def knows_conversation(self, tenant_id: str, conversation_id: str) -> bool:
+        """Whether there is such a conversation, or was one of which something is left."""
+
     async def purge_released(self, after: int, limit: int) -> int:
         """Purge the content of deleted messages that no hold keeps any more, of `limit` kept ones above a place.
 
