@@ -117,6 +117,7 @@ class MessagingService:
         )
         cases = KeepingCases(store=keeping, clock=clock)
         self.put_hold, self.release_hold = cases.put_hold, cases.release_hold
+        self.knows_conversation = cases.knows_conversation
         self.due, self.dispose, self.reclaim, self.forgotten = cases.due, cases.dispose, cases.reclaim, cases.forgotten
         self._jobs = Jobs(
             conversations=conversations,
