@@ -112,6 +112,25 @@ async def test_two_who_ask_for_the_same_disposal_share_it(db: Database) -> None:
     assert taken == IDS
 
 
+async def test_giving_back_ends_though_others_free_and_write_without_end(db: Database) -> None:
+    stop = False
+
+    async def churn() -> None:
+        while not stop:
+            await db.write(lambda conn: conn.execute("REPLACE INTO n VALUES (1, zeroblob(2000000))").fetchall())
+            await db.write(lambda conn: conn.execute("DELETE FROM n").fetchall())
+
+    churning = asyncio.create_task(churn())
+    try:
+        async with asyncio.timeout(20):
+            for _ in range(3):
+                while await db.reclaim():
+                    pass
+    finally:
+        stop = True
+        await churning
+
+
 async def test_space_is_given_back_in_steps_while_others_write(db: Database) -> None:
     def fill(conn: apsw.Connection) -> None:
         conn.executemany("INSERT INTO n VALUES (?, zeroblob(4000))", ((k,) for k in range(1500)))

@@ -39,6 +39,7 @@ MOST_RECLAIM_PAGES = 64
 """A page given back is two written: what a step adds to the commit it shares."""
 LOG_KEPT_BYTES = 1 << 20
 """A log this small is not worth a checkpoint of its own to be emptied."""
+_LOG_EMPTIED = -1
 SCAN_THREADS = 2
 MAX_WAITING = 20_000
 
@@ -77,6 +78,7 @@ class Database:
         self._reader = _connect(path, vfs, read_only=True)
         self._scanners: list[apsw.Connection] = []
         self._reclaim_pace = Pace(self, start=MOST_RECLAIM_PAGES // 4, most=MOST_RECLAIM_PAGES)
+        self._to_free: int | None = None  # pages that a round of `reclaim` still gives back; None between two
         self._scan_threads: ThreadPoolExecutor | None = None
 
     @classmethod
@@ -197,20 +199,30 @@ class Database:
         await self._writer.exclusively(compact)
 
     async def reclaim(self) -> int:
-        """Give some free pages back to the file system; return how many bytes, 0 when none is left.
+        """Give some free pages back to the file system; return how many bytes, 0 at the end of a round.
 
-        A step that gives way to writers, and rests (see `Pace`). The last one empties the log too, unless a long read
-        holds it; then the next one does.
+        A step that gives way to writers, and rests (see `Pace`). A round gives back what was free when it began, then
+        empties the log, unless a long read holds it. What others free and write meanwhile is for the next round: they
+        may do so without end.
         """
-        freed = await self._reclaim_pace.write(self._vacuum)
-        return freed or await self._writer.exclusively(self._empty_log)
+        if self._to_free != _LOG_EMPTIED:
+            if freed := await self._reclaim_pace.write(self._vacuum):
+                return freed
+            if emptied := await self._writer.exclusively(self._empty_log):
+                self._to_free = _LOG_EMPTIED
+                return emptied
+        self._to_free = None
+        return 0
 
     def _vacuum(self, conn: apsw.Connection) -> int:
         free = int(conn.execute("PRAGMA freelist_count").get)
-        if not free:
+        left = free if self._to_free is None else min(self._to_free, free)
+        if left <= 0:
             return 0
-        conn.execute(f"PRAGMA incremental_vacuum({self._reclaim_pace.size:d})").fetchall()
-        return (free - int(conn.execute("PRAGMA freelist_count").get)) * PAGE_BYTES
+        conn.execute(f"PRAGMA incremental_vacuum({min(self._reclaim_pace.size, left):d})").fetchall()
+        freed = free - int(conn.execute("PRAGMA freelist_count").get)
+        self._to_free = left - freed
+        return freed * PAGE_BYTES
 
     def _empty_log(self, conn: apsw.Connection) -> int:
         """In the worker. Return how many bytes the log had, 0 when it is small or can't be emptied now."""
