@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -53,6 +54,15 @@ async def test_the_record_of_a_held_persons_session_outlives_upkeep(room: AuthRo
     await room.auth.release_hold(COMPLIANCE, "h1")
     await room.service.upkeep.sweep()
     assert sessions(room) == set()
+
+
+async def test_sessions_are_looked_through_beside_the_loop(room: AuthRoom) -> None:
+    await room.enter("anna")
+    before = rfc3339(room.clock.now_us())
+    looking = asyncio.ensure_future(room.service.due(COMPLIANCE, "sessions", DueQuery(before=before)))
+    await asyncio.sleep(0)
+    assert not looking.done(), "a tenant may have a million of them, and none that is over"
+    assert (await looking).items == []
 
 
 async def test_retention_takes_sessions_that_are_over_and_not_held(room: AuthRoom) -> None:

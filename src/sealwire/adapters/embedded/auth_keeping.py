@@ -26,11 +26,12 @@ class SqliteSessionKeeping:
         self._disposals = Disposals(db)
 
     async def due(self, tenant_id: str, before_us: int, *, after: str, limit: int) -> Due:
-        rows = self._db.read(
+        sql = (
             f"SELECT session_id, {HELD_SESSION} FROM session WHERE tenant_id = ?1 AND session_id > ?3 AND {OVER}"
-            " ORDER BY session_id LIMIT ?4",
-            (tenant_id, before_us, after, limit),
+            " ORDER BY session_id LIMIT ?4"
         )
+        # In a thread: most sessions of a tenant may be looked at, and none be over.
+        rows = await self._db.scan(lambda conn: fetch(conn, sql, (tenant_id, before_us, after, limit)))
         items = [DueItem(id=session_id, held=bool(held)) for session_id, held in rows]
         return Due(items=items, next_cursor=items[-1].id if len(items) == limit else None)
 
