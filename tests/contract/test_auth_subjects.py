@@ -38,7 +38,7 @@ from sealwire.kit.caller import Caller, service_caller
 from sealwire.kit.codec import Page
 from sealwire.kit.files import count_in_files
 from sealwire.kit.permission import Role
-from sealwire.kit.problem import Forbidden
+from sealwire.kit.problem import Forbidden, Invalid
 from sealwire.services.auth.records import Cut, NewRevocation, Reason
 from sealwire.testing.auth_room import BOUNDARY, CHEAP, PASSWORD, AuthRoom, somebody
 from sealwire.testing.wirings import WIRINGS
@@ -389,6 +389,25 @@ async def test_an_export_tells_what_auth_has(room: AuthRoom) -> None:
         cursor = page.next_cursor or ""
     assert kinds == {"session", "consent", "identity", "passkey"}
     assert (session.data["ip_address"], session.data["user_agent"]) == ("192.0.2.7", "test/1.0")
+
+
+async def test_what_does_not_open_keeps_nobody_from_their_rights(room: AuthRoom) -> None:
+    owner, anna, _ = await people(room)
+    for column in ("user SET sealed", "session SET sealed_origin"):
+        row = f"UPDATE {column} = x'00' WHERE user_id = $anna"
+        await room.storage.db.write(partial(_insert, row=row, given={"anna": anna.user_id}))
+    page = await room.auth.export_subject(COMPLIANCE, anna.user_id, SubjectQuery())
+    found = page.items
+    while page.next_cursor:
+        page = await room.auth.export_subject(COMPLIANCE, anna.user_id, SubjectQuery(cursor=page.next_cursor))
+        found = [*found, *page.items]
+    assert {item.kind: item.data.get("damaged") for item in found} == {"profile": True, "session": True}
+    assert found[0].data["role"] == "member"
+    with pytest.raises(Invalid):
+        await room.auth.rectify_subject(COMPLIANCE, anna.user_id, SubjectChanges(job_id="j", display_name="Anna"))
+    await room.auth.restrict_subject(COMPLIANCE, anna.user_id, RESTRICTED)
+    assert (await erase(room, anna.user_id))["profile"] == 1
+    assert [user.user_id for user in (await room.auth.users(owner, Page())).items] == [owner.user_id]
 
 
 async def test_a_hold_wins_over_an_erasure_that_runs_beside_it(room: AuthRoom) -> None:

@@ -171,7 +171,7 @@ class AuthService(
         TenancyService.__init__(self, tenants=tenants, stewards=Stewards(users=self._users, guestbook=self._guestbook))
         LegacyService.__init__(self, store=stores.legacy, issuers=config.legacy, clock=clock)
         SubjectService.__init__(
-            self, store=stores.subjects, users=stores.users, people=people, vault=vault, postman=self.postman,
+            self, store=stores.subjects, users=stores.users, vault=vault, postman=self.postman,
             addresses=addresses, journal=journal, revoker=revoker, clock=clock,
         )  # fmt: skip
         RetentionService.__init__(self, keeping=stores.keeping, clock=clock)

@@ -33,7 +33,6 @@ from sealwire.kit.permission import Role
 from sealwire.kit.problem import Conflict, Invalid
 from sealwire.services.auth.addresses import AddressBook, moved
 from sealwire.services.auth.events import Body, Journal, Kind
-from sealwire.services.auth.people import People
 from sealwire.services.auth.ports import UserStore
 from sealwire.services.auth.postman import Postman
 from sealwire.services.auth.records import Cut, Reason, UserRecord
@@ -43,6 +42,8 @@ from sealwire.services.auth.vault import Person, Vault
 
 EVENTS_AT_ONCE: Final = 200
 TRIES: Final = 3
+DAMAGED: Final[dict[str, Any]] = {"damaged": True}
+"""Told of a row that was changed outside of auth and does not open."""
 WAIT_S: Final = 0.05
 """Between two looks at events that the audit relay has not passed yet, so that who asks again does not spin."""
 _NO_HASH: Final = "!"
@@ -55,12 +56,11 @@ class SubjectService:
     """The part of `AuthService` that compliance uses."""
 
     def __init__(
-        self, *, store: SubjectStore, users: UserStore, people: People, vault: Vault, postman: Postman,
+        self, *, store: SubjectStore, users: UserStore, vault: Vault, postman: Postman,
         addresses: AddressBook, journal: Journal, revoker: Revoker, clock: Clock,
     ) -> None:  # fmt: skip
         self._subjects = store
         self._user_store = users
-        self._persons = people
         self._vault = vault
         self._post = postman
         self._address_book = addresses
@@ -110,12 +110,12 @@ class SubjectService:
             Kind.USER_ERASED, await self._journal.origin(caller, user.tenant_id), subject_id=user.user_id
         )
         # What is kept of them until the last step says where letters went, to an address never proved too.
-        person = await self._persons.person(user)
-        beside = await self._address_book.beside(user, person)
-        if beside.own != person.former:
-            told = msgspec.structs.replace(person, former=beside.own)
-            sealed = await self._vault.seal_person(user.tenant_id, user.user_id, told)
-            user = msgspec.structs.replace(user, sealed=sealed)
+        if (person := await self._readable(user)) is not None:
+            beside = await self._address_book.beside(user, person)
+            if beside.own != person.former:
+                told = msgspec.structs.replace(person, former=beside.own)
+                sealed = await self._vault.seal_person(user.tenant_id, user.user_id, told)
+                user = msgspec.structs.replace(user, sealed=sealed)
         erased = await self._subjects.begin_erasing(user, cut, [event])
         return SubjectErased(done=False, erased=dict(erased or {}))
 
@@ -146,10 +146,11 @@ class SubjectService:
         return sum([await self._post.forget(tenant_id, address) for address in addresses])
 
     async def _person_under_way(self, under_way: Erasing) -> Person | None:
-        tenant_id, user_id = under_way.tenant_id, under_way.user_id
-        if await self._vault.open_if_possible(tenant_id, "user:" + user_id, under_way.sealed) is None:
-            return None
-        return await self._vault.open_person(tenant_id, user_id, under_way.sealed)
+        return await self._vault.person_if_possible(under_way.tenant_id, under_way.user_id, under_way.sealed)
+
+    async def _readable(self, user: UserRecord) -> Person | None:
+        """Return address and name; None when their row was changed: that must not keep the rest from the person."""
+        return await self._vault.person_if_possible(user.tenant_id, user.user_id, user.sealed)
 
     # ---- restriction and rectification
 
@@ -193,7 +194,9 @@ class SubjectService:
             if user is None:
                 return SubjectRectified()
             _spare_owners(user, changes.spares_owners)
-            before = await self._persons.person(user)
+            before = await self._readable(user)
+            if before is None:
+                raise Invalid("What is stored of the person does not open; it can only be erased.", path="$")
             after = msgspec.structs.replace(before, display_name=changes.display_name or before.display_name)
             if changes.email and changes.email != before.email:
                 after = moved(after, changes.email)
@@ -246,15 +249,17 @@ class SubjectService:
         return SubjectItems(items=items, next_cursor=f"{rest[0]}:" if rest else None)
 
     async def _profile_item(self, user: UserRecord) -> SubjectItem:
-        person = await self._persons.person(user)
-        beside = await self._address_book.beside(user, person)
+        person = await self._readable(user)
         data: dict[str, Any] = {
-            "email": person.email,
-            "display_name": person.display_name,
             "role": user.role.value,
             "second_factor": user.mfa,
             "service_account": user.service,
         }
+        if person is None:
+            data |= DAMAGED
+            return SubjectItem(kind="profile", resource_id=user.user_id, at=rfc3339(user.created_us), data=data)
+        data = {"email": person.email, "display_name": person.display_name} | data
+        beside = await self._address_book.beside(user, person)
         if beside.former:
             data["former_emails"] = list(beside.former)
         if beside.unproved:  # whether somebody else has one is not told
@@ -268,8 +273,8 @@ class SubjectService:
             return await self._former_item(user, row)
         data: dict[str, Any] = dict(row.facts)
         if row.kind == "session":
-            device = await self._vault.open_device(user.tenant_id, row.row_id, row.sealed)
-            data |= {"ip_address": device.ip, "user_agent": device.user_agent}
+            device = await self._vault.device_if_possible(user.tenant_id, row.row_id, row.sealed)
+            data |= DAMAGED if device is None else {"ip_address": device.ip, "user_agent": device.user_agent}
         for name in ("last_seen_us", "last_used_us"):
             if name in data:
                 at_us = data.pop(name)
@@ -278,15 +283,17 @@ class SubjectService:
 
     async def _former_item(self, user: UserRecord, row: SubjectRow) -> SubjectItem:
         """Return a profile that a hold keeps, as it was until `replaced_at`."""
-        person = await self._vault.open_person(user.tenant_id, user.user_id, row.sealed)
+        person = await self._vault.person_if_possible(user.tenant_id, user.user_id, row.sealed)
         until = rfc3339(row.at_us)
-        data = {"email": person.email, "display_name": person.display_name, "former": True, "replaced_at": until}
+        known = DAMAGED if person is None else {"email": person.email, "display_name": person.display_name}
+        data = {**known, "former": True, "replaced_at": until}
         return SubjectItem(kind="profile", resource_id=user.user_id, at=until, data=data)
 
     async def probe_subject(self, caller: Caller, subject_id: str, probe: SubjectProbe) -> SubjectFindings:
         user = await self._subject(caller, subject_id)
         tenant_id = require_custodian(caller)
-        email = (await self._persons.person(user)).email if user is not None else ""
+        person = await self._readable(user) if user is not None else None
+        email = person.email if person is not None else ""
         index = user.email_index if user is not None else b""
         places = dict(await self._subjects.places(subject_id, index, [word.encode() for word in probe.words]))
         places["letters_waiting"], places["letters_kept"] = await self._post.count(tenant_id, email, probe.words)

@@ -82,6 +82,11 @@ class Vault:
         """Open a user's address and name."""
         return _decode_person(await self.open(tenant_id, "user:" + user_id, sealed))
 
+    async def person_if_possible(self, tenant_id: str, user_id: str, sealed: bytes) -> Person | None:
+        """Return a user's address and name; None where they are erased, or do not open. Raises: Unavailable."""
+        opened = await self.open_if_possible(tenant_id, "user:" + user_id, sealed)
+        return None if opened is None else _decode_person(opened)
+
     async def seal_device(self, tenant_id: str, session_id: str, device: Device) -> bytes:
         """Seal where a session was used from."""
         return await self.seal(tenant_id, "session:" + session_id, _encode(device))
@@ -89,6 +94,11 @@ class Vault:
     async def open_device(self, tenant_id: str, session_id: str, sealed: bytes) -> Device:
         """Open where a session was used from."""
         return _decode_device(await self.open(tenant_id, "session:" + session_id, sealed))
+
+    async def device_if_possible(self, tenant_id: str, session_id: str, sealed: bytes) -> Device | None:
+        """Return where a session was used from, as `person_if_possible`."""
+        opened = await self.open_if_possible(tenant_id, "session:" + session_id, sealed)
+        return None if opened is None else _decode_device(opened)
 
     async def forget_tenant(self, tenant_id: str) -> None:
         """Destroy the tenant's keys: what was sealed under them is unreadable, in backups too."""
