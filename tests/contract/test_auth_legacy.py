@@ -9,15 +9,17 @@ from typing import Any
 import msgspec
 import pytest
 
+from sealwire.contracts.addresses import EmailChange, EmailConfirmation
 from sealwire.contracts.custody import SubjectErasure
 from sealwire.contracts.legacy import LegacyQuery, LegacyTenant, LegacyUse, LegacyUses
+from sealwire.contracts.tokens import SigningRotation
 from sealwire.contracts.users import UserQuery
 from sealwire.kit.caller import service_caller
 from sealwire.kit.clock import US_PER_S, parse_rfc3339, rfc3339
 from sealwire.kit.problem import Forbidden, Invalid
 from sealwire.services.auth.config import LegacyIssuer
 from sealwire.services.auth.legacy import KEPT_S
-from sealwire.testing.auth_room import BOUNDARY, CHEAP, AuthRoom
+from sealwire.testing.auth_room import BOUNDARY, CHEAP, AuthRoom, somebody
 from sealwire.testing.wirings import WIRINGS
 
 SYSTEM = service_caller("gateway", "system")
@@ -105,6 +107,42 @@ async def test_after_the_sunset_no_token_is_called_good(room: AuthRoom) -> None:
     assert (await tenant(room)).live_sessions == 1
     room.advance(20)
     assert (await tenant(room)).live_sessions == 0
+
+
+async def test_a_token_that_ended_before_its_time_is_not_called_good(room: AuthRoom) -> None:
+    """Logged out, or of before everything of its person or tenant ended: refusing it would stop nobody."""
+    owner, _ = await room.enter("owner")
+    anna, bert, cleo = [await room.add(owner, name) for name in ("anna", "bert", "cleo")]
+    of_anna = room.caller(await room.log_in("anna"))
+
+    async def good(*, later_s: int = 0) -> tuple[int, int, int]:
+        query = LegacyQuery(refuse_from=rfc3339(room.clock.now_us() + later_s * US_PER_S)) if later_s else None
+        found = await tenant(room, query)
+        return found.live_sessions, found.would_refuse_sessions, found.would_refuse_users
+
+    await note(room, use(room, "a1", anna), use(room, "a2", anna), use(room, "b1", bert), use(room, "c1", cleo))
+    assert await good() == (4, 4, 3)
+    end = use(room, "a1", anna)
+    logged_out = msgspec.structs.replace(
+        of_anna.principal, legacy=True, session_id=end.session_id, expires_at_s=end.expires_at_s
+    )
+    await room.auth.logout(msgspec.structs.replace(of_anna, principal=logged_out))
+    assert await good() == await good(later_s=60) == (3, 3, 3)
+    await room.auth.end_sessions_of(owner, bert)
+    assert await good() == await good(later_s=60) == (2, 2, 2)
+    found = await tenant(room, LegacyQuery(refuse_from=rfc3339(room.clock.now_us() - US_PER_S)))
+    assert (found.sessions, found.would_refuse_sessions) == (4, 4), "what was used is what was used"
+    room.advance(5)
+    await note(room, use(room, "b2", bert))
+    assert await good() == (3, 3, 3), "issued after that"
+    asked = EmailChange(email="cleopatra@example.org")
+    await room.auth.change_email_of(owner, cleo, asked)
+    letter = next(str(x.get_content()) for x in await room.letters() if x["To"] == asked.email)
+    token = letter.split("token=")[1].split()[0]
+    await room.auth.confirm_email(somebody(), EmailConfirmation(token=token))
+    assert await good() == (2, 2, 2), "it speaks of an address that nobody has"
+    await room.auth.rotate_signing(SYSTEM, SigningRotation(compromised=True))
+    assert await good() == (0, 0, 0)
 
 
 async def test_people_see_their_own_tenant_and_members_none(room: AuthRoom) -> None:

@@ -10,6 +10,7 @@ import apsw
 from sealwire.adapters.embedded.drivers.sqlite import Database, Row
 from sealwire.contracts.legacy import LegacyUse
 from sealwire.services.auth.legacy_ports import LegacyCount
+from sealwire.services.auth.records import Reason
 
 LEGACY_SCHEMA: Final = """
 CREATE TABLE legacy_session (
@@ -33,12 +34,30 @@ _NOTE: Final = (
     " WHERE EXISTS (SELECT 1 FROM user WHERE user_id = ?3 AND tenant_id = ?2)"
     " ON CONFLICT (session_id) DO UPDATE SET last_s = max(last_s, excluded.last_s)"
 )
+# A token that was used after its person's sessions ended was issued after that; a revocation outlives every token that
+# it ends. With another e-mail address the token speaks of nobody.
 _COUNT: Final = """
-SELECT tenant_id, count(*), count(DISTINCT user_id), sum(expires_s > :now), min(first_s), max(last_s),
-       sum(CASE WHEN :refuse >= :now THEN expires_s > :refuse ELSE last_s >= :refuse END),
-       count(DISTINCT CASE WHEN (CASE WHEN :refuse >= :now THEN expires_s > :refuse ELSE last_s >= :refuse END)
-                           THEN user_id END)
-FROM legacy_session WHERE :tenant IN ('', tenant_id) GROUP BY tenant_id ORDER BY tenant_id
+WITH ended AS MATERIALIZED (SELECT session_id FROM revocation WHERE kind = 'session'),
+cut AS MATERIALIZED (
+    SELECT subject, max(at_us) / 1000000 AS at_s FROM revocation
+    WHERE kind = 'subject' OR kind = 'role' AND reason = :moved GROUP BY subject
+),
+closed AS MATERIALIZED (
+    SELECT tenant_id, max(at_us) / 1000000 AS at_s FROM revocation WHERE kind = 'tenant' GROUP BY tenant_id
+),
+seen AS (
+    SELECT l.*, l.expires_s > :now AND l.session_id NOT IN ended
+                AND l.last_s > coalesce(cut.at_s, 0) AND l.last_s > coalesce(closed.at_s, 0) AS lives
+    FROM legacy_session l LEFT JOIN cut ON cut.subject = l.user_id LEFT JOIN closed ON closed.tenant_id = l.tenant_id
+    WHERE :tenant IN ('', l.tenant_id)
+),
+judged AS (
+    SELECT *, CASE WHEN :refuse >= :now THEN lives AND expires_s > :refuse ELSE last_s >= :refuse END AS stopped
+    FROM seen
+)
+SELECT tenant_id, count(*), count(DISTINCT user_id), sum(lives), min(first_s), max(last_s), sum(stopped),
+       count(DISTINCT CASE WHEN stopped THEN user_id END)
+FROM judged GROUP BY tenant_id ORDER BY tenant_id
 """
 
 
@@ -57,7 +76,7 @@ class SqliteLegacyStore:
         await self._db.write(note)
 
     async def count(self, tenant_id: str, *, now_s: int, refuse_from_s: int) -> Sequence[LegacyCount]:
-        asked = {"tenant": tenant_id, "now": now_s, "refuse": refuse_from_s}
+        asked = {"tenant": tenant_id, "now": now_s, "refuse": refuse_from_s, "moved": Reason.EMAIL.value}
 
         def count(conn: apsw.Connection) -> list[Row]:
             return conn.execute(_COUNT, asked).fetchall()

@@ -32,5 +32,6 @@ class LegacyStore(Protocol):
     async def count(self, tenant_id: str, *, now_s: int, refuse_from_s: int) -> Sequence[LegacyCount]:
         """Count by tenant ("": all of them).
 
-        Refused would be: tokens used at `refuse_from_s` or later; where that is to come, those good until then.
+        Refused would be: tokens used at `refuse_from_s` or later; where that is to come, those good until then. Good no
+        more, as at the boundary, is one that was logged out, or issued before all of its person's or tenant's ended.
         """
