@@ -6,6 +6,8 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
+from sealwire.kit.codec import form
+
 SERVICE = "auth"
 BOUNDARY: Final = frozenset({"gateway", "socket"})
 """The services with a session boundary: where people come in."""
@@ -16,11 +18,14 @@ COOKIE_LOOPBACK = "sealwire"
 """The session cookie holds the access token; the plain name is for http on loopback, where `__Host-` needs https."""
 CSRF_HEADER = "X-Sealwire-CSRF"
 
-Email = Annotated[
-    str, msgspec.Meta(min_length=3, max_length=254, pattern=r"^[^\s@\x00-\x20\x7f]+@[^\s@\x00-\x20\x7f]+\.[^\s@.]+$")
-]
+_EMAIL: Final = form(
+    r"^[^\s@\x00-\x20\x7f]+@[^\s@\x00-\x20\x7f]+\.[^\s@.]+$", "Write a whole e-mail address, such as anna@example.org."
+)
+_SLUG: Final = form(r"^[a-z0-9][a-z0-9-]*$", "Write small letters, digits and hyphens, and no hyphen first.")
+_CODE: Final = form(r"^[A-Za-z0-9-]+$", "Write the code as it is shown: letters, digits and hyphens.")
+Email = Annotated[str, msgspec.Meta(max_length=254, pattern=_EMAIL)]
 Password = Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
-Slug = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[a-z0-9][a-z0-9-]*$")]
+Slug = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=_SLUG)]
 Token = Annotated[str, msgspec.Meta(min_length=1, max_length=8192)]
-Code = Annotated[str, msgspec.Meta(min_length=6, max_length=32, pattern=r"^[A-Za-z0-9-]+$")]
+Code = Annotated[str, msgspec.Meta(min_length=6, max_length=32, pattern=_CODE)]
 UserRole = Literal["owner", "admin", "auditor", "member", "guest", "operator"]

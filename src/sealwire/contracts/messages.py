@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Final, Protocol
 
 import msgspec
 
 from sealwire.contracts.messaging_terms import SAFE, SERVICE
 from sealwire.kit.caller import Caller
-from sealwire.kit.codec import Id, Input, Limit, Output
+from sealwire.kit.codec import Id, Input, Limit, Output, form
 from sealwire.kit.operation import Degraded, Operation, RateClass, Repeat, table
 from sealwire.kit.permission import Permission
 from sealwire.kit.problem import Conflict, Forbidden, NotFound, TooLarge
@@ -16,6 +16,7 @@ from sealwire.kit.problem import Conflict, Forbidden, NotFound, TooLarge
 MAX_BODY_BYTES = 64 * 1024
 Body = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_BODY_BYTES)]
 Key = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+_MEDIA_TYPE: Final = form(r"^[\w.+-]+/[\w.+-]+$", "Write a media type, such as text/plain.")
 
 
 class BodyTooLong(TooLarge):
@@ -53,9 +54,7 @@ class Draft(Input):
 
     body: Body
     client_message_id: Key
-    content_type: Annotated[str, msgspec.Meta(min_length=3, max_length=127, pattern=r"^[\w.+-]+/[\w.+-]+$")] = (
-        "text/plain"
-    )
+    content_type: Annotated[str, msgspec.Meta(min_length=3, max_length=127, pattern=_MEDIA_TYPE)] = "text/plain"
     ciphertexts: Annotated[list[dict[str, Any]], msgspec.Meta(max_length=1000)] | None = None
     reply_to: Annotated[int, msgspec.Meta(ge=1, le=2**53 - 1)] | None = None
     attachments: Annotated[list[Id], msgspec.Meta(max_length=32)] = []

@@ -6,16 +6,20 @@ Source: W3C Web Authentication Level 3, sections 5.1.8 to 5.1.10. Byte strings a
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
-from sealwire.kit.codec import FrozenMeta, Output
+from sealwire.kit.codec import FrozenMeta, Output, form
 
-Base64Url = Annotated[str, msgspec.Meta(min_length=1, max_length=32_768, pattern=r"^[A-Za-z0-9_-]+$")]
-CredentialId = Annotated[str, msgspec.Meta(min_length=1, max_length=1_364, pattern=r"^[A-Za-z0-9_-]+$")]
+_IN_BASE64: Final = "Send it as base64url without padding, as the browser gives it."
+_BASE64: Final = form(r"^[A-Za-z0-9_-]+$", _IN_BASE64)
+_BASE64_OR_NOTHING: Final = form(r"^[A-Za-z0-9_-]*$", _IN_BASE64)
+_TRANSPORT: Final = form(r"^[a-z-]+$", "A transport is a word such as `usb` or `internal`.")
+Base64Url = Annotated[str, msgspec.Meta(min_length=1, max_length=32_768, pattern=_BASE64)]
+CredentialId = Annotated[str, msgspec.Meta(min_length=1, max_length=1_364, pattern=_BASE64)]
 """At most 1,023 bytes (section 4, "Credential ID")."""
-Transport = Annotated[str, msgspec.Meta(min_length=1, max_length=32, pattern=r"^[a-z-]+$")]
+Transport = Annotated[str, msgspec.Meta(min_length=1, max_length=32, pattern=_TRANSPORT)]
 Kind = Literal["public-key"]
 
 
@@ -47,7 +51,7 @@ class AssertionData(Foreign):
     client_data_json: Base64Url = msgspec.field(name="clientDataJSON")
     authenticator_data: Base64Url
     signature: Base64Url
-    user_handle: Annotated[str, msgspec.Meta(max_length=128, pattern=r"^[A-Za-z0-9_-]*$")] | None = None
+    user_handle: Annotated[str, msgspec.Meta(max_length=128, pattern=_BASE64_OR_NOTHING)] | None = None
 
 
 class Assertion(Foreign):

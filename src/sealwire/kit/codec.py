@@ -15,7 +15,17 @@ encode = msgspec.json.Encoder().encode
 _ANY = msgspec.json.Decoder()
 MAX_DEPTH = 32
 
-Id = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._:-]+$")]
+_ASKED: Final[dict[str, str]] = {}
+
+
+def form(pattern: str, asked: str) -> str:
+    """Return a pattern, noted with what it asks for: a refusal says that, for people read no regular expressions."""
+    _ASKED[f"Expected `str` matching regex {pattern!r}"] = asked
+    return pattern
+
+
+_ID = form(r"^[A-Za-z0-9._:-]+$", "An id is made of letters, digits and the signs . _ : - alone.")
+Id = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=_ID)]
 ShortText = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 Limit = Annotated[int, msgspec.Meta(ge=1, le=200)]
 
@@ -96,7 +106,7 @@ def invalid(error: msgspec.ValidationError, kind: Any) -> Invalid:
     allowed = allowed_at(kind, path, key=key, solely=not no_value) if no_value or ", got `" in text else []
     if allowed:
         return Invalid(f"Expected one of {', '.join(f'`{value}`' for value in allowed)}.", path=path, allowed=allowed)
-    return Invalid("Invalid value" if no_value else text, path=path)
+    return Invalid("Invalid value" if no_value else _ASKED.get(text, text), path=path)
 
 
 def decode_body(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
