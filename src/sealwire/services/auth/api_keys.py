@@ -24,6 +24,7 @@ from sealwire.contracts.sessions import SessionNotFound, SessionState
 from sealwire.kit.caller import Caller
 from sealwire.kit.clock import US_PER_S, Clock, rfc3339
 from sealwire.kit.codec import Page
+from sealwire.kit.cursors import read_cursor, write_cursor
 from sealwire.kit.ids import new_id
 from sealwire.kit.permission import GRANTS, Permission, Role
 from sealwire.kit.problem import Forbidden, Invalid
@@ -101,12 +102,12 @@ class KeyCabinet:
     async def page(self, caller: Caller, page: Page) -> ApiKeys:
         """List the live keys of the caller's tenant."""
         records = await self._stores.api_keys.page(
-            caller.tenant_id, page.cursor or "", page.limit + 1, self._clock.now_us()
+            caller.tenant_id, read_cursor(page.cursor), page.limit + 1, self._clock.now_us()
         )
         shown = records[: page.limit]
         return ApiKeys(
             items=[_shown(record) for record in shown],
-            next_cursor=shown[-1].key_id if len(records) > page.limit else None,
+            next_cursor=write_cursor(shown[-1].key_id) if len(records) > page.limit else None,
         )
 
     async def end(self, caller: Caller, key_id: str) -> None:

@@ -16,6 +16,7 @@ from sealwire.contracts.users import EmailTaken
 from sealwire.kit.caller import SYSTEM_TENANT, Caller
 from sealwire.kit.clock import US_PER_S, Clock, rfc3339
 from sealwire.kit.codec import Page
+from sealwire.kit.cursors import read_cursor, write_cursor
 from sealwire.kit.ids import new_id
 from sealwire.kit.permission import GRANTS, Permission, Role
 from sealwire.kit.problem import Forbidden
@@ -96,11 +97,13 @@ class Guestbook:
     async def page(self, caller: Caller, page: Page) -> Invitations:
         """List the open invitations of the caller's tenant."""
         records = await self._stores.invitations.page(
-            caller.tenant_id, page.cursor or "", page.limit + 1, self._clock.now_us()
+            caller.tenant_id, read_cursor(page.cursor), page.limit + 1, self._clock.now_us()
         )
         shown = records[: page.limit]
         items = [_shown(record, await self._email(record)) for record in shown]
-        return Invitations(items=items, next_cursor=shown[-1].invitation_id if len(records) > page.limit else None)
+        return Invitations(
+            items=items, next_cursor=write_cursor(shown[-1].invitation_id) if len(records) > page.limit else None
+        )
 
     async def withdraw(self, caller: Caller, invitation_id: str) -> None:
         """Withdraw an invitation. Raises: InvitationNotFound."""

@@ -14,6 +14,7 @@ from sealwire.contracts.openid import Client, ClientMade, ClientNotFound, Client
 from sealwire.kit.caller import Caller
 from sealwire.kit.clock import Clock, rfc3339
 from sealwire.kit.codec import Page
+from sealwire.kit.cursors import read_cursor, write_cursor
 from sealwire.kit.ids import new_id
 from sealwire.kit.problem import Forbidden
 from sealwire.services.auth.config import AuthConfig
@@ -63,11 +64,11 @@ class ClientRegistry:
 
     async def page(self, caller: Caller, page: Page) -> Clients:
         """List the apps of the caller's tenant."""
-        records = await self._store.page(caller.tenant_id, page.cursor or "", page.limit + 1)
+        records = await self._store.page(caller.tenant_id, read_cursor(page.cursor), page.limit + 1)
         listed = records[: page.limit]
         return Clients(
             items=[shown(record) for record in listed],
-            next_cursor=listed[-1].client_id if len(records) > page.limit else None,
+            next_cursor=write_cursor(listed[-1].client_id) if len(records) > page.limit else None,
         )
 
     async def end(self, caller: Caller, client_id: str) -> None:

@@ -6,6 +6,7 @@ from sealwire.contracts.openid import Consent, ConsentNotFound, Consents
 from sealwire.kit.caller import Caller
 from sealwire.kit.clock import Clock, rfc3339
 from sealwire.kit.codec import Page
+from sealwire.kit.cursors import read_cursor, write_cursor
 from sealwire.services.auth.events import Journal, Kind
 from sealwire.services.auth.openid_ports import GrantStore
 
@@ -20,7 +21,7 @@ class ConsentBook:
 
     async def page(self, caller: Caller, page: Page) -> Consents:
         """List the apps the caller signed in to."""
-        found = await self._store.consents(caller.user_id, page.cursor or "", page.limit + 1)
+        found = await self._store.consents(caller.user_id, read_cursor(page.cursor), page.limit + 1)
         items = [
             Consent(
                 client_id=client.client_id,
@@ -30,7 +31,7 @@ class ConsentBook:
             )
             for consent, client in found[: page.limit]
         ]
-        return Consents(items=items, next_cursor=items[-1].client_id if len(found) > page.limit else None)
+        return Consents(items=items, next_cursor=write_cursor(items[-1].client_id) if len(found) > page.limit else None)
 
     async def end(self, caller: Caller, client_id: str) -> None:
         """Take a consent back. Raises: ConsentNotFound."""

@@ -18,6 +18,7 @@ from sealwire.contracts.sessions import (
 from sealwire.kit.caller import Caller
 from sealwire.kit.clock import US_PER_S, Clock, rfc3339
 from sealwire.kit.codec import Page
+from sealwire.kit.cursors import read_cursor, write_cursor
 from sealwire.kit.ids import new_id
 from sealwire.kit.problem import Unauthenticated
 from sealwire.ports.events import NewEvent
@@ -226,11 +227,13 @@ class SessionKeeper:
     async def page(self, caller: Caller, page: Page) -> Sessions:
         """List the caller's live sessions, newest first."""
         records = await self._store.live(
-            caller.user_id, self._clock.now_us(), after=page.cursor or "", limit=page.limit + 1
+            caller.user_id, self._clock.now_us(), after=read_cursor(page.cursor), limit=page.limit + 1
         )
         shown = records[: page.limit]
         items = [await self._shown(record, caller.principal.session_id) for record in shown]
-        return Sessions(items=items, next_cursor=shown[-1].session_id if len(records) > page.limit else None)
+        return Sessions(
+            items=items, next_cursor=write_cursor(shown[-1].session_id) if len(records) > page.limit else None
+        )
 
     async def _shown(self, record: SessionRecord, current: str) -> Session:
         device = await self._vault.open_device(record.tenant_id, record.session_id, record.sealed_origin)

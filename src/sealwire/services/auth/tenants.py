@@ -13,6 +13,7 @@ from sealwire.contracts.tenants import NewTenant, Tenant
 from sealwire.kit.caller import ANONYMOUS_TENANT, SYSTEM_TENANT, Caller, service_caller
 from sealwire.kit.clock import US_PER_S, Clock, rfc3339
 from sealwire.kit.codec import Page
+from sealwire.kit.cursors import read_cursor, write_cursor
 from sealwire.kit.ids import new_id
 from sealwire.kit.problem import Conflict, Forbidden
 from sealwire.ports.events import NewEvent
@@ -86,11 +87,11 @@ class Tenants:
 
     async def page(self, page: Page) -> tenancy.Tenants:
         """List all tenants."""
-        records = await self._store.page(page.cursor or "", page.limit + 1)
+        records = await self._store.page(read_cursor(page.cursor), page.limit + 1)
         shown = records[: page.limit]
         return tenancy.Tenants(
             items=[details(record) for record in shown],
-            next_cursor=shown[-1].tenant_id if len(records) > page.limit else None,
+            next_cursor=write_cursor(shown[-1].tenant_id) if len(records) > page.limit else None,
         )
 
     async def change(self, caller: Caller, id_or_slug: str, change: TenantChange) -> TenantDetails:

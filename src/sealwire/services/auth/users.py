@@ -29,6 +29,7 @@ from sealwire.contracts.users import (
 from sealwire.kit.caller import Caller
 from sealwire.kit.clock import Clock
 from sealwire.kit.codec import Page
+from sealwire.kit.cursors import read_cursor, write_cursor
 from sealwire.kit.ids import new_id
 from sealwire.kit.permission import Role
 from sealwire.kit.problem import Conflict, Forbidden
@@ -258,10 +259,10 @@ class Roster:
 
     async def page(self, caller: Caller, page: Page) -> Users:
         """List the users of the caller's tenant."""
-        records = await self._store.page(caller.tenant_id, page.cursor or "", page.limit + 1)
+        records = await self._store.page(caller.tenant_id, read_cursor(page.cursor), page.limit + 1)
         shown = records[: page.limit]
         items = [await self._people.show(record) for record in shown]
-        return Users(items=items, next_cursor=shown[-1].user_id if len(records) > page.limit else None)
+        return Users(items=items, next_cursor=write_cursor(shown[-1].user_id) if len(records) > page.limit else None)
 
     async def profiles(self, caller: Caller, query: UserQuery) -> Profiles:
         """Return users of the caller's tenant by id."""

@@ -18,9 +18,9 @@ from sealwire.contracts.audit_log import (
 from sealwire.contracts.compliance_terms import SERVICE
 from sealwire.kit.caller import ANONYMOUS_TENANT, Caller
 from sealwire.kit.clock import Clock, parse_rfc3339
+from sealwire.kit.cursors import number_of, write_cursor
 from sealwire.kit.permission import Role
 from sealwire.kit.problem import Forbidden, Invalid
-from sealwire.services.compliance.cursors import number_of, write_cursor
 from sealwire.services.compliance.ports import AuditStore, RecordFilter
 from sealwire.services.compliance.pruning import PRUNED_ACTION
 from sealwire.services.compliance.sealing import Intake, Sealer

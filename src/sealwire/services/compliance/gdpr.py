@@ -6,8 +6,8 @@ from sealwire.contracts.consents import Consent, ConsentHistory, NewConsent
 from sealwire.kit.caller import Caller
 from sealwire.kit.clock import Clock, rfc3339
 from sealwire.kit.codec import Page
+from sealwire.kit.cursors import number_of, write_cursor
 from sealwire.kit.problem import Forbidden, NotFound
-from sealwire.services.compliance.cursors import number_of, write_cursor
 from sealwire.services.compliance.events import change_event
 from sealwire.services.compliance.ports import ConsentStore
 

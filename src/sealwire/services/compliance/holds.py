@@ -17,11 +17,11 @@ from sealwire.contracts.holds import Hold, HoldGap, HoldPending, Holds, NewHold
 from sealwire.kit.caller import Caller, service_caller
 from sealwire.kit.clock import Clock, rfc3339
 from sealwire.kit.codec import Page
+from sealwire.kit.cursors import read_cursor, write_cursor
 from sealwire.kit.ids import new_id
 from sealwire.kit.problem import Invalid, NotFound
 from sealwire.kit.tasks import cancel_and_wait
 from sealwire.ports.events import NewEvent
-from sealwire.services.compliance.cursors import read_cursor, write_cursor
 from sealwire.services.compliance.events import change_event
 from sealwire.services.compliance.retention_ports import HoldStore
 

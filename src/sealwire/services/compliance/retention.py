@@ -6,8 +6,8 @@ from sealwire.contracts.retention_policies import NewRetentionPolicy, RetentionP
 from sealwire.kit.caller import Caller
 from sealwire.kit.clock import Clock, rfc3339
 from sealwire.kit.codec import Page
+from sealwire.kit.cursors import read_cursor, write_cursor
 from sealwire.kit.problem import Invalid, NotFound
-from sealwire.services.compliance.cursors import read_cursor, write_cursor
 from sealwire.services.compliance.events import change_event
 from sealwire.services.compliance.ports import RetentionStore
 

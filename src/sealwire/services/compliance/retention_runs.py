@@ -20,12 +20,12 @@ from sealwire.contracts.retention import ListUnusable, NewRetentionRun, Retentio
 from sealwire.kit.caller import Caller, service_caller
 from sealwire.kit.clock import US_PER_S, Clock, rfc3339
 from sealwire.kit.codec import Page
+from sealwire.kit.cursors import read_cursor, write_cursor
 from sealwire.kit.ids import new_id
 from sealwire.kit.problem import Invalid, NotFound
 from sealwire.kit.tasks import cancel_and_wait
 from sealwire.ports.events import NewEvent
 from sealwire.services.compliance.config import ComplianceConfig
-from sealwire.services.compliance.cursors import read_cursor, write_cursor
 from sealwire.services.compliance.events import change_event
 from sealwire.services.compliance.retention_ports import PolicyStore, RunStore, StoredPart, StoredRun, counted
 

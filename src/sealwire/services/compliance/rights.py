@@ -32,6 +32,7 @@ from sealwire.contracts.holds import Hold, HoldGap, LegalHold
 from sealwire.kit.caller import Caller, service_caller
 from sealwire.kit.clock import Clock, rfc3339
 from sealwire.kit.codec import Page
+from sealwire.kit.cursors import read_cursor, write_cursor
 from sealwire.kit.ids import new_id
 from sealwire.kit.permission import Permission, Role
 from sealwire.kit.problem import Conflict, Forbidden, NotFound, Unavailable
@@ -41,7 +42,6 @@ from sealwire.services.compliance.archives import Archives
 from sealwire.services.compliance.boxes import Boxes, JobKeys
 from sealwire.services.compliance.certificates import SERVICE, Certificates, digest, policy_of
 from sealwire.services.compliance.config import ComplianceConfig
-from sealwire.services.compliance.cursors import read_cursor, write_cursor
 from sealwire.services.compliance.deadlines import a_month_after
 from sealwire.services.compliance.erasures import ORDER, PROBE, Custodians, Erasures
 from sealwire.services.compliance.events import change_event

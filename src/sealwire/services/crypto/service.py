@@ -32,6 +32,7 @@ from sealwire.contracts.tenancy import QuotaSource
 from sealwire.kit.caller import Caller
 from sealwire.kit.clock import Clock, rfc3339
 from sealwire.kit.codec import Page
+from sealwire.kit.cursors import read_cursor, write_cursor
 from sealwire.kit.permission import Permission
 from sealwire.kit.problem import Forbidden
 from sealwire.services.crypto.ciphers import Ciphers
@@ -151,9 +152,9 @@ class CryptoService:
 
     async def keys(self, caller: Caller, page: Page) -> Keys:
         _require(caller, Permission.USE_KEYS)
-        found = await self._store.keys(caller.tenant_id, after=page.cursor or "", limit=page.limit + 1)
+        found = await self._store.keys(caller.tenant_id, after=read_cursor(page.cursor), limit=page.limit + 1)
         items = [self._describe(stored) for stored in found[: page.limit]]
-        return Keys(items=items, next_cursor=items[-1].key_id if len(found) > page.limit else None)
+        return Keys(items=items, next_cursor=write_cursor(items[-1].key_id) if len(found) > page.limit else None)
 
     async def key(self, caller: Caller, key_id: str) -> Key:
         _require(caller, Permission.USE_KEYS)

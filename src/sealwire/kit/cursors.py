@@ -17,7 +17,7 @@ def write_cursor(last: str) -> str:
 
 def read_cursor(cursor: str | None) -> str:
     """Return what the page before ended with; empty for the first page. Raises: Invalid."""
-    if cursor is None:
+    if not cursor:
         return ""
     try:
         raw = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
