@@ -37,7 +37,7 @@ from sealwire.contracts.users import LastOwner
 from sealwire.kit.caller import Caller, Principal, service_caller
 from sealwire.kit.codec import Page
 from sealwire.kit.permission import Role
-from sealwire.kit.problem import Forbidden, Invalid, NotFound, Unavailable
+from sealwire.kit.problem import Conflict, Forbidden, Invalid, NotFound, Unavailable
 from sealwire.services.compliance.certificates import digest, read_certificate
 from sealwire.services.compliance.config import ComplianceConfig
 from sealwire.services.compliance.deadlines import a_month_after
@@ -375,6 +375,42 @@ async def test_who_is_made_an_owner_meanwhile_is_not_changed_by_an_admin(room):
     own = NewRectification(changes=PersonChanges(display_name="Mine"))
     assert (await room.done(await room.service.request_rectification(ME, own))).status == "done"
     assert told == [("restrict_subject", False)] * 2 + [("rectify_subject", False)]
+
+
+async def test_a_restriction_that_a_crash_cut_short_spares_who_became_an_owner(tmp_path):
+    """What is told again at the next start is told as who asked for it might have it told."""
+    there = people()
+    auth, told = there["auth"], []
+    restrict = auth.restrict_subject
+
+    async def crash(caller, subject_id, restriction):
+        raise Conflict("it is written down, and nobody was told: as after a crash")
+
+    async def owners(caller, subject_id, restriction):
+        told.append((subject_id, restriction.restricted, restriction.spares_owners))
+        if restriction.restricted and restriction.spares_owners and subject_id == "m-2":
+            raise OwnersOnly
+        await restrict(caller, subject_id, restriction)
+
+    auth.restrict_subject = crash
+    async with opened(tmp_path / "data", there=there) as room:
+        for who, subject in ((ADMIN, "m-2"), (ADMIN, AGNES), (OWNER, "owner-1")):
+            with pytest.raises(Conflict):
+                await room.service.restrict(who, NewRestriction(subject_id=subject, reason="because"))
+    auth.restrict_subject = owners
+    async with opened(tmp_path / "data", there=there) as room, asyncio.timeout(20):
+        while len({subject for subject, *_ in told}) < 3 or "m-2" in await listed(room):  # noqa: ASYNC110 - asking is it
+            await asyncio.sleep(0.01)
+        assert ("owner-1", True, False) in told, "an owner asked for that one"
+        assert {("m-2", True, True), (AGNES, True, True)} <= set(told)
+        assert await listed(room) == {AGNES, "owner-1"}, "what is not in force is not listed"
+        in_force = {(TENANT, AGNES), (TENANT, "owner-1")}
+        while there["messaging"].restricted != in_force:  # noqa: ASYNC110 - looking is it
+            await asyncio.sleep(0.01)
+
+
+async def listed(room) -> set[str]:
+    return {restriction.subject_id for restriction in (await room.service.restrictions(OWNER, Page())).items}
 
 
 def test_an_address_that_is_put_right_is_an_address():

@@ -19,7 +19,12 @@ from sealwire.adapters.embedded.compliance_retention import (
     SqliteHoldStore,
     SqliteRunStore,
 )
-from sealwire.adapters.embedded.compliance_rights import PARTS_SCHEMA, RIGHTS_SCHEMA, SqliteRightsStore
+from sealwire.adapters.embedded.compliance_rights import (
+    PARTS_SCHEMA,
+    RIGHTS_SCHEMA,
+    SPARING_SCHEMA,
+    SqliteRightsStore,
+)
 from sealwire.adapters.embedded.disposals import DISPOSALS_LEFT, DISPOSALS_SCHEMA
 from sealwire.adapters.embedded.drivers.sqlite import Database
 from sealwire.adapters.embedded.outbox import OUTBOX_SCHEMA, POSITIONS_SCHEMA, SqliteOutbox, SqlitePositions
@@ -82,6 +87,7 @@ MIGRATIONS: Final = (
     DISPOSALS_SCHEMA + DISPOSALS_LEFT,
     GAPS_SCHEMA,
     FOUND_SCHEMA,
+    SPARING_SCHEMA,
 )
 _IN_FORCE: Final = (
     "SELECT policy_version, given_at FROM consent"

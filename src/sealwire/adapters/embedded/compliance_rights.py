@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import apsw
@@ -71,6 +71,8 @@ CREATE TABLE gdpr_export_part (
 );
 CREATE INDEX gdpr_export_part_blob ON gdpr_export_part (blob_key);
 """
+# A restriction that a crash kept from being told is told at the next start: as who asked for it might have it told.
+SPARING_SCHEMA: Final = "ALTER TABLE restriction ADD COLUMN spares_owners INTEGER NOT NULL DEFAULT 0;"
 _COLUMNS: Final = (
     "job_id, tenant_id, kind, subject_id, status, requested_by, requested_us, due_us, finished_us, progress, receipts,"
     " problem, box, certificate, public_key, archive"
@@ -255,8 +257,8 @@ class SqliteRightsStore:
 
         def restrict(conn: apsw.Connection) -> StoredRestriction:
             conn.execute(
-                "INSERT OR IGNORE INTO restriction VALUES (?, ?, ?, ?, ?)",
-                (tenant_id, r.subject_id, r.at_us, r.by, r.reason),
+                "INSERT OR IGNORE INTO restriction VALUES (?, ?, ?, ?, ?, ?)",
+                (tenant_id, r.subject_id, r.at_us, r.by, r.reason, r.spares_owners),
             )
             if conn.changes():
                 self._outbox.append(conn, [event])
@@ -266,8 +268,9 @@ class SqliteRightsStore:
 
         return await self._db.write(restrict)
 
-    async def restricted(self) -> Sequence[tuple[str, str]]:
-        return [(tenant, subject) for tenant, subject in self._db.read("SELECT tenant_id, subject_id FROM restriction")]
+    async def restricted(self) -> Mapping[tuple[str, str], bool]:
+        rows = self._db.read("SELECT tenant_id, subject_id, spares_owners FROM restriction")
+        return {(tenant, subject): bool(spares_owners) for tenant, subject, spares_owners in rows}
 
     async def lift(self, tenant_id: str, subject_id: str, event: NewEvent) -> bool:
         def lift(conn: apsw.Connection) -> bool:

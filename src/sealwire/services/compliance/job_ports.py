@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -112,12 +112,13 @@ class JobFilter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StoredRestriction(msgspec.Struct, frozen=True, kw_only=True):
-    """A restriction in force; `reason` is sealed."""
+    """A restriction in force; `reason` is sealed. `spares_owners`: who asked for it is no owner."""
 
     subject_id: str
     at_us: int
     by: str
     reason: bytes
+    spares_owners: bool = False
 
 
 class RightsStore(Protocol):
@@ -196,8 +197,8 @@ class RightsStore(Protocol):
     async def restrict(self, tenant_id: str, restriction: StoredRestriction, event: NewEvent) -> StoredRestriction:
         """Store a restriction; of one in force that one is returned."""
 
-    async def restricted(self) -> Sequence[tuple[str, str]]:
-        """Return (tenant, person) of every restriction in force."""
+    async def restricted(self) -> Mapping[tuple[str, str], bool]:
+        """Return (tenant, person) of every restriction in force, and of each whether it spares owners."""
 
     async def lift(self, tenant_id: str, subject_id: str, event: NewEvent) -> bool:
         """End a restriction; False when there is none."""

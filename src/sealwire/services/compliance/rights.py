@@ -37,7 +37,6 @@ from sealwire.kit.ids import new_id
 from sealwire.kit.permission import Permission, Role
 from sealwire.kit.problem import Conflict, Forbidden, NotFound, Unavailable
 from sealwire.ports.blobs import BlobStore
-from sealwire.ports.events import NewEvent
 from sealwire.services.compliance.archives import Archives
 from sealwire.services.compliance.boxes import Boxes, JobKeys
 from sealwire.services.compliance.certificates import SERVICE, Certificates, digest, policy_of
@@ -140,9 +139,9 @@ class Rights:
         while True:
             with suppress(Unavailable):
                 if not told:  # what is written down is in force, whatever a crash left of the telling
-                    for tenant_id, subject_id in await self._store.restricted():
+                    for (tenant_id, subject_id), sparing in (await self._store.restricted()).items():
                         with suppress(Conflict, Forbidden, NotFound):  # refused as when it was asked for
-                            await self._tell(tenant_id, subject_id, restricted=True)
+                            await self._put_in_force(service_caller(SERVICE, tenant_id), subject_id, sparing=sparing)
                         if (tenant_id, subject_id) not in await self._store.restricted():  # lifted meanwhile
                             await self._tell(tenant_id, subject_id, restricted=False)
                     told = True
@@ -354,30 +353,32 @@ class Rights:
     async def restrict(self, caller: Caller, restriction: NewRestriction) -> Restriction:
         """Keep a person's data without processing it: written down, then in force in every service, then answered."""
         tenant_id, subject_id = caller.tenant_id, restriction.subject_id
-        spares_owners = await self._require_changeable(caller, subject_id)
-        now_us = self._clock.now_us()
+        sparing = await self._require_changeable(caller, subject_id)
+        now_us, by = self._clock.now_us(), caller.user_id
         event = change_event(caller, "gdpr.restricted", resource_type="person", resource_id=subject_id, at_us=now_us)
         reason = await self._boxes.seal_reason(tenant_id, subject_id, restriction.reason)
-        new = StoredRestriction(subject_id=subject_id, at_us=now_us, by=caller.user_id, reason=reason)
+        new = StoredRestriction(subject_id=subject_id, at_us=now_us, by=by, reason=reason, spares_owners=sparing)
         stored = await self._store.restrict(tenant_id, new, event)
-        try:
-            await self._tell(tenant_id, subject_id, restricted=True, spares_owners=spares_owners)
-        except OwnersOnly:  # they were made one at this moment; auth is asked first, so nothing is in force
-            await self._store.lift(tenant_id, subject_id, self._lifted(caller, subject_id))
-            raise
+        await self._put_in_force(caller, subject_id, sparing=sparing)
         return await self._restriction(tenant_id, stored)
 
-    def _lifted(self, caller: Caller, subject_id: str) -> NewEvent:
-        at_us = self._clock.now_us()
-        return change_event(
-            caller, "gdpr.restriction_lifted", resource_type="person", resource_id=subject_id, at_us=at_us
-        )
+    async def _put_in_force(self, caller: Caller, subject_id: str, *, sparing: bool) -> None:
+        try:
+            await self._tell(caller.tenant_id, subject_id, restricted=True, spares_owners=sparing)
+        except OwnersOnly:  # they were made one meanwhile; auth is asked first, so nothing is in force
+            await self._lift(caller, subject_id)
+            raise
+
+    async def _lift(self, caller: Caller, subject_id: str) -> bool:
+        kind, at_us = "gdpr.restriction_lifted", self._clock.now_us()
+        event = change_event(caller, kind, resource_type="person", resource_id=subject_id, at_us=at_us)
+        return await self._store.lift(caller.tenant_id, subject_id, event)
 
     async def lift_restriction(self, caller: Caller, subject_id: str) -> None:
         """Process a person's data again. Raises: NotFound when it isn't restricted, Forbidden."""
         spares_owners = await self._require_changeable(caller, subject_id)
         await self._tell(caller.tenant_id, subject_id, restricted=False, spares_owners=spares_owners)
-        if not await self._store.lift(caller.tenant_id, subject_id, self._lifted(caller, subject_id)):
+        if not await self._lift(caller, subject_id):
             raise NotFound("There is no restriction in force for this person.")
 
     async def restrictions(self, caller: Caller, page: Page) -> Restrictions:
@@ -393,9 +394,8 @@ class Rights:
         caller = service_caller(SERVICE, tenant_id)
         change = SubjectRestriction(restricted=restricted, spares_owners=spares_owners)
         there = self._custodians()
-        for name in ORDER:
-            if name in there:
-                await there[name].restrict_subject(caller, subject_id, change)
+        for custodian in [there[name] for name in ORDER if name in there]:
+            await custodian.restrict_subject(caller, subject_id, change)
 
     async def _restriction(self, tenant_id: str, stored: StoredRestriction) -> Restriction:
         return Restriction(
