@@ -175,12 +175,34 @@ async def test_other_revocations_end_sockets_too(room: Room, kind: str) -> None:
     elif kind == "token":
         room.authority.revoke("token", tenant_id="t", token_id=socket.token.token_id)
     else:
-        room.authority.revoke("tenant", tenant_id="t")
+        room.authority.end_tenant("t")
     await room.hear()
+    await settle(room)
     assert [type(why) for why in ended] == [SessionRevoked]
     if kind != "tenant":
         assert bystander.caller.confirmed
     assert session.session_id
+
+
+async def test_a_socket_of_right_after_the_end_of_its_tenants_sessions_stays(room: Room) -> None:
+    """Opened in that very second, before the entry is known here: auth says that its session lives."""
+    room.log_in()
+    room.authority.end_tenant("t")
+    _, token = room.log_in()
+    ended: list[Problem] = []
+    stays = await room.admit(token, ended)
+    await room.hear()
+    await settle(room)
+    assert stays.caller.confirmed
+    room.authority.cut("otto")  # something else ends, and everybody is looked at again
+    await room.hear()
+    assert stays.caller.confirmed
+    assert (await room.admit(token)).caller.confirmed
+    assert ended == []
+    room.authority.end_tenant("t")
+    await room.hear()
+    await settle(room)
+    assert [type(why) for why in ended] == [SessionRevoked]
 
 
 async def test_a_password_change_leaves_the_session_it_was_made_in(room: Room) -> None:

@@ -14,22 +14,23 @@ from sealwire.boundary.model import Status
 from sealwire.contracts.admission import SessionRevoked
 from sealwire.contracts.logins import LoginResult, PasswordChange
 from sealwire.contracts.sessions import RefreshRequest
-from sealwire.contracts.tokens import TokenQuery
+from sealwire.contracts.tokens import SigningRotation, TokenQuery
 from sealwire.contracts.users import UserChange
-from sealwire.kit.caller import Caller
-from sealwire.kit.clock import SystemClock
+from sealwire.kit.caller import Caller, service_caller
+from sealwire.kit.clock import US_PER_S, Clock, SystemClock
 from sealwire.kit.operation import Policy
 from sealwire.kit.permission import Role
 from sealwire.kit.problem import Problem, Unauthenticated
 from sealwire.testing.auth_room import CHEAP, PASSWORD, AuthRoom, somebody
 from sealwire.testing.boundary_room import BoundaryRoom, bearer, exchange_of
+from sealwire.testing.clock import ManualClock
 
 
 class House:
     """Auth on a folder, a running boundary before it."""
 
-    def __init__(self, folder: Path) -> None:
-        clock = SystemClock()
+    def __init__(self, folder: Path, clock: Clock | None = None) -> None:
+        clock = clock or SystemClock()
         (folder / "auth").mkdir()
         self.auth_room = AuthRoom(folder / "auth", clock=clock)
         self._folder = folder
@@ -54,6 +55,15 @@ class House:
     async def ask(self, granted: LoginResult) -> Caller:
         found = self.boundary.authenticator(exchange_of(bearer(granted.access_token)), Policy.CALLER)
         return found if isinstance(found, Caller) else await found
+
+    async def let_in(self, granted: LoginResult) -> Caller:
+        """Wait until the token is taken: its key may be a moment old."""
+        async with asyncio.timeout(5):
+            while True:
+                try:
+                    return await self.ask(granted)
+                except Unauthenticated:
+                    await asyncio.sleep(0.002)
 
     async def dead_after_s(self, granted: LoginResult) -> float:
         """Wait until the token is refused; return how long that took."""
@@ -153,3 +163,31 @@ async def test_revocations_survive_a_restart_without_auth(house: House) -> None:
     assert house.boundary.fallback.book.against(token)
     answer = await house.boundary.normalizer.validate(token)
     assert answer.status is Status.REVOKED
+
+
+async def test_right_after_a_stolen_key_was_given_up_a_new_login_works(tmp_path: Path) -> None:
+    """Times of issue are whole seconds: in the very second of the end auth says which session began after it."""
+    clock = ManualClock(now_us=SystemClock().now_us() // US_PER_S * US_PER_S)
+    house = House(tmp_path, clock)
+    await house.open()
+    try:
+        auth = house.auth_room.auth
+        _, before = await house.auth_room.enter("anna")
+        await house.ask(before)
+        await auth.rotate_signing(service_caller("gateway", "system"), SigningRotation(compromised=True))
+        after = await house.auth_room.log_in("anna")
+        await house.dead_after_s(before)
+        assert (await house.let_in(after)).confirmed
+        again = await auth.refresh(somebody(), RefreshRequest(refresh_token=after.refresh_token))
+        assert (await house.ask(again)).confirmed
+        with pytest.raises(Unauthenticated):
+            await auth.refresh(somebody(), RefreshRequest(refresh_token=before.refresh_token))
+        token = await house.boundary.adapter.adapt(after.access_token)
+        assert house.boundary.fallback.book.against(token), "it is as good as dead where auth can't be asked"
+        clock.step_wall(-3_600)  # the clock was ahead at the end, and is put right: nobody waits for an hour
+        late = await house.auth_room.log_in("anna")
+        assert (await house.ask(late)).confirmed
+        await auth.logout(await house.ask(late))
+        assert await house.dead_after_s(late) < 0.5
+    finally:
+        await house.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 import msgspec
 
@@ -12,6 +13,9 @@ from sealwire.kit.clock import US_PER_S, Clock
 
 NOTHING = -1
 """Below the number of every entry: of what has none, and of what was known by another feed's numbers."""
+UNSETTLED: Final = "tenant_revoked_about_then"
+"""Of a token that counts as dead unless auth says, after the entry, that its session lives: it was issued in the very
+second in which the sessions of its tenant ended, or the clock was put back since then."""
 FOREVER_S = 400 * 86_400
 MARGIN_S = 60.0
 
@@ -70,7 +74,7 @@ class RevocationBook:
         return True
 
     def against(self, token: VerifiedToken) -> str:
-        """Return why the token is dead, or an empty string."""
+        """Return why the token is dead, or an empty string; `UNSETTLED` where auth may know better."""
         if token.session_id in self._sessions:
             return "session_revoked"
         if token.token_id in self._tokens and token.token_id:
@@ -83,10 +87,23 @@ class RevocationBook:
                 if before and (not cut.session_id or cut.session_id != token.session_id):
                     return "epoch_passed"
         if self._tenants and (ends := self._tenants.get(token.tenant_id)) is not None:
-            for kept in ends:
-                if token.issued_at_s <= kept.revocation.at_us // US_PER_S:
-                    return "tenant_revoked"
+            return self._ended_with(token, [kept.revocation for kept in ends])
         return ""
+
+    def _ended_with(self, token: VerifiedToken, ends: list[Revocation]) -> str:
+        """Return whether a token is dead because all sessions of its tenant ended, and whether that is settled.
+
+        By the time alone, a token of a session that began right after would be dead, for as long as a clock was put
+        back. Only the numbers of the present feed can be held against what auth says: an entry without one is final.
+        """
+        killing = [end for end in ends if token.issued_at_s <= end.at_us // US_PER_S]
+        if not killing:
+            return ""
+        now_us = self._clock.now_us()
+        settled = token.legacy or any(
+            end.number < 1 or (token.issued_at_s < end.at_us // US_PER_S and end.at_us <= now_us) for end in killing
+        )
+        return "tenant_revoked" if settled else UNSETTLED
 
     def ended(self, session_id: str) -> bool:
         """Whether this very session was revoked."""

@@ -21,7 +21,7 @@ from sealwire.boundary.fallback_session_provider import FallbackSessionProvider
 from sealwire.boundary.legacy_log import LegacyLog
 from sealwire.boundary.model import ComponentHealth, Health, Source, Status, Validation, VerifiedToken
 from sealwire.boundary.ports import KnownSession
-from sealwire.boundary.revocation_book import NOTHING
+from sealwire.boundary.revocation_book import NOTHING, UNSETTLED
 from sealwire.contracts.auth import Auth
 from sealwire.contracts.revocations import Revocation
 from sealwire.contracts.sessions import SessionNotFound, SessionQuery, SessionState
@@ -127,14 +127,15 @@ class SessionValidationNormalizer:
             known is not None
             and known.state.role is principal.role
             and known.state.email == principal.email
-            and not self._book.against(token)
+            and self._book.against(token) in ("", UNSETTLED)
             and not self._stale(known)
             and not self._fault(token, known.state)
         )
 
     def cached(self, token: VerifiedToken) -> Validation | None:
         """Answer from memory, without waiting; None when somebody has to be asked."""
-        if reason := self._book.against(token) or self._outlived(token):
+        reason = self._book.against(token) or self._outlived(token)
+        if reason not in ("", UNSETTLED):
             return self._answer(Status.REVOKED, None, Source.REVOCATIONS, reason)
         if not self._feed.fresh:
             return None
@@ -293,7 +294,8 @@ class SessionValidationNormalizer:
 
     def _judge_again(self, token: VerifiedToken, known: KnownSession, source: Source) -> Validation:
         """Judge after somebody was asked: the session may have ended while the answer was on its way."""
-        if reason := self._book.against(token):
+        reason = self._book.against(token)
+        if reason and (reason != UNSETTLED or self._stale(known)):
             return self._answer(Status.REVOKED, None, Source.REVOCATIONS, reason)
         return self._judge(token, known, source)
 

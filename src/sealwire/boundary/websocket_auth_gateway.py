@@ -19,7 +19,7 @@ from sealwire.boundary import credentials
 from sealwire.boundary.authenticator import principal_of
 from sealwire.boundary.jwt_token_adapter import JwtTokenAdapter
 from sealwire.boundary.model import ComponentHealth, Health, Status, VerifiedToken
-from sealwire.boundary.revocation_book import RevocationBook
+from sealwire.boundary.revocation_book import UNSETTLED, RevocationBook
 from sealwire.boundary.service_boundary_coordinator import ServiceBoundaryCoordinator
 from sealwire.boundary.session_validation_normalizer import SessionValidationNormalizer
 from sealwire.boundary.turnstile import Turnstile
@@ -247,7 +247,7 @@ class WebSocketAuthGateway:
             raise SessionRevoked
         version = self._book.version
         if socket.checked != version:
-            if self._book.against(socket.token):
+            if self._book.against(socket.token) not in ("", UNSETTLED):
                 self._end(socket, SessionRevoked())
                 raise SessionRevoked
             socket.checked = version
@@ -269,9 +269,10 @@ class WebSocketAuthGateway:
     def _apply(self, change: Revocation, instances: set[str]) -> int:
         touched = [socket for socket in self._touched(change) if socket.instance in instances]
         for socket in touched:
-            if self._book.against(socket.token):
+            reason = self._book.against(socket.token)
+            if reason not in ("", UNSETTLED):
                 self._end(socket, SessionRevoked())
-            elif change.kind in ("role", "subject"):
+            elif reason or change.kind in ("role", "subject"):
                 socket.confirmed = False
                 self._reauthorise(socket)
         return len(touched)

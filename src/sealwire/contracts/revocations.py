@@ -18,7 +18,9 @@ class Revocation(Output):
     `kind`: `session` (this one is dead), `subject` (every session of the user is dead, and every token with an epoch
     below `epoch`, but not the session `session_id` when one is given), `role` (the role changed: forget what was
     cached of the user and ask again; sockets are re-authorised), `token` (the `jti` `token_id` is dead), `tenant`
-    (every session of the tenant is dead). After `expires_at_s` (0: never) no token it speaks of can be valid any more.
+    (every session of the tenant is dead, and every token issued before that second; of one issued in it, or held while
+    `at_us` is still to come, auth knows whether its session began after the entry). After `expires_at_s` (0: never) no
+    token it speaks of can be valid any more.
     """
 
     number: int

@@ -124,6 +124,14 @@ class MemoryAuthority:
             "subject", tenant_id=user.tenant_id, subject=user_id, session_id=keep, epoch=user.epoch, reason=reason
         )
 
+    def end_tenant(self, tenant_id: str) -> Revocation:
+        """End every session of a tenant, and raise the epochs of its people."""
+        for user in [user for user in self.users.values() if user.tenant_id == tenant_id]:
+            self.users[user.user_id] = msgspec.structs.replace(user, epoch=user.epoch + 1)
+        for session in [session for session in self.sessions.values() if session.tenant_id == tenant_id]:
+            self.sessions[session.session_id] = msgspec.structs.replace(session, active=False)
+        return self.revoke("tenant", tenant_id=tenant_id, reason="tenant_suspended")
+
     def change_role(self, user_id: str, role: Role) -> Revocation:
         """Give a person another role; sessions go on."""
         user = msgspec.structs.replace(self.users[user_id], role=role, epoch=self.users[user_id].epoch + 1)
