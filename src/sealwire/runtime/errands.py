@@ -116,6 +116,7 @@ class Errands:
     def __init__(self, *, data: Path, run: Run) -> None:
         self._folder = data / FOLDER
         self._run = run
+        self._unreadable: set[str] = set()
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -124,8 +125,12 @@ class Errands:
         self._task = asyncio.create_task(self._go_on(), name="errands")
 
     async def look_first(self) -> None:
-        """See to what has to be done before anybody is answered: a key that may be stolen opens nothing meanwhile."""
-        await self._see_to("rotate-signing.json")
+        """See to what has to be done before anybody is answered: a key that may be stolen opens nothing meanwhile.
+
+        Raises: what doing that raises, and OSError for what can't be read. The errand waits on then, and nothing may
+        be answered: nobody is there any more to be told that the key still counts.
+        """
+        await self._see_to("rotate-signing.json", first=True)
 
     async def stop(self) -> None:
         """Stop looking. Safe to call twice."""
@@ -139,23 +144,29 @@ class Errands:
         for name in sorted(path.name for path in self._folder.glob(f"{_CALLED}*.json")):
             await self._see_to(name)
 
-    async def _see_to(self, name: str) -> None:
+    async def _see_to(self, name: str, *, first: bool = False) -> None:
         path = self._folder / name
         try:
             errand = msgspec.json.decode(path.read_bytes(), type=Errand)
         except FileNotFoundError:
             return
-        except (OSError, msgspec.DecodeError) as error:
-            _LOG.warning("an errand can't be read: %s", error)
+        except OSError as error:  # left by another user of the machine: it stays, as whoever left it was told
+            if first:
+                raise
+            if name not in self._unreadable:
+                self._unreadable.add(name)
+                _LOG.warning("an errand can't be read: %s", error)
+            return
+        except msgspec.DecodeError as error:
+            _LOG.warning("an errand can't be understood: %s", error)
             path.unlink(missing_ok=True)
             return
         try:
             report = await self._run(errand)
-        except Problem as problem:
-            report = Report(errand_id=errand.errand_id, error=problem.detail or problem.title)
         except Exception as error:
-            _LOG.exception("an errand failed")
-            report = Report(errand_id=errand.errand_id, error=str(error) or type(error).__name__)
+            if first and errand.compromised:
+                raise
+            report = _failed(errand, error)
         write_whole(path.with_suffix(".done"), msgspec.json.encode(report))
         path.unlink(missing_ok=True)
 
@@ -166,3 +177,10 @@ class Errands:
                 await self.look()
             except OSError as error:
                 _LOG.warning("errands can't be seen to: %s", error)
+
+
+def _failed(errand: Errand, error: Exception) -> Report:
+    if isinstance(error, Problem):
+        return Report(errand_id=errand.errand_id, error=error.detail or error.title)
+    _LOG.error("an errand failed", exc_info=error)
+    return Report(errand_id=errand.errand_id, error=str(error) or type(error).__name__)

@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
@@ -25,6 +25,9 @@ _LOG = logging.getLogger("sealwire.supervisor")
 GC_THRESHOLDS = (20_000, 50, 20)
 """Python's own are for short programs: with them a busy server looks through its whole memory again and again, 5 to 8 %
 of its time in pauses of up to 100 ms, and finds next to nothing: requests leave no cycles behind."""
+
+
+_ROTATE_FIRST: Final = "Start again when that is mended; until then the old key would count on"
 
 
 class StartFailed(Exception):
@@ -133,10 +136,18 @@ class Supervisor:
                 raise StartFailed(f"{step.name}: {why}. {step.remedy}") from error
             self._reporter.done(step.name, time.perf_counter() - started)
             if step.name == "service auth":
-                await self._errands.look_first()
+                await self._look_first()
         settle_collector()
         self._reporter.up(self._assembly.url, self._assembly.notes)
         return True
+
+    async def _look_first(self) -> None:
+        try:
+            await self._errands.look_first()
+        except Exception as error:
+            _LOG.debug("errand failed", exc_info=True)
+            why = str(error).rstrip(".") or type(error).__name__
+            raise StartFailed(f"the signing key is to be rotated first: {why}. {_ROTATE_FIRST}") from error
 
     async def _see_to(self, errand: Errand) -> Report:
         if errand.kind == "rotate-checkpoint":
