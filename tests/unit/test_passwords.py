@@ -152,6 +152,16 @@ def test_the_file_of_digests_is_what_its_program_makes(tmp_path: Path) -> None:
     assert b"granite" not in path.read_bytes()
 
 
+def test_without_its_whole_file_of_digests_nothing_starts(tmp_path: Path) -> None:
+    """Not the first person to register is to find out that an installation is incomplete."""
+    missing, empty, cut_off = (tmp_path / name for name in ("missing.bin", "empty.bin", "cut-off.bin"))
+    empty.touch()
+    cut_off.write_bytes(FILE.read_bytes()[:1_001])
+    for path in (missing, empty, cut_off):
+        with pytest.raises(ValueError, match="known passwords"):
+            PasswordRules(known=KnownPasswords(path))
+
+
 def test_the_file_that_is_shipped_is_sorted_and_whole() -> None:
     content = FILE.read_bytes()
     digests = [content[at : at + DIGEST_BYTES] for at in range(0, len(content), DIGEST_BYTES)]

@@ -33,11 +33,19 @@ def stem(folded: str) -> str:
 
 
 class KnownPasswords:
-    """Looks into the file where it lies; it is opened when the first password is judged."""
+    """Looks into the file where it lies."""
 
     def __init__(self, path: Path = FILE) -> None:
         self._path = path
         self._digests: mmap.mmap | None = None
+
+    def require(self) -> None:
+        """Open the file now. Raises: ValueError where it is missing or cut off: no password could be judged by it."""
+        try:
+            if len(self._opened()) % DIGEST_BYTES:
+                raise ValueError("it is cut off")
+        except (OSError, ValueError) as error:
+            raise ValueError(f"the list of known passwords that comes along can't be used: {error}") from None
 
     def holds(self, folded: str) -> bool:
         """Whether a case-folded password, or what is left of it without its tail, is known."""

@@ -85,6 +85,9 @@ class PasswordRules:
     """
 
     def __init__(self, breached: BreachedFile | None = None, *, known: KnownPasswords | None = _SHIPPED) -> None:
+        """Raises: ValueError where the file of known passwords can't be used."""
+        if known is not None:
+            known.require()
         self._breached = breached
         self._known = known
         self._words = WeakWords()
