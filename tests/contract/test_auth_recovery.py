@@ -190,6 +190,8 @@ async def test_an_administrator_starts_a_reset_and_never_knows_the_password(room
     told = await room.service.audit_entries(await room.service.events.read(0, 1_000))
     asked = [entry for entry in told if entry.action == "auth.password-reset.asked"]
     assert {(entry.actor.id, entry.subject_id) for entry in asked} == {(owner.user_id, anna_id)}
+    sent = room.config.resets_per_hour + 1
+    assert [entry.outcome for entry in asked] == ["success"] * sent + ["denied"], "no letter went, and the log says so"
 
 
 async def test_who_is_made_without_a_password_sets_it_themself(room: AuthRoom) -> None:

@@ -28,15 +28,17 @@ class SqliteResetStore:
         self._outbox = outbox
 
     async def ask(
-        self, reset: ResetRecord, letter: LetterRecord, *, most: int, since_us: int, events: Sequence[NewEvent]
-    ) -> bool:
+        self, reset: ResetRecord, letter: LetterRecord, *, most: int, since_us: int, events: Sequence[NewEvent],
+        refused_events: Sequence[NewEvent],
+    ) -> bool:  # fmt: skip
         def ask(conn: apsw.Connection) -> bool:
-            self._outbox.append(conn, events)
             rows: list[Row] = conn.execute(
                 "SELECT count(*) FROM reset WHERE user_id = ? AND created_us >= ?", (reset.user_id, since_us)
             ).fetchall()
             if rows[0][0] >= most:
+                self._outbox.append(conn, refused_events)
                 return False
+            self._outbox.append(conn, events)
             conn.execute(
                 "INSERT INTO reset VALUES (?, ?, ?, ?, ?)",
                 (reset.token_hash, reset.tenant_id, reset.user_id, reset.created_us, reset.expires_us),

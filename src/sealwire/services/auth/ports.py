@@ -287,11 +287,12 @@ class ResetStore(Protocol):
     """Reset tokens, by hash. MongoDB: documents with a TTL, index on `user_id`. Spent by `UserStore.cut`."""
 
     async def ask(
-        self, reset: ResetRecord, letter: LetterRecord, *, most: int, since_us: int, events: Sequence[NewEvent]
-    ) -> bool:
+        self, reset: ResetRecord, letter: LetterRecord, *, most: int, since_us: int, events: Sequence[NewEvent],
+        refused_events: Sequence[NewEvent],
+    ) -> bool:  # fmt: skip
         """Store a token and its letter, unless the user was given `most` since `since_us`. Atomic.
 
-        The events are stored either way. Returns whether the letter goes out.
+        Returns whether the letter goes out; if not, `refused_events` are stored instead.
         """
 
     async def decline(self, events: Sequence[NewEvent]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from sealwire.contracts.audit_log import Outcome
 from sealwire.contracts.credentials import ResetAsked, ResetConfirmation, ResetDone, ResetInvalid, ResetRequest
 from sealwire.contracts.logins import TooManyAttempts
 from sealwire.contracts.users import WeakPassword
@@ -12,7 +13,7 @@ from sealwire.kit.clock import US_PER_S, Clock
 from sealwire.kit.problem import Conflict
 from sealwire.ports.events import NewEvent
 from sealwire.services.auth.config import AuthConfig
-from sealwire.services.auth.events import Journal, Kind
+from sealwire.services.auth.events import Journal, Kind, Origin
 from sealwire.services.auth.letters import RESET_SUBJECT, reset_text
 from sealwire.services.auth.lockout import Lockout
 from sealwire.services.auth.model import DEFAULT_TENANT
@@ -65,14 +66,11 @@ class Resets:
         token = new_token("swp1")
         letter = await self._letter(tenant_id, person, token)
         origin = await self._journal.origin(caller, tenant_id or ANONYMOUS_TENANT, email=request.email)
-        event = self._journal.event(
-            Kind.RESET_ASKED, origin, subject_id=user.user_id if user is not None else "",
-            outcome="success" if usable else "failure",
-        )  # fmt: skip
         if user is None or not usable:
-            await self._stores.resets.decline([event])
+            subject_id = user.user_id if user is not None else ""
+            await self._stores.resets.decline([self._asked(origin, subject_id, "failure")])
         else:
-            await self._store(user, token, letter, event)
+            await self._store(user, token, letter, origin)
         return ResetAsked()
 
     async def _person(self, user: UserRecord | None) -> Person:
@@ -90,8 +88,7 @@ class Resets:
             raise Conflict("The user is disabled; enable them first.")
         token = new_token("swp1")
         letter = await self._letter(user.tenant_id, await self._people.person(user), token, by_other=True)
-        event = self._journal.event(Kind.RESET_ASKED, await self._journal.origin(caller), subject_id=user.user_id)
-        if not await self._store(user, token, letter, event):
+        if not await self._store(user, token, letter, await self._journal.origin(caller)):
             raise TooManyAttempts("They were sent some letters already.", retry_after_s=_HOUR_S)
         return ResetAsked()
 
@@ -103,7 +100,7 @@ class Resets:
         )
         return await self._postman.seal(tenant_id, to=person.email, subject=RESET_SUBJECT, text=text)
 
-    async def _store(self, user: UserRecord, token: str, letter: LetterRecord, event: NewEvent) -> bool:
+    async def _store(self, user: UserRecord, token: str, letter: LetterRecord, origin: Origin) -> bool:
         """Store token and letter; tell whether there were not too many of them."""
         now_us = self._clock.now_us()
         reset = ResetRecord(
@@ -114,11 +111,16 @@ class Resets:
             expires_us=now_us + self._config.reset_ttl_s * US_PER_S,
         )
         asked = await self._stores.resets.ask(
-            reset, letter, most=self._config.resets_per_hour, since_us=now_us - _HOUR_S * US_PER_S, events=[event]
-        )
+            reset, letter, most=self._config.resets_per_hour, since_us=now_us - _HOUR_S * US_PER_S,
+            events=[self._asked(origin, user.user_id, "success")],
+            refused_events=[self._asked(origin, user.user_id, "denied")],
+        )  # fmt: skip
         if asked:
             self._postman.wake()
         return asked
+
+    def _asked(self, origin: Origin, subject_id: str, outcome: Outcome) -> NewEvent:
+        return self._journal.event(Kind.RESET_ASKED, origin, subject_id=subject_id, outcome=outcome)
 
     async def confirm(self, caller: Caller, confirmation: ResetConfirmation) -> ResetDone:
         """Set the password; all sessions end, locks go. A weak password leaves the token as it is.
