@@ -491,7 +491,8 @@ async def test_the_stream_is_the_same_from_memory_and_from_the_store(room, messa
     from_memory = await messaging.publications(SOCKET, PublicationQuery(after=0))
     await room.again()
     from_store = await room.messaging.publications(SOCKET, PublicationQuery(after=0))
-    assert from_memory == from_store
+    assert (from_memory.items, from_memory.newest) == (from_store.items, from_store.newest)
+    assert from_memory.last.split()[1] == from_store.last.split()[1], "one event, read in two runs"
     await room.say(anna, group, "after the restart")
     mixed = await room.messaging.publications(SOCKET, PublicationQuery(after=0))
     assert mixed.items[:-1] == from_store.items

@@ -44,23 +44,36 @@ class Passing(Output):
     data: msgspec.Raw
 
 
+FROM_NOW = 2**62
+"""A position that no stream reaches: the answer only says where it stands."""
+
+
 class PublicationQuery(Input):
     """Publications after a global position; waits up to `wait_ms` for one.
 
-    With `passing_after` (-1: without), what passes by after that number is given too, and ends the wait.
+    `last` is what the answer before said: with it this one says whether it is still the stream which the reader has
+    read so far. With `passing_after` (-1: without), what passes by after that number is given too, and ends the wait.
     """
 
     after: Annotated[int, msgspec.Meta(ge=0)]
+    last: Annotated[str, msgspec.Meta(max_length=128)] = ""
     passing_after: Annotated[int, msgspec.Meta(ge=-1)] = -1
     limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 500
     wait_ms: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 0
 
 
 class Publications(Output):
-    """In `position` order. `newest` is the position of the newest event there is; `passing_newest` likewise."""
+    """In `position` order. `newest` is the position of the newest event there is; `passing_newest` likewise.
+
+    `broken`: the event `after` is not the one that the reader knows by that position. Messaging came back from an older
+    copy (or the event was trimmed), so nothing is given; conversations have a new `epoch`. `last` names the last event
+    given, of an empty answer the one it is given after (at most the newest): to be handed in with its position.
+    """
 
     items: list[Publication]
     newest: int
+    broken: bool = False
+    last: str = ""
     passing: list[Passing] = []
     passing_newest: int = 0
 

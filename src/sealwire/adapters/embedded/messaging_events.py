@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -72,10 +73,23 @@ class SqliteConversationEvents:
         self._arrivals = Arrivals(db)
         self._listeners: list[Callable[[Sequence[Announcement]], None]] = []
         self._epoch = str(db.read("SELECT value FROM meta WHERE name = 'epoch'")[0][0])
+        self.run = new_id()
 
     @property
     def epoch(self) -> str:
         return self._epoch
+
+    async def renew_epoch(self) -> None:
+        epoch = os.urandom(4).hex()
+
+        def renew(conn: apsw.Connection) -> None:
+            conn.execute("UPDATE meta SET value = ? WHERE name = 'epoch'", (epoch,))
+
+        await self._db.write(renew)
+        self._epoch = epoch
+
+    async def name(self, position: int) -> str:
+        return "".join(event.event_id for event, _ in self._read(f"{_EVENT} WHERE e.position = ?", (position,)))
 
     def listen(self, listener: Callable[[Sequence[Announcement]], None]) -> None:
         self._listeners.append(listener)

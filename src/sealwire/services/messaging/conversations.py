@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -36,7 +36,7 @@ class ConversationCases:
         auth: Auth,
         clock: Clock,
         config: MessagingConfig,
-        epoch: str,
+        epoch: Callable[[], str],
     ) -> None:
         self._store = store
         self._seats = seats
@@ -184,7 +184,7 @@ class ConversationCases:
             last_seq=r.last_seq,
             first_seq=r.first_seq,
             last_offset=r.last_offset,
-            epoch=self._epoch,
+            epoch=self._epoch(),
             read_seq=view.read_seq,
             unread=view.unread,
             role=view.role,

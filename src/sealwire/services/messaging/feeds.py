@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 from sealwire.contracts.messaging_stream import (
+    FROM_NOW,
     Catalogue,
     Catalogued,
     CatalogueQuery,
@@ -49,6 +50,8 @@ class FeedCases:
         self._seats = seats
         self._bodies = bodies
         self._tail = tail
+        self._renewing = asyncio.Lock()
+        self._renewed = False
 
     async def publications(self, caller: Caller, query: PublicationQuery) -> Publications:
         """Return what comes after a position, waiting for it if asked to. For services only."""
@@ -57,6 +60,10 @@ class FeedCases:
         loop = asyncio.get_running_loop()
         until = loop.time() + query.wait_ms / 1000
         tail = self._tail
+        if await self._is_another(query):
+            newest, passed = tail.newest, tail.passed
+            last = await self._last(newest)
+            return Publications(items=[], newest=newest, broken=True, last=last, passing_newest=passed)
         while True:
             # A number from before messaging was started again: what passes by now is all new.
             passing_after = query.passing_after if query.passing_after <= tail.passed else 0
@@ -64,12 +71,10 @@ class FeedCases:
             if tail.newest > query.after or passing or (left_s := until - loop.time()) <= 0:
                 break
             await tail.wait(left_s)
-        return Publications(
-            items=await self._after(query.after, query.limit) if tail.newest > query.after else [],
-            newest=tail.newest,
-            passing=passing,
-            passing_newest=tail.passed,
-        )
+        newest, passed = tail.newest, tail.passed
+        items = await self._after(query.after, query.limit) if newest > query.after else []
+        last = await self._last(items[-1].position if items else min(query.after, newest))
+        return Publications(items=items, newest=newest, last=last, passing=passing, passing_newest=passed)
 
     async def stream(self, caller: Caller, conversation_id: str, query: StreamQuery) -> StreamPage:
         """Return what a member missed of a conversation since an offset. Raises: ConversationNotFound."""
@@ -120,6 +125,27 @@ class FeedCases:
                 for (place, message), view in zip(found, views, strict=True)
             ]
         )
+
+    async def _last(self, position: int) -> str:
+        """Return how a reader names the event it read last: with the run, within which it need not be looked up."""
+        return f"{self._events.run} {self._tail.name(position) or await self._events.name(position)}"
+
+    async def _is_another(self, query: PublicationQuery) -> bool:
+        """Whether the reader has read another stream than this one: the store was restored from a backup.
+
+        Then the offsets that clients hold mean something else as well, and a new epoch tells them, once a run.
+        """
+        if query.last:
+            run, _, name = query.last.partition(" ")
+            if run == self._events.run or name == await self._events.name(query.after):
+                return False
+        elif query.after <= self._tail.newest or query.after >= FROM_NOW:
+            return False
+        async with self._renewing:
+            if not self._renewed:
+                await self._events.renew_epoch()
+                self._renewed = True
+        return True
 
     async def _may_read(self, caller: Caller, conversation_id: str) -> bool:
         try:

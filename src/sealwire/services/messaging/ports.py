@@ -181,9 +181,18 @@ class ConversationEvents(EventFeed, Protocol):
     def listen(self, listener: Callable[[Sequence[Announcement]], None]) -> None:
         """Call `listener` with committed events, in position order, before their writers go on."""
 
+    run: str
+    """An id of this opening of the storage; another copy can't be in its place before the next one."""
+
     @property
     def epoch(self) -> str:
-        """What changes when the store was restored from a backup."""
+        """What offsets and positions count in. Durable."""
+
+    async def renew_epoch(self) -> None:
+        """Take another epoch for good: the store was restored from a backup, and offsets mean something else."""
+
+    async def name(self, position: int) -> str:
+        """Return the `event_id` at a position; empty where there is none."""
 
     async def after(self, position: int, limit: int) -> Sequence[tuple[ConversationEvent, StoredMessage | None]]:
         """Return events above a position, with the current state of the message each speaks of."""

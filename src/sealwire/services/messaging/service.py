@@ -94,7 +94,7 @@ class MessagingService:
             auth=auth,
             clock=clock,
             config=config,
-            epoch=events.epoch,
+            epoch=lambda: events.epoch,
         )
         self._posts = MessageCases(
             store=messages,

@@ -127,6 +127,11 @@ class Tail:
             return None
         return self._entries[start : start + limit]
 
+    def name(self, position: int) -> str:
+        """Return the id of the event at a position; empty when the tail doesn't hold it."""
+        place = position - self._first
+        return self._entries[place].event.event_id if 0 <= place < len(self._entries) else ""
+
     def pass_by(self, tenant_id: str, receipt: ReceiptPublished) -> None:
         """Tell listeners of a receipt; only the newest of each member is kept."""
         key = (receipt.conversation_id, receipt.user_id)

@@ -12,7 +12,7 @@ import msgspec
 from sealwire.contracts.media import InfoQuery, Media
 from sealwire.contracts.messages import Message
 from sealwire.contracts.messaging import Messaging
-from sealwire.contracts.messaging_stream import CatalogueQuery, Publication, PublicationQuery
+from sealwire.contracts.messaging_stream import FROM_NOW, CatalogueQuery, Publication, PublicationQuery
 from sealwire.contracts.publications import MessageDeleted, MessagePublished, MessagesPurged
 from sealwire.contracts.search import SERVICE
 from sealwire.kit.caller import SYSTEM_TENANT, service_caller
@@ -24,7 +24,6 @@ from sealwire.services.search.config import SearchConfig
 from sealwire.services.search.model import entries_of
 
 BATCH = 500
-FAR = 1 << 62
 MOST_UNANNOUNCED = 100_000
 WAIT_MS = 1_000
 """Below what messaging's breaker takes for a slow call."""
@@ -64,13 +63,14 @@ class Indexer:
         """Per conversation the highest `seq` read from the catalogue: what the stream tells of those is not news."""
         self._loaded_until = 0
         self.position = 0
+        self._last = ""
         self.newest = 0
         self.failures = 0
         self.last_error = ""
 
     def start(self, *, anew: bool = False) -> None:
         """Begin after the position that the index names, or with everything `anew`."""
-        self.position = self._index.replay_from()
+        self.position, self._last = self._index.replay_from(), ""
         self.built = self.position > 0 and not anew
         self._place = 0
         self._joined = False
@@ -98,14 +98,15 @@ class Indexer:
         """Read and apply one batch; return how many events it held. Raises what messaging and the index raise."""
         if not self.built:
             await self._build()
-        query = PublicationQuery(after=self.position, limit=BATCH, wait_ms=wait_ms)
+        query = PublicationQuery(after=self.position, last=self._last, limit=BATCH, wait_ms=wait_ms)
         read = await self._messaging.publications(self._caller, query)
-        if read.newest < self.position:
-            _log.warning("messaging's stream ends before the index: it was restored; indexing anew")
+        if read.broken:
+            _log.warning("messaging's stream is not the one that was read: it was restored; indexing anew")
             self.built = False
             return 0
         self.newest = read.newest
         if not read.items:
+            self._last = read.last
             return 0
         if not self._joined and read.items[0].position > self.position + 1:
             _log.warning("messaging's stream was trimmed past the end of the index; indexing anew")
@@ -115,7 +116,7 @@ class Indexer:
         changes = [change for item in read.items if (change := await self._change(item)) is not None]
         position = read.items[-1].position
         await self._index.apply(changes, upto=position)
-        self.position = position
+        self.position, self._last = position, read.last
         if position > self._loaded_until:
             self._loaded.clear()
         if len(read.items) < BATCH and self._config.linger_s:
@@ -124,9 +125,10 @@ class Indexer:
 
     async def _build(self) -> None:
         """Index all there is, then go on with the stream from where it stood before. Goes on where it failed."""
-        newest = PublicationQuery(after=FAR, limit=1)
+        newest = PublicationQuery(after=FROM_NOW, limit=1)
         if not self._place:
-            self.position = (await self._messaging.publications(self._caller, newest)).newest
+            stands = await self._messaging.publications(self._caller, newest)
+            self.position, self._last = stands.newest, stands.last
             self._loaded.clear()
             await self._index.clear()
         while page := (await self._messaging.catalogue(self._caller, CatalogueQuery(after=self._place))).items:

@@ -18,12 +18,12 @@ from sealwire.contracts.custody import (
     require_custodian,
 )
 from sealwire.contracts.messaging import Messaging
-from sealwire.contracts.messaging_stream import PublicationQuery
+from sealwire.contracts.messaging_stream import FROM_NOW, PublicationQuery
 from sealwire.contracts.search import SERVICE
 from sealwire.kit.caller import SYSTEM_TENANT, Caller, service_caller
 from sealwire.kit.problem import Invalid, Unavailable
 from sealwire.ports.index import IndexFault, SearchIndex
-from sealwire.services.search.indexer import FAR, Indexer
+from sealwire.services.search.indexer import Indexer
 
 WAIT_S: Final = 0.02
 
@@ -54,7 +54,7 @@ class SubjectEntries:
         if erasure.check_only:
             return SubjectErased(done=False)
         if erasure.job_id not in self._goals:
-            newest = PublicationQuery(after=FAR, limit=1)
+            newest = PublicationQuery(after=FROM_NOW, limit=1)
             asking = service_caller(SERVICE, SYSTEM_TENANT)
             self._goals[erasure.job_id] = (await self._messaging.publications(asking, newest)).newest
         if not self._indexer.built or self._indexer.position < self._goals[erasure.job_id]:

@@ -11,14 +11,13 @@ from collections.abc import Callable
 from random import Random
 
 from sealwire.contracts.messaging import Messaging
-from sealwire.contracts.messaging_stream import Passing, Publication, PublicationQuery
+from sealwire.contracts.messaging_stream import FROM_NOW, Passing, Publication, PublicationQuery
 from sealwire.contracts.socket import SERVICE
 from sealwire.kit.caller import SYSTEM_TENANT, service_caller
 from sealwire.kit.problem import Unavailable
 from sealwire.kit.tasks import cancel_and_wait
 
 _LOG = logging.getLogger("sealwire.socket")
-_FAR = 2**62
 BATCH = 500
 WAIT_MS = 1_000
 """Shorter than what a circuit breaker calls slow."""
@@ -50,6 +49,7 @@ class Feed:
         self._wake = asyncio.Event()
         self._following = asyncio.Event()
         self._passed = 0
+        self._last = ""
         self.position = 0
         self.failures = 0
 
@@ -100,15 +100,18 @@ class Feed:
 
     async def _begin(self) -> None:
         """Take the newest position: everything after it will be handed on."""
-        page = await self._messaging.publications(self._caller, PublicationQuery(after=_FAR, passing_after=0, limit=1))
-        self.position, self._passed = page.newest, page.passing_newest
+        query = PublicationQuery(after=FROM_NOW, passing_after=0, limit=1)
+        page = await self._messaging.publications(self._caller, query)
+        self.position, self._passed, self._last = page.newest, page.passing_newest, page.last
         self._following.set()
 
     async def _step(self) -> None:
-        query = PublicationQuery(after=self.position, passing_after=self._passed, limit=BATCH, wait_ms=WAIT_MS)
+        query = PublicationQuery(
+            after=self.position, last=self._last, passing_after=self._passed, limit=BATCH, wait_ms=WAIT_MS
+        )
         page = await self._messaging.publications(self._caller, query)
-        if page.newest < self.position:
-            self.position, self._passed = page.newest, page.passing_newest
+        if page.broken:
+            self.position, self._passed, self._last = page.newest, page.passing_newest, page.last
             self._went_back()
             return
         for item in page.items:
@@ -117,6 +120,6 @@ class Feed:
                 self._publication(item)
             except Exception:
                 _LOG.exception("a publication could not be handed on")
-        self._passed = page.passing_newest
+        self._passed, self._last = page.passing_newest, page.last
         for receipt in page.passing:
             self._passing(receipt)
