@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -13,13 +14,15 @@ from sealwire.kit.codec import Input, Output
 from sealwire.kit.exchange import Exchange
 from sealwire.kit.http import App, Edge
 from sealwire.kit.operation import Operation, Policy
-from sealwire.runtime.http_protocol import bounded
+from sealwire.runtime.http_protocol import BoundedHttp, bounded
 from sealwire.runtime.server import Server, listen
 from sealwire.services.socket.transport import SocketProtocol
 
 GET = b"GET %b HTTP/1.1\r\nHost: a\r\n%b\r\n"
 POST = b"POST %b HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: %d\r\n%b\r\n%b"
 LARGE = 300_000
+MUCH = 12_000_000
+"""More than the kernel's buffers between two sockets hold."""
 
 
 class Said(Input):
@@ -91,7 +94,12 @@ async def wait(exchange: Exchange, _caller: Caller) -> None:
     GONE.set()
 
 
+async def much(exchange: Exchange, _caller: Caller) -> None:
+    await exchange.answer(200, bytes(MUCH))
+
+
 GONE = asyncio.Event()
+LOST = asyncio.Event()
 
 
 class Wire:
@@ -137,15 +145,19 @@ async def port() -> AsyncIterator[int]:
         [
             edge.bind(ECHO, echo), edge.bind(SLOW, slow), edge.bind(LOOK, look), edge.bind(NOTHING, nothing),
             edge.stream("POST", "/count", count, **raw), edge.stream("POST", "/named", named, **raw),
-            edge.stream("GET", "/stream", stream, **raw),
+            edge.stream("GET", "/stream", stream, **raw), edge.stream("GET", "/much", much, **raw),
             edge.stream("GET", "/split", split, **raw), edge.stream("GET", "/wait", wait, **raw),
         ],
         headers=[(b"x-fixed", b"yes")],
     )  # fmt: skip
-    sock = listen("127.0.0.1", 0)
-    server = Server(
-        app=app, sock=sock, http=bounded(limit_bytes=4_000, timeout_s=0.3), websocket=SocketProtocol, grace_s=1
-    )
+
+    class Told(BoundedHttp):
+        def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
+            LOST.set()
+
+    http = type("ToldConfigured", (Told, bounded(limit_bytes=4_000, timeout_s=0.3)), {})
+    server = Server(app=app, sock=listen("127.0.0.1", 0), http=http, websocket=SocketProtocol, grace_s=1)
     await server.start()
     yield server.port
     await server.stop()
@@ -342,3 +354,33 @@ async def test_a_handler_hears_that_the_client_left(wire: Wire) -> None:
     wire.writer.close()
     async with asyncio.timeout(2):
         await GONE.wait()
+
+
+async def ask_for_much(port: int) -> socket.socket:
+    """Ask for more than can be on its way, on a connection that ends with the answer."""
+    comer = socket.socket()
+    comer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+    comer.setblocking(False)
+    loop = asyncio.get_running_loop()
+    await loop.sock_connect(comer, ("127.0.0.1", port))
+    await loop.sock_sendall(comer, GET % (b"/much", b"Connection: close\r\n"))
+    return comer
+
+
+async def test_who_reads_no_answer_is_not_waited_for(port: int) -> None:
+    LOST.clear()
+    comer = await ask_for_much(port)
+    async with asyncio.timeout(10):
+        await LOST.wait()
+    comer.close()
+
+
+async def test_who_reads_slowly_gets_the_whole_answer(port: int) -> None:
+    comer = await ask_for_much(port)
+    got = 0
+    async with asyncio.timeout(20):
+        while piece := await asyncio.get_running_loop().sock_recv(comer, 400_000):
+            got += len(piece)
+            await asyncio.sleep(0.005)
+    comer.close()
+    assert got > MUCH

@@ -8,7 +8,7 @@ Headers = list[tuple[bytes, bytes]]
 
 
 class Glance:
-    """Reads whole requests, one at a time, with the same parser as all others; keeps nothing between them.
+    """Reads whole requests, one at a time, with the same parser as all others; who asked it says when to `forget`.
 
     What isn't whole, plain and alone in its piece is for the connection itself to read: it loses nothing by having been
     looked at here.
@@ -31,8 +31,7 @@ class Glance:
         with a transfer coding, or without exactly one host.
         """
         self._begun = self._ended = 0
-        self.url = b""
-        self.headers = []
+        self.forget()
         parser = self._parser
         try:
             parser.feed_data(piece)
@@ -43,6 +42,11 @@ class Glance:
             pass
         self._parser = httptools.HttpRequestParser(self)  # the one before waits for the rest, or for nothing any more
         return False
+
+    def forget(self) -> None:
+        """Keep nothing of the last request: its headers hold secrets, and the next may be long in coming."""
+        self.url = b""
+        self.headers = []
 
     def _is_plain(self) -> bool:
         hosts = 0

@@ -41,8 +41,8 @@ class Admission(Protocol):
     def full(self) -> bool:
         """Whether as many are in work as may be."""
 
-    def open(self, url: bytes) -> bool:
-        """Whether a request may come in."""
+    def open(self, path: bytes) -> bool:
+        """Whether a request may come in, by its path, unquoted."""
 
     def refuse(self, method: str, path: bytes, headers: Headers, client: tuple[str, int] | None) -> None:
         """Hear of one that was not let in."""

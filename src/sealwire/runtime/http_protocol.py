@@ -66,6 +66,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._head_bytes = 0
         self._unread_bytes = 0
         self._piece_bytes = 0
+        self._left_bytes = -1
         self._upgrading = False
         self._refusal: type[Problem] | None = None
         self._since_s = self.loop.time()
@@ -123,7 +124,8 @@ class BoundedHttp(HttpToolsProtocol):
 
     def sweep(self, now_s: float) -> None:
         """Close the connection when a head, the next request, or a body nobody waits for takes too long."""
-        if self.transport is None or self.transport.is_closing():
+        if self.transport.is_closing():
+            self._sweep_out(now_s)
             return
         waited_s = now_s - self._since_s
         if not self._in_head:
@@ -136,6 +138,14 @@ class BoundedHttp(HttpToolsProtocol):
             self.timeout_keep_alive if self._answered_any else self.timeout_s
         ):
             self.transport.close()
+
+    def _sweep_out(self, now_s: float) -> None:
+        """Break off a connection that is closed and whose client has stopped reading what was said before."""
+        left_bytes = self.transport.get_write_buffer_size()
+        if left_bytes != self._left_bytes:
+            self._left_bytes, self._since_s = left_bytes, now_s
+        elif now_s - self._since_s > self.timeout_s:
+            self.transport.abort()
 
     def shutdown(self) -> None:
         if self.cycle is None or self.cycle.response_complete:
@@ -174,8 +184,9 @@ class BoundedHttp(HttpToolsProtocol):
             raw_path: bytes = parsed.path
             path = urllib.parse.unquote(raw_path.decode("ascii"))
             query = parsed.query or b""
+            asked = path.encode()  # however it is written, it is the same place
         else:
-            raw_path, path, query = url, url.decode("ascii"), b""
+            raw_path, path, query, asked = url, url.decode("ascii"), b"", url
         scope: dict[str, Any] = {
             "type": "http",
             "asgi": ASGI,
@@ -202,7 +213,7 @@ class BoundedHttp(HttpToolsProtocol):
         cycle = Cycle(self, scope, keep_alive=keep_alive)
         before, self.cycle = self.cycle, cycle
         if before is None or before.response_complete:
-            if self.admission is None or self.admission.open(url):
+            if self.admission is None or self.admission.open(asked):
                 self._start(cycle)
             else:
                 self._held = cycle
@@ -297,11 +308,15 @@ class BoundedHttp(HttpToolsProtocol):
             or self.flow.write_paused
             or (self.cycle is not None and not self.cycle.response_complete)
             or not glance.whole(piece)
-            or admission.open(glance.url)
+            or b"%" in (path := glance.url.partition(b"?")[0])
+            or path[:1] != b"/"
+            or admission.open(path)
             or len(glance.headers) > MAX_HEADERS
         ):
+            glance.forget()
             return False
-        admission.refuse(glance.method.decode("ascii"), glance.url.partition(b"?")[0], glance.headers, self.client)
+        admission.refuse(glance.method.decode("ascii"), path, glance.headers, self.client)
+        glance.forget()
         self._take_defaults()
         body = admission.refusal
         self.transport.write(

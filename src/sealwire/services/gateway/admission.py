@@ -89,9 +89,9 @@ class Admission:
         """Whether as many are in work as may be."""
         return self.active >= self.limit
 
-    def open(self, url: bytes) -> bool:
+    def open(self, path: bytes) -> bool:
         """Whether a request may come in. What tells the state of the installation always may."""
-        return self.active < self.limit or not url.startswith(b"/api/v1/")
+        return self.active < self.limit or not path.startswith(b"/api/v1/")
 
     def refuse(
         self, method: str, path: bytes, headers: Sequence[tuple[bytes, bytes]], client: tuple[str, int] | None
