@@ -68,7 +68,7 @@ class KeyRing:
         self._max_uses = max_uses
         self._current: dict[_Owner, _Held] = {}
         self._by_id: OrderedDict[tuple[str, bytes], _Held] = OrderedDict()
-        self._retired: deque[tuple[float, SealingKey]] = deque()
+        self._retired: deque[tuple[float, _Held]] = deque()
         self._loads: dict[tuple[_Owner, bytes], asyncio.Task[SealingKey]] = {}
         self._sweeping: asyncio.TimerHandle | None = None
 
@@ -157,6 +157,9 @@ class KeyRing:
 
         for name in [name for name, held in self._by_id.items() if chosen(held.owner)]:
             self._drop(name)
+        for retired in [retired for retired in self._retired if chosen(retired[1].owner)]:
+            self._retired.remove(retired)
+            retired[1].key.wipe()
         for load in [load for load in self._loads if chosen(load[0])]:
             del self._loads[load]
 
@@ -172,7 +175,7 @@ class KeyRing:
         for name in list(self._by_id):
             self._drop(name)
         while self._retired:
-            self._retired.pop()[1].wipe()
+            self._retired.pop()[1].key.wipe()
         self._loads.clear()
         if self._sweeping is not None:
             self._sweeping.cancel()
@@ -252,12 +255,12 @@ class KeyRing:
     def _retire(self, name: tuple[str, bytes]) -> None:
         """Take a key out for age or room; it is wiped a little later, as somebody may be about to use it."""
         if (held := self._take(name)) is not None:
-            self._retired.append((self._monotonic() + _GRACE_S, held.key))
+            self._retired.append((self._monotonic() + _GRACE_S, held))
 
     def _reap(self) -> None:
         now_s = self._monotonic()
         while self._retired and self._retired[0][0] <= now_s:
-            self._retired.popleft()[1].wipe()
+            self._retired.popleft()[1].key.wipe()
 
     def _caller(self, tenant_id: str) -> Caller:
         return service_caller(self._service, tenant_id)
