@@ -371,6 +371,33 @@ async def test_batches_keep_their_order_and_fail_whole(crypto: Crypto, room: Roo
     ]  # fmt: skip
 
 
+async def test_a_key_that_does_not_open_is_refused_and_stops_no_other(crypto: Crypto, room: Room) -> None:
+    keys = [await crypto.generate_key(ANNA, NewKey(key_type=type_)) for type_ in ("aes-256-gcm",) * 2 + ("ed25519",)]
+    damaged, whole, signing = (key.key_id for key in keys)
+    text = Plaintext(plaintext=SECRET)
+    sealed = {key_id: await crypto.encrypt(ANNA, key_id, text) for key_id in (damaged, whole)}
+    sql = "UPDATE versions SET wrapped = zeroblob(length(wrapped)) WHERE key_id IN (?, ?)"
+    await room.db.write(lambda conn: conn.execute(sql, (damaged, signing)).fetchall())
+    crypto = await room.again()
+    before = len(await room.actions())
+    for _ in range(2):
+        with pytest.raises(KeyUnusable):
+            await crypto.encrypt(ANNA, damaged, text)
+        with pytest.raises(DecryptionFailed):
+            await crypto.decrypt(ANNA, damaged, back(sealed[damaged]))
+        with pytest.raises(DecryptionFailed):
+            await crypto.data_key(ANNA, damaged, DataKeyRequest())
+        with pytest.raises(KeyUnusable):
+            await crypto.sign(ANNA, signing, Signable(message=SECRET))
+    assert (await crypto.decrypt(ANNA, whole, back(sealed[whole]))).plaintext == SECRET
+    assert len(await room.actions()) == before + 9, "each is recorded"
+    entries = [audit_entry(event) for event in await room.store.feed.read(0, 1000)][before:]
+    assert [entry.outcome for entry in entries] == ["failure"] * 8 + ["success"]
+    assert (await crypto.rotate(ANNA, damaged)).versions[-1].version == 2
+    anew = await crypto.encrypt(ANNA, damaged, text)
+    assert (await crypto.decrypt(ANNA, damaged, back(anew))).plaintext == SECRET
+
+
 async def test_signatures_and_tags(crypto: Crypto) -> None:
     signing = await crypto.generate_key(ANNA, NewKey(key_type="ed25519"))
     tagging = await crypto.generate_key(ANNA, NewKey(key_type="hmac-sha256"))
@@ -602,6 +629,14 @@ async def test_the_ring_keeps_its_limits_and_wipes(crypto: Crypto, room: Room) -
     ring.clear_cache()
     assert held.wiped
     assert len(ring) == 0
+
+
+async def test_a_key_that_left_the_ring_is_wiped_at_once_when_it_is_destroyed(crypto: Crypto, room: Room) -> None:
+    ring = KeyRing(crypto=crypto, service="messaging", clock=room.clock, max_keys=1)
+    left, other = [await ring.sealing_key("t1", f"c{n}", f"u{n}") for n in (1, 2)]
+    assert not left.wiped, "somebody may be about to use it"
+    assert await ring.destroy("t1", subject_id="u1") == 1
+    assert (left.wiped, other.wiped) == (True, False)
 
 
 async def test_the_ring_forgets_and_destroys(crypto: Crypto, room: Room) -> None:

@@ -22,7 +22,6 @@ from sealwire.contracts.keys import Destruction, KeyChange, NewKey, RewrapStep
 from sealwire.contracts.signatures import Signable, SignedMessage, SystemSignable
 from sealwire.kit.caller import Caller, Principal, service_caller
 from sealwire.kit.codec import Page
-from sealwire.kit.envelopes import EnvelopeRefused
 from sealwire.kit.operation import Policy
 from sealwire.kit.permission import Role
 from sealwire.services.crypto.config import CryptoConfig
@@ -356,7 +355,7 @@ async def test_wrapped_keys_that_change_places_open_nowhere(walk: Walk) -> None:
     await swap("versions", "key_id", walk.aes, other)
     walk.service._chain._keys.clear()  # as after a restart
     for key_id in (walk.aes, other):
-        with pytest.raises(EnvelopeRefused):
+        with pytest.raises(KeyUnusable):
             await walk.service.encrypt(ANNA, key_id, plain())
 
 

@@ -70,7 +70,7 @@ class Ciphers:
                 if len(iv) != NONCE_BYTES or len(tag) != TAG_BYTES:  # a short tag is no tag
                     raise InvalidTag
                 opened.append(Opened(plaintext=decrypt(iv, item.ciphertext + tag, aad)))
-        except (InvalidTag, KeyNotFound):
+        except (InvalidTag, KeyNotFound, DecryptionFailed):
             self.refuse(caller, live, action, item.version)
         except KeyUnusable:
             self.note(caller, live, action, item.version, outcome="denied", count=len(items))
@@ -123,3 +123,6 @@ class Ciphers:
         except KeyUnusable:
             self.note(caller, live, action, 0, outcome="denied", count=count)
             raise
+        except DecryptionFailed:
+            self.note(caller, live, action, 0, outcome="failure", count=count)
+            raise KeyUnusable("What is stored of the key does not open; it can be rotated.") from None

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from sealwire.contracts.crypto_terms import KeyNotFound, KeyType, KeyUnusable
+from sealwire.contracts.crypto_terms import DecryptionFailed, KeyNotFound, KeyType, KeyUnusable
 from sealwire.contracts.tenancy import QuotaSource
 from sealwire.kit.caller import Caller, service_caller
 from sealwire.kit.clock import Clock
-from sealwire.kit.envelopes import bind, wipe
+from sealwire.kit.envelopes import EnvelopeRefused, bind, wipe
 from sealwire.kit.ids import new_id
 from sealwire.resilience.failure import PartOut
 from sealwire.services.crypto.config import CryptoConfig
@@ -234,7 +234,8 @@ class KeyChain:
     async def material(self, live: LiveKey, version: int) -> Material:
         """Return a version's material; use it before the next await.
 
-        Raises: KeyNotFound for a version there isn't; KeyUnusable when it is destroyed; Unavailable.
+        Raises: KeyNotFound for a version there isn't; KeyUnusable when it is destroyed; DecryptionFailed when what is
+        stored of it does not open; Unavailable.
         """
         while True:
             material = live.materials.get(version)
@@ -256,7 +257,11 @@ class KeyChain:
             root = await self.unwrap_master(wrapped, context)
         else:
             above = await self.material(await self.master(key.tenant_id), version.master_version)
-            root = above.unwrap(wrapped, context)
+            try:
+                root = above.unwrap(wrapped, context)
+            except EnvelopeRefused:
+                _log.error("version %d of key %s does not open: its row was changed", version.version, key.key_id)
+                raise DecryptionFailed from None
         if not allows(state := live.stored.life.state, KeyUse.PROCESS):  # since this began
             wipe(root)
             raise KeyUnusable(f"The key is {state.value}.")

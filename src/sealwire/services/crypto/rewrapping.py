@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from sealwire.contracts.crypto_terms import KeyNotFound, KeyUnusable
+from sealwire.contracts.crypto_terms import DecryptionFailed, KeyNotFound, KeyUnusable
 from sealwire.contracts.keys import Rewrapped
 from sealwire.kit.caller import SYSTEM_TENANT, Caller, service_caller
 from sealwire.kit.clock import Clock
@@ -88,7 +88,7 @@ class Rewrapping:
             await asyncio.sleep(0)  # others go on between two keys
             try:
                 rewraps.append(await self._rewrap(master, item))
-            except (EnvelopeRefused, KeyUnusable) as fault:  # damaged, or what wraps it is off: no reason to stop here
+            except (EnvelopeRefused, DecryptionFailed, KeyUnusable) as fault:  # damaged, or off: no reason to stop
                 _log.error("%s %s does not open, and stays as it is: %r", item.kind, item.id, fault)
         event = key_event(
             caller,
