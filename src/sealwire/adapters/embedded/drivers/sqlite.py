@@ -221,7 +221,7 @@ class Database:
             return 0
         conn.execute(f"PRAGMA incremental_vacuum({min(self._reclaim_pace.size, left):d})").fetchall()
         freed = free - int(conn.execute("PRAGMA freelist_count").get)
-        self._to_free = left - freed
+        self._to_free = max(0, left - freed)
         return freed * PAGE_BYTES
 
     def _empty_log(self, conn: apsw.Connection) -> int:
