@@ -272,6 +272,37 @@ async def test_marks_that_come_while_others_are_swept_are_swept_too(room: Messag
     assert not left, "who swept before does not begin anew behind who disposes: that one sweeps"
 
 
+async def test_a_request_made_anew_while_the_old_one_is_carried_is_known(
+    room: MessagingRoom, anna: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group = await room.group(anna)
+    await room.say(anna, group, "old", key="k")
+    room.clock.advance(40 * DAY_S)
+    ids = list(await due(room, days=10))
+    db, asked, gate = room.stores.db, asyncio.Event(), asyncio.Event()
+    honest = db.write
+
+    def later(fn: Callable[[apsw.Connection], T]) -> asyncio.Future[T]:
+        async def write() -> T:
+            await gate.wait()
+            return await honest(fn)
+
+        monkeypatch.setattr(db, "write", honest)
+        asked.set()
+        return asyncio.ensure_future(write())
+
+    monkeypatch.setattr(db, "write", later)
+    carrying = asyncio.create_task(room.stores._requests.carry())
+    async with asyncio.timeout(20):
+        await asked.wait()  # it knows what it carries
+    await room.messaging.dispose(COMPLIANCE, "messages", Disposal(run_id=new_id(), ids=ids, action="tombstone"))
+    anew = await room.say(anna, group, "new", key="k")
+    gate.set()
+    await carrying
+    again = await room.say(anna, group, "new", key="k")
+    assert (again.seq, again.duplicate, anew.duplicate) == (anew.seq, True, False)
+
+
 async def test_rows_go_once_no_event_names_them_and_the_first_seq_rises(
     room: MessagingRoom, anna: Caller, ben: Caller
 ) -> None:
