@@ -91,15 +91,15 @@ async def split(exchange: Exchange, _caller: Caller) -> None:
 async def wait(exchange: Exchange, _caller: Caller) -> None:
     await exchange.body(100)
     await exchange.disconnected()
-    GONE.set()
+    HEARD["gone"].set()
 
 
 async def much(exchange: Exchange, _caller: Caller) -> None:
     await exchange.answer(200, bytes(MUCH))
 
 
-GONE = asyncio.Event()
-LOST = asyncio.Event()
+HEARD: dict[str, asyncio.Event] = {}
+"""What a handler (`gone`) or a connection (`lost`) heard of its client; made anew for each test and its loop."""
 
 
 class Wire:
@@ -139,6 +139,7 @@ class Wire:
 
 @pytest.fixture
 async def port() -> AsyncIterator[int]:
+    HEARD.update(gone=asyncio.Event(), lost=asyncio.Event())
     edge = Edge(authenticate=lambda _exchange, _policy: Caller(principal=ANONYMOUS))
     raw: dict[str, Any] = {"policy": Policy.PUBLIC}
     app = App(
@@ -154,7 +155,7 @@ async def port() -> AsyncIterator[int]:
     class Told(BoundedHttp):
         def connection_lost(self, exc: Exception | None) -> None:
             super().connection_lost(exc)
-            LOST.set()
+            HEARD["lost"].set()
 
     http = type("ToldConfigured", (Told, bounded(limit_bytes=4_000, timeout_s=0.3)), {})
     server = Server(app=app, sock=listen("127.0.0.1", 0), http=http, websocket=SocketProtocol, grace_s=1)
@@ -348,12 +349,21 @@ async def test_a_header_with_a_line_break_never_leaves(wire: Wire) -> None:
 
 
 async def test_a_handler_hears_that_the_client_left(wire: Wire) -> None:
-    GONE.clear()
     await wire.say(GET % (b"/wait", b""))
     await asyncio.sleep(0.05)
     wire.writer.close()
     async with asyncio.timeout(2):
-        await GONE.wait()
+        await HEARD["gone"].wait()
+
+
+@pytest.mark.parametrize("upgrade", [b"", b"Connection: Upgrade\r\nUpgrade: websocket\r\n"])
+async def test_a_handler_hears_it_also_when_more_was_asked_for_behind_it(wire: Wire, upgrade: bytes) -> None:
+    """And a connection becomes no WebSocket while it is that of a request which is not answered yet."""
+    await wire.say(GET % (b"/wait", b"") + GET % (b"/nowhere", upgrade))
+    await asyncio.sleep(0.05)
+    wire.writer.close()
+    async with asyncio.timeout(2):
+        await HEARD["gone"].wait()
 
 
 async def ask_for_much(port: int) -> socket.socket:
@@ -368,10 +378,9 @@ async def ask_for_much(port: int) -> socket.socket:
 
 
 async def test_who_reads_no_answer_is_not_waited_for(port: int) -> None:
-    LOST.clear()
     comer = await ask_for_much(port)
     async with asyncio.timeout(10):
-        await LOST.wait()
+        await HEARD["lost"].wait()
     comer.close()
 
 

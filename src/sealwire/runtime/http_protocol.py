@@ -76,14 +76,15 @@ class BoundedHttp(HttpToolsProtocol):
         self.default_lines = b""
         self._waiting: deque[Cycle] = deque()
         self._held: Cycle | None = None
+        self._working: Cycle | None = None
         self.cycle: Cycle | None = None  # type: ignore[assignment]  # ours instead of uvicorn's
 
     # ---- the transport's side
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.connections.discard(self)
-        cycle, self.cycle = self.cycle, None
-        waiting = [cycle, *self._waiting]
+        waiting = [self._working, self.cycle, *self._waiting]  # in work, the last whose head was read, those between
+        self._working = self.cycle = None
         self._waiting.clear()
         for one in waiting:
             if one is not None and not one.response_complete:
@@ -202,17 +203,18 @@ class BoundedHttp(HttpToolsProtocol):
             "server": self.server,
         }
         self.scope = scope  # type: ignore[assignment]  # the same as uvicorn's, by its members
+        before = self.cycle
+        free = before is None or before.response_complete  # else it is still the connection of the one before
         self._upgrading = (
-            parser.should_upgrade() and version == "1.1" and self._should_upgrade() and self._is_bare_get()
+            parser.should_upgrade() and free and version == "1.1" and self._should_upgrade() and self._is_bare_get()
         )
         self.headers = NO_TRAILERS  # type: ignore[assignment]  # what is appended to it is gone
         self._unread_bytes = 0
         if self._upgrading:
             return
         keep_alive = version == "1.1" and parser.should_keep_alive() and not parser.should_upgrade()
-        cycle = Cycle(self, scope, keep_alive=keep_alive)
-        before, self.cycle = self.cycle, cycle
-        if before is None or before.response_complete:
+        self.cycle = cycle = Cycle(self, scope, keep_alive=keep_alive)
+        if free:
             if self.admission is None or self.admission.open(asked):
                 self._start(cycle)
             else:
@@ -334,6 +336,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def _start(self, cycle: Cycle) -> None:
         self._take_defaults()
+        self._working = cycle
         cycle.task = task = self.loop.create_task(self._run(cycle))
         self.tasks.add(task)
 
