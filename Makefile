@@ -27,7 +27,7 @@ run: setup ## start every service in one process
 
 test: setup-dev ## run every check and every test
 	$(BIN)/python scripts/check.py
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -n 3 --dist loadfile
 
 check: setup-dev ## lint, types, import rules, generated reference
 	$(BIN)/python scripts/check.py
