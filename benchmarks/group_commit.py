@@ -81,7 +81,7 @@ def _insert(row, conn):  # type: ignore[no-untyped-def]  # as short as it can be
     conn.execute(INSERT, row)
 
 
-def _insert_many(conn, rows):  # type: ignore[no-untyped-def]
+def _insert_many(conn, rows):  # type: ignore[no-untyped-def]  # the same
     conn.executemany(INSERT, rows)
     return [None] * len(rows)
 

@@ -22,7 +22,7 @@ from sealwire.services.compliance.config import ComplianceConfig
 from sealwire.services.compliance.job_ports import StoredJob
 from sealwire.testing.compliance import ComplianceRoom, open_compliance
 from sealwire.testing.custody import MemoryCustody
-from sealwire.testing.media_room import MediaRoom
+from sealwire.testing.media_room import MediaRoom, flip
 from sealwire.testing.wirings import WIRINGS
 
 CUSTODIAN = service_caller("compliance", "default")
@@ -38,18 +38,6 @@ async def room(request: Any, tmp_path: Path) -> AsyncIterator[MediaRoom]:
     await opened.open()
     yield opened
     await opened.close()
-
-
-async def blob_of(room: MediaRoom, media_id: str) -> Path:
-    """Return where the bytes of a file lie that is one segment."""
-    (segment,) = await room.store.segments(media_id)
-    return room.folder / "blobs" / segment.blob_key[:2] / segment.blob_key
-
-
-def flip(path: Path, at: int) -> None:
-    data = bytearray(path.read_bytes())
-    data[at] ^= 1
-    path.write_bytes(data)
 
 
 async def exported(tmp_path: Path, room: MediaRoom, me: Caller) -> tuple[StoredJob, zipfile.ZipFile]:
@@ -80,10 +68,10 @@ async def test_an_export_goes_on_without_what_is_damaged_and_names_it(room: Medi
     me = await room.enter("anna")
     contents = {f"{n}.bin": os.urandom(LARGE if n in (1, 3, 4) else 1_000) for n in range(6)}
     ids = {name: await room.upload("anna", data, filename=name) for name, data in contents.items()}
-    flip(await blob_of(room, ids["1.bin"]), LARGE - 1_000)  # in its third piece
-    (await blob_of(room, ids["2.bin"])).unlink()
-    (await blob_of(room, ids["3.bin"])).unlink()
-    os.truncate(await blob_of(room, ids["4.bin"]), 1_500_000)
+    flip(await room.blob_of(ids["1.bin"]), LARGE - 1_000)  # in its third piece
+    (await room.blob_of(ids["2.bin"])).unlink()
+    (await room.blob_of(ids["3.bin"])).unlink()
+    os.truncate(await room.blob_of(ids["4.bin"]), 1_500_000)
     job, archive = await exported(tmp_path, room, me)
     assert (job.status, job.problem, counts(job)) == ("done", None, {"file": 6, "file_damaged": 4})
     names = [name for name in archive.namelist() if name.startswith("media/") and name != "media/file.json"]
@@ -120,7 +108,7 @@ async def test_many_damaged_files_are_told_of_in_parts(room: MediaRoom, tmp_path
     me = await room.enter("anna")
     ids = [await room.upload("anna", b"%d" % n, filename=f"{n}.txt") for n in range(130)]
     for media_id in ids:
-        (await blob_of(room, media_id)).unlink()
+        (await room.blob_of(media_id)).unlink()
     job, archive = await exported(tmp_path, room, me)
     assert counts(job) == {"file": 130, "file_damaged": 130}
     named = [line["path"] for line in json.loads(archive.read("manifest.json"))["damaged"]]

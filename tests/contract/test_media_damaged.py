@@ -11,7 +11,7 @@ import pytest
 
 from sealwire.kit.segments import CHUNK_BYTES
 from sealwire.services.media.events import audit_entry
-from sealwire.testing.media_room import MediaRoom
+from sealwire.testing.media_room import MediaRoom, flip
 from sealwire.testing.wirings import WIRINGS
 
 SIZE = 20 * CHUNK_BYTES + 5
@@ -24,18 +24,6 @@ async def room(request: Any, tmp_path: Path) -> AsyncIterator[MediaRoom]:
     await opened.enter("anna")
     yield opened
     await opened.close()
-
-
-async def blob_of(room: MediaRoom, media_id: str) -> Path:
-    """Return where the bytes of a file lie that is one segment."""
-    (segment,) = await room.store.segments(media_id)
-    return room.folder / "blobs" / segment.blob_key[:2] / segment.blob_key
-
-
-def flip(path: Path, at: int) -> None:
-    data = bytearray(path.read_bytes())
-    data[at] ^= 1
-    path.write_bytes(data)
 
 
 async def told(room: MediaRoom) -> list[tuple[str, str, str]]:
@@ -56,7 +44,7 @@ async def test_a_file_damaged_at_its_beginning_is_refused_with_a_reason(
     room: MediaRoom, damage: Callable[[Path], None], reason: str, asked: str
 ) -> None:
     media_id = await room.upload("anna", os.urandom(SIZE))
-    damage(await blob_of(room, media_id))
+    damage(await room.blob_of(media_id))
     answer = await room.ask("anna", "GET", f"/media/{media_id}", headers={"range": asked} if asked else {})
     assert answer.status == 409
     assert (answer.json()["code"], answer.json()["reason"]) == ("media_damaged", reason)
@@ -76,7 +64,7 @@ async def test_an_answer_that_meets_damage_is_broken_off(
 ) -> None:
     content = os.urandom(SIZE)
     media_id = await room.upload("anna", content)
-    damage(await blob_of(room, media_id))
+    damage(await room.blob_of(media_id))
     answer = await room.ask("anna", "GET", f"/media/{media_id}", headers={"range": ranges} if ranges else {})
     assert (answer.status, answer.complete) == (206 if ranges else 200, False)
     assert len(answer.body) < int(answer.headers["content-length"])

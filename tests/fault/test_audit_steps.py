@@ -125,18 +125,11 @@ asyncio.run(main())
 """
 )
 
-TRANSACTION = (
-    COMMON
-    + """
+DISK = """
 import apsw
-from sealwire.clients.compliance import audit_relay
-from sealwire.contracts.conversations import NewConversation
-from sealwire.contracts.messages import Draft
-from sealwire.services.messaging.events import audit_entry
-from sealwire.testing.messaging_room import MessagingRoom
 
-killer = Killer(int(sys.argv[2]))
 BASE = apsw.vfs_names()[0]
+counting = False
 
 class Disk(apsw.VFS):
     def __init__(self):
@@ -154,8 +147,21 @@ class DiskFile(apsw.VFSFile):
         if counting: killer.step()
         return super().xSync(flags)
 
-counting = False
 disk = Disk()
+"""
+"""Every write and sync of a SQLite file is a step of `killer`, while `counting`."""
+
+TRANSACTION = (
+    COMMON
+    + DISK
+    + """
+from sealwire.clients.compliance import audit_relay
+from sealwire.contracts.conversations import NewConversation
+from sealwire.contracts.messages import Draft
+from sealwire.services.messaging.events import audit_entry
+from sealwire.testing.messaging_room import MessagingRoom
+
+killer = Killer(int(sys.argv[2]))
 
 async def main():
     global counting

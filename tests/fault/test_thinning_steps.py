@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from tests.contract.test_thinning import CALLER, CONFIG, DAY_US, HOUR_S, records_of_thinning, signed, sizes
-from tests.fault.test_audit_steps import COMMON, run
+from tests.fault.test_audit_steps import COMMON, DISK, run
 
 from sealwire.contracts.audit_log import VerifyQuery
 from sealwire.testing.clock import ManualClock
@@ -15,31 +15,11 @@ from sealwire.testing.compliance import open_compliance
 TRIED = 10
 THINNING = (
     COMMON
+    + DISK
     + """
-import apsw
 from tests.contract.test_thinning import CONFIG
 from sealwire.testing.clock import ManualClock
 
-BASE = apsw.vfs_names()[0]
-counting = False
-
-class Disk(apsw.VFS):
-    def __init__(self):
-        super().__init__("killing", base=BASE, makedefault=True)
-    def xOpen(self, name, flags):
-        return DiskFile(name, flags)
-
-class DiskFile(apsw.VFSFile):
-    def __init__(self, name, flags):
-        super().__init__(BASE, name, flags)
-    def xWrite(self, data, offset):
-        if counting: killer.step()
-        return super().xWrite(data, offset)
-    def xSync(self, flags):
-        if counting: killer.step()
-        return super().xSync(flags)
-
-disk = Disk()
 
 async def main(folder):
     global counting

@@ -28,6 +28,13 @@ TUS = {"tus-resumable": "1.0.0"}
 OCTETS = {**TUS, "content-type": "application/offset+octet-stream"}
 
 
+def flip(path: Path, at: int) -> None:
+    """Change one bit of the byte at `at`."""
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
 def metadata(**pairs: str) -> str:
     """Write `Upload-Metadata`."""
     return ",".join(f"{name} {b64encode(value.encode()).decode()}" for name, value in pairs.items())
@@ -92,6 +99,11 @@ class MediaRoom:
         caller = await self.messages.enter(name, tenant=tenant)
         self.names.callers[name] = caller
         return caller
+
+    async def blob_of(self, media_id: str) -> Path:
+        """Return where the bytes of a file lie that is one segment."""
+        (segment,) = await self.store.segments(media_id)
+        return self.folder / "blobs" / segment.blob_key[:2] / segment.blob_key
 
     async def ask(
         self,
