@@ -132,6 +132,19 @@ async def test_nobody_is_flooded_with_letters(room: AuthRoom) -> None:
     assert len(await room.letters()) == CHEAP.resets_per_hour
 
 
+async def test_letters_count_for_an_hour_but_leave_nobody_without_one_that_works(room: AuthRoom) -> None:
+    await room.register("anna")
+    for _ in range(CHEAP.resets_per_hour + 3):
+        await ask(room)
+    room.advance(CHEAP.reset_ttl_s)
+    await room.service.upkeep.sweep()
+    token = await ask(room)
+    assert len(await room.letters()) == CHEAP.resets_per_hour + 1, "none of those before worked any longer"
+    await ask(room)
+    assert len(await room.letters()) == CHEAP.resets_per_hour + 1, "and one of them does"
+    await room.auth.confirm_reset(somebody(), set_anew(token))
+
+
 async def test_a_disabled_user_gets_no_letter_and_has_no_token_left(room: AuthRoom) -> None:
     admin, _ = await room.enter("boss")
     user_id = await room.add(admin, "anna")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from sealwire.contracts.api_keys import ApiKeyQuery, ApiKeyRefused, NewApiKey
-from sealwire.contracts.credentials import ResetConfirmation
+from sealwire.contracts.credentials import ResetConfirmation, ResetRequest
 from sealwire.contracts.custody import SubjectRestriction
 from sealwire.contracts.logins import (
     BadCredentials,
@@ -192,6 +192,21 @@ async def test_an_administrator_starts_a_reset_and_never_knows_the_password(room
     assert {(entry.actor.id, entry.subject_id) for entry in asked} == {(owner.user_id, anna_id)}
     sent = room.config.resets_per_hour + 1
     assert [entry.outcome for entry in asked] == ["success"] * sent + ["denied"], "no letter went, and the log says so"
+
+
+async def test_whoever_floods_with_resets_keeps_no_administrator_from_sending_one(room: AuthRoom) -> None:
+    owner, _ = await room.enter("owner")
+    anna_id = await room.add(owner, "anna")
+    most = room.config.resets_per_hour
+    for _ in range(most + 3):
+        await room.auth.reset_password(somebody(), ResetRequest(email="anna@example.org"))
+    for _ in range(most):
+        await room.auth.send_reset(owner, anna_id)
+    with pytest.raises(TooManyAttempts):
+        await room.auth.send_reset(owner, anna_id)
+    assert len(await room.letters()) == 2 * most
+    await confirm(room, (await room.letters())[most - 1].get_content(), "lantern otter seven")
+    assert (await room.log_in("anna", password="lantern otter seven")).access_token
 
 
 async def test_who_is_made_without_a_password_sets_it_themself(room: AuthRoom) -> None:

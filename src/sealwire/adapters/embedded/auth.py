@@ -35,6 +35,7 @@ from sealwire.services.auth.legacy import KEPT_S as LEGACY_KEPT_S
 from sealwire.services.auth.openid_ports import OpenIdStores
 from sealwire.services.auth.ports import AuthStores
 from sealwire.services.auth.records import NewRevocation, SigningKeyRecord
+from sealwire.services.auth.resets import COUNTED_S as RESETS_COUNTED_S
 
 SWEEP_ROWS = 500
 CODE_KEPT_S = 3_600
@@ -219,7 +220,7 @@ class SqliteUpkeep:
                 (_SPENT_FLOWS, now_us),
                 (_CHALLENGES, now_us),
                 (SPENT_CHALLENGES, now_us),
-                (_RESETS, now_us),
+                (_RESETS, now_us - RESETS_COUNTED_S * US_PER_S),
                 (EXPIRED_EMAIL_CHANGES, now_us - EMAIL_CHANGE_KEPT_S * US_PER_S),
                 (_INVITATIONS, now_us),
                 (_ATTEMPTS, attempts_before_us),

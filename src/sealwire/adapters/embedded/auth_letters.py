@@ -19,6 +19,13 @@ _INVITATION: Final = (
     "invitation_id, token_hash, tenant_id, email_index, sealed, role, invited_by, created_us, expires_us"
 )
 
+# Anybody may ask for a letter; those that administrators have sent are counted apart, so that nobody uses them up.
+RESETS_BY_SCHEMA: Final = """
+ALTER TABLE reset ADD COLUMN by_other INTEGER NOT NULL DEFAULT 0;
+DROP INDEX reset_user;
+CREATE INDEX reset_user ON reset (user_id, by_other, created_us);
+"""
+
 
 class SqliteResetStore:
     """The table `reset`."""
@@ -33,15 +40,18 @@ class SqliteResetStore:
     ) -> bool:  # fmt: skip
         def ask(conn: apsw.Connection) -> bool:
             rows: list[Row] = conn.execute(
-                "SELECT count(*) FROM reset WHERE user_id = ? AND created_us >= ?", (reset.user_id, since_us)
+                "SELECT count(*), max(expires_us) FROM reset WHERE user_id = ? AND created_us >= ? AND by_other = ?",
+                (reset.user_id, since_us, reset.by_other),
             ).fetchall()
-            if rows[0][0] >= most:
+            given, until_us = rows[0]
+            if given >= most and until_us > reset.created_us:
                 self._outbox.append(conn, refused_events)
                 return False
             self._outbox.append(conn, events)
             conn.execute(
-                "INSERT INTO reset VALUES (?, ?, ?, ?, ?)",
-                (reset.token_hash, reset.tenant_id, reset.user_id, reset.created_us, reset.expires_us),
+                "INSERT INTO reset (token_hash, tenant_id, user_id, created_us, expires_us, by_other)"
+                " VALUES (?, ?, ?, ?, ?, ?)",
+                (reset.token_hash, reset.tenant_id, reset.user_id, reset.created_us, reset.expires_us, reset.by_other),
             )
             post(conn, letter)
             return True
@@ -53,15 +63,17 @@ class SqliteResetStore:
 
     async def find(self, token_hash: bytes, now_us: int) -> ResetRecord | None:
         rows = self._db.read(
-            "SELECT tenant_id, user_id, created_us, expires_us FROM reset WHERE token_hash = ? AND expires_us > ?",
+            "SELECT tenant_id, user_id, created_us, expires_us, by_other FROM reset"
+            " WHERE token_hash = ? AND expires_us > ?",
             (token_hash, now_us),
         )
         if not rows:
             return None
-        tenant_id, user_id, created_us, expires_us = rows[0]
+        tenant_id, user_id, created_us, expires_us, by_other = rows[0]
         return ResetRecord(
-            token_hash=token_hash, tenant_id=tenant_id, user_id=user_id, created_us=created_us, expires_us=expires_us
-        )
+            token_hash=token_hash, tenant_id=tenant_id, user_id=user_id, created_us=created_us, expires_us=expires_us,
+            by_other=bool(by_other),
+        )  # fmt: skip
 
 
 class SqliteInvitationStore:

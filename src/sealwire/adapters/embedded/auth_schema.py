@@ -9,6 +9,7 @@ from sealwire.adapters.embedded.auth_external import EXTERNAL_SCHEMA
 from sealwire.adapters.embedded.auth_former import FORMER_SCHEMA
 from sealwire.adapters.embedded.auth_keeping import SESSIONS_SCHEMA
 from sealwire.adapters.embedded.auth_legacy import LEGACY_SCHEMA
+from sealwire.adapters.embedded.auth_letters import RESETS_BY_SCHEMA
 from sealwire.adapters.embedded.auth_openid import NOTICES_SCHEMA, OPENID_SCHEMA
 from sealwire.adapters.embedded.auth_passkeys import PASSKEYS_SCHEMA, SPENT_SCHEMA
 from sealwire.adapters.embedded.auth_proofs import CHALLENGE_AMR_SCHEMA
@@ -241,4 +242,5 @@ MIGRATIONS: Final = (
     FORMER_SCHEMA,
     ASKERS_SCHEMA,
     SPENT_SCHEMA,
+    RESETS_BY_SCHEMA,
 )

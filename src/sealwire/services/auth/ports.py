@@ -290,8 +290,10 @@ class ResetStore(Protocol):
         self, reset: ResetRecord, letter: LetterRecord, *, most: int, since_us: int, events: Sequence[NewEvent],
         refused_events: Sequence[NewEvent],
     ) -> bool:  # fmt: skip
-        """Store a token and its letter, unless the user was given `most` since `since_us`. Atomic.
+        """Store a token and its letter, unless the user was given `most` since `since_us` of which one still works.
+        Atomic.
 
+        Those that administrators had sent (`by_other`) and all others count each for themselves.
         Returns whether the letter goes out; if not, `refused_events` are stored instead.
         """
 

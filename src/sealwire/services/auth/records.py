@@ -110,13 +110,17 @@ class TotpRecord(Record):
 
 
 class ResetRecord(Record):
-    """A letter's right to set a user's password anew, once. Stored under the hash of its token."""
+    """A letter's right to set a user's password anew, once. Stored under the hash of its token.
+
+    `by_other`: an administrator had it sent; otherwise anybody may have.
+    """
 
     token_hash: bytes
     tenant_id: str
     user_id: str
     created_us: int
     expires_us: int
+    by_other: bool = False
 
 
 class InvitationRecord(Record):

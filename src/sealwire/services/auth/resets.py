@@ -27,7 +27,8 @@ from sealwire.services.auth.records import Cut, LetterRecord, Reason, ResetRecor
 from sealwire.services.auth.revoker import Revoker
 from sealwire.services.auth.vault import Person, Vault
 
-_HOUR_S: Final = 3_600
+COUNTED_S: Final = 3_600
+"""A letter counts for so long against the next ones, also when its link has ended."""
 _NOBODY: Final = Person("nobody@sealwire.invalid", "Nobody")
 _NOBODY_ID: Final = "nobody"
 
@@ -88,8 +89,8 @@ class Resets:
             raise Conflict("The user is disabled; enable them first.")
         token = new_token("swp1")
         letter = await self._letter(user.tenant_id, await self._people.person(user), token, by_other=True)
-        if not await self._store(user, token, letter, await self._journal.origin(caller)):
-            raise TooManyAttempts("They were sent some letters already.", retry_after_s=_HOUR_S)
+        if not await self._store(user, token, letter, await self._journal.origin(caller), by_other=True):
+            raise TooManyAttempts("They were sent some letters already.", retry_after_s=COUNTED_S)
         return ResetAsked()
 
     async def _letter(self, tenant_id: str, person: Person, token: str, *, by_other: bool = False) -> LetterRecord:
@@ -100,7 +101,9 @@ class Resets:
         )
         return await self._postman.seal(tenant_id, to=person.email, subject=RESET_SUBJECT, text=text)
 
-    async def _store(self, user: UserRecord, token: str, letter: LetterRecord, origin: Origin) -> bool:
+    async def _store(
+        self, user: UserRecord, token: str, letter: LetterRecord, origin: Origin, *, by_other: bool = False
+    ) -> bool:
         """Store token and letter; tell whether there were not too many of them."""
         now_us = self._clock.now_us()
         reset = ResetRecord(
@@ -109,9 +112,10 @@ class Resets:
             user_id=user.user_id,
             created_us=now_us,
             expires_us=now_us + self._config.reset_ttl_s * US_PER_S,
+            by_other=by_other,
         )
         asked = await self._stores.resets.ask(
-            reset, letter, most=self._config.resets_per_hour, since_us=now_us - _HOUR_S * US_PER_S,
+            reset, letter, most=self._config.resets_per_hour, since_us=now_us - COUNTED_S * US_PER_S,
             events=[self._asked(origin, user.user_id, "success")],
             refused_events=[self._asked(origin, user.user_id, "denied")],
         )  # fmt: skip
