@@ -22,11 +22,13 @@ from sealwire.contracts.logins import (
     TooManyAttempts,
     TotpCode,
 )
+from sealwire.contracts.passkeys import PasskeyLoginStart
 from sealwire.contracts.sessions import RefreshRequest
 from sealwire.kit.caller import Caller
 from sealwire.kit.problem import Invalid, StepUpRequired, Unauthenticated
 from sealwire.services.auth.service import AuthService
 from sealwire.testing.auth_room import CHEAP, PASSWORD, AuthRoom, somebody
+from sealwire.testing.authenticator import SoftAuthenticator
 from sealwire.testing.wirings import WIRINGS
 
 
@@ -186,6 +188,45 @@ async def test_guessing_codes_over_many_logins_is_slow(room: AuthRoom) -> None:
         await room.auth.mfa_verify(somebody(), totp(tokens[2], phone.code()))
     room.advance(30)
     assert (await room.auth.mfa_verify(somebody(), totp(tokens[2], phone.code()))).access_token
+
+
+async def fail_at_the_password(room: AuthRoom, times: int) -> None:
+    for _ in range(times):
+        with pytest.raises(BadCredentials):
+            await room.log_in("anna", password="not it at all")
+
+
+@pytest.mark.parametrize("way", ["totp", "passkey"])
+async def test_a_login_with_both_factors_forgives_what_failed_at_the_password(room: AuthRoom, way: str) -> None:
+    anna, phone, _ = await enrolled(room)
+    device = SoftAuthenticator("https://sealwire.local")
+    await room.auth.passkey_register(anna, device.create(await room.auth.passkey_register_options(anna)))
+    free = room.config.lockout_free
+    for _ in range(2):
+        await fail_at_the_password(room, free - 1)
+        if way == "passkey":
+            options = await room.auth.passkey_login_options(somebody(), PasskeyLoginStart())
+            assert (await room.auth.passkey_login(somebody(), device.get(options))).access_token
+        else:
+            token = (await room.log_in("anna")).mfa_token
+            assert (await room.auth.mfa_verify(somebody(), totp(token, phone.code()))).access_token
+        room.advance(30)
+    assert (await room.log_in("anna")).mfa_required, "as many slips as twice the free ones, and no lock"
+
+
+async def test_the_password_without_the_second_factor_forgives_nothing(room: AuthRoom) -> None:
+    _, phone, _ = await enrolled(room)
+    free = room.config.lockout_free
+    await fail_at_the_password(room, free - 1)
+    token = await wanted(room)
+    with pytest.raises(MfaFailed):
+        await room.auth.mfa_verify(somebody(), totp(token, "000000"))
+    await fail_at_the_password(room, 1)
+    with pytest.raises(BadCredentials):
+        await room.log_in("anna")
+    answer = totp(token, phone.code())
+    assert (await room.auth.mfa_verify(somebody(), answer)).access_token, "who was let half in before it may finish"
+    assert (await room.log_in("anna")).mfa_required, "and then it is forgiven"
 
 
 async def test_guesses_sent_at_once_are_judged_as_few_as_one_by_one(room: AuthRoom) -> None:

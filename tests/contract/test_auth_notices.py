@@ -203,6 +203,22 @@ async def test_a_login_after_many_attempts_is_told_of(room: AuthRoom) -> None:
         assert told == ["Sealwire: a login after many attempts"] * many, "and the next one is a login as any"
 
 
+async def test_who_has_a_second_factor_hears_of_a_login_after_many_attempts_too(room: AuthRoom) -> None:
+    anna, _ = await room.enter("anna")
+    secret = (await set_up_app(room, anna))[0]
+    before = len(await notices(room))
+    for _ in range(MANY_FAILURES):
+        room.advance(1_000)
+        with pytest.raises(BadCredentials):
+            await room.log_in("anna", password="not it at all")
+    room.advance(1_000)
+    for _ in range(2):
+        token = (await room.log_in("anna")).mfa_token
+        await room.auth.mfa_verify(somebody(), MfaAnswer(mfa_token=token, method="totp", code=room.app_code(secret)))
+    told = [str(letter["Subject"]) for letter in (await notices(room))[before:]]
+    assert told == ["Sealwire: a login after many attempts"]
+
+
 async def test_who_knows_the_password_and_fails_at_the_second_factor_is_told_of(room: AuthRoom) -> None:
     anna, _ = await room.enter("anna")
     secret = (await set_up_app(room, anna))[0]

@@ -135,7 +135,7 @@ class AuthConfig(msgspec.Struct, frozen=True, kw_only=True):
     ] = 1_800
     resets_per_hour: Annotated[
         int,
-        Meta(description="Letters for a password reset that one user gets an hour, and as many by administrators", ge=1),
+        Meta(description="Letters for a password reset a user gets an hour, and as many by administrators", ge=1),
     ] = 3
     email_change_ttl_s: Annotated[
         int, Meta(description="How long the link to confirm a new e-mail address works, in seconds", ge=60, le=604_800)

@@ -53,10 +53,8 @@ class Lockout:
 
         Of IPv6 the network counts, as it does for the limits of the gateway: one host has a whole one to choose from.
         """
-        ip = network_of(ip)
-        by_pair = self._vault.attempt_key("pair", account, ip)
-        by_account = self._vault.attempt_key("account", account)
-        by_ip = self._vault.attempt_key("ip", ip)
+        by_pair, by_account = self._login_keys(account, ip)
+        by_ip = self._vault.attempt_key("ip", network_of(ip))
         async with self._turn(by_pair):
             pair_us, account_us, ip_us = await self._store.locked_until([by_pair, by_account, by_ip])
             now_us = self._clock.now_us()
@@ -93,16 +91,24 @@ class Lockout:
             until_us = max(await self._store.locked_until([by_pair, by_account, by_ip]))
             yield Standing(standing.keys, standing.forgivable, standing.locked or until_us > self._clock.now_us())
 
-    async def failures(self, standing: Standing) -> int:
-        """Return how many failures are counted on the account, or of its person's proofs, that are not forgotten."""
+    async def failures(self, keys: Sequence[bytes]) -> int:
+        """Return how many failures are counted under one of the keys that are not forgotten."""
         since_us = self._clock.now_us() - self._config.lockout_forget_s * US_PER_S
-        return await self._store.failures(standing.forgivable, since_us)
+        return await self._store.failures(keys, since_us)
+
+    def full_login(self, account: str, ip: str, user_id: str) -> tuple[bytes, ...]:
+        """Return what a login with both factors forgives: failures at the password, here too, and at other proofs.
+
+        The password alone forgives nothing where a second factor is wanted: whoever knows it would guess on for ever.
+        """
+        return (*self._login_keys(account, ip), self._vault.attempt_key("proof", user_id))
 
     async def forgive_login(self, account: str, ip: str) -> None:
         """Forget the failures on an account, also from that address: its password is a new one."""
-        await self._store.forgive(
-            [self._vault.attempt_key("pair", account, network_of(ip)), self._vault.attempt_key("account", account)]
-        )
+        await self._store.forgive(self._login_keys(account, ip))
+
+    def _login_keys(self, account: str, ip: str) -> tuple[bytes, bytes]:
+        return self._vault.attempt_key("pair", account, network_of(ip)), self._vault.attempt_key("account", account)
 
     async def fail(self, standing: Standing, events: Sequence[NewEvent]) -> None:
         """Count a failure (none while locked: waiting is not prolonged by being asked) and store the events."""

@@ -86,7 +86,7 @@ class Logins:
             return await self._challenge(caller, user, _AMR["password"])
         granted = await self._sessions.open(
             caller, user, amr=_AMR["password"], forgive=standing.forgivable,
-            failed_before=await self._lockout.failures(standing),
+            failed_before=await self._lockout.failures(standing.forgivable),
         )  # fmt: skip
         if granted is None:
             raise BadCredentials(_FAILED)
@@ -130,15 +130,16 @@ class Logins:
                 origin = await self._journal.origin(caller, user.tenant_id)
                 event = self._journal.event(
                     Kind.MFA_FAILED, origin, subject_id=user.user_id, outcome="failure", method=answer.method,
-                    failed_in_a_row=await self._lockout.failures(standing) + 1,
+                    failed_in_a_row=await self._lockout.failures(standing.forgivable) + 1,
                 )  # fmt: skip
                 await self._lockout.fail(standing, [event])
                 raise MfaFailed
         if not await self._stores.mfa.spend(token_hash):
             raise MfaFailed
         amr = (*challenge.amr, *proved)
+        forgiven = self._lockout.full_login(user.email_index.hex(), caller.ip, user.user_id)
         granted = await self._sessions.open(
-            caller, user, amr=amr, forgive=standing.forgivable, failed_before=await self._lockout.failures(standing)
+            caller, user, amr=amr, forgive=forgiven, failed_before=await self._lockout.failures(forgiven)
         )
         if granted is None:
             raise MfaFailed

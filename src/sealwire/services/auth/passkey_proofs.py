@@ -21,6 +21,7 @@ from sealwire.services.auth import ceremonies
 from sealwire.services.auth.ceremonies import Refused, encoded
 from sealwire.services.auth.config import AuthConfig
 from sealwire.services.auth.events import Journal, Kind
+from sealwire.services.auth.lockout import Lockout
 from sealwire.services.auth.mfa import SecondFactors
 from sealwire.services.auth.model import DEFAULT_TENANT
 from sealwire.services.auth.one_time import token_hash
@@ -49,13 +50,14 @@ class PasskeyProofs:
     """Asks for and checks proofs."""
 
     def __init__(
-        self, *, stores: AuthStores, case: PasskeyCase, factors: SecondFactors, sessions: SessionKeeper, vault: Vault,
-        journal: Journal, party: Party, clock: Clock, config: AuthConfig,
+        self, *, stores: AuthStores, case: PasskeyCase, factors: SecondFactors, sessions: SessionKeeper,
+        lockout: Lockout, vault: Vault, journal: Journal, party: Party, clock: Clock, config: AuthConfig,
     ) -> None:  # fmt: skip
         self._stores = stores
         self._case = case
         self._factors = factors
         self._sessions = sessions
+        self._lockout = lockout
         self._vault = vault
         self._journal = journal
         self._party = party
@@ -132,7 +134,10 @@ class PasskeyProofs:
         except Refused as refused:
             await self._login_failed(caller, login, str(refused))
             raise PasskeyRefused from None
-        granted = await self._sessions.open(caller, user, amr=amr_of(record), forgive=())
+        forgiven = self._lockout.full_login(user.email_index.hex(), caller.ip, user.user_id)
+        granted = await self._sessions.open(
+            caller, user, amr=amr_of(record), forgive=forgiven, failed_before=await self._lockout.failures(forgiven)
+        )
         if granted is None:
             raise PasskeyRefused
         return granted

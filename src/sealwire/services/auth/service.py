@@ -136,8 +136,8 @@ class AuthService(
             clock=clock, config=config,
         )  # fmt: skip
         proofs = PasskeyProofs(
-            stores=stores, case=case, factors=self._factors, sessions=self._sessions, vault=vault, journal=journal,
-            party=party, clock=clock, config=config,
+            stores=stores, case=case, factors=self._factors, sessions=self._sessions, lockout=lockout, vault=vault,
+            journal=journal, party=party, clock=clock, config=config,
         )  # fmt: skip
         PasskeyService.__init__(self, case=case, proofs=proofs, second_factors=self._factors, people=stores.users)
         self._logins = Logins(
