@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from sealwire.adapters.hsm import worker
 from sealwire.adapters.hsm.pin import PinSource, PinUnusable
 from sealwire.adapters.hsm.pkcs11 import Pkcs11KeyProvider, TokenOut
 from sealwire.kit.clock import SystemClock
@@ -55,11 +56,15 @@ async def provider(opener) -> Pkcs11KeyProvider:
     return await opener()
 
 
-def gone(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
+async def gone(pid: int) -> bool:
+    """Tell whether a process ends and is reaped; it is seen off behind everybody's back."""
+    deadline = time.monotonic() + DEADLINE_S
+    while time.monotonic() < deadline:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        await asyncio.sleep(0.01)
     return False
 
 
@@ -122,7 +127,7 @@ async def test_the_worker_ends_with_its_provider(provider: Pkcs11KeyProvider) ->
     assert pid is not None
     assert PIN.encode() not in seen_from_outside(pid), "the PIN goes over the socket only"
     provider.close()
-    assert gone(pid)
+    assert await gone(pid)
     with pytest.raises(TokenOut, match="closed"):
         await provider.check()
 
@@ -310,13 +315,67 @@ async def test_a_library_that_crashes_or_hangs_takes_only_its_worker_along(fault
         with pytest.raises(TokenOut, match=f"{words}|can't be used"):
             async with asyncio.timeout(DEADLINE_S):
                 await provider.unwrap(wrapped, b"here")
-        assert gone(first)
+        assert await gone(first)
         if order == "hang":  # a fresh worker hangs as well: nobody waits for its start longer than for an answer
             asked = asyncio.gather(*(answered(provider) for _ in range(20)))
             assert max(await asked) < 8, "10 s more are what a start may take"
         faulty.relent()
         await until(provider.check)
         assert await provider.unwrap(wrapped, b"here") == b"k" * 32
+
+
+async def test_a_stopped_worker_holds_nobody_up(
+    provider: Pkcs11KeyProvider, opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patient = await opener(timeout_s=1)
+    wrapped = await patient.wrap(b"k" * 32, b"here")
+    for one in (patient, provider):
+        assert one.worker_pid is not None
+        os.kill(one.worker_pid, signal.SIGSTOP)
+    stopped, closed = patient.worker_pid, provider.worker_pid
+    with pytest.raises(TokenOut, match="did not answer within 1 s"):
+        await patient.unwrap(wrapped, b"here")
+    await until(patient.check)
+    assert await gone(stopped)
+    monkeypatch.setattr(worker, "END_S", 2 * DEADLINE_S)  # what it is given to log out: nobody waits for that either
+    started = time.monotonic()
+    provider.close()
+    assert time.monotonic() - started < DEADLINE_S
+    os.kill(closed, signal.SIGKILL)
+    assert await gone(closed)
+
+
+async def test_a_worker_that_outlives_its_kill_holds_nobody_up(
+    opener, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A process in state D can't be made at will: here it is a stopped one, and kills that don't reach it."""
+    provider = await opener(timeout_s=3)
+    wrapped = await provider.wrap(b"k" * 32, b"here")
+    stuck = provider.worker_pid
+    assert stuck is not None
+    os.kill(stuck, signal.SIGSTOP)
+    starts: list[object] = []
+    popen = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda *args, **options: starts.append(args) or popen(*args, **options))
+    with monkeypatch.context() as patch:
+        patch.setattr(popen, "kill", lambda process: None)
+        with pytest.raises(TokenOut, match="did not answer within 3 s"):
+            await provider.unwrap(wrapped, b"here")
+        told = f"process {stuck}, which held the token's session, was killed and does not end"
+        deadline = time.monotonic() + DEADLINE_S
+        while time.monotonic() < deadline:
+            with pytest.raises(TokenOut) as out:
+                await provider.check()
+            if told in str(out.value):
+                break
+            await asyncio.sleep(0.02)
+        assert told in str(out.value)
+        assert not starts, "no second process that would hang as well"
+    assert told in caplog.text
+    os.kill(stuck, signal.SIGKILL)  # the driver lets it go
+    await until(provider.check)
+    assert await provider.unwrap(wrapped, b"here") == b"k" * 32
+    assert len(starts) == 1
 
 
 PIN_FINAL_TRY, PIN_LOCKED, AES_GCM = 0x20000, 0x40000, 0x1087

@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 
+from sealwire.adapters.hsm.endings import END_S, Endings
 from sealwire.adapters.hsm.pin import PinSource, PinUnusable, RefusedPin
 from sealwire.adapters.hsm.wire import FORMAT, HEADER_BYTES, Answer, Opening, Request
 from sealwire.adapters.hsm.worker import Worker, WorkerLost, WorkerSilent
@@ -18,6 +19,7 @@ from sealwire.services.crypto.providers import KekUnusable, WrapRefused
 _log = logging.getLogger("sealwire.crypto")
 _FIRST_PAUSE_S: Final = 0.25
 _MOST_PAUSE_S: Final = 5.0
+_LOOK_S: Final = 0.005
 
 
 class TokenPlace(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,15 +41,19 @@ class Pkcs11KeyProvider:
 
     A call whose worker dies under it is asked once more of a fresh one: both calls are safe to repeat. Nobody waits
     longer than `timeout_s` for an answer, nor for a fresh worker. When the token is silent or no worker comes up, calls
-    fail at once until the pause is over (0.25 s, doubling to 5 s), so an outage costs no storm of processes. A refused
-    PIN is tried again only after it was changed.
+    fail at once until the pause is over (0.25 s, doubling to 5 s), so an outage costs no storm of processes. Nor is one
+    started while the last one isn't gone: a process that hangs in a driver may outlive its kill. A refused PIN is tried
+    again only after it was changed.
     """
 
     name = "pkcs11"
 
-    def __init__(self, *, place: TokenPlace, refused: RefusedPin, clock: Clock, worker: Worker) -> None:
+    def __init__(
+        self, *, place: TokenPlace, refused: RefusedPin, clock: Clock, worker: Worker, endings: Endings
+    ) -> None:
         """Use `open`."""
         self._place = place
+        self._endings = endings
         self._refused = refused
         self._clock = clock
         self._worker: Worker | None = worker
@@ -65,9 +71,9 @@ class Pkcs11KeyProvider:
 
         `refused_pin` is where a refused PIN is remembered (never the PIN itself). Raises: KekUnusable.
         """
-        refused = RefusedPin(refused_pin)
-        worker = await _start(place, refused, create=create)
-        return cls(place=place, refused=refused, clock=clock, worker=worker)
+        refused, endings = RefusedPin(refused_pin), Endings()
+        worker = await _start(place, refused, create=create, endings=endings)
+        return cls(place=place, refused=refused, clock=clock, worker=worker, endings=endings)
 
     @property
     def worker_pid(self) -> int | None:
@@ -158,11 +164,24 @@ class Pkcs11KeyProvider:
             starting.exception()  # seen, also when nobody waits any more
 
     async def _replace(self) -> Worker:
-        worker = await _start(self._place, self._refused, create=False)
+        await self._last_one_gone()
+        worker = await _start(self._place, self._refused, create=False, endings=self._endings)
         if worker.fingerprint != self._fingerprint or self._closed:
             worker.close()
             raise TokenOut(f"the key {self._place.key!r} in the token is not the one it was, {self.kek_id}")
         return worker
+
+    async def _last_one_gone(self) -> None:
+        """Wait for the ends of those before. Raises: TokenOut when one doesn't end: its successor would hang too."""
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + 2 * END_S
+        while pending := self._endings.pending():
+            if loop.time() > until_s:
+                raise TokenOut(
+                    f"process {pending[0]}, which held the token's session, was killed and does not end; "
+                    "it may hang in the token's driver"
+                )
+            await asyncio.sleep(_LOOK_S)
 
     def _put_off(self, fault: KekUnusable) -> None:
         if self._out is None or str(self._out) != str(fault):
@@ -172,13 +191,13 @@ class Pkcs11KeyProvider:
         self._pause_s = min(self._pause_s * 2, _MOST_PAUSE_S)
 
 
-async def _start(place: TokenPlace, refused: RefusedPin, *, create: bool) -> Worker:
+async def _start(place: TokenPlace, refused: RefusedPin, *, create: bool, endings: Endings) -> Worker:
     """Start a worker and let it log in, with a PIN that wasn't refused before. Raises: KekUnusable."""
     pin = PinSource(place.pin).read()
     refused.require_other(pin)
     opening = Opening(module=place.module, token=place.token, key=place.key, pin=pin.text, create=create)
     try:
-        worker = await Worker.start(opening, timeout_s=place.timeout_s)
+        worker = await Worker.start(opening, timeout_s=place.timeout_s, endings=endings)
     except WorkerLost as lost:
         if lost.fault == "pin":  # of a locked token nobody tried it: it may be right, once that is unlocked
             refused.note(pin)

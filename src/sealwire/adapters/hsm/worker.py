@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from sealwire.adapters.hsm.endings import END_S, Endings
 from sealwire.adapters.hsm.wire import LENGTH, MOST_BYTES, Answer, Fault, Opening, Request, framed
 
 MODULE: Final = "sealwire.adapters.hsm.drivers.pkcs11_worker"
@@ -20,7 +21,6 @@ START_S: Final = 10.0
 """What the start of the interpreter may take."""
 OPEN_S: Final = 5.0
 """What loading the library and logging in may take, when answers have to come sooner."""
-END_TIMEOUT_S: Final = 1.0
 _decode = msgspec.msgpack.Decoder(Answer).decode
 
 
@@ -45,9 +45,11 @@ class Worker:
         sock: socket.socket,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
+        endings: Endings,
     ) -> None:
         """Use `start`."""
         self._process = process
+        self._endings = endings
         self._sock = sock
         self._reader = reader
         self._writer = writer
@@ -57,8 +59,8 @@ class Worker:
         self.fingerprint = b""
 
     @classmethod
-    async def start(cls, opening: Opening, *, timeout_s: float) -> Worker:
-        """Start the process and let it log in. Raises: WorkerLost, which says what is out."""
+    async def start(cls, opening: Opening, *, timeout_s: float, endings: Endings) -> Worker:
+        """Start the process and let it log in; `endings` see it off. Raises: WorkerLost, which says what is out."""
         ours, theirs = socket.socketpair()
         env = {
             name: value
@@ -70,8 +72,13 @@ class Worker:
                 [sys.executable, "-m", MODULE, str(theirs.fileno())],
                 env=env, stdin=subprocess.DEVNULL, stdout=sys.__stderr__, pass_fds=(theirs.fileno(),),
             )  # fmt: skip
-        reader, writer = await asyncio.open_connection(sock=ours)
-        worker = cls(process, ours, reader, writer)
+        try:
+            reader, writer = await asyncio.open_connection(sock=ours)
+        except BaseException:
+            ours.close()
+            endings.see_off(process)
+            raise
+        worker = cls(process, ours, reader, writer, endings)
         worker._reading = asyncio.get_running_loop().create_task(worker._read(), name="pkcs11-worker")
         try:
             await worker._answer(START_S)  # it is there; what follows is the library's and the token's time
@@ -114,13 +121,8 @@ class Worker:
             raise silent from None
 
     def close(self) -> None:
-        """Let it log out and end; kill it when it doesn't within a second. Safe to call twice."""
-        self._lose(WorkerLost("session", "the key provider has been closed"), kill=False)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(END_TIMEOUT_S)
-            return
-        self._process.kill()
-        self._process.wait()
+        """Let it log out and end; it is killed when it doesn't within a second. Returns at once. Safe to call twice."""
+        self._lose(WorkerLost("session", "the key provider has been closed"), grace_s=END_S)
 
     async def _read(self) -> None:
         """Hand each answer to who waits for it, until the worker is gone."""
@@ -139,8 +141,8 @@ class Worker:
                     waiting.set_result(answer)
         self._lose(lost)
 
-    def _lose(self, lost: WorkerLost, *, kill: bool = True) -> None:
-        """Tell all who wait; nobody is answered by this worker any more."""
+    def _lose(self, lost: WorkerLost, *, grace_s: float = 0.0) -> None:
+        """Tell all who wait; nobody is answered by this worker any more, and it ends."""
         if self._lost is not None:
             return
         self._lost = lost
@@ -154,6 +156,4 @@ class Worker:
                 waiting.set_exception(WorkerLost(lost.fault, str(lost)))
                 waiting.exception()  # seen, also when nobody waits any more
         self._waiting.clear()
-        if kill:
-            self._process.kill()
-            self._process.wait()
+        self._endings.see_off(self._process, grace_s=grace_s)
