@@ -600,6 +600,8 @@ async def test_a_key_asked_for_by_its_id_is_asked_for_again_after_its_time(crypt
     ring = KeyRing(crypto=crypto, service="messaging", clock=room.clock, max_age_s=60)
     key = await ring.sealing_key("t1", "c1", "u1")
     assert await ring.key_by_id("t1", "c1", "u1", key.key_id) is key
+    with pytest.raises(DecryptionFailed):
+        await ring.key_by_id("t2", "c1", "u1", key.key_id)
     await crypto.destroy_data_keys(MESSAGING, DataKeyDestruction(scope="c1"))
     assert await ring.key_by_id("t1", "c1", "u1", key.key_id) is key, "whoever destroys elsewhere has to wait so long"
     room.clock.advance(61)
@@ -629,6 +631,15 @@ async def test_the_ring_keeps_its_limits_and_wipes(crypto: Crypto, room: Room) -
     ring.clear_cache()
     assert held.wiped
     assert len(ring) == 0
+
+
+async def test_the_ring_wipes_by_itself_what_nobody_asks_for(crypto: Crypto, room: Room) -> None:
+    ring = KeyRing(crypto=crypto, service="messaging", clock=room.clock, max_age_s=0.05)
+    key = await ring.sealing_key("t1", "c1", "u1")
+    async with asyncio.timeout(20):
+        while not key.wiped:
+            room.clock.advance(60)
+            await asyncio.sleep(0.01)
 
 
 async def test_a_key_that_left_the_ring_is_wiped_at_once_when_it_is_destroyed(crypto: Crypto, room: Room) -> None:

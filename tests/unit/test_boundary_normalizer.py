@@ -339,3 +339,32 @@ async def test_a_bug_in_auth_is_an_outage_not_an_open_door(room: Room) -> None:
     room.authority.outage = KeyError("bug")
     answer = await room.ask(token)
     assert answer.status is Status.UNCONFIRMED
+
+
+class Overtaken(dict[str, SessionState]):
+    """Sessions of which one ends, and is heard to have ended, while auth's answer about it is on its way."""
+
+    def __init__(self, room: Room, session_id: str, outage: Exception | None) -> None:
+        super().__init__(room.authority.sessions)
+        self._room, self._ends, self._outage = room, session_id, outage
+
+    def get(self, session_id: str, default: object = None) -> SessionState:  # type: ignore[override]  # as it is called
+        said = self[session_id]
+        if session_id == self._ends:
+            ended = self._room.authority.log_out(session_id)
+            self._room.boundary.fallback.take([ended], ended.number, ended.change_id)
+            if self._outage is not None:
+                raise self._outage
+        return said
+
+
+@pytest.mark.parametrize("outage", [None, Unavailable()])
+async def test_a_revocation_that_is_heard_while_auth_is_asked_wins(room: Room, outage: Exception | None) -> None:
+    """Whether auth then says that the session lives, as it did when it was asked, or nothing any more."""
+    session = room.authority.log_in("anna")
+    token = room.authority.token(session)
+    room.authority.sessions = Overtaken(room, session.session_id, outage)
+    for _ in range(2):
+        answer = await room.ask(token)
+        assert (answer.status, answer.reason) == (Status.REVOKED, "session_revoked")
+    assert room.asked_auth() == 1
