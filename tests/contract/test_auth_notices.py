@@ -20,6 +20,7 @@ from sealwire.contracts.passkeys import PasskeyLoginStart, PasskeyRefused
 from sealwire.contracts.sessions import RefreshRequest, RefreshReused
 from sealwire.contracts.users import UserChange
 from sealwire.kit.caller import Caller
+from sealwire.kit.codec import Page
 from sealwire.services.auth.external_records import IdentityRecord
 from sealwire.services.auth.notice_letters import MANY_FAILURES
 from sealwire.services.auth.notices import CONSUMER
@@ -269,6 +270,55 @@ async def test_a_copied_passkey_is_told_of(room: AuthRoom) -> None:
     letter = (await notices(room))[-1]
     assert letter["Subject"] == "Sealwire: a passkey was suspended"
     assert "By: an administrator" not in letter.get_content()
+
+
+async def test_who_keeps_an_api_key_is_reminded_once_before_it_ends(room: AuthRoom) -> None:
+    boss, _ = await room.enter("boss")
+    await room.add(boss, "anna", "admin")
+    anna = room.caller(await room.log_in("anna"))
+    month, week = 30 * 86_400, 7 * 86_400
+    own = await room.auth.add_api_key(anna, NewApiKey(name="robot", scopes=["post"], expires_in_s=month))
+    await room.auth.add_api_key(anna, NewApiKey(name="short", scopes=["post"], expires_in_s=week + 86_400))
+    ended = await room.auth.add_api_key(anna, NewApiKey(name="ended", scopes=["post"], expires_in_s=month))
+    await room.auth.end_api_key(anna, ended.api_key.api_key_id)
+    machine = NewApiKey(
+        name="m", scopes=["post"], expires_in_s=month, service_account=NewServiceAccount(display_name="M")
+    )
+    of_service = await room.auth.add_api_key(anna, machine)
+
+    async def reminders() -> dict[str, str]:
+        await room.service.upkeep.sweep()
+        ending = [letter for letter in await room.letters() if letter["Subject"] == "Sealwire: an API key ends soon"]
+        return {letter.get_content().replace("\r\n", "\n"): str(letter["To"]) for letter in ending}
+
+    room.advance(month - week)
+    assert await reminders() == {}
+    room.advance(1)
+    told = await reminders()
+    assert sorted(told.values()) == ["anna@example.org"] * 2
+    listed = {key.api_key_id: key for key in (await room.auth.api_keys(boss, Page())).items}
+    for made in (own, of_service):
+        (text,) = [text for text in told if made.api_key.prefix in text]
+        assert f"ends at {listed[made.api_key.api_key_id].expires_at}" in text
+        assert made.key not in text
+    room.advance(86_400)
+    assert await reminders() == told, "once"
+    await room.close()
+    await room.open()
+    assert await reminders() == told
+
+
+async def test_of_a_machines_key_whose_maker_is_gone_the_owner_is_reminded(room: AuthRoom) -> None:
+    boss, _ = await room.enter("boss")
+    anna_id = await room.add(boss, "anna", "admin")
+    anna = room.caller(await room.log_in("anna"))
+    new = NewApiKey(name="m", scopes=["post"], service_account=NewServiceAccount(display_name="M"))
+    await room.auth.add_api_key(anna, new)
+    await room.auth.change_user(boss, anna_id, UserChange(status="disabled"))
+    room.advance(89 * 86_400)
+    await room.service.upkeep.sweep()
+    (letter,) = [found for found in await room.letters() if found["Subject"] == "Sealwire: an API key ends soon"]
+    assert letter["To"] == "boss@example.org"
 
 
 async def test_what_happened_before_there_were_notices_is_told_to_nobody(tmp_path: Path) -> None:

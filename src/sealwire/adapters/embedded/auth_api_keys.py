@@ -18,6 +18,11 @@ _KEY: Final = (
     "key_id, tenant_id, owner_id, prefix, secret_hash, name, scopes, epoch, created_by, created_us, expires_us, used_us"
 )
 _LIVE: Final = "ended_us = 0 AND expires_us > ?"
+# When somebody was reminded that the key ends.
+REMINDED_SCHEMA: Final = """
+ALTER TABLE api_key ADD COLUMN reminded_us INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX api_key_ending ON api_key (expires_us) WHERE ended_us = 0 AND reminded_us = 0;
+"""
 
 
 class SqliteApiKeyStore:
@@ -62,6 +67,27 @@ class SqliteApiKeyStore:
             (tenant_id, after, now_us, limit),
         )
         return [_key_of(row) for row in rows]
+
+    async def ending(self, now_us: int, *, before_us: int, least_life_us: int, limit: int) -> Sequence[ApiKeyRecord]:
+        rows = self._db.read(
+            f"SELECT {_KEY} FROM api_key WHERE {_LIVE} AND reminded_us = 0 AND expires_us < ?"
+            " AND expires_us - created_us >= ? ORDER BY expires_us LIMIT ?",
+            (now_us, before_us, least_life_us, limit),
+        )
+        return [_key_of(row) for row in rows]
+
+    async def reminded(self, key_id: str, at_us: int, events: Sequence[NewEvent]) -> bool:
+        def note(conn: apsw.Connection) -> bool:
+            conn.execute(
+                f"UPDATE api_key SET reminded_us = ? WHERE key_id = ? AND reminded_us = 0 AND {_LIVE}",
+                (at_us, key_id, at_us),
+            )
+            if not conn.changes():
+                return False
+            self._outbox.append(conn, events)
+            return True
+
+        return await self._db.write(note)
 
     async def end(self, key_id: str, revocation: NewRevocation, events: Sequence[NewEvent]) -> bool:
         def end(conn: apsw.Connection) -> bool:

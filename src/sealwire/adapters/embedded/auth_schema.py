@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from sealwire.adapters.embedded.auth_api_keys import REMINDED_SCHEMA
 from sealwire.adapters.embedded.auth_changes import ASKERS_SCHEMA, EMAIL_CHANGES_SCHEMA, ENDING_SCHEMA, NOTICES_SINCE
 from sealwire.adapters.embedded.auth_external import EXTERNAL_SCHEMA
 from sealwire.adapters.embedded.auth_former import FORMER_SCHEMA
@@ -243,4 +244,5 @@ MIGRATIONS: Final = (
     ASKERS_SCHEMA,
     SPENT_SCHEMA,
     RESETS_BY_SCHEMA,
+    REMINDED_SCHEMA,
 )

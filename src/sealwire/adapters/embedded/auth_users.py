@@ -280,6 +280,14 @@ class SqliteUserStore:
         rows = self._db.read(f"SELECT {USER} FROM user WHERE user_id = ?", (user_id,))
         return user_of(rows[0]) if rows else None
 
+    async def first_owner(self, tenant_id: str) -> str | None:
+        rows = self._db.read(
+            "SELECT user_id FROM user WHERE tenant_id = ? AND role = 'owner' AND status = 'active'"
+            " ORDER BY user_id LIMIT 1",
+            (tenant_id,),
+        )
+        return rows[0][0] if rows else None
+
     async def many(self, tenant_id: str, user_ids: Sequence[str]) -> Sequence[UserRecord]:
         marks = ", ".join("?" * len(user_ids))
         rows = self._db.read(

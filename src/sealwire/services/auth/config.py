@@ -151,6 +151,13 @@ class AuthConfig(msgspec.Struct, frozen=True, kw_only=True):
     api_key_max_s: Annotated[int, Meta(description="Longest life of an API key, in seconds", ge=60, le=31_536_000)] = (
         365 * 86_400
     )
+    api_key_notice_days: Annotated[
+        int,
+        Meta(
+            description="How long before its end an API key made for twice as long is told of by mail; 0: never",
+            ge=0, le=180,
+        ),
+    ] = 7  # fmt: skip
     api_keys_per_tenant: Annotated[int, Meta(description="Most live API keys of a tenant", ge=1)] = 1_000
 
     passkey_rp_id: Annotated[

@@ -54,6 +54,7 @@ class Kind(StrEnum):
     INVITATION_WITHDRAWN = "auth.invitation.withdrawn"
     API_KEY_ADDED = "auth.api-key.added"
     API_KEY_ENDED = "auth.api-key.ended"
+    API_KEY_ENDING = "auth.api-key.ending"
     LETTER_DROPPED = "auth.letter.dropped"
     TENANT_ADDED = "auth.tenant.added"
     TENANT_REMOVED = "auth.tenant.removed"

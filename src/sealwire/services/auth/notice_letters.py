@@ -13,11 +13,15 @@ from sealwire.services.auth.letters import greeting
 
 
 class Change(msgspec.Struct, frozen=True):
-    """A change a person hears of. `said` follows "at <site>:"; `advice` is for who did not do it."""
+    """A change a person hears of. `said` follows "at <site>:"; `advice` is for who did not do it.
+
+    `reminder`: it will come by itself, nobody did anything; `advice` is for everybody.
+    """
 
     subject: str
     said: str
     advice: str
+    reminder: bool = False
 
 
 _ANEW: Final = (
@@ -136,7 +140,20 @@ def change_of(kind: Kind, body: Body) -> Change | None:
         return _STOPPED_AT_THE_FACTOR if failed and failed % MANY_FAILURES == 0 else None
     if kind is Kind.TOKEN_REUSED:
         return _COPIED
+    if kind is Kind.API_KEY_ENDING:
+        return _ending(body)
     return _CHANGES.get(kind) if body.outcome == "success" or kind is Kind.PASSKEY_SUSPENDED else None
+
+
+def _ending(body: Body) -> Change:
+    whose = "of a service account" if body.facts.get("keeper") else "of yours"
+    return Change(
+        "An API key ends soon",
+        f"an API key {whose}, the one that begins with {body.facts.get('prefix')}, ends at {body.facts.get('ends_at')}."
+        " What uses it will be refused from then on.",
+        "If it is needed for longer, make a new key, put it in the place of the old one, and end that.",
+        reminder=True,
+    )
 
 
 def notice_subject(change: Change) -> str:
@@ -146,6 +163,8 @@ def notice_subject(change: Change) -> str:
 
 def notice_text(change: Change, *, display_name: str, site: str, at_us: int, ip: str, by_other: bool) -> str:
     """Word the letter. `ip` and `display_name` may be empty; `by_other`: not in a session of the person."""
+    if change.reminder:
+        return f"{greeting(display_name)}\n\nat {site}, {change.said}\n\n{change.advice}\n"
     where = f"From: {ip}\n" if ip and not by_other else ""
     who = "By: an administrator, or somebody who acted for one\n" if by_other else ""
     return (

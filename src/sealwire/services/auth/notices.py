@@ -116,10 +116,11 @@ class Herald:
         )  # fmt: skip
 
     async def _told(self, event: Event, body: Body) -> UserRecord | None:
-        """Return whom it concerns; for a service account who did it, as that has no mail."""
+        """Return whom it concerns; for a service account its keeper, or who did it, as that has no mail."""
         user = await self._users.get(body.subject_id)
         if user is not None and user.service:
-            user = await self._users.get(body.actor_id) if body.actor_type == "user" else None
+            keeper = body.facts.get("keeper") or (body.actor_id if body.actor_type == "user" else "")
+            user = await self._users.get(str(keeper))
         return user if user is not None and user.tenant_id == event.tenant_id and not user.service else None
 
     async def _run(self) -> None:

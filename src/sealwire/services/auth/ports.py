@@ -120,6 +120,9 @@ class UserStore(Protocol):
     async def get(self, user_id: str) -> UserRecord | None:
         """Return a user."""
 
+    async def first_owner(self, tenant_id: str) -> str | None:
+        """Return the id of the tenant's oldest active owner."""
+
     async def many(self, tenant_id: str, user_ids: Sequence[str]) -> Sequence[UserRecord]:
         """Return those of the users that are in the tenant, in any order."""
 
@@ -339,6 +342,12 @@ class ApiKeyStore(Protocol):
 
     async def page(self, tenant_id: str, after: str, limit: int, now_us: int) -> Sequence[ApiKeyRecord]:
         """Return live keys in the order of their ids, from above `after`."""
+
+    async def ending(self, now_us: int, *, before_us: int, least_life_us: int, limit: int) -> Sequence[ApiKeyRecord]:
+        """Return live keys that end before `before_us`, made for `least_life_us` or longer, nobody was reminded of."""
+
+    async def reminded(self, key_id: str, at_us: int, events: Sequence[NewEvent]) -> bool:
+        """Note that somebody was reminded of a key that lives. Atomic; True for exactly one caller."""
 
     async def end(self, key_id: str, revocation: NewRevocation, events: Sequence[NewEvent]) -> bool:
         """End a key, with `revocation` in the feed. Atomic. Returns whether it lived."""

@@ -1,4 +1,5 @@
-"""Upkeep: what auth does on its own, now and then: note last uses, delete what is over, let signing keys advance."""
+"""Upkeep: what auth does on its own, now and then: note last uses and what ends soon, delete what is over, let signing
+keys advance."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from sealwire.kit.tasks import cancel_and_wait
 from sealwire.services.auth.config import AuthConfig
 from sealwire.services.auth.events import Journal
 from sealwire.services.auth.ports import AuthStores
+from sealwire.services.auth.reminders import Reminders
 from sealwire.services.auth.signing import SigningKeys
 from sealwire.services.auth.tenants import Tenants
 
@@ -33,6 +35,7 @@ class Upkeep:
         self._stores = stores
         self._signing = signing
         self._tenants = tenants
+        self._reminders = Reminders(stores=stores, journal=journal, clock=clock, config=config)
         self._journal = journal
         self._clock = clock
         self._config = config
@@ -71,6 +74,7 @@ class Upkeep:
         await self._signing.advance(origin)
         await self._signing.forget(origin)
         await self._tenants.sweep()
+        await self._reminders.note()
         while await self._stores.upkeep.sweep(
             now_us=now_us,
             over_before_us=now_us - self._config.session_record_days * 86_400 * US_PER_S,
