@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from pathlib import Path
 
@@ -42,15 +43,11 @@ def test_they_say_what_was_written_where(installation, stranger, tmp_path):
 
 @pytest.mark.parametrize("content", [b"", b'{"manifest":{}}\n{"seq":1}\n', b'{"end":'])
 def test_an_export_that_is_not_whole_is_not_told_as_saved(tmp_path, content):
-    file = tmp_path / "cut"
-    file.write_bytes(content)
     with pytest.raises(Cut):
-        saved_export(file)
+        saved_export(io.BytesIO(content), tmp_path / "cut")
 
 
 @pytest.mark.parametrize("content", [b"", b'{"records":[{"seq":1}', b'{"records":1}'])
 def test_a_bundle_that_is_not_whole_is_not_told_as_saved(tmp_path, content):
-    file = tmp_path / "cut"
-    file.write_bytes(content)
     with pytest.raises(Cut):
-        saved_bundle(file)
+        saved_bundle(io.BytesIO(content), tmp_path / "cut")

@@ -17,9 +17,10 @@ from sealwire.cli.audit_commands import audit_cosign, live
 from sealwire.cli.audit_live import PREFIX, LiveLog
 from sealwire.cli.terminal import EXIT_USAGE
 from sealwire.services.compliance.notes import NoteSignature, TreeHead, checkpoint_text, write_note
+from sealwire.services.compliance.tiles import write_bundle
 
 RECORDS = 256
-BUNDLE = bytes(range(256)) * 256
+BUNDLE = write_bundle([bytes(range(256))] * 256)
 TILE = b"h" * 32 * RECORDS
 NOTE = write_note(
     checkpoint_text(TreeHead(origin="log", size=RECORDS, root=bytes(32))), [NoteSignature("log", b"0123", bytes(64))]
@@ -34,7 +35,9 @@ class Shelf(BaseHTTPRequestHandler):
         """Give the checkpoint, the bundle, or the tile."""
         path = self.path.removeprefix(PREFIX)
         content = json.dumps(CHECKPOINT).encode() if path == "/checkpoint" else BUNDLE if "entries" in path else TILE
+        content = TILE[:32] if path == "/tile/1/000.p/1" else content
         self.send_response(200)
+        self.send_header("content-type", "application/json" if path == "/checkpoint" else "application/octet-stream")
         self.send_header("content-length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
@@ -46,7 +49,7 @@ class Shelf(BaseHTTPRequestHandler):
 @pytest.fixture
 def log() -> Iterator[LiveLog]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Shelf)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     yield LiveLog(f"http://127.0.0.1:{server.server_port}", "token")
     server.shutdown()

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sealwire.cli.terminal import EXIT_USAGE, Json, fail, require_address, say_json
+from sealwire.cli.terminal import EXIT_USAGE, Json, fail, require_address, require_token, say, say_json, why
 
 if TYPE_CHECKING:
+    from io import BufferedRandom
+
     from sealwire.cli.audit_live import LiveLog
     from sealwire.cli.audit_saved import Saved
 
@@ -73,13 +75,14 @@ def audit_export(
     """Save the log, or a range of it, as NDJSON with its manifest. Says what was written where."""
     from sealwire.cli.audit_saved import saved_export
 
+    log = live(url, token, tenant)
     asked = {k: str(v) for k, v in {"from_seq": from_seq, "to_seq": to_seq}.items() if v is not None}
 
-    def save(log: LiveLog) -> Saved:
-        log.export(asked, file)
-        return saved_export(file)
+    def save(draft: BufferedRandom) -> Saved:
+        log.export(asked, draft)
+        return saved_export(draft, file)
 
-    _save(save, live(url, token, tenant), json=json)
+    _save(lambda: _whole(file, save), file, json=json)
 
 
 @audit.command("bundle")
@@ -105,17 +108,18 @@ def audit_bundle(
     """
     from sealwire.cli.audit_saved import saved_bundle
 
+    log = live(url, token, tenant)
     query = {
         "from_seq": from_seq, "to_seq": to_seq, "actor": actor, "action": action, "resource_type": resource_type,
         "resource_id": resource_id, "outcome": outcome, "from": since, "to": until,
     }  # fmt: skip
     asked = {k: str(v) for k, v in query.items() if v is not None}
 
-    def save(log: LiveLog) -> Saved:
-        log.evidence(asked, file)
-        return saved_bundle(file)
+    def save(draft: BufferedRandom) -> Saved:
+        log.evidence(asked, draft)
+        return saved_bundle(draft, file)
 
-    _save(save, live(url, token, tenant), json=json)
+    _save(lambda: _whole(file, save), file, json=json)
 
 
 @audit.command("mirror")
@@ -129,7 +133,8 @@ def audit_mirror(
     """Save the log as a folder of C2SP tlog tiles, or bring such a folder up to date. Says what was written where."""
     from sealwire.cli.audit_saved import saved_tiles
 
-    _save(lambda log: saved_tiles(folder, log.mirror(folder)), live(url, token, tenant), json=json)
+    log = live(url, token, tenant)
+    _save(lambda: saved_tiles(folder, log.mirror(folder)), folder, json=json)
 
 
 @audit.command("cosign")
@@ -162,12 +167,12 @@ def audit_cosign(
     except Unreadable as error:
         fail(str(error), EXIT_USAGE)
     except OSError as error:
-        fail(str(error))
+        fail(why(error))
     if json:
         say_json(kept)
         return
     for name, at_s in kept.witnesses.items():
-        typer.echo(f"cosigned by {name} at {at_s} (Unix time): seq 1 to {kept.tree_size}")
+        say(f"cosigned by {name} at {at_s} (Unix time): seq 1 to {kept.tree_size}")
 
 
 def live(url: str | None, token: str | None, tenant: str | None) -> LiveLog:
@@ -177,26 +182,48 @@ def live(url: str | None, token: str | None, tenant: str | None) -> LiveLog:
     if url is None or token is None:
         fail("give --url and --token (or SEALWIRE_TOKEN)", EXIT_USAGE)
     require_address("--url", url)
-    if not token or not token.isascii() or not token.isprintable() or " " in token:
-        fail("--token: an access token is one word of plain ASCII", EXIT_USAGE)
+    require_token(token)
     return LiveLog(url, token, tenant_id=tenant)
 
 
-def _save(save: Callable[[LiveLog], Saved], log: LiveLog, *, json: bool) -> None:
-    """Save, trying again for a while where the installation is busy; say what was written."""
-    from http.client import HTTPException
+def _whole(file: Path, save: Callable[[BufferedRandom], Saved]) -> Saved:
+    """Put a file in place once all of it has come, and is what it should be."""
+    from sealwire.cli.draft import drafted
+
+    with drafted(file) as draft:
+        return save(draft)
+
+
+def _save(save: Callable[[], Saved], place: Path, *, json: bool) -> None:
+    """Save, trying again for a while where the installation is busy; say what was written, or that nothing was."""
     from time import sleep
 
     from sealwire.cli.audit_live import Refused
-    from sealwire.cli.audit_saved import Cut, say
+    from sealwire.cli.audit_saved import Cut, tell
+    from sealwire.cli.draft import NoFile
 
     for left in range(BUSY_ATTEMPTS - 1, -1, -1):
         try:
-            say(save(log), as_json=json)
-            return
+            saved = save()
+            break
         except Refused as error:
             if error.status != BUSY or not left:
-                fail(str(error))
-        except (OSError, HTTPException, Cut) as error:
-            fail(f"not all of it arrived: {error}" if isinstance(error, HTTPException) else str(error))
+                fail(f"{why(error)}\n{_kept(place)}")
+        except Cut as error:
+            fail(f"{place}: {error}\n{_kept(place)}")
+        except NoFile as error:
+            fail(str(error), EXIT_USAGE)
+        except OSError as error:
+            what = why(error)
+            fail(f"{what if str(place) in what else f'{place}: {what}'}\n{_kept(place)}")
         sleep(BUSY_WAIT_S)
+    tell(saved, as_json=json)
+
+
+def _kept(place: Path) -> str:
+    """Say what is there after a failure, and what to do."""
+    from os.path import exists, isdir  # these say no where pathlib's raise
+
+    if isdir(place):
+        return f"what {place} holds is whole; ask again, and it goes on from there"
+    return f"{place} is as it was before; ask again" if exists(place) else "nothing was saved; ask again"

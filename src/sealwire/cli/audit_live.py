@@ -2,27 +2,43 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, TypeVar
 
 import msgspec
 
+from sealwire.cli.terminal import plain, why
 from sealwire.contracts.audit_log import Checkpoint, Proof
 from sealwire.contracts.witness import CosignedCheckpoint
 from sealwire.kit.files import write_whole
+from sealwire.services.compliance.merkle import HASH_BYTES
 from sealwire.services.compliance.notes import parse_checkpoint, parse_note
-from sealwire.services.compliance.tiles import BundleAddress, TileAddress, path_of, tiles_of
+from sealwire.services.compliance.tiles import BundleAddress, TileAddress, path_of, read_bundle, tiles_of
 
+T = TypeVar("T")
 PREFIX = "/api/v1/compliance/audit"
 TIMEOUT_S = 60.0
 RECORDS_A_REQUEST = 20_000
 ATTEMPTS = 5
+MOST_DETAIL = 300
+"""Characters of what somebody else's server says that are repeated to people."""
+_JSON = "application/json"
+_NDJSON = "application/x-ndjson"
+_BYTES = "application/octet-stream"
+_READ_BYTES = 1 << 20
+_REMEDIES = {
+    401: "the token has ended or is none: log in, and give the new one (--token, or SEALWIRE_TOKEN)",
+    404: "is this the address of the gateway?",
+}
 
 
 class Refused(ConnectionError):
@@ -31,6 +47,10 @@ class Refused(ConnectionError):
     def __init__(self, text: str, status: int = 0) -> None:
         super().__init__(text)
         self.status = status
+
+
+class Broken(Refused):
+    """The connection ended before the answer did."""
 
 
 class LiveLog:
@@ -47,22 +67,22 @@ class LiveLog:
 
     def checkpoint(self) -> Checkpoint:
         """Return the signed checkpoint over the log as it is now, and its keys."""
-        with self._open("checkpoint", accept="application/json") as answer:
-            return msgspec.json.decode(answer.read(), type=Checkpoint)
+        return self._document("checkpoint", Checkpoint)
 
     def consistency(self, older: int, newer: int) -> list[bytes]:
         """Return the proof that the tree of one size continues that of another; empty from nothing, or to the same."""
         if older in (0, newer):
             return []
-        with self._open("proof/consistency", {"from": older, "to": newer}) as answer:
-            proof = msgspec.json.decode(answer.read(), type=Proof)
-        return [bytes.fromhex(text) for text in proof.hashes]
+        proof = self._document("proof/consistency", Proof, {"from": older, "to": newer})
+        try:
+            return [bytes.fromhex(text) for text in proof.hashes]
+        except ValueError:
+            raise Refused(f"{self._url}/proof/consistency gives what is no proof") from None
 
     def cosign(self, note: str) -> CosignedCheckpoint:
         """Hand in a checkpoint with witnesses' cosignatures."""
         document = msgspec.json.encode({"note": note, **self._tenant})
-        with self._open("checkpoint/cosignatures", content=document) as answer:
-            return msgspec.json.decode(answer.read(), type=CosignedCheckpoint)
+        return self._document("checkpoint/cosignatures", CosignedCheckpoint, content=document)
 
     def lines(self, size: int, first: int = 1) -> Iterator[bytes]:
         """Yield the export's lines of records `first` to `size`; a connection that breaks is opened anew."""
@@ -71,41 +91,43 @@ class LiveLog:
             query = {"from_seq": at, "to_seq": min(size, at + RECORDS_A_REQUEST - 1)}
             began = at
             try:
-                with self._open("export", query) as answer:
+                with self._open("export", query, gives=_NDJSON) as answer:
                     for line in answer:
                         if not line.endswith(b"\n"):
                             break  # cut: asked for again
                         yield line
                         at += 1
             except (OSError, HTTPException) as error:
-                if isinstance(error, Refused):
+                if isinstance(error, Refused) and not isinstance(error, Broken):
                     raise
                 failed += 1
                 if failed >= ATTEMPTS:
-                    raise Refused(f"{self._url}: {error}") from None
+                    raise Refused(f"{self._url}: {why(error)}") from None
                 continue
             if at == began:
                 return  # records are missing: the verifier says where
             failed = 0
 
-    def evidence(self, query: dict[str, str], file: Path) -> None:
-        """Save a bundle of evidence."""
-        with self._open("evidence", query) as answer, file.open("wb") as out:
-            while chunk := answer.read(1 << 20):
-                out.write(chunk)
+    def evidence(self, query: dict[str, str], out: BinaryIO) -> None:
+        """Write a bundle of evidence. Raises: Refused; OSError of the file."""
+        self._pour("evidence", query, _JSON, out)
 
-    def export(self, query: dict[str, str], file: Path) -> None:
-        """Save an export with its manifest."""
-        with self._open("export", {"manifest": "true", **query}) as answer, file.open("wb") as out:
-            while chunk := answer.read(1 << 20):
-                out.write(chunk)
+    def export(self, query: dict[str, str], out: BinaryIO) -> None:
+        """Write an export with its manifest. Raises: Refused; OSError of the file."""
+        self._pour("export", {"manifest": "true", **query}, _NDJSON, out)
 
     def mirror(self, folder: Path) -> int:
         """Save the log as a folder of tlog tiles with `keys.json` beside; return its size. Full tiles stay as they are.
 
-        Raises: Refused, also when the installation shows another log, or less of it, than the folder has.
+        Raises: Refused, also when the installation shows another log, or less of it, than the folder has; OSError.
         """
         folder.mkdir(parents=True, exist_ok=True)
+        with _alone_in(folder):
+            return self._mirror(folder)
+
+    def _mirror(self, folder: Path) -> int:
+        for left in (folder / "tile").rglob(".*.new"):  # by a kill; nobody would write under its name again
+            left.unlink(missing_ok=True)
         head = self.checkpoint()
         size = head.tree_size
         _require_same(folder, head)
@@ -116,12 +138,13 @@ class LiveLog:
             if path.exists():
                 continue
             try:
-                with self._open(f"tile/{path_of(address)}") as answer:
-                    content = answer.read()
+                content = self._whole(f"tile/{path_of(address)}", _BYTES)
             except Refused as error:
                 if isinstance(address, BundleAddress) and error.status == 404:
                     continue  # pruned: the hashes are in the tile
                 raise
+            if not _is_of(content, address):
+                raise Refused(f"{self._url}/tile/{path_of(address)} gives something that is not this tile")
             path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, content, mode=0o644)  # what is there is not asked for again, so it has to be whole
         known = {"first_key": head.first_key, "rotations": head.rotations, "cosigned": head.cosigned}
@@ -129,27 +152,113 @@ class LiveLog:
         write_whole(folder / "checkpoint", head.checkpoint.encode(), mode=0o644)
         return size
 
-    def _open(
-        self, path: str, query: dict[str, Any] | None = None, accept: str = "*/*", content: bytes | None = None
-    ) -> Any:
+    def _document(
+        self, path: str, kind: type[T], query: dict[str, Any] | None = None, content: bytes | None = None
+    ) -> T:
+        document = self._whole(path, _JSON, query, content)
+        try:
+            return msgspec.json.decode(document, type=kind)
+        except msgspec.MsgspecError:
+            raise Refused(f"{self._url}/{path} gives something else than it should: {_REMEDIES[404]}") from None
+
+    def _whole(self, path: str, gives: str, query: dict[str, Any] | None = None, content: bytes | None = None) -> bytes:
+        try:
+            with self._open(path, query, gives=gives, content=content) as answer:
+                return bytes(answer.read())
+        except Refused:
+            raise
+        except (OSError, HTTPException) as error:
+            raise _broken(self._url, error) from None
+
+    def _pour(self, path: str, query: dict[str, str], gives: str, out: BinaryIO) -> None:
+        with self._open(path, query, gives=gives) as answer:
+            while True:
+                try:
+                    chunk = answer.read(_READ_BYTES)
+                except (OSError, HTTPException) as error:
+                    raise _broken(self._url, error) from None
+                if not chunk:
+                    return
+                out.write(chunk)
+
+    def _open(self, path: str, query: dict[str, Any] | None = None, *, gives: str, content: bytes | None = None) -> Any:
+        """Ask, and return the answer when it is of the media type that `gives` names. Raises: Refused."""
         asked = urllib.parse.urlencode({**(query or {}), **self._tenant}) if content is None else ""
         request = urllib.request.Request(  # noqa: S310 - the address is the operator's own, checked below
             f"{self._url}/{path}{'?' + asked if asked else ''}",
             data=content,
             headers={
                 "authorization": f"Bearer {self._token}",
-                "accept": accept,
-                **({} if content is None else {"content-type": "application/json"}),
+                "accept": _JSON if gives == _JSON else "*/*",
+                **({} if content is None else {"content-type": _JSON}),
             },
         )
+        answer = self._ask(request, path)
+        if (got := answer.headers.get_content_type()) != gives:
+            answer.close()
+            raise Refused(f"{self._url}/{path} gives {plain(got)} and not {gives}: {_REMEDIES[404]}")
+        return answer
+
+    def _ask(self, request: urllib.request.Request, path: str) -> Any:
         if request.type not in {"http", "https"}:
             raise Refused(f"{self._url}: http or https")
         try:
-            return urllib.request.urlopen(request, timeout=TIMEOUT_S)  # noqa: S310 - http or https, see above
+            return OPENER.open(request, timeout=TIMEOUT_S)
         except urllib.error.HTTPError as error:
-            raise Refused(f"{self._url}/{path} answers {error.code}: {_detail(error)}", error.code) from None
+            raise _refusal(f"{self._url}/{path}", error) from None
         except urllib.error.URLError as error:
-            raise Refused(f"{self._url} can't be reached: {error.reason}") from None
+            raise Refused(f"{self._url} can't be reached: {why(error)}") from None
+        except (OSError, HTTPException) as error:
+            raise _broken(self._url, error) from None
+
+
+class _Stay(urllib.request.HTTPRedirectHandler):
+    """Follows no redirect: the token is for the address that was given, and for no other."""
+
+    def redirect_request(self, *_: Any) -> None:
+        """Leave the redirect to be told as what it is."""
+
+
+OPENER = urllib.request.build_opener(_Stay)
+"""How the command line asks others; a redirect is an error."""
+
+
+def _refusal(name: str, error: urllib.error.HTTPError) -> Refused:
+    """Say what an installation answered, and what can be done about it."""
+    with error:
+        if 300 <= error.code < 400:
+            where = plain(str(error.headers.get("location", "elsewhere")))[:MOST_DETAIL]
+            return Refused(f"{name} answers {error.code}: it is at {where}; give that address", error.code)
+        remedy = f" ({_REMEDIES[error.code]})" if error.code in _REMEDIES else ""
+        return Refused(f"{name} answers {error.code}: {_detail(error)}{remedy}", error.code)
+
+
+def _broken(name: str, error: Exception) -> Broken:
+    said = "it answered with half of what it meant to" if "IncompleteRead" in type(error).__name__ else why(error)
+    return Broken(f"{name}: the connection broke: {plain(said)[:MOST_DETAIL]}")
+
+
+def _is_of(content: bytes, address: TileAddress | BundleAddress) -> bool:
+    """Whether these are as many hashes, or entries, as the address says."""
+    if isinstance(address, TileAddress):
+        return len(content) == address.width * HASH_BYTES
+    try:
+        return len(read_bundle(content)) == address.width
+    except ValueError:
+        return False
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Own a folder meanwhile. Raises: Refused when another mirror is under way in it."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise Refused(f"{folder}: another mirror is under way there") from None
+    finally:
+        os.close(handle)
 
 
 def _require_same(folder: Path, head: Checkpoint) -> None:
@@ -167,7 +276,7 @@ def _require_same(folder: Path, head: Checkpoint) -> None:
 
 
 def _detail(error: urllib.error.HTTPError) -> str:
-    try:
-        return str(msgspec.json.decode(error.read())["detail"])
-    except (OSError, msgspec.MsgspecError, KeyError, TypeError):
-        return str(error.reason)
+    """Return what the answer says for people, however it was given: a proxy's page is not repeated."""
+    with suppress(OSError, HTTPException, msgspec.MsgspecError, KeyError, TypeError):
+        return plain(str(msgspec.json.decode(error.read(1 << 16))["detail"]))[:MOST_DETAIL]
+    return plain(str(error.reason))[:MOST_DETAIL]

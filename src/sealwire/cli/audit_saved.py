@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from hashlib import file_digest
+from io import BufferedRandom
 from pathlib import Path
 
 import msgspec
 import typer
 
-from sealwire.cli.terminal import say_json
-from sealwire.kit.codec import encode
+from sealwire.cli.terminal import say, say_json
 from sealwire.services.compliance.bundle_file import BundleCut, count_exhibits
 
 _TAIL_BYTES = 4096
@@ -37,27 +38,29 @@ class _EndLine(msgspec.Struct, frozen=True):
     end: _End
 
 
-def saved_export(file: Path) -> Saved:
-    """Return what an export holds, as its last line says. Raises: Cut when that line is missing."""
-    size = file.stat().st_size
-    with file.open("rb") as source:
-        source.seek(max(0, size - _TAIL_BYTES))
-        last = source.read().rstrip(b"\n").rpartition(b"\n")[2]
+def saved_export(draft: BufferedRandom, file: Path) -> Saved:
+    """Return what an export, to be put at `file`, holds, as its last line says. Raises: Cut when it is not whole."""
+    size = draft.seek(0, os.SEEK_END)
+    draft.seek(max(0, size - _TAIL_BYTES))
+    tail = draft.read()
+    last = tail[:-1].rpartition(b"\n")[2]
     try:
         end = msgspec.json.decode(last, type=_EndLine).end
-    except msgspec.MsgspecError:
-        raise Cut(f"{file}: the export ends before its last line") from None
-    return Saved(path=str(file), records=end.records, size_bytes=size, sha256=_digest(file))
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        end = None
+    if end is None or not tail.endswith(b"\n"):
+        raise Cut("the export ends before its last line")
+    return Saved(path=str(file), records=end.records, size_bytes=size, sha256=_digest(draft))
 
 
-def saved_bundle(file: Path) -> Saved:
-    """Return what a bundle of evidence holds. Raises: Cut when it is not whole."""
+def saved_bundle(draft: BufferedRandom, file: Path) -> Saved:
+    """Return what a bundle of evidence, to be put at `file`, holds. Raises: Cut when it is not whole."""
+    draft.seek(0)
     try:
-        with file.open("rb") as source:
-            records = count_exhibits(source)
+        records = count_exhibits(draft)
     except BundleCut:
-        raise Cut(f"{file}: the bundle is not whole") from None
-    return Saved(path=str(file), records=records, size_bytes=file.stat().st_size, sha256=_digest(file))
+        raise Cut("the bundle ends before its end") from None
+    return Saved(path=str(file), records=records, size_bytes=draft.seek(0, os.SEEK_END), sha256=_digest(draft))
 
 
 def saved_tiles(folder: Path, records: int) -> Saved:
@@ -67,18 +70,18 @@ def saved_tiles(folder: Path, records: int) -> Saved:
     return Saved(path=str(folder), records=records, size_bytes=size, files=len(files))
 
 
-def say(saved: Saved, *, as_json: bool) -> None:
+def tell(saved: Saved, *, as_json: bool) -> None:
     """Tell what was written where."""
     if as_json:
-        say_json(msgspec.json.decode(encode(saved)))
+        say_json(saved)
         return
     what = f"{saved.files:,} files, " if saved.files else ""
     typer.secho("saved", fg=typer.colors.GREEN, nl=False)
-    typer.echo(f"  {saved.path}: {saved.records:,} records, {what}{saved.size_bytes:,} bytes")
+    say(f"  {saved.path}: {saved.records:,} records, {what}{saved.size_bytes:,} bytes")
     if saved.sha256:
-        typer.echo(f"  sha256 {saved.sha256}")
+        say(f"  sha256 {saved.sha256}")
 
 
-def _digest(file: Path) -> str:
-    with file.open("rb") as source:
-        return file_digest(source, "sha256").hexdigest()
+def _digest(draft: BufferedRandom) -> str:
+    draft.seek(0)
+    return file_digest(draft, "sha256").hexdigest()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import urllib.error
 import urllib.request
 from base64 import b64encode
+from http.client import HTTPException
 
-from sealwire.cli.audit_live import TIMEOUT_S, LiveLog, Refused
+from sealwire.cli.audit_live import OPENER, TIMEOUT_S, LiveLog, Refused
+from sealwire.cli.terminal import why
 from sealwire.contracts.witness import CosignedCheckpoint
 from sealwire.services.compliance.notes import NoteInvalid, parse_checkpoint, parse_note
 
@@ -55,11 +57,16 @@ def _add_checkpoint(url: str, older: int, proof: list[bytes], note: str) -> str:
     if request.type not in {"http", "https"}:
         raise Refused(f"{url}: http or https")
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:  # noqa: S310 - http or https, see above
+        with OPENER.open(request, timeout=TIMEOUT_S) as answer:
             return str(answer.read(_ANSWER_BYTES).decode())
     except urllib.error.HTTPError as error:
         said = error.read(_ANSWER_BYTES)
-        if error.code == 409 and error.headers.get_content_type() == SIZE_TYPE and said.strip().isdigit():
+        if (
+            error.code == 409
+            and error.headers.get_content_type() == SIZE_TYPE
+            and said.strip().isdigit()
+            and len(said) < 20
+        ):
             raise _SeenAlready(int(said)) from None
         reason = {
             403: "it doesn't know the key that signed this checkpoint",
@@ -70,5 +77,5 @@ def _add_checkpoint(url: str, older: int, proof: list[bytes], note: str) -> str:
         raise Refused(f"{url} answers {error.code}: {reason}", error.code) from None
     except UnicodeDecodeError:
         raise Refused(f"{url} answers something that is no text") from None
-    except OSError as error:
-        raise Refused(f"{url} can't be reached: {error}") from None
+    except (OSError, HTTPException) as error:
+        raise Refused(f"{url} can't be reached: {why(error)}") from None

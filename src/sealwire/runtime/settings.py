@@ -17,6 +17,7 @@ from sealwire.adapters.distributed.drivers.cache_address import CacheAddress
 from sealwire.boundary.config import BoundaryConfig
 from sealwire.kit.config import Setting, SettingError
 from sealwire.kit.config import load as load_sections
+from sealwire.kit.files import write_whole
 from sealwire.services.auth.config import AuthConfig
 from sealwire.services.auth.relying_party import party_of
 from sealwire.services.compliance.config import ComplianceConfig
@@ -228,7 +229,7 @@ def mark_production(data: Path, kek: Path | None) -> None:
     if kek is not None:
         kek.parent.mkdir(parents=True, exist_ok=True)
         FileKeyProvider.open(kek).close()
-    (data / INSTALLATION).write_bytes(msgspec.json.encode(Installation(kek=str(kek or ""))))
+    write_whole(data / INSTALLATION, msgspec.json.encode(Installation(kek=str(kek or ""))))
 
 
 def prepare_data(data: Path) -> None:
