@@ -60,7 +60,10 @@ OPEN_CALLS = {
 
 @pytest.fixture
 async def assembly(tmp_path) -> AsyncIterator[Assembly]:
-    flags = {"server": {"data": str(tmp_path / "data"), "port_base": free_port_base(), "expose_services": True}}
+    flags = {
+        "server": {"data": str(tmp_path / "data"), "port_base": free_port_base(), "expose_services": True},
+        "gateway": {"shed_above_lag_ms": 60_000},  # what is busy beside the test is no matter here
+    }
     loaded, _ = settings.load(flags=flags, env={}, file=tmp_path / "none.toml")
     made = Assembly(settings=loaded)
     for _, run, _ in made.steps():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -16,6 +17,7 @@ from sealwire.kit.codec import Input, encode
 from sealwire.kit.exchange import Exchange
 from sealwire.kit.http import App, Edge
 from sealwire.kit.operation import Operation, Policy
+from sealwire.kit.problem import Unavailable
 from sealwire.runtime.glance import Glance
 from sealwire.runtime.http_protocol import bounded
 from sealwire.runtime.server import Server, listen
@@ -160,7 +162,7 @@ def test_the_refusal_is_a_problem_that_says_when_to_come_back() -> None:
 class Shut:
     """An admission that is shut whenever it is told to be."""
 
-    refusal = b'{"code":"unavailable"}'
+    refusal = encode(Unavailable("Too much.").document())
     lines = b"content-type: application/problem+json\r\nretry-after: 1\r\n"
 
     def __init__(self) -> None:
@@ -234,8 +236,15 @@ async def statuses(reader: asyncio.StreamReader, count: int) -> list[int]:
             found.append(int(head.split()[1]))
             if found[-1] == 503:
                 assert b"retry-after: 1" in head
-                assert await reader.readexactly(len(Shut.refusal)) == Shut.refusal
+                refused = await problem_behind(reader, head)
+                assert (refused["code"], refused["detail"]) == ("unavailable", "Too much.")
     return found
+
+
+async def problem_behind(reader: asyncio.StreamReader, head: bytes) -> dict[str, Any]:
+    """Read the problem document that comes after a head."""
+    length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+    return json.loads(await reader.readexactly(length))
 
 
 async def test_a_request_turned_away_leaves_the_connection_good(served: Any) -> None:
@@ -251,16 +260,19 @@ async def test_a_request_in_one_piece_is_refused_like_one_that_is_read(served: A
     """Two are only looked at, the one between them is read: the answers are one, and so is what is told of them."""
     shut, reader, writer = served
     shut.shut = True
-    named = HEAD.replace(b"/note", b"/note?x=%41").replace(b"Host", b"User-Agent: me\r\nhost")
-    answers = []
+    named = HEAD.replace(b"/note", b"/note?x=%41").replace(
+        b"Host", b"User-Agent: me\r\ntraceparent: 00-" + b"ab" * 16 + b"-00f067aa0ba902b7-01\r\nhost"
+    )
+    answers, problems = [], []
     for pieces in ((named + BODY,), (named + BODY, b"\r\n"), (named + BODY,)):  # more behind it: not looked at
         writer.write(b"".join(pieces))
         async with asyncio.timeout(5):
             head = await reader.readuntil(b"\r\n\r\n")
             answers.append(b"\r\n".join(line for line in head.split(b"\r\n") if not line.startswith(b"date:")))
             if b" 503 " in head:
-                answers[-1] += await reader.readexactly(len(Shut.refusal))
+                problems.append(await problem_behind(reader, head))
     assert answers == [answers[0]] * 3
+    assert [(one["instance"], one["trace_id"]) for one in problems] == [("/note", "ab" * 16)] * 3
     assert shut.told == [shut.told[0]] * 3
     assert shut.told[0][:2] == ("POST", b"/note")
     assert (b"user-agent", b"me") in shut.told[0][2]
@@ -296,10 +308,10 @@ async def test_nothing_of_a_refused_request_is_kept(served: Any) -> None:
     secret = HEAD.replace(b"Host", b"Authorization: Bearer secret\r\nHost")
     for request in (secret + BODY, secret.replace(b"POST", b"HEAD") + BODY):
         writer.write(request)
-        await reader.readuntil(b"\r\n\r\n")
+        head = await reader.readuntil(b"\r\n\r\n")
         assert (shut.glance.url, shut.glance.headers) == (b"", [])
         if request.startswith(b"POST"):
-            await reader.readexactly(len(Shut.refusal))
+            await problem_behind(reader, head)
 
 
 async def test_who_closes_afterwards_is_closed_and_a_head_has_no_body(served: Any) -> None:

@@ -13,7 +13,7 @@ from sealwire.contracts.audit_log import AuditEntry
 from sealwire.kit.caller import ANONYMOUS, Caller, Principal
 from sealwire.kit.exchange import Exchange
 from sealwire.kit.http import App, Edge
-from sealwire.kit.operation import Operation, Policy
+from sealwire.kit.operation import Operation, Policy, RateClass
 from sealwire.kit.permission import Permission, Role
 from sealwire.services.gateway.config import GatewayConfig
 from sealwire.services.gateway.gate import GatewayGate, Lag
@@ -21,6 +21,7 @@ from sealwire.services.gateway.limiter import Limiter
 from sealwire.services.gateway.minute_counts import MinuteCounts
 from sealwire.testing.clock import ManualClock
 
+NONE = RateClass.NONE
 PERSON = Principal(kind="user", tenant_id="acme", subject="u-1", role=Role.MEMBER)
 GET = Operation(name="get", service="notes", verb="GET", path="/api/v1/notes/{note_id}", needs=Permission.READ,
                 status=204, summary="")  # fmt: skip
@@ -47,6 +48,10 @@ def authenticate(exchange: Exchange, policy: Policy) -> Caller:
 async def nothing(caller: Caller, *rest: object) -> None: ...
 
 
+async def page(exchange: Exchange, caller: Caller) -> None:
+    await exchange.answer(204)
+
+
 class Gated:
     def __init__(self, *, full: Callable[[], bool] | None = None, **config: object) -> None:
         self.records, self.lag = Records(), Lag()
@@ -62,10 +67,18 @@ class Gated:
         )
         edge = Edge(authenticate=authenticate)
         self.waiting, self.both_wait, self.go_on = 0, asyncio.Event(), asyncio.Event()
-        self.app = App([edge.bind(GET, nothing), edge.bind(OPEN, nothing), edge.bind(WAIT, self.wait)], gate=gate)
+        self.at_work = asyncio.Event()
+        pages = [
+            edge.stream("GET", path, page, policy=Policy.PUBLIC, rate=NONE)
+            for path in ("/health", "/ready", "/metrics")
+        ]
+        self.app = App(
+            [edge.bind(GET, nothing), edge.bind(OPEN, nothing), edge.bind(WAIT, self.wait), *pages], gate=gate
+        )
 
     async def wait(self, caller: Caller) -> None:
         self.waiting += 1
+        self.at_work.set()
         if self.waiting == 2:
             self.both_wait.set()
         await self.go_on.wait()
@@ -102,6 +115,23 @@ async def test_where_it_is_asked_for_nothing_is_answered_that_can_not_be_recorde
     full = False
     assert (await gated.ask("GET", "/api/v1/notes/7", authorization="x")).status_code == 204
     assert (await Gated().ask("GET", "/api/v1/notes/7", authorization="x")).status_code == 204
+
+
+async def test_who_watches_the_installation_sees_it_however_loaded_it_is():
+    """Load balancers and operators ask when too much is asked; the API is refused then."""
+    gated = Gated(per_ip_per_minute=1, per_ip_in_flight=1, max_in_flight=1)
+    watched = ("/health", "/ready", "/metrics")
+    wait = asyncio.create_task(gated.ask("POST", "/api/v1/wait"))
+    await gated.at_work.wait()
+    gated.lag.lag_s = 9.0
+    for path in watched * 2:
+        assert (await gated.ask("GET", path)).status_code == 204, path
+        assert (await gated.ask("POST", path)).status_code == 405
+    assert (await gated.ask("POST", "/api/v1/open", peer="198.51.100.8")).status_code == 503
+    assert (await gated.ask("GET", "/metrics", authorization="x")).status_code == 429, "a credential costs more"
+    assert (await gated.ask("GET", "/nowhere")).status_code == 429
+    gated.go_on.set()
+    assert (await wait).status_code == 204
 
 
 async def test_a_record_can_be_stored_whatever_the_path_holds():

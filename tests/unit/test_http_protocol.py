@@ -7,6 +7,7 @@ import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
+import msgspec
 import pytest
 
 from sealwire.kit.caller import ANONYMOUS, Caller
@@ -289,6 +290,43 @@ async def test_a_bad_head_is_refused_and_the_connection_closed(wire: Wire, reque
     await wire.say(request_)
     found, headers, _ = await wire.answer()
     assert (found, headers["content-type"]) == (status, "application/problem+json")
+    assert await wire.closed()
+
+
+TRACE = b"Traceparent: 00-" + b"ab" * 16 + b"-00f067aa0ba902b7-01\r\n"
+ABOUT = {
+    "a line of no HTTP": (b"nonsense\r\n\r\n", 400, "", False),
+    "another version": (b"GET /look/a HTTP/9.9\r\nHost: a\r\n\r\n", 400, "", False),
+    "a line that is too long": (GET % (b"/" + b"a" * 5_000, b""), 431, "", False),
+    "no host": (b"GET /look/a%20b?token=x HTTP/1.1\r\n" + TRACE + b"\r\n", 400, "/look/a b", True),
+    "no headers at all": (b"GET /look/a HTTP/1.1\r\n\r\n", 400, "/look/a", False),
+    "a header too many": (GET % (b"/look/a", TRACE + b"X-Many: 1\r\n" * 101), 431, "/look/a", True),
+    "an endless header": (b"GET /look/a HTTP/1.1\r\n" + TRACE + b"X: " + b"x" * 5_000, 431, "/look/a", True),
+    "a broken header": (b"GET /look/a HTTP/1.1\r\n" + TRACE + b"Host: a\r\nX\x00: 1\r\n\r\n", 400, "/look/a", True),
+    "broken chunks": (b"POST /count HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n" + TRACE + b"\r\nx",
+                      400, "/count", True),
+    "late": (b"GET http://a/look/a HTTP/1.1\r\n" + TRACE + b"Host", 408, "/look/a", True),
+    "nothing behind another": (said("one") + b"\0\r\n\r\n", 400, "", False),
+    "a broken one behind another": (said("one") + b"GET /look/a HTTP/1.1\r\n" + TRACE + b"Host: a\r\nX\x00\r\n", 400,
+                                    "/look/a", True),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ABOUT)
+async def test_a_refusal_says_what_it_is_about_as_far_as_that_is_known(wire: Wire, name: str) -> None:
+    request, status, instance, named = ABOUT[name]
+    first, second, rest = request.partition(b'"one"}')
+    if second:
+        await wire.say(first + second)
+        assert (await wire.answer())[0] == 200
+        await wire.say(rest)
+    else:
+        await wire.say(request)
+    found, headers, body = await wire.answer()
+    document = msgspec.json.decode(body)
+    assert (found, document["status"], document["instance"]) == (status, status, instance)
+    assert document["trace_id"] == "ab" * 16 if named else len(document["trace_id"]) == 32
+    assert "date" in headers
     assert await wire.closed()
 
 

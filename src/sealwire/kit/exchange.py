@@ -59,7 +59,8 @@ class Exchange:
     """A request being answered. Made by the app, handed to raw handlers and to the authenticator."""
 
     __slots__ = ("_direct", "_named", "_receive", "_send", "caller", "extra_headers", "fixed", "method", "params",
-                 "path", "route", "scope", "started", "started_us", "status", "trace_id", "untimed")  # fmt: skip
+                 "path", "place", "route", "scope", "started", "started_us", "status", "trace_id",
+                 "untimed")  # fmt: skip
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, direct: Direct | None = None) -> None:
         self.scope = scope
@@ -80,6 +81,8 @@ class Exchange:
         self.trace_id = ""
         self.route: Any = None
         self.caller: Any = None
+        self.place: str | None = None
+        """What its address is counted as, from when it is counted as in work (services/gateway/limiter.py)."""
 
     def named_headers(self) -> dict[bytes, bytes]:
         """Return the headers by name in lower case, of each the first; shorter than the list when one came twice."""
@@ -124,23 +127,9 @@ class Exchange:
         return client[0] if client else ""
 
     def set_trace(self) -> None:
-        """Take the trace id of a W3C `traceparent` header, or make one.
-
-        Versions after 00 begin as that one and may go on behind another dash (Trace Context section 4.3).
-        """
+        """Take the trace id of a W3C `traceparent` header, or make one."""
         parent = self.header(b"traceparent")
-        if (
-            parent is not None
-            and (len(parent) == 55 or (parent[55:56] == b"-" and parent[:2] != b"00"))
-            and parent[2:3] == parent[35:36] == parent[52:53] == b"-"
-            and parent[:2] != b"ff"
-            and not (parent[:2] + parent[3:35] + parent[36:52] + parent[53:55]).translate(None, _HEX)
-            and parent[3:35].strip(b"0")
-            and parent[36:52].strip(b"0")
-        ):
-            self.trace_id = parent[3:35].decode()
-            return
-        self.trace_id = random_hex()
+        self.trace_id = random_hex() if parent is None else read_trace(parent)
 
     def body_at_hand(self, limit_bytes: int) -> bytes | None:
         """Return the whole body if it has arrived already, as it mostly has; else None. Raises: TooLarge."""
@@ -247,6 +236,31 @@ class Exchange:
             headers.append((b"allow", ", ".join(allow).encode()))
         document = problem.document(instance=self.path, trace_id=self.trace_id)
         await self.answer(problem.status, encode(document), headers)
+
+
+def trace_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """Return the trace id that a request of these headers (lowercase) came with, or a new one."""
+    for name, value in headers:
+        if name == b"traceparent":
+            return read_trace(value)
+    return random_hex()
+
+
+def read_trace(parent: bytes) -> str:
+    """Return the trace id of a W3C `traceparent` header, or a new one.
+
+    Versions after 00 begin as that one and may go on behind another dash (Trace Context section 4.3).
+    """
+    if (
+        (len(parent) == 55 or (parent[55:56] == b"-" and parent[:2] != b"00"))
+        and parent[2:3] == parent[35:36] == parent[52:53] == b"-"
+        and parent[:2] != b"ff"
+        and not (parent[:2] + parent[3:35] + parent[36:52] + parent[53:55]).translate(None, _HEX)
+        and parent[3:35].strip(b"0")
+        and parent[36:52].strip(b"0")
+    ):
+        return parent[3:35].decode()
+    return random_hex()
 
 
 def _lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:

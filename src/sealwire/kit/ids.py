@@ -6,7 +6,7 @@ import os
 import time
 
 _DRAWS = 256
-_TAIL = len("xxx-yxxx-xxxxxxxxxxxx")
+_PLACE = len("xxx-yxxx-xxxxxxxxxxxx ")
 _VARIANT = bytes.maketrans(b"0123456789abcdef", b"89ab" * 4)
 _draws: list[str] = []
 _tails: list[str] = []
@@ -26,9 +26,8 @@ def random_hex() -> str:
     try:
         return _draws.pop()
     except IndexError:
-        drawn = os.urandom(16 * _DRAWS).hex()
-        _draws.extend([drawn[i : i + 32] for i in range(32, len(drawn), 32)])
-        return drawn[:32]
+        _draws.extend(os.urandom(16 * _DRAWS).hex(" ", 16).split(" "))
+        return _draws.pop()
 
 
 def new_id() -> str:
@@ -49,8 +48,8 @@ def new_id() -> str:
 
 def _drawn_tails() -> list[str]:
     """Draw the ends of many ids: digits of chance side by side, then the same place of all of them at once."""
-    digits = bytearray(os.urandom(_TAIL * _DRAWS // 2).hex().encode())
-    digits[3::_TAIL] = digits[8::_TAIL] = b"-" * _DRAWS
-    digits[4::_TAIL] = digits[4::_TAIL].translate(_VARIANT)
-    text = digits.decode()
-    return [text[at : at + _TAIL] for at in range(0, len(text), _TAIL)]
+    digits = bytearray(os.urandom(_PLACE * _DRAWS // 2).hex().encode())
+    digits[3::_PLACE] = digits[8::_PLACE] = b"-" * _DRAWS
+    digits[4::_PLACE] = digits[4::_PLACE].translate(_VARIANT)
+    digits[_PLACE - 1 :: _PLACE] = b" " * _DRAWS
+    return digits.decode().split()

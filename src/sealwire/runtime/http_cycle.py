@@ -10,6 +10,9 @@ from typing import Any, Protocol
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
+from sealwire.kit.problem import Internal
+from sealwire.runtime.http_refusals import document_about
+
 log = logging.getLogger("sealwire.http")
 
 Message = MutableMapping[str, Any]
@@ -18,7 +21,7 @@ DISCONNECT: dict[str, Any] = {"type": "http.disconnect"}
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 CLOSE_LINE = b"connection: close\r\n"
 BODILESS = frozenset({204, 304})
-FAILED = b"content-type: text/plain; charset=utf-8\r\nconnection: close\r\n"
+FAILED = b"content-type: application/problem+json\r\ncache-control: no-store\r\n"
 
 
 class Connection(Protocol):
@@ -105,7 +108,7 @@ class Cycle:
             self._connection.transport.abort()  # nor does a client that doesn't read get what is buffered
         else:
             self.keep_alive = False
-            self.answer(500, FAILED, b"Internal Server Error")
+            self.answer(500, FAILED, document_about(Internal, self.scope["path"], self.scope["headers"]))
 
     # ---- the app's side, short
 

@@ -10,7 +10,7 @@ import asyncio
 import re
 import urllib.parse
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from itertools import chain
 from typing import Any
 
@@ -19,10 +19,11 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from sealwire.kit.codec import encode
-from sealwire.kit.exchange import Exchange
+from sealwire.kit.exchange import Exchange, trace_of
 from sealwire.kit.problem import Malformed, Problem
 from sealwire.runtime.glance import Glance
 from sealwire.runtime.http_cycle import Admission, Cycle, log
+from sealwire.runtime.http_refusals import HeadTooLarge, HeadTooSlow, QuickProblem, document_about, path_of
 
 MAX_HEADERS = 100
 ASGI = {"version": "3.0", "spec_version": "2.3"}
@@ -32,18 +33,6 @@ looked at before (RFC 9110 section 6.5.1)."""
 Answer = Callable[[Exchange], Awaitable[None]]
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
 """RFC 9112 section 3.2 and RFC 3986 section 3.2, without the comma that joins two."""
-
-
-class HeadTooLarge(Problem):
-    """The request's headers are larger or more than allowed."""
-
-    code, title, status = "headers_too_large", "The headers are too large", 431
-
-
-class HeadTooSlow(Problem):
-    """The request's headers did not arrive in time."""
-
-    code, title, status = "headers_too_slow", "The request came too slowly", 408
 
 
 class BoundedHttp(HttpToolsProtocol):
@@ -56,6 +45,7 @@ class BoundedHttp(HttpToolsProtocol):
     limit_bytes = 32_768
     timeout_s = 20.0
     admission: Admission | None = None
+    turned_away: QuickProblem
     glance: Glance
     public_scheme = ""
 
@@ -295,7 +285,7 @@ class BoundedHttp(HttpToolsProtocol):
         assert admission is not None  # it held the request
         admission.refuse(scope["method"], scope["raw_path"], scope["headers"], self.client)
         self._take_defaults()
-        if not cycle.answer(503, admission.lines, admission.refusal):
+        if not cycle.answer(503, admission.lines, self.turned_away.about(scope["path"], scope["headers"])):
             self.transport.close()
 
     def _turn_away_unread(self, piece: bytes) -> bool:
@@ -312,19 +302,23 @@ class BoundedHttp(HttpToolsProtocol):
             or not glance.whole(piece)
             or b"%" in (path := glance.url.partition(b"?")[0])
             or path[:1] != b"/"
+            or not path.isascii()
             or admission.open(path)
             or len(glance.headers) > MAX_HEADERS
         ):
             glance.forget()
             return False
         admission.refuse(glance.method.decode("ascii"), path, glance.headers, self.client)
-        glance.forget()
         self._take_defaults()
-        body = admission.refusal
+        told, instance = self.turned_away, encode(path.decode("ascii"))
         self.transport.write(
-            b"%b%b%bcontent-length: %d\r\n\r\n%b"
-            % (STATUS_LINE[503], self.default_lines, admission.lines, len(body), body)
+            b"%b%b%bcontent-length: %d\r\n\r\n%b%b%b%b%b"
+            % (
+                *(STATUS_LINE[503], self.default_lines, admission.lines, told.length + len(instance)),
+                *(told.before, instance, told.between, trace_of(glance.headers).encode(), told.after),
+            )
         )
+        glance.forget()
         self.answered()
         return True
 
@@ -379,13 +373,20 @@ class BoundedHttp(HttpToolsProtocol):
         """Answer with a problem document and close: what follows on this connection can't be trusted."""
         if self.transport.is_closing():
             return
-        body = encode(kind().document())
+        body = document_about(kind, *self._asked())
+        self._take_defaults()
         head = (
-            b"content-type: application/problem+json\r\nconnection: close\r\n"
+            b"content-type: application/problem+json\r\ncache-control: no-store\r\nconnection: close\r\n"
             b"x-content-type-options: nosniff\r\ncontent-length: %d\r\n\r\n" % len(body)
         )
-        self.transport.write(STATUS_LINE[kind.status] + head + body)
+        self.transport.write(STATUS_LINE[kind.status] + self.default_lines + head + body)
         self.transport.close()
+
+    def _asked(self) -> tuple[str, Sequence[tuple[bytes, bytes]]]:
+        """Return path and headers of what is being read, as far as they are known: its line was read whole."""
+        if self.headers is NO_TRAILERS:  # the head was read, or the next has not begun
+            return ("", ()) if self._in_head else (self.scope["path"], self.scope["headers"])
+        return (path_of(self.url), self.headers) if self.headers or not self._in_head else ("", ())
 
 
 def bounded(
@@ -397,6 +398,7 @@ def bounded(
         "timeout_s": timeout_s,
         "public_scheme": public_scheme,
         "admission": admission,
+        "turned_away": None if admission is None else QuickProblem(admission.refusal),
         "glance": Glance(),
     }
     return type("BoundedHttpConfigured", (BoundedHttp,), settings)

@@ -7,7 +7,7 @@ import contextlib
 import time
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
@@ -24,6 +24,9 @@ from sealwire.services.gateway.limiter import Limiter
 from sealwire.services.gateway.meter import RequestMeter
 
 LAG_PROBE_S = 0.05
+API: Final = "/api/v1/"
+_WATCHED: Final = frozenset({"/health", "/ready", "/metrics"})
+_PUBLIC, _UNLIMITED = Policy.PUBLIC, RateClass.NONE  # read for every request
 _URL_CHARACTERS = 512
 CORS_METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 CORS_HEADERS = (
@@ -98,16 +101,20 @@ class GatewayGate:
         Gauge("sealwire_loop_lag_seconds", "Event loop lag", registry=registry).set_function(lambda: self._lag.lag_s)
 
     def enter(self, exchange: Exchange) -> None:
-        """Shed, mark CORS, count the address. Raises: Unavailable, RateLimited."""
+        """Shed, mark CORS, count the address. Raises: Unavailable, RateLimited.
+
+        As at the door (admission.py) only the API is shed, and no limit stands before the pages by which people and
+        load balancers see how the installation is: they are wanted most when too much is asked.
+        """
         self._entered += 1
         if self._proxies and exchange.ip in self._proxies:
             address = forwarded_for(exchange.header_values(b"x-forwarded-for"), exchange.ip, self._proxies)
             exchange.scope["client"] = (address, 0)
         if self._origins and (origin := exchange.header(b"origin")) is not None:
             self._allow_origin(exchange, origin)
-        if self._limiter is not None:
+        if self._limiter is not None and (exchange.path not in _WATCHED or _has_credential(exchange)):
             self._limiter.begin(exchange)
-        if self._entered > self._max_in_flight or self._lag.lag_s > self._max_lag_s:
+        if (self._entered > self._max_in_flight or self._lag.lag_s > self._max_lag_s) and exchange.path.startswith(API):
             self._shed.inc()
             raise Unavailable("More is asked than can be answered in time; please come back.", retry_after_s=1)
 
@@ -132,10 +139,10 @@ class GatewayGate:
         route = exchange.route
         if self._full is not None and route.audited and self._full():
             raise AuditUnavailable("The records of requests have no room left.", retry_after_s=5)
-        if self._limiter is None or route.rate is RateClass.NONE:
+        if self._limiter is None or route.rate is _UNLIMITED:
             return
         principal = caller.principal
-        by_address = principal.kind == "anonymous" or route.policy is Policy.PUBLIC
+        by_address = principal.kind == "anonymous" or route.policy is _PUBLIC
         self._limiter.count_caller(exchange, route.rate, network_of(caller.ip) if by_address else principal.subject)
 
     def leave(self, exchange: Exchange) -> None:
@@ -153,6 +160,11 @@ class GatewayGate:
             self._meter.count(exchange.method, template, exchange.status, seconds)
         if route is None or route.audited:
             self._records.put(record_of(exchange, template, seconds))
+
+
+def _has_credential(exchange: Exchange) -> bool:
+    """Whether somebody wants to be known, which may cost more than an answer without."""
+    return exchange.header(b"authorization") is not None or exchange.header(b"cookie") is not None
 
 
 def record_of(exchange: Exchange, template: str, seconds: float) -> AuditEntry:

@@ -8,6 +8,7 @@ from time import time
 from limits import RateLimitItem, RateLimitItemPerMinute
 
 from sealwire.kit.caller import Caller
+from sealwire.kit.clock import US_PER_S
 from sealwire.kit.exchange import Exchange
 from sealwire.kit.forwarded import network_of
 from sealwire.kit.operation import RateClass
@@ -55,7 +56,8 @@ class Limiter:
 
         Raises: RateLimited; `end` it all the same.
         """
-        place = network_of(exchange.ip)
+        ip = exchange.ip
+        place = exchange.place = network_of(ip) if ":" in ip else ip
         in_work = self._in_work[place] = self._in_work.get(place, 0) + 1
         if in_work > self._at_once:
             raise RateLimited(f"More than {self._at_once} requests at once.", retry_after_s=1.0)
@@ -64,8 +66,10 @@ class Limiter:
             raise _refusal(allowed, exchange)
 
     def end(self, exchange: Exchange) -> None:
-        """Count a request that began as answered."""
-        place = network_of(exchange.ip)
+        """Count a request as answered, if it began."""
+        place = exchange.place
+        if place is None:
+            return
         left = self._in_work[place] - 1
         if left:
             self._in_work[place] = left
@@ -81,7 +85,11 @@ class Limiter:
         if left < 0:
             raise _refusal(allowed, exchange)
         remaining = _remaining(left) if left < _REMEMBERED else (_REMAINING, b"%d" % left)
-        exchange.extra_headers += (allowed.header, remaining, _RESETS[WINDOW_S - int(time()) % WINDOW_S])
+        exchange.extra_headers += (
+            allowed.header,
+            remaining,
+            _RESETS[WINDOW_S - exchange.started_us // US_PER_S % WINDOW_S],
+        )
 
 
 def _refusal(allowed: _Allowance, exchange: Exchange) -> RateLimited:

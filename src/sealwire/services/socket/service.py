@@ -18,7 +18,7 @@ from sealwire.contracts.socket import CONVERSATION_CHANNEL, InstanceState
 from sealwire.kit.caller import Caller
 from sealwire.kit.clock import Clock
 from sealwire.kit.codec import encode
-from sealwire.kit.exchange import Receive, Scope, Send
+from sealwire.kit.exchange import Receive, Scope, Send, trace_of
 from sealwire.kit.ids import new_id
 from sealwire.kit.lifespan import Probe
 from sealwire.kit.problem import Problem, RateLimited, Unavailable
@@ -194,7 +194,7 @@ class SocketService:
     async def _refuse(self, scope: Scope, send: Send, problem: Problem) -> None:
         """Answer a handshake with a problem document: full, stopping, or an address over its limits."""
         self._refusals.note(scope, self._gateway.address(scope), problem.code, problem.status)
-        body = encode(problem.document())
+        body = encode(problem.document(instance=scope["path"], trace_id=trace_of(scope["headers"])))
         headers = [
             (b"content-type", b"application/problem+json"),
             (b"retry-after", b"%d" % ceil(problem.retry_after_s or 1)),
