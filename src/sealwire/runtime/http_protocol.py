@@ -384,9 +384,10 @@ class BoundedHttp(HttpToolsProtocol):
 
     def _asked(self) -> tuple[str, Sequence[tuple[bytes, bytes]]]:
         """Return path and headers of what is being read, as far as they are known: its line was read whole."""
-        if self.headers is NO_TRAILERS:  # the head was read, or the next has not begun
-            return ("", ()) if self._in_head else (self.scope["path"], self.scope["headers"])
-        return (path_of(self.url), self.headers) if self.headers or not self._in_head else ("", ())
+        headers: object = self.headers
+        if headers is NO_TRAILERS:  # the head was read, or the next has not begun
+            return ("", ()) if self._in_head else (self.scope["path"], list(self.scope["headers"]))
+        return (path_of(self.url), self.headers) if headers or not self._in_head else ("", ())
 
 
 def bounded(
