@@ -24,6 +24,7 @@ from sealwire.contracts.logins import (
 )
 from sealwire.contracts.passkeys import PasskeyLoginStart
 from sealwire.contracts.sessions import RefreshRequest
+from sealwire.contracts.tokens import TokenQuery
 from sealwire.kit.caller import Caller
 from sealwire.kit.problem import Invalid, StepUpRequired, Unauthenticated
 from sealwire.services.auth.service import AuthService
@@ -104,6 +105,17 @@ async def test_codes_of_the_step_before_and_after_are_accepted_and_no_others(roo
     for older in (0, -1, 1):
         with pytest.raises(MfaFailed):
             await room.auth.mfa_verify(somebody(), totp(await wanted(room), phone.code(older)))
+
+
+async def test_where_the_settings_say_so_a_code_is_good_for_its_own_half_minute_only(tmp_path: Any) -> None:
+    room = AuthRoom(tmp_path, config=msgspec.structs.replace(CHEAP, totp_drift_steps=0))
+    await room.open()
+    _, phone, _ = await enrolled(room)
+    for early_or_late in (-1, 1):
+        with pytest.raises(MfaFailed):
+            await room.auth.mfa_verify(somebody(), totp(await wanted(room), phone.code(early_or_late)))
+    assert (await room.auth.mfa_verify(somebody(), totp(await wanted(room), phone.code()))).access_token
+    await room.close()
 
 
 async def test_one_code_used_by_many_at_once_lets_one_in(room: AuthRoom) -> None:
@@ -351,6 +363,20 @@ async def test_stepping_up_gives_a_token_with_a_new_time_and_keeps_the_refresh_t
     renewed = await room.auth.refresh(somebody(), RefreshRequest(refresh_token=stepped.refresh_token))
     assert room.caller(renewed).principal.auth_time_s == fresh.auth_time_s
     assert "auth.assurance-level-change" in await room.events()
+
+
+async def test_the_token_from_before_a_step_up_proves_nothing_new_and_can_be_ended(room: AuthRoom) -> None:
+    caller, granted = await room.enter("anna")
+    room.advance(100)
+    stepped = await room.auth.step_up(caller, StepUp(method="password", password=PASSWORD))
+    new = room.caller(stepped)
+    assert room.caller(granted).principal.auth_time_s < new.principal.auth_time_s - 99
+    await room.auth.revoke(new, TokenQuery(token=granted.access_token))
+    states = [
+        (await room.auth.introspect(new, TokenQuery(token=token))).active
+        for token in (granted.access_token, stepped.access_token, stepped.refresh_token)
+    ]
+    assert states == [False, True, True], "the token, and neither the session nor what keeps it open"
 
 
 async def test_step_up_refuses_wrong_and_missing_proofs(room: AuthRoom) -> None:

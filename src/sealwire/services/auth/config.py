@@ -129,6 +129,10 @@ class AuthConfig(msgspec.Struct, frozen=True, kw_only=True):
     )
 
     mfa_ttl_s: Annotated[int, Meta(description="Time for the second factor, in seconds", ge=30, le=3_600)] = 300
+    totp_drift_steps: Annotated[
+        int,
+        Meta(description="Steps of 30 s a code of an authenticator app may be early or late; 0: none", ge=0, le=1),
+    ] = 1
     mfa_attempts: Annotated[int, Meta(description="Wrong codes per login", ge=1, le=20)] = 5
     reset_ttl_s: Annotated[
         int, Meta(description="How long the link of a password reset works, in seconds", ge=60, le=86_400)

@@ -23,7 +23,8 @@ from sealwire.services.auth.records import TotpRecord, UserRecord
 from sealwire.services.auth.vault import Vault
 
 STEP_S: Final = 30
-"""RFC 6238 section 5.2. A code of the step before or after is accepted: clocks differ and people type slowly."""
+"""RFC 6238 section 5.2. A code of the step before or after is accepted unless the settings say otherwise: clocks differ
+and people type slowly."""
 PENDING_US: Final = 15 * 60 * US_PER_S
 RECOVERY_CODES: Final = 10
 _RECOVERY_BYTES: Final = 15
@@ -36,7 +37,7 @@ class SecondFactors:
 
     def __init__(
         self, *, store: MfaStore, passkeys: PasskeyStore, vault: Vault, people: People, lockout: Lockout,
-        policy: MfaPolicy, journal: Journal, clock: Clock,
+        policy: MfaPolicy, journal: Journal, clock: Clock, drift_steps: int,
     ) -> None:  # fmt: skip
         self._store = store
         self._passkeys = passkeys
@@ -46,6 +47,7 @@ class SecondFactors:
         self._lockout = lockout
         self._journal = journal
         self._clock = clock
+        self._drift_steps = drift_steps
 
     async def enroll(self, caller: Caller, user: UserRecord) -> TotpEnrollment:
         """Make a secret that waits for its first code; one in use stays in use until then."""
@@ -129,19 +131,19 @@ class SecondFactors:
 
     async def _step(self, user: UserRecord, sealed: bytes, code: str) -> int | None:
         secret = (await self._vault.open(user.tenant_id, _record(user.user_id), sealed)).decode()
-        return matching_step(secret, code, now_us=self._clock.now_us())
+        return matching_step(secret, code, now_us=self._clock.now_us(), drift_steps=self._drift_steps)
 
 
-def matching_step(secret: str, code: str, *, now_us: int) -> int | None:
+def matching_step(secret: str, code: str, *, now_us: int, drift_steps: int = 1) -> int | None:
     """Return the time step that a code belongs to (RFC 6238: HMAC-SHA-1, 6 digits, 30 s), or None.
 
-    `secret` is base32. The step before and the one after count as well; all are compared, each in constant time.
+    `secret` is base32. `drift_steps` before and after count as well; all are compared, each in constant time.
     """
     totp = pyotp.TOTP(secret, interval=STEP_S)
     now = now_us // US_PER_S // STEP_S
     given = code.encode(errors="replace")
     found = None
-    for step in (now - 1, now, now + 1):
+    for step in range(now - drift_steps, now + drift_steps + 1):
         if step >= 0 and hmac.compare_digest(totp.generate_otp(step).encode(), given):
             found = step
     return found

@@ -129,7 +129,7 @@ class AuthService(
         )  # fmt: skip
         self._factors = SecondFactors(
             store=stores.mfa, passkeys=stores.passkeys, vault=vault, people=people, lockout=lockout,
-            policy=policy, journal=journal, clock=clock,
+            policy=policy, journal=journal, clock=clock, drift_steps=config.totp_drift_steps,
         )  # fmt: skip
         case = PasskeyCase(
             store=stores.passkeys, vault=vault, people=people, policy=policy, journal=journal, party=party,
