@@ -43,7 +43,7 @@ async def room(tmp_path: Path) -> AsyncIterator[AuthRoom]:
     await opened.close()
 
 
-def code(room: AuthRoom, secret: str) -> str:
+def next_code(room: AuthRoom, secret: str) -> str:
     """Return a code of a step of its own: each is good once."""
     assert isinstance(room.clock, ManualClock)
     room.clock.advance(30)
@@ -52,7 +52,7 @@ def code(room: AuthRoom, secret: str) -> str:
 
 async def enrol_app(room: AuthRoom, caller: Caller) -> str:
     secret = (await room.auth.totp_enroll(caller)).secret
-    await room.auth.totp_confirm(caller, TotpCode(code=code(room, secret)))
+    await room.auth.totp_confirm(caller, TotpCode(code=next_code(room, secret)))
     return secret
 
 
@@ -68,7 +68,7 @@ async def come_in(room: AuthRoom, name: str, way: str, tenant: str | None) -> Lo
     if way == "totp":
         secret = await enrol_app(room, caller)
         asked = await room.log_in(name, tenant=tenant)
-        answer = MfaAnswer(mfa_token=asked.mfa_token, method="totp", code=code(room, secret))
+        answer = MfaAnswer(mfa_token=asked.mfa_token, method="totp", code=next_code(room, secret))
         return await room.auth.mfa_verify(somebody(), answer)
     if way == "passkey":
         device = await enrol_passkey(room, caller)
@@ -166,7 +166,7 @@ async def test_a_step_up_with_the_factor_counts(room: AuthRoom) -> None:
     assert (await ask(room, caller, "POST", "/auth/mfa/totp/enroll"))[0] == 403
     with pytest.raises(StepUpRequired):
         await room.auth.step_up(caller, StepUp(method="password", password=PASSWORD))
-    proved = await room.auth.step_up(caller, StepUp(method="totp", code=code(room, secret)))
+    proved = await room.auth.step_up(caller, StepUp(method="totp", code=next_code(room, secret)))
     assert (await ask(room, room.caller(proved), "POST", "/auth/mfa/totp/enroll"))[0] == 200
 
 
@@ -196,5 +196,5 @@ async def test_old_tokens_of_a_session_prove_what_they_say(room: AuthRoom) -> No
     _, granted = await room.enter("anna")
     secret = await enrol_app(room, room.caller(await room.log_in("anna")))
     before = room.caller(granted)
-    await room.auth.step_up(before, StepUp(method="totp", code=code(room, secret)))
+    await room.auth.step_up(before, StepUp(method="totp", code=next_code(room, secret)))
     assert (await ask(room, before, "POST", "/auth/mfa/totp/enroll"))[0] == 403

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal, Protocol
+from typing import Annotated, Final, Literal, Protocol
 
 import msgspec
 
-from sealwire.contracts.auth_terms import BOUNDARY, SERVICE
+from sealwire.contracts.auth_terms import ADMIN, BOUNDARY, SERVICE
 from sealwire.kit.caller import Caller
 from sealwire.kit.codec import Id, Input, Output, Page, ShortText
 from sealwire.kit.operation import Degraded, Operation, Policy, Repeat, table
@@ -105,8 +105,6 @@ class ApiKeyState(Output):
     expires_at_s: int
 
 
-_ADMIN: dict[str, Any] = {"service": SERVICE, "needs": Permission.MANAGE_USERS}
-
 API_KEYS = Operation(
     name="api_keys",
     verb="GET",
@@ -115,7 +113,7 @@ API_KEYS = Operation(
     gives=ApiKeys,
     repeat=Repeat.SAFE,
     summary="Live API keys of the tenant",
-    **_ADMIN,
+    **ADMIN,
 )
 ADD_API_KEY = Operation(
     name="add_api_key",
@@ -126,7 +124,7 @@ ADD_API_KEY = Operation(
     status=201,
     step_up=True,
     summary="Make an API key, for oneself or for a service account",
-    **_ADMIN,
+    **ADMIN,
 )
 END_API_KEY = Operation(
     name="end_api_key",
@@ -135,7 +133,7 @@ END_API_KEY = Operation(
     status=204,
     repeat=Repeat.IDEMPOTENT,
     summary="End an API key; dead everywhere within a second",
-    **_ADMIN,
+    **ADMIN,
 )
 API_KEY = Operation(
     name="api_key",

@@ -1,12 +1,14 @@
-"""What the contracts of auth have in common: its name, the forms of what callers send, cookies."""
+"""What the contracts of auth have in common: its name, whom operations are for, forms of what callers send, cookies."""
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
 from sealwire.kit.codec import form
+from sealwire.kit.operation import Degraded, Policy, RateClass, Repeat
+from sealwire.kit.permission import Permission
 
 SERVICE = "auth"
 BOUNDARY: Final = frozenset({"gateway", "socket"})
@@ -29,3 +31,22 @@ Slug = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=_SLUG)]
 Token = Annotated[str, msgspec.Meta(min_length=1, max_length=8192)]
 Code = Annotated[str, msgspec.Meta(min_length=6, max_length=32, pattern=_CODE)]
 UserRole = Literal["owner", "admin", "auditor", "member", "guest", "operator"]
+
+OPEN: Final[dict[str, Any]] = {
+    "service": SERVICE,
+    "policy": Policy.PUBLIC,
+    "rate": RateClass.AUTH,
+    "degraded": Degraded.ALLOW,
+}
+"""Members of an operation for anybody: who has no session yet proves something."""
+PROFILE: Final[dict[str, Any]] = {"service": SERVICE, "needs": Permission.OWN_PROFILE}
+"""Of one for people, about themselves."""
+ADMIN: Final[dict[str, Any]] = {"service": SERVICE, "needs": Permission.MANAGE_USERS}
+"""Of one for administrators."""
+INTERNAL: Final[dict[str, Any]] = {
+    "service": SERVICE,
+    "policy": Policy.SERVICE,
+    "degraded": Degraded.ALLOW,
+    "repeat": Repeat.SAFE,
+}
+"""Of one for other services, which may ask twice."""

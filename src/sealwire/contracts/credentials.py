@@ -6,10 +6,10 @@ from typing import Annotated, Any, Protocol
 
 import msgspec
 
-from sealwire.contracts.auth_terms import SERVICE, Email, Password, Slug, Token, UserRole
+from sealwire.contracts.auth_terms import OPEN, SERVICE, Email, Password, Slug, Token, UserRole
 from sealwire.kit.caller import Caller
 from sealwire.kit.codec import Id, Input, Output, Page
-from sealwire.kit.operation import Degraded, Operation, Policy, RateClass, Repeat, table
+from sealwire.kit.operation import Operation, Repeat, table
 from sealwire.kit.permission import Permission, Role
 from sealwire.kit.problem import Invalid, NotFound
 
@@ -84,12 +84,6 @@ class Invitations(Output):
     next_cursor: str | None = None
 
 
-_OPEN: dict[str, Any] = {
-    "service": SERVICE,
-    "policy": Policy.PUBLIC,
-    "rate": RateClass.AUTH,
-    "degraded": Degraded.ALLOW,
-}
 _INVITE: dict[str, Any] = {"service": SERVICE, "needs": Permission.INVITE}
 
 RESET_PASSWORD = Operation(
@@ -99,7 +93,7 @@ RESET_PASSWORD = Operation(
     takes=ResetRequest,
     gives=ResetAsked,
     summary="Have a letter sent that lets the password be set anew",
-    **_OPEN,
+    **OPEN,
 )
 CONFIRM_RESET = Operation(
     name="confirm_reset",
@@ -108,7 +102,7 @@ CONFIRM_RESET = Operation(
     takes=ResetConfirmation,
     gives=ResetDone,
     summary="Set the password with the token of the letter",
-    **_OPEN,
+    **OPEN,
 )
 INVITE = Operation(
     name="invite",

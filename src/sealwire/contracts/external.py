@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
-from sealwire.contracts.auth_terms import SERVICE
+from sealwire.contracts.auth_terms import PROFILE, SERVICE
 from sealwire.kit.caller import Caller
 from sealwire.kit.codec import Input, Output
 from sealwire.kit.operation import Degraded, Operation, Policy, Repeat, table
-from sealwire.kit.permission import Permission
 from sealwire.kit.problem import Conflict, Forbidden, NotFound, Unauthenticated, Unavailable
 
 PROVIDERS_PATH = "/auth/providers"
@@ -88,8 +87,6 @@ class LinkedIdentities(Output):
     items: list[LinkedIdentity]
 
 
-_PROFILE: dict[str, Any] = {"service": SERVICE, "needs": Permission.OWN_PROFILE}
-
 PROVIDERS = Operation(
     name="providers",
     verb="GET",
@@ -108,7 +105,7 @@ IDENTITIES = Operation(
     gives=LinkedIdentities,
     repeat=Repeat.SAFE,
     summary="The caller's identities elsewhere",
-    **_PROFILE,
+    **PROFILE,
 )
 END_IDENTITY = Operation(
     name="end_identity",
@@ -118,7 +115,7 @@ END_IDENTITY = Operation(
     repeat=Repeat.IDEMPOTENT,
     step_up=True,
     summary="Sign in by this identity no more",
-    **_PROFILE,
+    **PROFILE,
 )
 
 OPERATIONS = table(PROVIDERS, IDENTITIES, END_IDENTITY)

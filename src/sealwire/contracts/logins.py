@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
-from sealwire.contracts.auth_terms import SERVICE, Code, Email, Password, Slug, Token
+from sealwire.contracts.auth_terms import OPEN, PROFILE, Code, Email, Password, Slug, Token
 from sealwire.contracts.users import User
 from sealwire.contracts.webauthn import Assertion, Proof, check_proof
 from sealwire.kit.caller import Caller
 from sealwire.kit.codec import Id, Input, Output
-from sealwire.kit.operation import Degraded, Operation, Policy, RateClass, Repeat, table
-from sealwire.kit.permission import Permission
+from sealwire.kit.operation import Operation, RateClass, Repeat, table
 from sealwire.kit.problem import RateLimited, Unauthenticated
 
 
@@ -105,14 +104,6 @@ class RecoveryCodes(Output):
     recovery_codes: list[str]
 
 
-_PROFILE: dict[str, Any] = {"service": SERVICE, "needs": Permission.OWN_PROFILE}
-_OPEN: dict[str, Any] = {
-    "service": SERVICE,
-    "policy": Policy.PUBLIC,
-    "rate": RateClass.AUTH,
-    "degraded": Degraded.ALLOW,
-}
-
 LOGIN = Operation(
     name="login",
     verb="POST",
@@ -120,7 +111,7 @@ LOGIN = Operation(
     takes=Login,
     gives=LoginResult,
     summary="Log in with e-mail and password",
-    **_OPEN,
+    **OPEN,
 )
 MFA_VERIFY = Operation(
     name="mfa_verify",
@@ -129,7 +120,7 @@ MFA_VERIFY = Operation(
     takes=MfaAnswer,
     gives=LoginResult,
     summary="Finish a login with the second factor",
-    **_OPEN,
+    **OPEN,
 )
 STEP_UP = Operation(
     name="step_up",
@@ -139,7 +130,7 @@ STEP_UP = Operation(
     gives=LoginResult,
     rate=RateClass.AUTH,
     summary="Prove again that it is you",
-    **_PROFILE,
+    **PROFILE,
 )
 CHANGE_PASSWORD = Operation(
     name="change_password",
@@ -149,7 +140,7 @@ CHANGE_PASSWORD = Operation(
     status=204,
     rate=RateClass.AUTH,
     summary="Change the password; other sessions end",
-    **_PROFILE,
+    **PROFILE,
 )
 TOTP_ENROLL = Operation(
     name="totp_enroll",
@@ -158,7 +149,7 @@ TOTP_ENROLL = Operation(
     gives=TotpEnrollment,
     summary="Begin to use an authenticator app",
     step_up=True,
-    **_PROFILE,
+    **PROFILE,
 )
 TOTP_CONFIRM = Operation(
     name="totp_confirm",
@@ -168,7 +159,7 @@ TOTP_CONFIRM = Operation(
     gives=RecoveryCodes,
     rate=RateClass.AUTH,
     summary="Switch the authenticator app on",
-    **_PROFILE,
+    **PROFILE,
 )
 TOTP_REMOVE = Operation(
     name="totp_remove",
@@ -178,7 +169,7 @@ TOTP_REMOVE = Operation(
     step_up=True,
     repeat=Repeat.IDEMPOTENT,
     summary="Switch the authenticator app off",
-    **_PROFILE,
+    **PROFILE,
 )
 
 OPERATIONS = table(LOGIN, MFA_VERIFY, STEP_UP, CHANGE_PASSWORD, TOTP_ENROLL, TOTP_CONFIRM, TOTP_REMOVE)

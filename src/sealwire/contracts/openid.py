@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Final, Literal, Protocol
+from typing import Annotated, Final, Literal, Protocol
 from urllib.parse import urlsplit
 
 import msgspec
 
-from sealwire.contracts.auth_terms import SERVICE
+from sealwire.contracts.auth_terms import ADMIN, PROFILE, SERVICE
 from sealwire.kit.caller import Caller
 from sealwire.kit.codec import Input, Output, Page, ShortText
 from sealwire.kit.operation import Degraded, Operation, Policy, RateClass, Repeat, table
-from sealwire.kit.permission import Permission
 from sealwire.kit.problem import NotFound, Problem
 
 AUTHORIZE_PATH: Final = "/auth/authorize"
@@ -174,9 +173,6 @@ class ProviderMetadata(Output):
     request_uri_parameter_supported: bool = False
 
 
-_ADMIN: dict[str, Any] = {"service": SERVICE, "needs": Permission.MANAGE_USERS}
-_PROFILE: dict[str, Any] = {"service": SERVICE, "needs": Permission.OWN_PROFILE}
-
 OPENID_CONFIGURATION = Operation(
     name="openid_configuration",
     verb="GET",
@@ -197,7 +193,7 @@ CLIENTS = Operation(
     gives=Clients,
     repeat=Repeat.SAFE,
     summary="Apps that may sign people of the tenant in",
-    **_ADMIN,
+    **ADMIN,
 )
 ADD_CLIENT = Operation(
     name="add_client",
@@ -208,7 +204,7 @@ ADD_CLIENT = Operation(
     status=201,
     step_up=True,
     summary="Let an app sign people of the tenant in",
-    **_ADMIN,
+    **ADMIN,
 )
 END_CLIENT = Operation(
     name="end_client",
@@ -217,7 +213,7 @@ END_CLIENT = Operation(
     status=204,
     repeat=Repeat.IDEMPOTENT,
     summary="End an app: its codes and tokens are dead at once",
-    **_ADMIN,
+    **ADMIN,
 )
 CONSENTS = Operation(
     name="consents",
@@ -227,7 +223,7 @@ CONSENTS = Operation(
     gives=Consents,
     repeat=Repeat.SAFE,
     summary="Apps the caller signed in to",
-    **_PROFILE,
+    **PROFILE,
 )
 END_CONSENT = Operation(
     name="end_consent",
@@ -236,7 +232,7 @@ END_CONSENT = Operation(
     status=204,
     repeat=Repeat.IDEMPOTENT,
     summary="Take a consent back: the app's tokens are dead at once",
-    **_PROFILE,
+    **PROFILE,
 )
 
 OPERATIONS = table(OPENID_CONFIGURATION, CLIENTS, ADD_CLIENT, END_CLIENT, CONSENTS, END_CONSENT)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
-from sealwire.contracts.auth_terms import SERVICE, Email, Slug, Token
+from sealwire.contracts.auth_terms import OPEN, PROFILE, SERVICE, Email, Slug, Token
 from sealwire.contracts.logins import LoginResult
 from sealwire.contracts.webauthn import Assertion, CreationOptions, RegistrationResponse, RequestOptions
 from sealwire.kit.caller import Caller
 from sealwire.kit.codec import Id, Input, Output, ShortText
 from sealwire.kit.operation import Degraded, Operation, Policy, RateClass, Repeat, table
-from sealwire.kit.permission import Permission
 from sealwire.kit.problem import Conflict, Invalid, NotFound, Unauthenticated
 
 BODY_LIMIT_BYTES = 96 * 1024
@@ -121,14 +120,6 @@ class Factors(Output):
     second_factor: bool = False
 
 
-_OWN: dict[str, Any] = {"service": SERVICE, "needs": Permission.OWN_PROFILE}
-_OPEN: dict[str, Any] = {
-    "service": SERVICE,
-    "policy": Policy.PUBLIC,
-    "rate": RateClass.AUTH,
-    "degraded": Degraded.ALLOW,
-}
-
 PASSKEY_REGISTER_OPTIONS = Operation(
     name="passkey_register_options",
     verb="POST",
@@ -137,7 +128,7 @@ PASSKEY_REGISTER_OPTIONS = Operation(
     step_up=True,
     rate=RateClass.AUTH,
     summary="Begin to make a passkey",
-    **_OWN,
+    **PROFILE,
 )
 PASSKEY_REGISTER = Operation(
     name="passkey_register",
@@ -149,7 +140,7 @@ PASSKEY_REGISTER = Operation(
     rate=RateClass.AUTH,
     body_limit_bytes=BODY_LIMIT_BYTES,
     summary="Register the passkey that was made",
-    **_OWN,
+    **PROFILE,
 )
 PASSKEY_LOGIN_OPTIONS = Operation(
     name="passkey_login_options",
@@ -158,7 +149,7 @@ PASSKEY_LOGIN_OPTIONS = Operation(
     takes=PasskeyLoginStart,
     gives=RequestOptions,
     summary="Begin to log in, or to finish a login, with a passkey",
-    **_OPEN,
+    **OPEN,
 )
 PASSKEY_LOGIN = Operation(
     name="passkey_login",
@@ -168,7 +159,7 @@ PASSKEY_LOGIN = Operation(
     gives=LoginResult,
     body_limit_bytes=BODY_LIMIT_BYTES,
     summary="Log in with a passkey; it counts as both factors",
-    **_OPEN,
+    **OPEN,
 )
 PASSKEY_STEP_UP_OPTIONS = Operation(
     name="passkey_step_up_options",
@@ -177,7 +168,7 @@ PASSKEY_STEP_UP_OPTIONS = Operation(
     gives=RequestOptions,
     rate=RateClass.AUTH,
     summary="Begin to prove again with a passkey that it is you",
-    **_OWN,
+    **PROFILE,
 )
 PASSKEYS = Operation(
     name="passkeys",
@@ -186,7 +177,7 @@ PASSKEYS = Operation(
     gives=Passkeys,
     repeat=Repeat.SAFE,
     summary="The caller's passkeys",
-    **_OWN,
+    **PROFILE,
 )
 RENAME_PASSKEY = Operation(
     name="rename_passkey",
@@ -196,7 +187,7 @@ RENAME_PASSKEY = Operation(
     gives=Passkey,
     repeat=Repeat.IDEMPOTENT,
     summary="Call a passkey something else",
-    **_OWN,
+    **PROFILE,
 )
 REMOVE_PASSKEY = Operation(
     name="remove_passkey",
@@ -206,7 +197,7 @@ REMOVE_PASSKEY = Operation(
     step_up=True,
     repeat=Repeat.IDEMPOTENT,
     summary="Remove a passkey",
-    **_OWN,
+    **PROFILE,
 )
 FACTORS = Operation(
     name="factors",

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Literal, Protocol
 
 import msgspec
 
-from sealwire.contracts.auth_terms import BOUNDARY, SERVICE
+from sealwire.contracts.auth_terms import BOUNDARY, INTERNAL
 from sealwire.kit.caller import Caller
 from sealwire.kit.codec import Input, Output
-from sealwire.kit.operation import Degraded, Operation, Policy, Repeat, table
+from sealwire.kit.operation import Operation, table
 
 
 class Revocation(Output):
@@ -60,13 +60,6 @@ class Revocations(Output):
     run: str = ""
 
 
-_INTERNAL: dict[str, Any] = {
-    "service": SERVICE,
-    "policy": Policy.SERVICE,
-    "degraded": Degraded.ALLOW,
-    "repeat": Repeat.SAFE,
-}
-
 REVOCATIONS = Operation(
     name="revocations",
     verb="GET",
@@ -75,7 +68,7 @@ REVOCATIONS = Operation(
     gives=Revocations,
     callers=BOUNDARY,
     summary="The numbered feed of what ended",
-    **_INTERNAL,
+    **INTERNAL,
 )
 
 OPERATIONS = table(REVOCATIONS)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Protocol
 
 import msgspec
 
-from sealwire.contracts.auth_terms import BOUNDARY, SERVICE, Token
+from sealwire.contracts.auth_terms import BOUNDARY, INTERNAL, OPEN, PROFILE, Token
 from sealwire.contracts.logins import LoginResult
 from sealwire.kit.caller import Caller
 from sealwire.kit.codec import Id, Input, Output, Page
-from sealwire.kit.operation import Degraded, Operation, Policy, RateClass, Repeat, table
-from sealwire.kit.permission import Permission, Role
+from sealwire.kit.operation import Degraded, Operation, Repeat, table
+from sealwire.kit.permission import Role
 from sealwire.kit.problem import NotFound, Unauthenticated
 
 
@@ -96,20 +96,6 @@ class Seen(Input):
     items: Annotated[list[SeenSession], msgspec.Meta(max_length=1000)]
 
 
-_PROFILE: dict[str, Any] = {"service": SERVICE, "needs": Permission.OWN_PROFILE}
-_OPEN: dict[str, Any] = {
-    "service": SERVICE,
-    "policy": Policy.PUBLIC,
-    "rate": RateClass.AUTH,
-    "degraded": Degraded.ALLOW,
-}
-_INTERNAL: dict[str, Any] = {
-    "service": SERVICE,
-    "policy": Policy.SERVICE,
-    "degraded": Degraded.ALLOW,
-    "repeat": Repeat.SAFE,
-}
-
 REFRESH = Operation(
     name="refresh",
     verb="POST",
@@ -117,7 +103,7 @@ REFRESH = Operation(
     takes=RefreshRequest,
     gives=LoginResult,
     summary="Exchange a refresh token for a new pair",
-    **_OPEN,
+    **OPEN,
 )
 LOGOUT = Operation(
     name="logout",
@@ -127,7 +113,7 @@ LOGOUT = Operation(
     status=204,
     degraded=Degraded.ALLOW,
     summary="End this session",
-    **_PROFILE,
+    **PROFILE,
 )
 LOGOUT_ALL = Operation(
     name="logout_all",
@@ -137,7 +123,7 @@ LOGOUT_ALL = Operation(
     status=204,
     degraded=Degraded.ALLOW,
     summary="End every session of the caller",
-    **_PROFILE,
+    **PROFILE,
 )
 SESSIONS = Operation(
     name="sessions",
@@ -147,7 +133,7 @@ SESSIONS = Operation(
     gives=Sessions,
     repeat=Repeat.SAFE,
     summary="The caller's sessions",
-    **_PROFILE,
+    **PROFILE,
 )
 END_SESSION = Operation(
     name="end_session",
@@ -157,7 +143,7 @@ END_SESSION = Operation(
     repeat=Repeat.IDEMPOTENT,
     degraded=Degraded.ALLOW,
     summary="End one session",
-    **_PROFILE,
+    **PROFILE,
 )
 SESSION = Operation(
     name="session",
@@ -167,7 +153,7 @@ SESSION = Operation(
     gives=SessionState,
     callers=BOUNDARY | {"media"},
     summary="State of one session, for the boundary",
-    **_INTERNAL,
+    **INTERNAL,
 )
 SEEN = Operation(
     name="seen",
@@ -177,7 +163,7 @@ SEEN = Operation(
     status=204,
     callers=BOUNDARY,
     summary="Note when sessions were last used",
-    **_INTERNAL,
+    **INTERNAL,
 )
 
 OPERATIONS = table(REFRESH, LOGOUT, LOGOUT_ALL, SESSIONS, END_SESSION, SESSION, SEEN)

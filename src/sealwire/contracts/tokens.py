@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Protocol
 
 import msgspec
 
-from sealwire.contracts.auth_terms import SERVICE, Token
+from sealwire.contracts.auth_terms import PROFILE, SERVICE, Token
 from sealwire.kit.caller import Caller
 from sealwire.kit.codec import Input, Output
 from sealwire.kit.operation import Degraded, Operation, Policy, RateClass, Repeat, table
@@ -78,8 +78,6 @@ class Jwks(Output):
     keys: list[dict[str, str]]
 
 
-_PROFILE: dict[str, Any] = {"service": SERVICE, "needs": Permission.OWN_PROFILE}
-
 REVOKE = Operation(
     name="revoke",
     verb="POST",
@@ -89,7 +87,7 @@ REVOKE = Operation(
     repeat=Repeat.IDEMPOTENT,
     degraded=Degraded.ALLOW,
     summary="Revoke a token (RFC 7009)",
-    **_PROFILE,
+    **PROFILE,
 )
 INTROSPECT = Operation(
     name="introspect",
@@ -101,7 +99,7 @@ INTROSPECT = Operation(
     repeat=Repeat.SAFE,
     callers=frozenset({"socket"}),
     summary="Ask about a token (RFC 7662)",
-    **_PROFILE,
+    **PROFILE,
 )
 JWKS = Operation(
     name="jwks",

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Literal, Protocol
 
 import msgspec
 
-from sealwire.contracts.auth_terms import BOUNDARY, SERVICE, Email, Password, Slug, UserRole
+from sealwire.contracts.auth_terms import (
+    ADMIN,
+    BOUNDARY,
+    INTERNAL,
+    OPEN,
+    PROFILE,
+    Email,
+    Password,
+    Slug,
+    UserRole,
+)
 from sealwire.kit.caller import Caller
 from sealwire.kit.codec import Id, Input, Output, Page, ShortText
-from sealwire.kit.operation import Degraded, Operation, Policy, RateClass, Repeat, table
-from sealwire.kit.permission import Permission, Role
+from sealwire.kit.operation import Degraded, Operation, Repeat, table
+from sealwire.kit.permission import Role
 from sealwire.kit.problem import Conflict, Forbidden, Invalid, NotFound
 
 
@@ -131,21 +141,6 @@ class Profiles(Output):
     items: list[Profile]
 
 
-_PROFILE: dict[str, Any] = {"service": SERVICE, "needs": Permission.OWN_PROFILE}
-_ADMIN: dict[str, Any] = {"service": SERVICE, "needs": Permission.MANAGE_USERS}
-_OPEN: dict[str, Any] = {
-    "service": SERVICE,
-    "policy": Policy.PUBLIC,
-    "rate": RateClass.AUTH,
-    "degraded": Degraded.ALLOW,
-}
-_INTERNAL: dict[str, Any] = {
-    "service": SERVICE,
-    "policy": Policy.SERVICE,
-    "degraded": Degraded.ALLOW,
-    "repeat": Repeat.SAFE,
-}
-
 REGISTER = Operation(
     name="register",
     verb="POST",
@@ -154,7 +149,7 @@ REGISTER = Operation(
     gives=Registered,
     status=201,
     summary="Register a person",
-    **_OPEN,
+    **OPEN,
 )
 ME = Operation(
     name="me",
@@ -164,7 +159,7 @@ ME = Operation(
     repeat=Repeat.SAFE,
     degraded=Degraded.ALLOW,
     summary="The caller's profile",
-    **_PROFILE,
+    **PROFILE,
 )
 CHANGE_ME = Operation(
     name="change_me",
@@ -175,7 +170,7 @@ CHANGE_ME = Operation(
     repeat=Repeat.IDEMPOTENT,
     degraded=Degraded.ALLOW,
     summary="Change the own profile",
-    **_PROFILE,
+    **PROFILE,
 )
 USERS = Operation(
     name="users",
@@ -185,7 +180,7 @@ USERS = Operation(
     gives=Users,
     repeat=Repeat.SAFE,
     summary="Users of the tenant",
-    **_ADMIN,
+    **ADMIN,
 )
 ADD_USER = Operation(
     name="add_user",
@@ -196,7 +191,7 @@ ADD_USER = Operation(
     status=201,
     step_up=True,
     summary="Make a user",
-    **_ADMIN,
+    **ADMIN,
 )
 CHANGE_USER = Operation(
     name="change_user",
@@ -207,7 +202,7 @@ CHANGE_USER = Operation(
     step_up=True,
     repeat=Repeat.IDEMPOTENT,
     summary="Change a user's role or status",
-    **_ADMIN,
+    **ADMIN,
 )
 PROFILES = Operation(
     name="profiles",
@@ -217,7 +212,7 @@ PROFILES = Operation(
     gives=Profiles,
     callers=BOUNDARY | {"messaging"},
     summary="Users by id, for services",
-    **_INTERNAL,
+    **INTERNAL,
 )
 
 OPERATIONS = table(REGISTER, ME, CHANGE_ME, USERS, ADD_USER, CHANGE_USER, PROFILES)
