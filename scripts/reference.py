@@ -22,7 +22,7 @@ from sealwire.runtime import settings
 from sealwire.services.socket.asyncapi import as_yaml, document
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "reference"
-CONTRACTS = ("identity", "messaging", "media", "search", "accountability", "crypto", "socket")
+CONTRACTS = ("identity", "messaging", "media", "search", "accountability", "crypto")
 RAW = (
     ("auth.openid_routes", "openid_routes"),
     ("auth.external_routes", "external_routes"),

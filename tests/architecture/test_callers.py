@@ -21,7 +21,7 @@ from sealwire.kit.problem import Forbidden
 from sealwire.testing.wirings import SERVICES, WIRINGS, open_wiring
 
 SOURCE: Final = Path(__file__).resolve().parents[2] / "src" / "sealwire"
-CONTRACTS: Final = ("identity", "messaging", "media", "search", "accountability", "crypto", "socket")
+CONTRACTS: Final = ("identity", "messaging", "media", "search", "accountability", "crypto")
 OPERATIONS: Final = [o for name in CONTRACTS for o in import_module(f"sealwire.contracts.{name}").OPERATIONS.values()]
 BOUNDARY: Final = frozenset({"gateway", "socket"})
 NAMES: Final = {"auth": "auth", "messaging": "messaging", "media": "media", "crypto": "crypto", "search": "search",
@@ -30,8 +30,6 @@ CUSTODIANS: Final = frozenset({"custodian", "owner", "there[name]"})
 """What another service is called in the code that calls it; of these every one that holds data."""
 OWN: Final = re.compile(r"service_caller\(|self\._caller(\((?!connection)|$)")
 """How a service's own caller is made or kept; of a socket, `self._caller(connection)` is the person there."""
-WATCHED: Final = {("socket", "state")}
-"""Called by no code of ours: for who looks after the instances, with the gateway's identity."""
 Use = tuple[str, str, str, bool]
 
 
@@ -120,8 +118,6 @@ def used() -> dict[tuple[str, str, bool], frozenset[str]]:
             callers = rooms.get(name, rooms.get("", frozenset()))
             found[service, name, itself] |= callers
     found[RESCUE.service, RESCUE.name, True] |= {GATEWAY}  # commands on the machine ask it by name
-    for watched in WATCHED:
-        found[*watched, True] |= {GATEWAY}
     return found
 
 

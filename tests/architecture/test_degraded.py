@@ -15,7 +15,7 @@ from sealwire.kit.operation import SAFE_VERBS, Degraded, Operation, Policy
 from sealwire.kit.permission import Permission, Role
 from sealwire.kit.problem import Forbidden, SessionUnconfirmed
 
-CONTRACTS = ("identity", "messaging", "media", "search", "accountability", "crypto", "socket")
+CONTRACTS = ("identity", "messaging", "media", "search", "accountability", "crypto")
 REFERENCE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "operations.md"
 OPEN = {
     # the own profile, and the way out

@@ -11,10 +11,13 @@ import pytest
 from sealwire.boundary.config import BoundaryConfig
 from sealwire.boundary.websocket_auth_gateway import AdmittedSocket
 from sealwire.contracts.admission import CredentialExpired, SessionRevoked
+from sealwire.contracts.conversations import CREATE
+from sealwire.contracts.messages import SEND
 from sealwire.contracts.sessions import SessionState
+from sealwire.kit.carrying import check_service
 from sealwire.kit.exchange import Headers, Scope
 from sealwire.kit.permission import Role
-from sealwire.kit.problem import Problem, SessionUnconfirmed, Unauthenticated, Unavailable
+from sealwire.kit.problem import Forbidden, Problem, SessionUnconfirmed, Unauthenticated, Unavailable
 from sealwire.testing.boundary_room import BoundaryRoom, bearer
 from sealwire.testing.clock import ManualClock
 
@@ -226,6 +229,19 @@ async def test_a_role_change_re_authorises_open_sockets(room: Room) -> None:
     assert (socket.caller.principal.role, socket.caller.confirmed) == (Role.GUEST, True)
 
 
+async def test_whoever_comes_by_a_socket_is_held_to_what_sockets_may_ask_for_them(room: Room) -> None:
+    """Also in one process, where no service's key is looked at."""
+    _, token = room.log_in()
+    socket = await room.admit(token)
+    for change in (lambda: None, lambda: room.authority.change_role("anna", Role.OWNER)):
+        change()
+        await room.hear()
+        await settle(room)
+        check_service(SEND, socket.caller)
+        with pytest.raises(Forbidden):
+            check_service(CREATE, socket.caller)
+
+
 async def settle(room: Room) -> None:
     """Let the questions asked on the side be answered."""
     for task in list(room.boundary.sockets._renewals):
@@ -259,7 +275,7 @@ async def test_during_an_outage_sockets_go_on_unconfirmed_for_a_bounded_time(roo
     socket = await room.admit(token, ended)
     room.authority.outage = Unavailable()
     room.clock.advance(1.1)
-    assert socket.caller.confirmed is False
+    assert (socket.caller.confirmed, socket.caller.service) == (False, "socket")
     late = await room.admit(token)
     assert late.caller.confirmed is False
     room.clock.advance(61)

@@ -25,6 +25,7 @@ from sealwire.boundary.session_validation_normalizer import SessionValidationNor
 from sealwire.boundary.turnstile import Turnstile
 from sealwire.contracts.admission import SUBPROTOCOL, Admission, CredentialExpired, Handshake, SessionRevoked
 from sealwire.contracts.revocations import Revocation
+from sealwire.contracts.socket import SERVICE
 from sealwire.kit.caller import Caller, Principal
 from sealwire.kit.clock import US_PER_S, Clock
 from sealwire.kit.exchange import Scope
@@ -80,6 +81,7 @@ class AdmittedSocket:
             self._unconfirmed = Caller(
                 principal=caller.principal,
                 confirmed=False,
+                service=SERVICE,
                 ip=caller.ip,
                 user_agent=caller.user_agent,
                 trace_id=caller.trace_id,
@@ -310,6 +312,7 @@ class WebSocketAuthGateway:
         caller = Caller(
             principal=principal,
             confirmed=validation.status is Status.VALID,
+            service=SERVICE,
             ip=ip,
             user_agent=user_agent,
             trace_id=trace_id,
@@ -343,6 +346,7 @@ class WebSocketAuthGateway:
         fresh = Caller(
             principal=validation.principal,
             confirmed=validation.status is Status.VALID,
+            service=SERVICE,
             ip=caller.ip,
             user_agent=caller.user_agent,
             trace_id=caller.trace_id,

@@ -1,18 +1,16 @@
-"""What a socket instance promises: the calls a client makes over `/ws`, what passes by there, and the instance's state.
+"""What a socket instance promises: the calls a client makes over `/ws`, and what passes by there.
 
 The stream's own publications are in contracts/publications.py; the protocol in docs/reference/asyncapi.yaml.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal
 
 import msgspec
 
 from sealwire.contracts.messages import Draft, Edit, History, Read
-from sealwire.kit.caller import Caller
 from sealwire.kit.codec import Id, Input, Output
-from sealwire.kit.operation import Degraded, Operation, Policy, Repeat, table
 
 SERVICE = "socket"
 CONVERSATION_CHANNEL = "conversation:"
@@ -120,36 +118,3 @@ class SessionPublished(Output):
     reason: str
     change_id: str
     at: str
-
-
-class InstanceState(Output):
-    """Counts of one instance, for readiness and the console."""
-
-    instance: str
-    connections: int
-    sessions: int
-    subscriptions: int
-    feed_position: int
-    slow_consumers_closed: int
-
-
-STATE = Operation(
-    name="state",
-    service=SERVICE,
-    verb="GET",
-    path="/socket/internal/state",
-    gives=InstanceState,
-    policy=Policy.SERVICE,
-    repeat=Repeat.SAFE,
-    degraded=Degraded.ALLOW,
-    callers=frozenset({"gateway"}),
-    summary="Counts of this socket instance",
-)
-
-OPERATIONS = table(STATE)
-
-
-class Socket(Protocol):
-    """One socket instance, in this process or another."""
-
-    async def state(self, caller: Caller) -> InstanceState: ...

@@ -15,7 +15,8 @@ def check_service(operation: Operation | None, caller: Caller) -> None:
     """Refuse a service what is not its to call. `operation` is None for a route whose handler answers by itself: those
     are for whoever comes to the gateway.
 
-    Nobody's service is named where the caller came in by this process's own public edge. Raises: Forbidden.
+    Nobody's service is named where the caller came in by this process's own gateway; a socket's is, wherever it runs.
+    Raises: Forbidden.
     """
     if caller.is_service:
         if caller.user_id not in (operation.called_by if operation is not None else _FRONT):

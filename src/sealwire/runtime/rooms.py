@@ -57,7 +57,6 @@ from sealwire.services.messaging.service import MessagingService
 from sealwire.services.search.keys import SnapshotDataKeys
 from sealwire.services.search.routes import routes as search_routes
 from sealwire.services.search.service import SearchService
-from sealwire.services.socket.routes import routes as socket_routes
 from sealwire.services.socket.routes import socket_routes as websocket_routes
 from sealwire.services.socket.service import SocketService
 
@@ -369,7 +368,7 @@ def _socket_builder(instance: str) -> Callable[[Assembly], Awaitable[Room]]:
             start=service.start,
             stop=service.stop,
             checks=service.checks,
-            routes=lambda edge: socket_routes(service, edge),
+            routes=lambda _edge: [],
             people_routes=lambda edge: websocket_routes(service, edge),
             drain=service.drain,
         )

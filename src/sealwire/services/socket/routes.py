@@ -1,18 +1,12 @@
-"""The socket service at the edge: its one operation, and the WebSocket itself."""
+"""The socket service at the edge: the WebSocket itself."""
 
 from __future__ import annotations
 
-from sealwire.contracts.socket import STATE
 from sealwire.kit.http import Edge, Route
 from sealwire.services.socket.service import SocketService
 
 WEBSOCKET_PATHS = ("/ws", "/connection/websocket")
 """The second is where `centrifuge` clients look by habit."""
-
-
-def routes(service: SocketService, edge: Edge) -> list[Route]:
-    """Return the routes for other services."""
-    return [edge.bind(STATE, service.state)]
 
 
 def socket_routes(service: SocketService, edge: Edge) -> list[Route]:

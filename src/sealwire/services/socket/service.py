@@ -14,8 +14,7 @@ from sealwire.contracts.admission import SocketGateway
 from sealwire.contracts.messaging import Messaging
 from sealwire.contracts.messaging_stream import Passing, Publication
 from sealwire.contracts.revocations import Revocation
-from sealwire.contracts.socket import CONVERSATION_CHANNEL, InstanceState
-from sealwire.kit.caller import Caller
+from sealwire.contracts.socket import CONVERSATION_CHANNEL
 from sealwire.kit.clock import Clock
 from sealwire.kit.codec import encode
 from sealwire.kit.exchange import Receive, Scope, Send, trace_of
@@ -138,18 +137,6 @@ class SocketService:
     def checks(self) -> Mapping[str, Probe]:
         """What this instance depends on."""
         return {"messaging_feed": self._feed.check}
-
-    async def state(self, caller: Caller) -> InstanceState:
-        """Count connections and subscriptions."""
-        stats = self._hub.stats()
-        return InstanceState(
-            instance=self.instance,
-            connections=len(self._connections),
-            sessions=stats.sessions,
-            subscriptions=stats.subscriptions,
-            feed_position=self._feed.position,
-            slow_consumers_closed=self._closed.get(protocol.SLOW.code, 0),
-        )
 
     @property
     def stats(self) -> HubStats:
