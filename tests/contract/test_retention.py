@@ -9,15 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from sealwire.contracts.audit_log import AuditQuery, VerifyQuery
+from sealwire.contracts.audit_log import Actor, AuditBatch, AuditEntry, AuditQuery, VerifyQuery
 from sealwire.contracts.conversations import Conversation, NewConversation
 from sealwire.contracts.messages import History
 from sealwire.contracts.retention import START_RUN, ListUnusable, NewRetentionRun, RetentionRun, RunActive
 from sealwire.contracts.retention_policies import NewRetentionPolicy
-from sealwire.kit.caller import Caller
+from sealwire.kit.caller import ANONYMOUS_TENANT, Caller, service_caller
 from sealwire.kit.codec import Page
+from sealwire.kit.ids import new_id
 from sealwire.kit.problem import Invalid, NotFound
 from sealwire.services.compliance.config import ComplianceConfig
+from sealwire.services.compliance.ports import RecordFilter, StoredRecord
 from sealwire.testing.keeping_room import KeepingRoom
 
 DAY_S = 86_400
@@ -156,6 +158,64 @@ async def test_records_are_pruned_and_the_log_still_verifies(room: KeepingRoom, 
     assert (run.status, counts(run, "audit")["disposed"]) == ("done", 1)
     verdict = await service.verify(anna, VerifyQuery())
     assert (verdict.ok, verdict.first_bad_seq) == (True, None)
+
+
+async def write(room: KeepingRoom, tenant_id: str, resource_id: str = "") -> StoredRecord:
+    """Have a record of today written of somebody who is not known; return it as a copy made elsewhere keeps it."""
+    entry = AuditEntry(
+        audit_id=new_id(), tenant_id=tenant_id, actor=Actor(type="anonymous", id="anonymous"), action="try",
+        resource_type="thing", resource_id=resource_id, personal={"ip_address": "203.0.113.9"},
+    )  # fmt: skip
+    await room.compliance.service.append(service_caller("gateway", tenant_id), AuditBatch(records=[entry]))
+    found = await room.compliance.stores.audit.search(tenant_id, RecordFilter(action="try"), after_seq=0, limit=100)
+    return found.records[-1]
+
+
+async def addresses(room: KeepingRoom, *copies: StoredRecord) -> list[str]:
+    return [(await room.compliance.service.show(copy)).metadata["ip_address"] for copy in copies]
+
+
+async def test_the_key_of_a_day_goes_with_its_last_record(room: KeepingRoom, anna: Caller, ben: Caller) -> None:
+    """So what nobody is known by is gone from exports and backups too (R4.5)."""
+    tenant_id = anna.tenant_id
+    held, first = await write(room, tenant_id, ben.user_id), await write(room, tenant_id)
+    room.clock.advance(DAY_S)
+    second = await write(room, tenant_id)
+    room.clock.advance(29.5 * DAY_S)
+    young = await write(room, tenant_id)
+    hold = await room.hold(anna, subject_id=ben.user_id)
+    await keep(room, anna, audit=30)
+    known = ["203.0.113.9"] * 4
+    assert counts(await room.run(anna, resource_type="audit"), "audit")["kept"] == 1
+    assert await addresses(room, held, first, second, young) == known, "the hold keeps one of the first day"
+    room.clock.advance(DAY_S)
+    await room.run(anna, resource_type="audit")
+    assert await addresses(room, held, first, second, young) == [*known[:2], "erased", known[3]]
+    await room.compliance.service.release(anna, hold)
+    await room.run(anna, resource_type="audit")
+    assert await addresses(room, held, first, second, young) == ["erased"] * 3 + known[3:]
+    assert (await room.compliance.service.verify(anna, VerifyQuery())).ok
+
+
+async def test_the_log_of_who_is_not_known_is_kept_as_the_settings_say(room: KeepingRoom) -> None:
+    copy = await write(room, ANONYMOUS_TENANT)
+    room.clock.advance(40 * DAY_S)
+    young = await write(room, ANONYMOUS_TENANT)
+    for keep_days, known in ((0, "203.0.113.9"), (30, "erased")):
+        await room.close_compliance()
+        room.config = ComplianceConfig(retention_every_s=0.2, retention_pause_ms=0, anonymous_keep_days=keep_days)
+        await room.open_compliance()
+        async with asyncio.timeout(20):
+            while True:
+                if await addresses(room, copy) == [known]:
+                    break
+                await asyncio.sleep(0.02)
+    assert await addresses(room, young) == ["203.0.113.9"]
+    await room.close_compliance()
+    room.config = ComplianceConfig(retention_every_s=0)
+    await room.open_compliance()
+    policies = await room.compliance.stores.retention.policies(ANONYMOUS_TENANT, after="", limit=9)
+    assert list(policies) == []
 
 
 async def until_recorded(room: KeepingRoom, who: Caller, action: str, count: int) -> None:

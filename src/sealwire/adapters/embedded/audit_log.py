@@ -312,6 +312,26 @@ class SqliteAuditStore:
             await asyncio.sleep(0)
         return found
 
+    async def days(self, tenant_id: str, seqs: Collection[int]) -> Sequence[int]:
+        number = self._number(tenant_id)
+        base = (number or 0) << SEQ_BITS
+        left = [] if number is None else sorted(set(seqs))
+        found: set[int] = set()
+        while left:
+            rows = self._read(
+                "SELECT place, count, traits FROM piece WHERE place > ? AND place <= ? AND place + count > ? LIMIT 1",
+                (base | max(0, left[0] - TILE_WIDTH), base | left[0], base | left[0]),
+            )
+            if not rows:
+                left.pop(0)
+                continue
+            first, times = rows[0][0] - base, audit_traits.times_of(rows[0][1], rows[0][2])
+            inside = [seq for seq in left if seq < first + len(times)]
+            found.update(times[seq - first] // audit_pruning.DAY_US for seq in inside)
+            left = left[len(inside) :]
+            await asyncio.sleep(0)
+        return sorted(found)
+
     async def prune(self, tenant_id: str, seqs: Sequence[int], *, run_id: str, at_us: int) -> PruneCount:
         def prune(conn: apsw.Connection, some: Sequence[str]) -> Disposed:
             number = conn.execute("SELECT number FROM tenant WHERE tenant_id = ?", (tenant_id,)).get

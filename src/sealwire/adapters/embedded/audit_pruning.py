@@ -30,7 +30,7 @@ CREATE TABLE leaf (
 );
 """
 SEQ_BITS = 40
-_DAY_US = 86_400_000_000
+DAY_US = 86_400_000_000
 # What a witness signed, or a key began with, is named by others: it stays. So does the last of each day and key, and
 # the newest of all, which nothing follows.
 _FOLLOWED = (
@@ -80,7 +80,7 @@ class SqliteCheckpointThinning:
         conn: apsw.Connection,
     ) -> tuple[int, int | None]:
         """Look at some checkpoints above a size; return how many went, and the size to go on from."""
-        rows: list[Row] = conn.execute(_FOLLOWED, (tenant_id, after, before_us, _DAY_US, limit)).fetchall()
+        rows: list[Row] = conn.execute(_FOLLOWED, (tenant_id, after, before_us, DAY_US, limit)).fetchall()
         going = [(number, size) for number, size, followed, named in rows if followed and not named]
         if going:
             conn.executemany("DELETE FROM checkpoint WHERE number = ? AND size = ?", going)

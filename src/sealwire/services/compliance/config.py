@@ -85,6 +85,9 @@ class ComplianceConfig(msgspec.Struct, frozen=True, kw_only=True):
     retention_every_s: Annotated[
         float, Meta(ge=0, le=31_536_000, description="Seconds between retention runs by schedule; 0: none by itself")
     ] = 86_400.0
+    anonymous_keep_days: Annotated[
+        int, Meta(ge=0, le=36_500, description="Days to keep audit records of who is not known; 0: for ever")
+    ] = 0
     retention_batch: Annotated[
         int, Meta(ge=1, le=1000, description="Things a retention run disposes of at a time; in short transactions")
     ] = 1_000

@@ -16,6 +16,7 @@ from sealwire.services.compliance.holds import HoldKeeper
 from sealwire.services.compliance.job_ports import JobFilter, RightsStore
 from sealwire.services.compliance.ports import ComplianceStores
 from sealwire.services.compliance.pruning import Pruning
+from sealwire.services.compliance.retention import Retention
 from sealwire.services.compliance.retention_ports import HoldStore, RunStore
 from sealwire.services.compliance.retention_runs import RetentionEngine
 
@@ -100,6 +101,8 @@ class Keeping:
             store=stores.holds, custodians=custodians, released=released, gaps=gaps, knows=self._knows, clock=clock,
             patience_s=config.hold_patience_s,
         )  # fmt: skip
+        self._policies = Retention(store=stores.retention, clock=clock)
+        self._anonymous_keep_days = config.anonymous_keep_days
         shelf = OwnShelf(
             pruning=pruning, rights=stores.rights, holds=stores.holds, runs=stores.runs, dispose_exports=dispose_exports
         )
@@ -129,6 +132,7 @@ class Keeping:
     async def start(self) -> None:
         """Take up what was under way."""
         await self.holds.start()
+        await self._policies.keep_anonymous(self._anonymous_keep_days)
         await self.engine.start()
 
     async def stop(self) -> None:

@@ -196,6 +196,9 @@ class AuditStore(Protocol):
     async def prunable(self, tenant_id: str, seqs: Collection[int]) -> list[int]:
         """Return those of these records that are there and that no legal hold covers."""
 
+    async def days(self, tenant_id: str, seqs: Collection[int]) -> Sequence[int]:
+        """Return the days (since 1970, UTC) on which these records were made, also of those that are pruned."""
+
     async def prune(self, tenant_id: str, seqs: Sequence[int], *, run_id: str, at_us: int) -> PruneCount:
         """Take the bytes of these records out, a few at a time; what a hold covers stays. Durable on return.
 

@@ -7,25 +7,29 @@ the first on. So verification tells a pruned record from one that somebody took 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from sealwire.contracts.audit_log import Accepted, Actor, AuditBatch, AuditEntry
 from sealwire.contracts.compliance_terms import SERVICE
 from sealwire.kit.caller import Caller, service_caller
-from sealwire.kit.clock import Clock
+from sealwire.kit.clock import US_PER_S, Clock, rfc3339
 from sealwire.kit.ids import new_id
 from sealwire.services.compliance.chain import Record, read_record
 from sealwire.services.compliance.ports import AuditStore, PruneCount, RecordFilter
+from sealwire.services.compliance.sealing import day_scope
 
 PRUNED_ACTION = "audit.pruned"
 PRUNED_START = b'{"action":"audit.pruned",'
 """How the canonical bytes of a record of pruning begin."""
 RECORDS_A_WRITE = 256
 _RANGES_A_RECORD = 2_000
+_DAY_US: Final = 86_400 * US_PER_S
 _read_metadata = msgspec.json.Decoder(dict[str, Any]).decode
 Append = Callable[[Caller, AuditBatch], Awaitable[Accepted]]
+DestroyKeys = Callable[[str, str], Awaitable[object]]
+"""Of tenant and scope."""
 Range = tuple[int, int]
 
 
@@ -120,10 +124,11 @@ class DueRecord(msgspec.Struct, frozen=True):
 class Pruning:
     """What the retention engine asks of the log."""
 
-    def __init__(self, *, store: AuditStore, append: Append, clock: Clock) -> None:
-        """`append` stores records of compliance's own."""
+    def __init__(self, *, store: AuditStore, append: Append, destroy_keys: DestroyKeys, clock: Clock) -> None:
+        """`append` stores records of compliance's own; `destroy_keys` those of the day keys of a tenant."""
         self._store = store
         self._append = append
+        self._destroy_keys = destroy_keys
         self._clock = clock
 
     async def due(self, tenant_id: str, *, before_us: int, after_seq: int, limit: int) -> list[DueRecord]:
@@ -142,7 +147,20 @@ class Pruning:
         there = await self._store.prunable(tenant_id, wanted)
         if there:
             await self._say(tenant_id, there, run_id)
-        return await self._store.prune(tenant_id, sorted(set(seqs)), run_id=run_id, at_us=self._clock.now_us())
+        pruned = await self._store.prune(tenant_id, sorted(set(seqs)), run_id=run_id, at_us=self._clock.now_us())
+        await self._end_days(tenant_id, seqs)
+        return pruned
+
+    async def _end_days(self, tenant_id: str, seqs: Collection[int]) -> None:
+        """Destroy the keys of days of which no record is left (R4.5): what nobody is known by is in copies too."""
+        for day in await self._store.days(tenant_id, seqs):
+            begins_us = day * _DAY_US
+            that_day = RecordFilter(from_us=begins_us, to_us=begins_us + _DAY_US)
+            for after in (max(seqs), 0):  # most often the next record is of that day
+                if (await self._store.search(tenant_id, that_day, after_seq=after, limit=1)).records:
+                    break
+            else:
+                await self._destroy_keys(tenant_id, day_scope(rfc3339(begins_us)))
 
     async def _say(self, tenant_id: str, seqs: Collection[int], run_id: str) -> None:
         gone = joined([*await self._said(tenant_id), *ranges_of(seqs)])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from sealwire.contracts.compliance_terms import SERVICE
 from sealwire.contracts.retention_policies import NewRetentionPolicy, RetentionPolicies, RetentionPolicy
-from sealwire.kit.caller import Caller
+from sealwire.kit.caller import ANONYMOUS_TENANT, Caller, service_caller
 from sealwire.kit.clock import Clock, rfc3339
 from sealwire.kit.codec import Page
 from sealwire.kit.cursors import read_cursor, write_cursor
@@ -69,3 +70,13 @@ class Retention:
         )
         if not await self._store.remove_policy(caller.tenant_id, resource_type, event):
             raise NotFound("There is no policy for this resource type.")
+
+    async def keep_anonymous(self, keep_days: int) -> None:
+        """Let the log of those who are not known be kept as the settings say: nobody administers that tenant."""
+        caller = service_caller(SERVICE, ANONYMOUS_TENANT)
+        found = await self._store.policies(ANONYMOUS_TENANT, after="", limit=len(RESOURCE_TYPES))
+        before = next((policy.keep_days for policy in found if policy.resource_type == "audit"), 0)
+        if before and not keep_days:
+            await self.remove_policy(caller, "audit")
+        elif before != keep_days:
+            await self.set_policy(caller, "audit", NewRetentionPolicy(keep_days=keep_days))

@@ -100,7 +100,12 @@ class ComplianceService(RightsAnswers):
         )
         self._audit = AuditLog(store=store, logs=self._logs, sealer=sealer, clock=clock, grown=self._evidence.grown)
         self._bundles = Bundles(store=store, evidence=self._evidence, clock=clock, most_records=config.evidence_records)
-        self.pruning = Pruning(store=store, append=self._audit.append, clock=clock)
+        self.pruning = Pruning(
+            store=store,
+            append=self._audit.append,
+            destroy_keys=lambda tenant_id, scope: keys.destroy(tenant_id, scope=scope),
+            clock=clock,
+        )
         thinning = Thinning(logs=store, store=stores.thinning, clock=clock, keep_days=config.checkpoints_keep_days)
         self._verifier = Verifier(store=store, evidence=self._evidence, at_once=config.verify_at_once)
         self._consents = Consents(store=stores.consents, clock=clock)
