@@ -1,4 +1,4 @@
-"""Reading a log from an installation: addresses that are none, and a mirror that a full disk interrupted."""
+"""Reading a log from an installation: addresses that are none, a damaged log, a mirror that a full disk interrupted."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import resource
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from typing import Any
 import pytest
 import typer
 
+from sealwire.cli.audit import verify_source
 from sealwire.cli.audit_commands import audit_cosign, live
-from sealwire.cli.audit_live import PREFIX, LiveLog
+from sealwire.cli.audit_live import PREFIX, LiveLog, Refused
 from sealwire.cli.terminal import EXIT_USAGE
 from sealwire.services.compliance.notes import NoteSignature, TreeHead, checkpoint_text, write_note
 from sealwire.services.compliance.tiles import write_bundle
@@ -46,15 +48,50 @@ class Shelf(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-@pytest.fixture
-def log() -> Iterator[LiveLog]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Shelf)
+class Damaged(BaseHTTPRequestHandler):
+    """Answers as a gateway does for a log whose last record is gone."""
+
+    fault: str | None = "truncated: the log has 285 records, the last 1 are missing"
+
+    def do_GET(self) -> None:
+        """Sign nothing, and say what the verification finds."""
+        broken = {"code": "audit_log_broken", "detail": "The audit log is damaged; run its verification."}
+        found = {"ok": False, "records": 284, "first_bad_seq": 285, "root": "", "checkpoint": "", "fault": self.fault}
+        verifies = self.path.removeprefix(PREFIX) == "/verify"
+        content = json.dumps(found if verifies else broken).encode()
+        self.send_response(200 if verifies else 503)
+        self.send_header("content-type", "application/json" if verifies else "application/problem+json")
+        self.send_header("content-length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing."""
+
+
+class Verifying(Damaged):
+    """The same while a long verification is under way."""
+
+    fault = None
+
+
+@contextmanager
+def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[LiveLog]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
-    yield LiveLog(f"http://127.0.0.1:{server.server_port}", "token")
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    try:
+        yield LiveLog(f"http://127.0.0.1:{server.server_port}", "token")
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@pytest.fixture
+def log() -> Iterator[LiveLog]:
+    with serving(Shelf) as log:
+        yield log
 
 
 def test_a_mirror_that_was_cut_short_goes_on_with_whole_files(log: LiveLog, tmp_path: Path) -> None:
@@ -75,6 +112,16 @@ def test_a_mirror_that_was_cut_short_goes_on_with_whole_files(log: LiveLog, tmp_
     assert log.mirror(folder) == RECORDS, "the first key is still known, and how long the log was"
     assert (folder / "tile" / "entries" / "000").read_bytes() == BUNDLE
     assert (folder / "tile" / "0" / "000").read_bytes() == TILE
+
+
+def test_of_a_damaged_log_it_says_what_is_wrong_and_where(capsys: pytest.CaptureFixture[str]) -> None:
+    with serving(Damaged) as log:
+        assert verify_source(log, key=None, checkpoints=[], witnesses=[], as_json=False) == 1
+    said = capsys.readouterr().err
+    assert "at seq 285: truncated: the log has 285 records" in said
+    assert "run its verification" not in said, "that is what was run"
+    with serving(Verifying) as log, pytest.raises(Refused, match="run its verification"):
+        log.checkpoint()
 
 
 @pytest.mark.parametrize("url", ["", "there", "127.0.0.1:3000", "ftp://a", "http://", "http://[", "http://a:99999",

@@ -17,9 +17,10 @@ from typing import Any, BinaryIO, TypeVar
 import msgspec
 
 from sealwire.cli.terminal import plain, why
-from sealwire.contracts.audit_log import Checkpoint, Proof
+from sealwire.contracts.audit_log import Checkpoint, Proof, Verification
 from sealwire.contracts.witness import CosignedCheckpoint
 from sealwire.kit.files import write_whole
+from sealwire.services.compliance.log_tree import LogBroken
 from sealwire.services.compliance.merkle import HASH_BYTES
 from sealwire.services.compliance.notes import parse_checkpoint, parse_note
 from sealwire.services.compliance.tiles import BundleAddress, TileAddress, path_of, read_bundle, tiles_of
@@ -42,11 +43,12 @@ _REMEDIES = {
 
 
 class Refused(ConnectionError):
-    """The installation did not answer, or refused; `status` is that of its answer, 0 without one."""
+    """The installation did not answer, or refused; `status` and `code` are of its answer, 0 and "" without one."""
 
-    def __init__(self, text: str, status: int = 0) -> None:
+    def __init__(self, text: str, status: int = 0, code: str = "") -> None:
         super().__init__(text)
         self.status = status
+        self.code = code
 
 
 class Broken(Refused):
@@ -66,8 +68,21 @@ class LiveLog:
         return self._url
 
     def checkpoint(self) -> Checkpoint:
-        """Return the signed checkpoint over the log as it is now, and its keys."""
-        return self._document("checkpoint", Checkpoint)
+        """Return the signed checkpoint over the log as it is now, and its keys.
+
+        Raises: Refused; for a log that is damaged, so that nothing is signed over it, with what the installation finds.
+        """
+        try:
+            return self._document("checkpoint", Checkpoint)
+        except Refused as error:
+            if error.code != LogBroken.code:
+                raise
+            found = self._document("verify", Verification)
+            if found.fault is None:
+                raise
+            at = "" if found.first_bad_seq is None else f" at seq {found.first_bad_seq}"
+            text = f"{self._url}: the log is damaged, and nothing is signed over it{at}: {found.fault}"
+            raise Refused(plain(text)[: 2 * MOST_DETAIL], error.status, error.code) from None
 
     def consistency(self, older: int, newer: int) -> list[bytes]:
         """Return the proof that the tree of one size continues that of another; empty from nothing, or to the same."""
@@ -230,7 +245,8 @@ def _refusal(name: str, error: urllib.error.HTTPError) -> Refused:
             where = plain(str(error.headers.get("location", "elsewhere")))[:MOST_DETAIL]
             return Refused(f"{name} answers {error.code}: it is at {where}; give that address", error.code)
         remedy = f" ({_REMEDIES[error.code]})" if error.code in _REMEDIES else ""
-        return Refused(f"{name} answers {error.code}: {_detail(error)}{remedy}", error.code)
+        detail, code = _problem(error)
+        return Refused(f"{name} answers {error.code}: {detail}{remedy}", error.code, code)
 
 
 def _broken(name: str, error: Exception) -> Broken:
@@ -275,8 +291,9 @@ def _require_same(folder: Path, head: Checkpoint) -> None:
         raise Refused(f"the log has {head.tree_size} records, and {size} in {note}: it was cut, or is another one")
 
 
-def _detail(error: urllib.error.HTTPError) -> str:
-    """Return what the answer says for people, however it was given: a proxy's page is not repeated."""
+def _problem(error: urllib.error.HTTPError) -> tuple[str, str]:
+    """Return what the answer says for people and its code, however it was given: a proxy's page is not repeated."""
     with suppress(OSError, HTTPException, msgspec.MsgspecError, KeyError, TypeError):
-        return plain(str(msgspec.json.decode(error.read(1 << 16))["detail"]))[:MOST_DETAIL]
-    return plain(str(error.reason))[:MOST_DETAIL]
+        problem = msgspec.json.decode(error.read(1 << 16))
+        return plain(str(problem["detail"]))[:MOST_DETAIL], str(problem.get("code", ""))
+    return plain(str(error.reason))[:MOST_DETAIL], ""
