@@ -166,6 +166,36 @@ async def test_search_indexes_what_was_restored_anew(house: House, tmp_path: Pat
     await room.service.stop()
 
 
+async def test_search_that_was_down_meanwhile_notices_it_for_everybody(house: House, tmp_path: Path) -> None:
+    """Nobody followed the stream when it was replaced: no socket was open, and search was stopped."""
+    room = SearchRoom(tmp_path, media=cast(Media, None))
+    room.messages = house.place
+    await house.say("lost kingfisher", "lost heron", "lost grebe")
+    wire, at = await house.ben_listens()
+    await wire.__aexit__(None, None, None)
+    for _ in range(2):  # a restart of search alone, and one of messaging meanwhile, are none of it
+        await room.open_search()
+        await room.caught_up()
+        assert len(await room.bodies(house.ben, "lost")) == 3
+        await room.service.stop()
+        await house.place.stop()
+        await house.place.open()
+        house.place.join()
+    assert (await house.place.messaging.get(house.ben, house.group.conversation_id)).epoch == at["epoch"]
+    await house.place.restore()
+    await house.say("found kingfisher", "found heron", "found grebe", "found teal")
+    house.place.join()
+    await room.open_search()
+    async with asyncio.timeout(10):
+        while len(await room.bodies(house.ben, "found")) < 4:  # noqa: ASYNC110 - search tells nobody
+            await asyncio.sleep(0.02)
+    assert await room.bodies(house.ben, "lost") == []
+    _, back = await house.ben_listens(recover=True, offset=at["offset"], epoch=at["epoch"])
+    assert (back["was_recovering"], back.get("recovered", False)) == (True, False)
+    assert back["epoch"] != at["epoch"]
+    await room.service.stop()
+
+
 async def test_the_stream_says_whether_it_is_the_one_that_was_read(house: House) -> None:
     async def ask(after: int, last: str = "") -> Any:
         return await house.place.messaging.publications(SOCKET, PublicationQuery(after=after, last=last))

@@ -141,8 +141,14 @@ class SearchIndex(Protocol):
     def replay_from(self) -> int:
         """Return the position after which the feed has to be applied (again). 0: load everything anew."""
 
-    async def apply(self, changes: Sequence[Put | Remove], *, upto: int) -> None:
-        """Take changes in position order; with them the feed was read up to `upto`.
+    def mark(self) -> str:
+        """Return what `apply` was told last of the feed's identity, as durable as `replay_from`; empty: nothing.
+
+        It is of a position at or behind everything the index holds. *Elasticsearch:* a field beside the position.
+        """
+
+    async def apply(self, changes: Sequence[Put | Remove], *, upto: int, mark: str = "") -> None:
+        """Take changes in position order; with them the feed was read up to `upto`, which `mark` tells apart.
 
         Returns before they can be found (see `flush`), and waits while too many are on their way.
         """

@@ -83,6 +83,7 @@ class TantivySearchIndex:
         self._views = Views(clock)
         self._upto = 0
         self._replay_from = 0
+        self._mark = ""
         self._waiting = 0
         self._faults: dict[str, str] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -106,6 +107,7 @@ class TantivySearchIndex:
                 self._close()
                 raise
             self._replay_from = self._upto = restored.position
+            self._mark = restored.mark
             for part in restored.shards:
                 self._shards[part.tenant_id] = self._shard(part.tenant_id, part)
         self._tasks = [asyncio.create_task(self._commit_rounds()), asyncio.create_task(self._keep_house())]
@@ -141,6 +143,10 @@ class TantivySearchIndex:
         """See `SearchIndex.replay_from`."""
         return self._replay_from
 
+    def mark(self) -> str:
+        """See `SearchIndex.mark`."""
+        return self._mark
+
     async def check(self) -> None:
         """See `SearchIndex.check`."""
         for shard in self._shards.values():
@@ -154,11 +160,12 @@ class TantivySearchIndex:
             raise IndexFault(fault)
 
     # ---- changes
-    async def apply(self, changes: Sequence[Put | Remove], *, upto: int) -> None:
+    async def apply(self, changes: Sequence[Put | Remove], *, upto: int, mark: str = "") -> None:
         """See `SearchIndex.apply`."""
         for change in changes:
             self._waiting += self._shard_of(change.tenant_id).take(change)
         self._upto = max(self._upto, upto)
+        self._mark = mark or self._mark
         await self._pace()
 
     async def load(self, puts: Sequence[Put]) -> None:
@@ -313,12 +320,13 @@ class TantivySearchIndex:
                 if shard.root is not None:
                     await self._run(shutil.rmtree, shard.root, True)
         self._upto = self._replay_from = 0
+        self._mark = ""
         await self._vault.drop_all()
 
     async def snapshot(self) -> None:
         """Seal what changed since the last snapshot. Raises what keys and disk raise; the last one stays then."""
         if self._memory is not None:
-            await self._vault.save(self._shards, self._covered, lambda: self._upto)
+            await self._vault.save(self._shards, self._covered, lambda: self._upto, lambda: self._mark)
 
     async def _keep_house(self) -> None:
         tick_s = min(5.0, self._tuning.snapshot_every_s)

@@ -46,10 +46,14 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
-    """All snapshots together: every tenant with one, and the position up to which nothing is missing from them."""
+    """All snapshots together: every tenant with one, and the position up to which nothing is missing from them.
+
+    `mark` is of the feed they were made from (`SearchIndex.mark`).
+    """
 
     position: int
     tenants: tuple[str, ...]
+    mark: str = ""
 
 
 class SnapshotFolder:

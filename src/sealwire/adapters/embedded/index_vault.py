@@ -36,6 +36,7 @@ class Restoration(msgspec.Struct, frozen=True, kw_only=True):
 
     position: int
     shards: list[Restored]
+    mark: str
 
 
 class Vault:
@@ -81,7 +82,7 @@ class Vault:
                 position = position if isinstance(error, KeyDestroyed) else 0
             else:
                 shards.append(part)
-        return Restoration(position=position, shards=shards)
+        return Restoration(position=position, shards=shards, mark=state.mark)
 
     async def _restore_shard(self, tenant_id: str, root: Path) -> Restored:
         target = root / "0"
@@ -99,7 +100,13 @@ class Vault:
         key = await self._keys.key_by_id(tenant_id, self._folder.key_id(path))
         return await asyncio.to_thread(self._folder.open_bytes, path, tenant_id, key)
 
-    async def save(self, shards: Mapping[str, Shard], covered: Callable[[], int], upto: Callable[[], int]) -> None:
+    async def save(
+        self,
+        shards: Mapping[str, Shard],
+        covered: Callable[[], int],
+        upto: Callable[[], int],
+        mark: Callable[[], str],
+    ) -> None:
         """Seal the shards that changed, then the state that names them. Raises what keys and disk raise."""
         async with self._saving:
             position = covered()
@@ -107,7 +114,7 @@ class Vault:
                 if shard.changed:
                     await self._save_shard(shard, upto)
             tenants = sorted(shard.tenant_id for shard in shards.values() if shard.saved)
-            state = State(position=position, tenants=tuple(tenants))
+            state = State(position=position, tenants=tuple(tenants), mark=mark())
             if state != self._saved:
                 key = await self._keys.sealing_key(SYSTEM_TENANT)
                 content = msgspec.msgpack.encode(state)

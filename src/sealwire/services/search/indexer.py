@@ -64,6 +64,8 @@ class Indexer:
         self._loaded_until = 0
         self.position = 0
         self._last = ""
+        self._mark = ""
+        """Of the stream that the restored index was made from, until messaging has said whether it still has it."""
         self.newest = 0
         self.failures = 0
         self.last_error = ""
@@ -71,6 +73,7 @@ class Indexer:
     def start(self, *, anew: bool = False) -> None:
         """Begin after the position that the index names, or with everything `anew`."""
         self.position, self._last = self._index.replay_from(), ""
+        self._mark = "" if anew else self._index.mark()
         self.built = self.position > 0 and not anew
         self._place = 0
         self._joined = False
@@ -96,6 +99,8 @@ class Indexer:
 
     async def step(self, *, wait_ms: int = 0) -> int:
         """Read and apply one batch; return how many events it held. Raises what messaging and the index raise."""
+        if self._mark:
+            await self._recognise()
         if not self.built:
             await self._build()
         query = PublicationQuery(after=self.position, last=self._last, limit=BATCH, wait_ms=wait_ms)
@@ -115,13 +120,23 @@ class Indexer:
         self._joined = True
         changes = [change for item in read.items if (change := await self._change(item)) is not None]
         position = read.items[-1].position
-        await self._index.apply(changes, upto=position)
+        await self._index.apply(changes, upto=position, mark=f"{position} {read.last}")
         self.position, self._last = position, read.last
         if position > self._loaded_until:
             self._loaded.clear()
         if len(read.items) < BATCH and self._config.linger_s:
             await asyncio.sleep(self._config.linger_s)
         return len(read.items)
+
+    async def _recognise(self) -> None:
+        """Ask whether messaging's stream is the one that the index was made from: it may have been restored from a
+        backup while nobody followed it. Only who read it can tell, and messaging hears of it in this way."""
+        position, _, last = self._mark.partition(" ")
+        query = PublicationQuery(after=int(position), last=last, limit=1)
+        if (await self._messaging.publications(self._caller, query)).broken:
+            _log.warning("messaging was restored while search was down; indexing anew")
+            self.built = False
+        self._mark = ""
 
     async def _build(self) -> None:
         """Index all there is, then go on with the stream from where it stood before. Goes on where it failed."""
@@ -138,7 +153,7 @@ class Indexer:
             self._place = page[-1].place
         # A commit may show in the catalogue a moment before it is announced: hence the look at `seq`, not at positions.
         self._loaded_until = (await self._messaging.publications(self._caller, newest)).newest + MOST_UNANNOUNCED
-        await self._index.apply([], upto=self.position)
+        await self._index.apply([], upto=self.position, mark=f"{self.position} {self._last}")
         self.built, self._joined, self._place = True, True, 0
 
     async def _put(self, tenant_id: str, position: int, message: Message, *, fresh: bool) -> Put | None:
