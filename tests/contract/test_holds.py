@@ -273,7 +273,7 @@ async def test_an_erasure_keeps_what_a_hold_covers_and_no_more(room: KeepingRoom
     assert await live() == {("messaging", held.conversation_id), ("media", held.conversation_id)}
     statement = read_certificate(job.certificate or "", [parse_key(job.public_key or "")])
     parts = {part["where"]: part for part in statement["erased"]}
-    assert parts["messaging"]["kept_under_legal_hold"] == {"message": 1, "data_key": 1}
+    assert parts["messaging"]["kept_under_legal_hold"] == {"message": 1, "data_key": 1, "membership": 1}
     assert parts["media"]["kept_under_legal_hold"] == {"file": 1, "data_key": 1}
     assert parts["crypto"]["kept_under_legal_hold"]["data_key"] == 2
     assert {id_ for part in statement["erased"] for id_ in part["kept_in"]} == {held.conversation_id}

@@ -239,7 +239,7 @@ async def test_an_erasure_leaves_what_a_hold_on_the_conversation_keeps_and_takes
         await room.messaging.react(ben, group.conversation_id, 1, "👍")
     await room.messaging.put_hold(COMPLIANCE, "h1", HoldPlacement(conversation_id=held.conversation_id))
     kept, where = await erase(room, ben)
-    assert (kept, where) == ({"reaction": 1}, [held.conversation_id])
+    assert (kept, where) == ({"reaction": 1, "membership": 1}, [held.conversation_id])
     assert await reactions(room, ben) == [(1, "👍")]
     probe = await room.stores.subjects.counts("default", ben.user_id)
     assert probe["former_reactions"] == 0, "what a hold keeps is left out"

@@ -24,6 +24,7 @@ from sealwire.kit.ids import new_id
 from sealwire.services.media.events import media_event
 from sealwire.services.messaging.config import MessagingConfig
 from sealwire.services.messaging.model import Actor
+from sealwire.services.messaging.subject_ports import Rewritten
 from sealwire.testing.media_room import MediaRoom
 
 SELF = Actor("service", "compliance")
@@ -143,6 +144,54 @@ async def test_erasing_a_mention(
     hold_meanwhile(stores.db, monkeypatch, anna, group.conversation_id)
     assert await stores.subjects.unmention("default", [(mention, b"")], LATER_US) == 0
     assert stores.db.read("SELECT meta FROM message") == [(mention.meta,)]
+
+
+@pytest.mark.parametrize("what", ["delete", "dispose", "tombstone", "rewrite"])
+async def test_what_names_somebody_else(
+    room: MediaRoom, anna: Caller, group: Conversation, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    ben, stores = await room.enter("ben"), room.messages.stores
+    draft = Draft(body="to you", client_message_id="k", mentions=[ben.user_id])
+    told = await room.messages.messaging.send(anna, group.conversation_id, draft)
+    (written,) = await stores.subjects.messages("default", anna.user_id, 0, 10)
+    again = Rewritten(written.place, 0, b"other", None)
+    deleting: dict[str, Callable[[], Awaitable[Any]]] = {
+        "delete": lambda: stores.messages.delete(group.conversation_id, told.seq, SELF, LATER_US),
+        "dispose": lambda: stores.keeping.dispose(
+            "default", "run-1", [told.message_id], rows=True, actor=SELF, at_us=LATER_US
+        ),
+        "tombstone": lambda: stores.subjects.tombstone("default", anna.user_id, [written.place], "p-1", LATER_US),
+        "rewrite": lambda: stores.subjects.rewrite("default", anna.user_id, [again], "p-1", LATER_US),
+    }
+    sealed = stores.db.read("SELECT sealed, sender_id, meta FROM message")
+    hold_meanwhile(stores.db, monkeypatch, ben)
+    await deleting[what]()
+    assert stores.db.read("SELECT sealed, sender_id, meta FROM message") == sealed
+
+
+@pytest.mark.parametrize("what", ["remove", "change", "erase"])
+async def test_who_was_in_a_conversation(
+    room: MediaRoom, anna: Caller, group: Conversation, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    ben, stores, id_ = await room.enter("ben"), room.messages.stores, group.conversation_id
+    await stores.conversations.add_member(id_, ben.user_id, "member", SELF, LATER_US, most=9)
+    ending: dict[str, Callable[[], Awaitable[Any]]] = {
+        "remove": lambda: stores.conversations.remove_member(id_, ben.user_id, SELF, LATER_US),
+        "change": lambda: stores.conversations.change_member(id_, ben.user_id, "reader", SELF, LATER_US),
+        "erase": lambda: stores.subjects.leave("default", ben.user_id, 10, LATER_US),
+    }
+    hold_meanwhile(stores.db, monkeypatch, anna, id_)
+    await ending[what]()
+    assert stores.db.read("SELECT user_id, role FROM former_seat") == [(ben.user_id, "member")]
+
+
+async def test_who_made_a_conversation(
+    room: MediaRoom, anna: Caller, group: Conversation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stores = room.messages.stores
+    hold_meanwhile(stores.db, monkeypatch, anna, group.conversation_id)
+    assert await stores.subjects.unname("default", anna.user_id, "p-1") == 0
+    assert stores.db.read("SELECT created_by FROM conversation") == [(anna.user_id,)]
 
 
 async def test_forgetting_a_removed_conversation(

@@ -38,7 +38,7 @@ async def test_a_mention_that_a_hold_keeps_is_told_and_goes_with_the_hold(tmp_pa
         job = await erased(room, anna, 1)
         statement = read_certificate(job.certificate or "", [parse_key(job.public_key or "")])
         parts = {part["where"]: part for part in statement["erased"]}
-        assert parts["messaging"]["kept_under_legal_hold"] == {"mention": 1}
+        assert parts["messaging"]["kept_under_legal_hold"] == {"mention": 1, "membership": 1}
         assert parts["messaging"]["kept_in"] == [group.conversation_id]
         assert [why["hold_id"] for why in statement["legal_holds"]] == [hold.hold_id]
 

@@ -36,7 +36,7 @@ def plan(folder, migrations, sql: str, values) -> list[str]:
 def test_messaging_reads_no_conversation_the_person_was_not_in(tmp_path, what):
     steps = plan(tmp_path, MESSAGING, FINDING[what], HERE)
     assert steps, "there is a plan"
-    assert [step for step in steps if step.startswith("SCAN")] == []
+    assert [step for step in steps if step.startswith("SCAN") and "VIRTUAL TABLE" not in step] == [], "JSON is no table"
     assert [step for step in steps if "TEMP B-TREE" in step] == [], "in the order of the table"
 
 

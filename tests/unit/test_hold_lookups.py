@@ -10,8 +10,7 @@ from sealwire.adapters.embedded import (
     auth_schema,
     crypto,
     media,
-    messaging_conversations,
-    messaging_former,
+    messaging_held,
     messaging_schema,
 )
 from sealwire.adapters.embedded.drivers.sqlite import Database
@@ -47,14 +46,16 @@ async def test_each_look_is_one_in_an_index(service: str, tmp_path: Path) -> Non
 async def test_of_the_holds_of_a_tenant_those_in_force_on_people_are_read_and_no_others(tmp_path: Path) -> None:
     db = Database.open(tmp_path / "holds.db", SCHEMAS["messaging"])
     try:
-        for condition, people in (
-            (messaging_former.HELD_TITLE, "trace_of"),
-            (messaging_conversations.HELD, "sqlite_autoindex_member_1"),
-        ):
-            sql = f"EXPLAIN QUERY PLAN SELECT 1 FROM conversation c WHERE c.num = 1 AND {condition}"
-            plan = [str(row[3]) for row in db.read(sql)]
-            assert "SEARCH h USING INDEX legal_hold_subject (tenant_id=? AND subject_id>?)" in plan
-            assert any(f"COVERING INDEX {people} (conversation=? AND user_id=?)" in step for step in plan), plan
+        sql = f"EXPLAIN QUERY PLAN SELECT 1 FROM conversation c WHERE c.num = 1 AND {messaging_held.HELD_PLACE}"
+        plan = [str(row[3]) for row in db.read(sql)]
+        assert "SEARCH h USING INDEX legal_hold_subject (tenant_id=? AND subject_id>?)" in plan
+        assert any("COVERING INDEX trace_of (conversation=? AND user_id=?)" in step for step in plan), plan
+        # Whom a message mentions is read of that message alone, and each looked up.
+        sql = "EXPLAIN QUERY PLAN SELECT 1 FROM message m JOIN conversation c ON c.num = m.key >> 32 WHERE m.key = 1"
+        plan = [str(row[3]) for row in db.read(f"{sql} AND {messaging_held.HELD_MESSAGE}")]
+        assert [step.partition(" INDEX ")[2] for step in plan if "legal_hold" in step] == [
+            BY_SUBJECT, BY_CONVERSATION, BY_SUBJECT,
+        ], plan  # fmt: skip
     finally:
         await db.close()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final
 
 from sealwire.contracts.crypto import Crypto
@@ -134,9 +134,14 @@ class KeyRing:
         """
         return (await self._destroy(tenant_id, DataKeyDestruction(scope=scope, subject_id=subject_id))).destroyed
 
-    async def destroy_free(self, tenant_id: str, *, subject_id: str) -> Destroyed:
-        """Destroy the data keys of a person that no legal hold keeps; say how many, and what stays. As `destroy`."""
-        return await self._destroy(tenant_id, DataKeyDestruction(subject_id=subject_id, spare_held=True))
+    async def destroy_free(self, tenant_id: str, *, subject_id: str, spare: Collection[str] = ()) -> Destroyed:
+        """Destroy the data keys of a person that no legal hold keeps; say how many, and what stays. As `destroy`.
+
+        `spare` are scopes where a hold on somebody else keeps what this person made: their keys stay until the next
+        call doesn't name them.
+        """
+        which = DataKeyDestruction(subject_id=subject_id, spare_held=True, spare_scopes=sorted(spare))
+        return await self._destroy(tenant_id, which)
 
     async def _destroy(self, tenant_id: str, which: DataKeyDestruction) -> Destroyed:
         self.forget(tenant_id, scope=which.scope, subject_id=which.subject_id)

@@ -99,7 +99,8 @@ class SubjectErasure(Input):
 
 
 class SubjectErased(Output):
-    """What this call erased, by kind. `kept` counts what holds on conversations keep, `kept_in` says of which.
+    """What this call erased, by kind. `kept` counts what holds keep: in the conversations `kept_in`, which holds name,
+    or by the holds `kept_by`, on other people.
 
     Ask again until `done`; from then on nothing of the person is taken in any more.
     """
@@ -108,6 +109,7 @@ class SubjectErased(Output):
     erased: dict[str, int] = {}
     kept: dict[str, int] = {}
     kept_in: list[str] = []
+    kept_by: list[str] = []
 
 
 class SubjectChanges(Input):

@@ -11,6 +11,7 @@ from sealwire.kit.caller import Caller
 from sealwire.kit.codec import Input, Output
 from sealwire.kit.operation import Operation, table
 
+_Scopes = Annotated[list[Annotated[str, msgspec.Meta(max_length=128)]], msgspec.Meta(max_length=100_000)]
 DATA_KEY_USES = 1 << 20
 """How often one loading of a system data key may seal; counted durably by crypto, so that no nonce limit is passed."""
 
@@ -46,16 +47,19 @@ class DataKeyDestruction(Input):
     """Which data keys of the calling service: those with this `subject_id` or `scope` (or both).
 
     When a legal hold covers one of them none is destroyed (409 `legal_hold`); with `spare_held` those under a hold stay
-    and the others go.
+    and the others go. `spare_scopes`, of a person's: those stay too, as the service knows that a hold covers what they
+    open, until another call by it doesn't name them; without it, what was spared before stays so.
     """
 
     subject_id: Annotated[str, msgspec.Meta(max_length=64)] = ""
     scope: Annotated[str, msgspec.Meta(max_length=128)] = ""
     spare_held: bool = False
+    spare_scopes: _Scopes | None = None
 
 
 class Destroyed(Output, omit_defaults=True):
-    """How many data keys were destroyed now (none on a repeat), and how many a hold kept, of which scopes."""
+    """How many data keys were destroyed now (none on a repeat), and how many stay; the scopes of those that a hold
+    names, not of those that were spared."""
 
     destroyed: int
     kept: int = 0

@@ -100,7 +100,8 @@ class Restrictions(Output):
 
 
 class Receipt(Output):
-    """What one service did for a job, by kind. `kept` is what holds on conversations keep, `kept_in` of which."""
+    """What one service did for a job, by kind. `kept` is what holds keep: in the conversations `kept_in`, which holds
+    name, or by the holds `kept_by`, on other people."""
 
     service: str
     done: bool = False
@@ -108,6 +109,7 @@ class Receipt(Output):
     counts: dict[str, int] = {}
     kept: dict[str, int] = {}
     kept_in: list[str] = []
+    kept_by: list[str] = []
 
 
 class GdprJob(Output):

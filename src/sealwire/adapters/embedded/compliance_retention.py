@@ -119,11 +119,14 @@ class SqliteHoldStore:
     async def covers(self, tenant_id: str, *, subject_id: str = "", conversation_id: str = "") -> bool:
         return bool(self._db.read(_COVERED, (tenant_id, subject_id, conversation_id))[0][0])
 
-    async def on_conversations(self, tenant_id: str, conversation_ids: Collection[str]) -> Sequence[Hold]:
+    async def on(
+        self, tenant_id: str, conversation_ids: Collection[str], hold_ids: Collection[str] = ()
+    ) -> Sequence[Hold]:
+        wanted = [_encode_ids(list(ids)).decode() for ids in (conversation_ids, hold_ids)]
         rows = self._db.read(
-            f"SELECT {_HOLD} FROM hold WHERE tenant_id = ? AND conversation_id IN (SELECT value FROM json_each(?))"
-            " ORDER BY hold_id",
-            (tenant_id, _encode_ids(list(conversation_ids)).decode()),
+            f"SELECT {_HOLD} FROM hold WHERE tenant_id = ? AND (conversation_id IN (SELECT value FROM json_each(?))"
+            " OR hold_id IN (SELECT value FROM json_each(?))) ORDER BY hold_id",
+            (tenant_id, *wanted),
         )
         return [hold_of(row) for row in rows]
 

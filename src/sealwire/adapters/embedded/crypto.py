@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import apsw
+import msgspec
 
 from sealwire.adapters.embedded.crypto_rewraps import REWRAPS_SCHEMA, SqliteRewraps, new_events
 from sealwire.adapters.embedded.drivers.sqlite import Database
@@ -73,6 +74,8 @@ MIGRATIONS: Final = (
     """,
     HOLDS_SCHEMA,
     REWRAPS_SCHEMA,
+    # What the service whose key it is knows to be held, by a hold that names neither the key's person nor its scope.
+    "ALTER TABLE data_keys ADD COLUMN spared INTEGER NOT NULL DEFAULT 0;",
 )
 
 _KEY = "key_id, tenant_id, key_type, purpose, name, state, destroy_at_us, created_at_us"
@@ -230,8 +233,16 @@ class SqliteKeyStore:
         return await self._grants.submit((data_key_id, count, event))
 
     async def destroy_data_keys(
-        self, tenant_id: str, service: str, *, scope: str, subject_id: str, spare_held: bool, event: KeyEvent
-    ) -> tuple[int, Sequence[str]]:
+        self,
+        tenant_id: str,
+        service: str,
+        *,
+        scope: str,
+        subject_id: str,
+        spare_held: bool,
+        spare: Sequence[str] | None,
+        event: KeyEvent,
+    ) -> tuple[int, Sequence[str], int]:
         where = "tenant_id = ? AND service = ? AND wrapped IS NOT NULL"
         params: tuple[str, ...] = (tenant_id, service)
         for column, value in (("scope", scope), ("subject_id", subject_id)):
@@ -241,18 +252,23 @@ class SqliteKeyStore:
         if len(params) == 2:
             raise ValueError("neither scope nor subject given")
 
-        def destroy(conn: apsw.Connection) -> tuple[int, Sequence[str]]:
+        def destroy(conn: apsw.Connection) -> tuple[int, Sequence[str], int]:
             kept = [
                 str(row[0]) for row in conn.execute(f"SELECT scope FROM data_keys WHERE {where} AND {_HELD}", params)
             ]
             if kept and not spare_held:
                 raise LegalHold("A legal hold covers what is sealed under these keys.")
-            ids = conn.execute(f"SELECT data_key_id FROM data_keys WHERE {where} AND NOT {_HELD}", params).fetchall()
+            if spare is not None:
+                sql = f"UPDATE data_keys SET spared = scope IN (SELECT value FROM json_each(?)) WHERE {where}"
+                conn.execute(sql, (msgspec.json.encode(list(spare)).decode(), *params))
+            there = f"SELECT data_key_id, spared FROM data_keys WHERE {where} AND NOT {_HELD}"
+            free = conn.execute(there, params).fetchall()
+            ids = [(name,) for name, spared in free if not (spared and spare_held)]
             conn.executemany("UPDATE data_keys SET wrapped = NULL, current = 0 WHERE data_key_id = ?", ids)
             _ledger(conn, [("data_key", str(name), tenant_id, event.at_us) for (name,) in ids])
             if ids:
                 self._emit(conn, (event,))
-            return len(ids), kept
+            return len(ids), kept, len(free) - len(ids)
 
         return await self._db.write(destroy)
 
@@ -263,7 +279,7 @@ class SqliteKeyStore:
 
     async def live_subject_keys(self, tenant_id: str, subject_id: str) -> int:
         sql = f"SELECT count(*) FROM data_keys WHERE {OF_SUBJECT} AND wrapped IS NOT NULL"
-        return int(self._db.read(f"{sql} AND NOT {_HELD}", (tenant_id, subject_id))[0][0])
+        return int(self._db.read(f"{sql} AND NOT spared AND NOT {_HELD}", (tenant_id, subject_id))[0][0])
 
     async def record(self, events: Sequence[KeyEvent]) -> None:
         await self._db.write(lambda conn: self._emit(conn, events))

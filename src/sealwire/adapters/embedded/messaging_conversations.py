@@ -8,9 +8,9 @@ from typing import Any
 import apsw
 
 from sealwire.adapters.embedded.drivers.sqlite import Database, fetch, fetch_value
-from sealwire.adapters.embedded.holds import anybody_held_sql, held_sql
 from sealwire.adapters.embedded.messaging_events import Change, SqliteConversationEvents
-from sealwire.adapters.embedded.messaging_former import forget_former, keep_title
+from sealwire.adapters.embedded.messaging_former import forget_former, keep_seats, keep_title
+from sealwire.adapters.embedded.messaging_held import HELD_PLACE
 from sealwire.adapters.embedded.messaging_requests import RequestIndex
 from sealwire.adapters.embedded.messaging_schema import LAST, key_of
 from sealwire.contracts.holds import LegalHold
@@ -31,12 +31,6 @@ _VIEW = (
     "SELECT c.conversation_id, c.tenant_id, c.kind, c.title, c.created_by, c.created_at_us, c.first_seq, c.last_seq,"
     f" c.last_offset, c.member_count, u.role, u.read_seq, {UNREAD}, c.last_position"
     " FROM member u JOIN conversation c ON c.num = u.conversation"
-)
-# A hold on it, or on somebody who was in it to the end. What others wrote is kept by their keys: crypto keeps those.
-HELD = (
-    f"({held_sql('c.tenant_id', conversation='c.conversation_id')} OR "
-    + anybody_held_sql("c.tenant_id", "member u ON u.conversation = c.num AND u.user_id = h.subject_id")
-    + ")"
 )
 _MEMBER = (
     "SELECT c.conversation_id, u.user_id, u.role, u.joined_at_us, u.read_seq, u.num"
@@ -177,6 +171,7 @@ class SqliteConversationStore:
             there = _find(conn, conversation_id, user_id)
             if there is None:
                 return False
+            keep_seats(conn, [there.place], at_us)
             conn.execute("DELETE FROM member WHERE num = ?", (there.place,))
             _seats_changed(conn, num, -1)
             _require_owner(conn, num, there.role)
@@ -193,6 +188,7 @@ class SqliteConversationStore:
             there = _find(conn, conversation_id, user_id)
             if there is None or there.role == role:
                 return there
+            keep_seats(conn, [there.place], at_us)
             conn.execute("UPDATE member SET role = ? WHERE num = ?", (role, there.place))
             _seats_changed(conn, num, 0)
             _require_owner(conn, num, there.role)
@@ -210,7 +206,7 @@ class SqliteConversationStore:
             # Not before every consumer saw its last event: the audit record of a message names the message.
             " AND ifnull((SELECT position FROM event e WHERE e.stream = (c.num << 32 | c.last_offset)), 0)"
             " <= (SELECT ifnull(min(position), 0) FROM consumer_position)"
-            f" AND NOT {HELD} ORDER BY c.removed_at_us LIMIT ? OFFSET ?",
+            f" AND NOT {HELD_PLACE} ORDER BY c.removed_at_us LIMIT ? OFFSET ?",
             (before_us, limit, skip),
         )
 
@@ -218,7 +214,7 @@ class SqliteConversationStore:
         def forget(conn: apsw.Connection) -> bool:
             num, tenant_id, held = fetch(
                 conn,
-                f"SELECT c.num, c.tenant_id, {HELD} FROM conversation c WHERE c.conversation_id = ?",
+                f"SELECT c.num, c.tenant_id, {HELD_PLACE} FROM conversation c WHERE c.conversation_id = ?",
                 (conversation_id,),
             )[0]
             if held:

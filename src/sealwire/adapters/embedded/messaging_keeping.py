@@ -15,9 +15,10 @@ import msgspec
 from sealwire.adapters.embedded.disposals import Disposals
 from sealwire.adapters.embedded.drivers.pace import Pace
 from sealwire.adapters.embedded.drivers.sqlite import Database, Row, fetch, fetch_value
-from sealwire.adapters.embedded.holds import SqliteHoldBook, held_sql, is_tenant_held
+from sealwire.adapters.embedded.holds import SqliteHoldBook, is_tenant_held
 from sealwire.adapters.embedded.messaging_events import Change, SqliteConversationEvents
 from sealwire.adapters.embedded.messaging_former import SqliteFormer, keep_reactions
+from sealwire.adapters.embedded.messaging_held import HELD_MESSAGE
 from sealwire.adapters.embedded.messaging_requests import RequestIndex
 from sealwire.adapters.embedded.messaging_schema import LAST, SEQ_BITS, key_of
 from sealwire.contracts.custody import Disposed, Due, DueItem
@@ -29,12 +30,11 @@ HELD, PURGED = 1, 2
 CLOCK_SLACK_US = 3_600 * US_PER_S
 """How far the clock may have stepped back between two messages of a conversation for retention to look past it."""
 _CONVERSATIONS_A_PAGE = 500
-_HELD = held_sql("c.tenant_id", "m.sender_id", "c.conversation_id")
 # While nobody in the tenant is under a hold, nothing is: one look a step, in its transaction, instead of two a row.
 _FOUND = {
     looked: f"SELECT m.key, j.key, m.sealed IS NOT NULL, m.kept, {held}, m.request_key FROM json_each(?1) j"
     " JOIN message m ON m.message_id = unhex(j.value) JOIN conversation c ON c.num = m.key >> 32 AND c.tenant_id = ?2"
-    for looked, held in ((True, _HELD), (False, "0"))
+    for looked, held in ((True, HELD_MESSAGE), (False, "0"))
 }
 _ID = "substr(h, 1, 8)||'-'||substr(h, 9, 4)||'-'||substr(h, 13, 4)||'-'||substr(h, 17, 4)||'-'||substr(h, 21)"
 # One value for a page: made in a thread, without the GIL.
@@ -43,7 +43,7 @@ _DUE = {
     f" lower(hex(m.message_id)) AS h, {held} AS held FROM message m JOIN conversation c ON c.num = ?1 WHERE m.key > ?2"
     f" AND m.key < ?3 AND m.created_at_us < ?4 AND m.kept <> {PURGED} AND (?6 OR m.sealed IS NOT NULL)"
     " ORDER BY m.key LIMIT ?5)"
-    for looked, held in ((True, _HELD), (False, "0"))
+    for looked, held in ((True, HELD_MESSAGE), (False, "0"))
 }
 _encode = msgspec.json.Encoder().encode
 _read_ids = msgspec.json.Decoder(list[str]).decode
@@ -86,7 +86,7 @@ class SqliteKeeping:
 
     async def purge_released(self, after: int, limit: int) -> int:
         rows = self._db.read(
-            f"SELECT m.key, {_HELD} FROM message m JOIN conversation c ON c.num = m.key >> 32"
+            f"SELECT m.key, {HELD_MESSAGE} FROM message m JOIN conversation c ON c.num = m.key >> 32"
             f" WHERE m.kept = {HELD} AND m.key > ? ORDER BY m.key LIMIT ?",
             (after, limit),
         )
@@ -96,7 +96,7 @@ class SqliteKeeping:
             still = fetch(
                 conn,
                 "SELECT m.key FROM json_each(?) j JOIN message m ON m.key = j.value"
-                f" JOIN conversation c ON c.num = m.key >> 32 WHERE m.kept = {HELD} AND NOT {_HELD}",
+                f" JOIN conversation c ON c.num = m.key >> 32 WHERE m.kept = {HELD} AND NOT {HELD_MESSAGE}",
                 (str(free),),
             )
             strip(conn, [key for (key,) in still], 0)

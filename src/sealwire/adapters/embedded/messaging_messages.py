@@ -8,11 +8,11 @@ from typing import Any
 import apsw
 
 from sealwire.adapters.embedded.drivers.sqlite import Database, fetch, fetch_value
-from sealwire.adapters.embedded.holds import is_held
 from sealwire.adapters.embedded.messaging_appends import STREAM, Appends
 from sealwire.adapters.embedded.messaging_conversations import UNREAD
 from sealwire.adapters.embedded.messaging_events import Change, SqliteConversationEvents
 from sealwire.adapters.embedded.messaging_former import keep_reactions
+from sealwire.adapters.embedded.messaging_held import HELD_MESSAGE
 from sealwire.adapters.embedded.messaging_keeping import HELD, strip
 from sealwire.adapters.embedded.messaging_requests import RequestIndex
 from sealwire.adapters.embedded.messaging_rows import MESSAGE_COLUMNS, OF_MESSAGE, reactions_of, read_message
@@ -22,6 +22,7 @@ from sealwire.contracts.messaging_terms import ConversationNotFound
 from sealwire.services.messaging.events import Detail
 from sealwire.services.messaging.model import Actor, Appended, MessageMoved, SealedDraft, StoredMessage
 
+_HELD = f"SELECT {HELD_MESSAGE} FROM message m JOIN conversation c ON c.num = m.key >> 32 WHERE m.key = ?"
 _FROM = f"SELECT c.tenant_id, c.conversation_id, {MESSAGE_COLUMNS} FROM conversation c JOIN message m"
 
 
@@ -131,7 +132,7 @@ class SqliteMessageStore:
             if there.deleted_at_us is not None:
                 return False
             key = key_of(num, seq)
-            if is_held(conn, there.tenant_id, subject_id=there.sender_id, conversation_id=conversation_id):
+            if fetch_value(conn, _HELD, (key,)):
                 conn.execute("UPDATE message SET deleted_at_us = ?, kept = ? WHERE key = ?", (at_us, HELD, key))
             else:
                 strip(conn, [key], at_us)

@@ -79,6 +79,20 @@ CREATE TABLE former_reaction (
 CREATE INDEX former_reaction_of ON former_reaction (key);
 CREATE INDEX former_reaction_by ON former_reaction (user_id);
 """
+# Who sat where, in which role, until they left or got another: as far as a hold covers it.
+SEATS_SCHEMA = """
+CREATE TABLE former_seat (
+    num INTEGER PRIMARY KEY AUTOINCREMENT,
+    conversation INTEGER NOT NULL,
+    user_id TEXT NOT NULL,
+    role TEXT NOT NULL,
+    joined_at_us INTEGER NOT NULL,
+    read_seq INTEGER NOT NULL,
+    until_us INTEGER NOT NULL
+);
+CREATE INDEX former_seat_of ON former_seat (conversation);
+CREATE INDEX former_seat_by ON former_seat (user_id);
+"""
 MIGRATIONS = (
     """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -172,6 +186,7 @@ CREATE TABLE event (
     DISPOSALS_LEFT,
     TRACE_SCHEMA,
     FORMER_SCHEMA,
+    SEATS_SCHEMA,
 )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -13,9 +13,10 @@ from msgspec.structs import replace
 
 from sealwire.adapters.embedded.drivers.pace import Pace
 from sealwire.adapters.embedded.drivers.sqlite import Database, fetch
-from sealwire.adapters.embedded.holds import held_sql, is_held
+from sealwire.adapters.embedded.holds import is_held
 from sealwire.adapters.embedded.messaging_events import Change, SqliteConversationEvents
-from sealwire.adapters.embedded.messaging_former import COUNT_FREE, keep_reactions
+from sealwire.adapters.embedded.messaging_former import COUNT_FREE, COUNT_FREE_SEATS, keep_reactions, keep_seats
+from sealwire.adapters.embedded.messaging_held import HELD_MESSAGE, HELD_PLACE, holders
 from sealwire.adapters.embedded.messaging_keeping import HELD
 from sealwire.adapters.embedded.messaging_rows import MESSAGE_COLUMNS, read_message
 from sealwire.adapters.embedded.messaging_schema import LAST, SEQ_BITS, id_text, key_of
@@ -38,7 +39,6 @@ ALL: Final = 1 << 40
 ERASED: Final = Detail(reason="person erased")
 _SELF: Final = Actor("service", "compliance")
 _ITS: Final = "JOIN conversation c ON c.num = m.key >> 32 AND c.tenant_id = ?1"
-_HELD: Final = held_sql("c.tenant_id", "NULL", "c.conversation_id")
 _PIN: Final = (
     "UPDATE event SET actor_id = ?2 WHERE position > ifnull((SELECT position FROM consumer_position WHERE consumer ="
     f" '{RELAY}'), 0) AND actor_id IS NULL AND kind = {KIND_NUMBER['message.created']} AND EXISTS"
@@ -56,9 +56,13 @@ _HERE: Final = (
 )
 _SENT_HERE: Final = f"{_HERE} AND m.sender_id = :person"
 _MEANT_HERE: Final = f"{_HERE} AND instr(m.meta, CAST(:person AS BLOB))"
-_NAMED_HERE: Final = f"{_MEANT_HERE} AND NOT {_HELD}"
+_NAMED_HERE: Final = f"{_MEANT_HERE} AND NOT {HELD_MESSAGE}"
+_NAMES_HERE: Final = (
+    "FROM conversation c WHERE c.num = :last >> 32 AND c.tenant_id = :tenant"
+    " AND (c.created_by = :person OR instr(c.pair, :person))"
+)
 FINDING: Final = {
-    "messages": f"SELECT c.tenant_id, c.conversation_id, {MESSAGE_COLUMNS} FROM message m {_SENT_HERE}"
+    "messages": f"SELECT c.tenant_id, c.conversation_id, {MESSAGE_COLUMNS}, {HELD_MESSAGE} FROM message m {_SENT_HERE}"
     " ORDER BY m.key LIMIT :limit",
     "reactions": "SELECT m.key, m.emoji, m.at_us, c.conversation_id FROM reaction m JOIN conversation c"
     " ON c.num = :last >> 32 AND c.tenant_id = :tenant WHERE (m.key, m.emoji) > (:after, :beside) AND m.key <= :last"
@@ -72,14 +76,17 @@ FINDING: Final = {
     "deleted messages": f"SELECT c.tenant_id, c.conversation_id, {MESSAGE_COLUMNS}, m.version, m.sealed,"
     f" m.deleted_at_us FROM message m {_SENT_HERE} AND m.kept = {HELD} ORDER BY m.key LIMIT :limit",
     "mentions": f"SELECT m.key, m.meta FROM message m {_NAMED_HERE} ORDER BY m.key LIMIT :limit",
-    "names": "SELECT num FROM conversation WHERE num = :last >> 32 AND (created_by = :person OR instr(pair, :person))",
-    "held messages": f"SELECT c.conversation_id, count(*) FROM message m {_SENT_HERE} AND {_HELD}",
-    "held mentions": f"SELECT c.conversation_id, count(*) FROM message m {_MEANT_HERE} AND {_HELD}",
-    "messages left": f"SELECT count(*) FROM message m {_SENT_HERE} AND NOT {_HELD}",
+    "names": f"SELECT c.num {_NAMES_HERE} AND NOT {HELD_PLACE}",
+    "held conversations": f"SELECT c.conversation_id, 1 {_NAMES_HERE} AND {HELD_PLACE}",
+    "held messages": f"SELECT c.conversation_id, count(*) FROM message m {_SENT_HERE} AND {HELD_MESSAGE}",
+    "held mentions": f"SELECT c.conversation_id, count(*) FROM message m {_MEANT_HERE} AND {HELD_MESSAGE}",
+    "messages left": f"SELECT count(*) FROM message m {_SENT_HERE} AND NOT {HELD_MESSAGE}",
     "reactions left": f"SELECT count(*) FROM reaction m {_HERE} AND m.user_id = :person",
     "mentions left": f"SELECT count(*) FROM message m {_NAMED_HERE}",
 }
-_FREE: Final = f"SELECT m.key FROM message m {_ITS} WHERE m.key IN (SELECT value FROM json_each(?2)) AND NOT {_HELD}"
+_FREE: Final = (
+    f"SELECT m.key FROM message m {_ITS} WHERE m.key IN (SELECT value FROM json_each(?2)) AND NOT {HELD_MESSAGE}"
+)
 _SEATS: Final = (
     "SELECT count(*) FROM member u JOIN conversation c ON c.num = u.conversation AND c.tenant_id = ?1"
     " WHERE u.user_id = ?2"
@@ -87,12 +94,14 @@ _SEATS: Final = (
 # The probe does not trust the traces: it looks at everything, a piece at a time.
 _SENT: Final = f"FROM message m {_ITS} WHERE m.sender_id = ?2"
 _COUNTS: Final = {
-    "messages": f"SELECT count(*) {_SENT} AND NOT {_HELD}",
+    "messages": f"SELECT count(*) {_SENT} AND NOT {HELD_MESSAGE}",
     "reactions": f"SELECT count(*) FROM reaction m {_ITS} WHERE m.user_id = ?2",
-    "mentions": f"SELECT count(*) FROM message m {_ITS} WHERE instr(m.meta, CAST(?2 AS BLOB)) AND NOT {_HELD}",
+    "mentions": f"SELECT count(*) FROM message m {_ITS} WHERE instr(m.meta, CAST(?2 AS BLOB)) AND NOT {HELD_MESSAGE}",
     "former_reactions": COUNT_FREE,
+    "former_memberships": COUNT_FREE_SEATS,
     "memberships": _SEATS,
-    "conversations": "SELECT count(*) FROM conversation WHERE tenant_id = ?1 AND (created_by = ?2 OR instr(pair, ?2))",
+    "conversations": "SELECT count(*) FROM conversation c WHERE c.tenant_id = ?1"
+    f" AND (c.created_by = ?2 OR instr(c.pair, ?2)) AND NOT {HELD_PLACE}",
 }
 
 
@@ -147,8 +156,7 @@ class SqliteMessagingSubjects:
 
     async def messages(self, tenant_id: str, subject_id: str, after: int, limit: int) -> Sequence[WrittenMessage]:
         rows = await self._each("messages", (tenant_id, subject_id), after, limit)
-        held = await self._held(tenant_id, {row[1] for row in rows})
-        return [WrittenMessage(row[2], read_message(row[0], row[1], row[2:], {}), row[1] in held) for row in rows]
+        return [WrittenMessage(row[2], read_message(row[0], row[1], row[2:-1], {}), bool(row[-1])) for row in rows]
 
     async def seats(self, tenant_id: str, subject_id: str, after: int, limit: int) -> Sequence[Sat]:
         rows = self._db.read(
@@ -181,6 +189,7 @@ class SqliteMessagingSubjects:
         places = ("messages", "reactions", "mentions")
         found = {place: sum(n for (n,) in await self._each(f"{place} left", who)) for place in places}
         found["former_reactions"] = int(self._db.read(COUNT_FREE, who)[0][0])
+        found["former_memberships"] = int(self._db.read(COUNT_FREE_SEATS, who)[0][0])
         seats = self._db.read(_SEATS, who)[0][0]
         return {**found, "memberships": int(seats), "conversations": len(await self._each("names", who))}
 
@@ -192,9 +201,12 @@ class SqliteMessagingSubjects:
         return await self._db.scan(count)
 
     async def held(self, tenant_id: str, subject_id: str) -> Sequence[HeldPlace]:
-        kinds = ("message", "mention")
+        kinds = ("message", "mention", "conversation")
         found = {kind: await self._each(f"held {kind}s", (tenant_id, subject_id)) for kind in kinds}
         return [HeldPlace(id_, kind, count) for kind, rows in found.items() for id_, count in rows if count]
+
+    async def holders(self, tenant_id: str, conversation_ids: Collection[str]) -> tuple[Sequence[str], Sequence[str]]:
+        return await self._db.scan(lambda conn: holders(conn, tenant_id, json.dumps(list(conversation_ids))))
 
     # ---- changing
 
@@ -206,6 +218,7 @@ class SqliteMessagingSubjects:
                 " WHERE u.user_id = ? AND c.tenant_id = ? LIMIT ?",
                 (subject_id, tenant_id, limit),
             )
+            keep_seats(conn, [seat for seat, *_ in found], at_us)
             for seat, num, role in found:
                 conn.execute("DELETE FROM member WHERE num = ?", (seat,))
                 conn.execute(
@@ -307,8 +320,8 @@ class SqliteMessagingSubjects:
 
         def unname(conn: apsw.Connection) -> int:
             conn.execute(
-                "UPDATE conversation SET pair = NULL, created_by = iif(created_by = ?2, ?3, created_by)"
-                " WHERE num IN (SELECT value FROM json_each(?1))",
+                "UPDATE conversation AS c SET pair = NULL, created_by = iif(created_by = ?2, ?3, created_by)"
+                f" WHERE c.num IN (SELECT value FROM json_each(?1)) AND NOT {HELD_PLACE}",
                 (nums, subject_id, pseudonym),
             )
             return int(conn.changes())
@@ -356,10 +369,6 @@ class SqliteMessagingSubjects:
 
         return await self._db.scan(look)
 
-    async def _held(self, tenant_id: str, conversation_ids: set[str]) -> set[str]:
-        sql = f"SELECT c.conversation_id FROM conversation c WHERE c.conversation_id = ? AND {_HELD}"
-        return {id_ for id_ in conversation_ids if self._db.read(sql, (id_,))}
-
     def _record_each(self, conn: apsw.Connection, kind: str, rows: Sequence[tuple[Any, ...]], at_us: int) -> None:
         """Store an event per message (key, id, …), conversation by conversation."""
         by_conversation: dict[int, list[Change]] = {}
@@ -392,7 +401,7 @@ def _changeable(
     return fetch(
         conn,
         f"SELECT m.key, m.message_id, m.deleted_at_us, m.version FROM message m {_ITS}"
-        f" WHERE m.key IN (SELECT value FROM json_each(?3)) AND m.sender_id = ?2 AND NOT {_HELD} ORDER BY m.key",
+        f" WHERE m.key IN (SELECT value FROM json_each(?3)) AND m.sender_id = ?2 AND NOT {HELD_MESSAGE} ORDER BY m.key",
         (tenant_id, subject_id, json.dumps(list(keys))),
     )
 
@@ -408,6 +417,7 @@ def _successor(conn: apsw.Connection, num: int, former: str, at_us: int) -> list
     if not heirs or heirs[0][2] == "owner":
         return []
     seat, user_id, _ = heirs[0]
+    keep_seats(conn, [seat], at_us)
     conn.execute("UPDATE member SET role = 'owner' WHERE num = ?", (seat,))
     detail = Detail(role="owner", reason=ERASED.reason)
     return [Change("member.changed", _SELF, at_us, subject_id=user_id, detail=detail)]

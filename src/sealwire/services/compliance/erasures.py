@@ -61,11 +61,11 @@ class Erasures:
         forget_person: Callable[[str, str], None],
         count_in_data: Callable[[Sequence[bytes]], Awaitable[int]],
         is_held: Callable[[str, str], Awaitable[bool]],
-        holds_on: Callable[[str, Collection[str]], Awaitable[Sequence[Hold]]],
+        holds_on: Callable[[str, Collection[str], Collection[str]], Awaitable[Sequence[Hold]]],
         clock: Clock,
     ) -> None:
         """`is_held` says whether a hold on a person is in compliance's own book, in force or not yet, `holds_on` which
-        holds on conversations are.
+        holds on these conversations, or with these ids, are.
         `forget_person` makes records of a person, from now on, unreadable to everybody; `count_in_data` looks for
         texts in every file of the installation."""
         self._store = store
@@ -127,10 +127,15 @@ class Erasures:
             return await self._certify(job, box, places)
 
     async def _let_go(self, job: StoredJob) -> set[str]:
-        """Return the conversations of which something was kept under a hold that is released, or being released."""
-        kept_in = {id_ for receipt in job.receipts for id_ in receipt.kept_in}
-        holds = await self._holds_on(job.tenant_id, kept_in) if kept_in else ()
-        return kept_in - {hold.conversation_id for hold in holds if hold.state != "releasing"}
+        """Return where something was kept under a hold that is released, or being released: conversation or hold."""
+        kept_in, kept_by = _kept(job)
+        holds = [hold for hold in await self._holds_there(job) if hold.state != "releasing"]
+        return (kept_in - {hold.conversation_id for hold in holds}) | (kept_by - {hold.hold_id for hold in holds})
+
+    async def _holds_there(self, job: StoredJob) -> Sequence[Hold]:
+        """Return the holds that the receipts name or that are on conversations which they name."""
+        kept_in, kept_by = _kept(job)
+        return await self._holds_on(job.tenant_id, kept_in, kept_by) if kept_in or kept_by else ()
 
     def _in_order(self) -> list[tuple[str, SubjectCustody]]:
         there = self._custodians()
@@ -191,6 +196,7 @@ class Erasures:
                     counts=_sum(receipt.counts, answer.erased),
                     kept=answer.kept if answer.done else receipt.kept,  # told with the last call
                     kept_in=answer.kept_in if answer.done else receipt.kept_in,
+                    kept_by=answer.kept_by if answer.done else receipt.kept_by,
                     finished_at=rfc3339(self._clock.now_us()) if answer.done else None,
                 )
                 job = self._with(job, receipt)
@@ -251,8 +257,10 @@ class Erasures:
                 if r.service != PROBE
             ],
             "legal_holds": [
-                {"hold_id": hold.hold_id, "conversation_id": hold.conversation_id, "placed_at": hold.created_at}
-                for hold in await self._holds_on(job.tenant_id, {id_ for r in job.receipts for id_ in r.kept_in})
+                # Whom a hold on somebody else names is nothing that this person's certificate tells.
+                {"hold_id": hold.hold_id, "placed_at": hold.created_at}
+                | ({} if hold.conversation_id is None else {"conversation_id": hold.conversation_id})
+                for hold in await self._holds_there(job)
             ],
             "probe": {"texts": len(box.words), "places": dict(places), "found": sum(places.values())},
         }
@@ -277,6 +285,11 @@ class Erasures:
 
 def _receipt(job: StoredJob, name: str) -> Receipt:
     return next((r for r in job.receipts if r.service == name), Receipt(service=name))
+
+
+def _kept(job: StoredJob) -> tuple[set[str], set[str]]:
+    """Return the conversations in which something is kept, and the holds on other people that keep something."""
+    return {id_ for r in job.receipts for id_ in r.kept_in}, {id_ for r in job.receipts for id_ in r.kept_by}
 
 
 def _sum(counts: Mapping[str, int], more: Mapping[str, int]) -> dict[str, int]:

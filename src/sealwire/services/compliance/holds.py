@@ -49,7 +49,7 @@ class HoldKeeper:
         patience_s: float,
     ) -> None:
         """`custodians` gives the services there are, all or none; `patience_s` is how long a caller waits for them;
-        `released` hears of the tenant when nobody keeps any more what a hold on a conversation kept; `gaps` tells what
+        `released` hears of the tenant when nobody keeps any more what a hold kept; `gaps` tells what
         erasures had taken of what a hold covers, asked once every service has it, `knows` whether there is the person
         or conversation that it names, None where nobody can say."""
         self._gaps = gaps
@@ -191,8 +191,7 @@ class HoldKeeper:
         caller = service_caller(SERVICE, tenant_id)
         for custodian in reversed(self._holders()):
             await custodian.release_hold(caller, hold.hold_id)
-        if hold.conversation_id is not None:  # before the hold is gone: after a crash it is heard of again
-            await self._released(tenant_id)
+        await self._released(tenant_id)  # before the hold is gone: after a crash it is heard of again
         now_us = self._clock.now_us()
         event = change_event(caller, "hold.ended", resource_type="hold", resource_id=hold.hold_id, at_us=now_us)
         await self._store.drop(tenant_id, hold.hold_id, event)

@@ -137,8 +137,10 @@ class HoldStore(Protocol):
     async def covers(self, tenant_id: str, *, subject_id: str = "", conversation_id: str = "") -> bool:
         """Whether a hold in any state covers this person or conversation. To decide a deletion it is too early."""
 
-    async def on_conversations(self, tenant_id: str, conversation_ids: Collection[str]) -> Sequence[Hold]:
-        """Return the holds, in whatever state, on these conversations, in the order of their ids."""
+    async def on(
+        self, tenant_id: str, conversation_ids: Collection[str], hold_ids: Collection[str] = ()
+    ) -> Sequence[Hold]:
+        """Return the holds, in whatever state, on these conversations or with these ids, in the order of their ids."""
 
     async def unsettled(self) -> Sequence[tuple[str, Hold]]:
         """Return (tenant, hold) of all that are being placed or released."""

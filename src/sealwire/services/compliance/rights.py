@@ -102,7 +102,7 @@ class Rights:
             certificates=Certificates(crypto=crypto, origin=config.origin),
             forget_person=forget_person, count_in_data=around.count_in_data, clock=clock,
             is_held=lambda tenant_id, subject_id: holds.covers(tenant_id, subject_id=subject_id),
-            holds_on=holds.on_conversations,
+            holds_on=holds.on,
         )  # fmt: skip
         self.runner = JobRunner(
             store=store, clock=clock, rng=around.rng, at_once=config.jobs_at_once, retry_base_s=config.job_retry_base_s,
@@ -216,7 +216,7 @@ class Rights:
         return await self._ask(caller, "erasure", subject_id, box, messages=messages)
 
     async def erase_what_was_kept(self, tenant_id: str) -> None:
-        """Begin again with everybody of whom a hold on a conversation kept something: one was released.
+        """Begin again with everybody of whom a hold kept something: one was released.
 
         What another hold keeps is kept again. Done twice, what is under way or done by then is left alone.
         """
@@ -235,8 +235,9 @@ class Rights:
     async def gaps(self, tenant_id: str, hold: Hold) -> list[HoldGap]:
         """Return what erasures have taken of what a hold covers; of a conversation, those that are under way.
 
-        Waits for the steps that were begun before every service had the hold: what they take belongs to it.
+        Waits for the steps that were begun before every service had the hold, of whomever: they may take of it.
         """
+        await self._erasures.between_steps_of(tenant_id)
         if hold.subject_id is not None:
             jobs = [job for job in await self._store.of_subject(tenant_id, hold.subject_id) if job.kind == "erasure"]
         else:
@@ -245,7 +246,6 @@ class Rights:
             ]
         gaps = []
         for job in jobs:
-            await self._erasures.between_steps(job.job_id)
             stored = await self._store.job(tenant_id, job.job_id) or job
             told = stored.receipts if hold.subject_id is not None else _of_conversations(stored.receipts)
             if taken := {r.service: r.counts for r in told if r.service != PROBE and r.counts}:

@@ -114,12 +114,13 @@ class DataKeys:
             subject_id=which.subject_id,
         )
         try:
-            count, kept = await self._store.destroy_data_keys(
+            count, kept, spared = await self._store.destroy_data_keys(
                 caller.tenant_id,
                 caller.service,
                 scope=which.scope,
                 subject_id=which.subject_id,
                 spare_held=which.spare_held,
+                spare=which.spare_scopes,
                 event=event,
             )
         except asyncio.CancelledError:  # who asked gave up; it is, or will be, done
@@ -127,7 +128,7 @@ class DataKeys:
             raise
         if count:  # a kill before this: the next start shreds
             self._shred_soon()
-        return Destroyed(destroyed=count, kept=len(kept), kept_scopes=sorted(set(kept) - {""}))
+        return Destroyed(destroyed=count, kept=len(kept) + spared, kept_scopes=sorted(set(kept) - {""}))
 
     async def wrap_new(self, caller: Caller, live: LiveKey, context: dict[str, str], *, plain: bool) -> DataKey:
         """Return a fresh data key wrapped under a tenant's key: nothing is stored, the wrapped form holds it all."""

@@ -191,12 +191,21 @@ class KeyStore(Protocol):
         """Add `count` to a data key's reserved uses; False, and nothing done, when it isn't current any more."""
 
     async def destroy_data_keys(
-        self, tenant_id: str, service: str, *, scope: str, subject_id: str, spare_held: bool, event: KeyEvent
-    ) -> tuple[int, Sequence[str]]:
+        self,
+        tenant_id: str,
+        service: str,
+        *,
+        scope: str,
+        subject_id: str,
+        spare_held: bool,
+        spare: Sequence[str] | None,
+        event: KeyEvent,
+    ) -> tuple[int, Sequence[str], int]:
         """Overwrite the data keys with this scope and subject (empty: any), and write them into the ledger.
 
-        With `spare_held` those stay that a hold covers by its subject or scope; returns how many went, and the scopes
-        of those that stayed. Raises: LegalHold, nothing done, when there are such otherwise; ValueError when both are
+        With `spare_held` those stay that a hold covers by its subject or scope, and those of the scopes `spare`, which
+        are marked so (None: those that are marked); returns how many went, the scopes of those that a hold covers, and
+        how many others stayed. Raises: LegalHold, nothing done, when there are such otherwise; ValueError when both are
         empty.
         """
 
@@ -204,7 +213,7 @@ class KeyStore(Protocol):
         """Return data keys of a person that aren't destroyed, of all services, with ids above `after`."""
 
     async def live_subject_keys(self, tenant_id: str, subject_id: str) -> int:
-        """Return how many data keys of a person aren't destroyed, those under a hold left out."""
+        """Return how many data keys of a person aren't destroyed, those under a hold or spared left out."""
 
     async def record(self, events: Sequence[KeyEvent]) -> None:
         """Store events that go with no other change."""

@@ -18,6 +18,7 @@ from sealwire.services.messaging.subject_ports import SubjectStore
 
 Page = tuple[list[SubjectItem], str]
 MESSAGES, DELETED, TITLES, REACTIONS = "former-messages", "deleted-messages", "former-titles", "former-reactions"
+SEATS = "former-seats"
 
 
 class FormerPages:
@@ -81,4 +82,15 @@ class FormerPages:
             more = {"former": True, "removed_at": rfc3339(f.until_us)}
             id_ = f"{f.conversation_id}:{f.seq}:{f.emoji}"
             items.append(SubjectItem(kind="reaction", resource_id=id_, at=rfc3339(f.at_us), data={**data, **more}))
-        return items, f"{REACTIONS}:{found[-1].place}" if len(found) == limit else ""
+        return items, f"{REACTIONS}:{found[-1].place}" if len(found) == limit else f"{SEATS}:"
+
+    async def seats(self, tenant_id: str, subject_id: str, after: str, limit: int) -> Page:
+        """Return memberships that ended, or had another role. Raises: ValueError for a place that is none."""
+        found = await self._store.seats(tenant_id, subject_id, int(after or 0), limit)
+        items = []
+        for f in found:
+            data = {"kind": f.kind, "role": f.role, "read_seq": f.read_seq}
+            more = {"former": True, "replaced_at": rfc3339(f.until_us)}
+            at = rfc3339(f.joined_at_us)
+            items.append(SubjectItem(kind="membership", resource_id=f.conversation_id, at=at, data={**data, **more}))
+        return items, f"{SEATS}:{found[-1].place}" if len(found) == limit else ""

@@ -1,8 +1,8 @@
-"""What messaging asks of storage about titles and reactions that were replaced while a legal hold covered them."""
+"""What messaging asks of storage about titles, reactions and seats of before, while a legal hold covers them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 
@@ -26,12 +26,24 @@ class FormerReaction(NamedTuple):
     seq: int
 
 
+class FormerSeat(NamedTuple):
+    """A membership of the person, as it was until it ended, or until its role changed, at `until_us`."""
+
+    place: int
+    conversation_id: str
+    kind: str
+    role: str
+    joined_at_us: int
+    read_seq: int
+    until_us: int
+
+
 class FormerStore(Protocol):
     """Former versions, in the same place as the messages, written in the transaction that replaces what they were.
 
     One is written only when a hold covers it then, and every deletion looks at the holds inside of it. A title is
-    covered by a hold on the conversation, or on anybody who was in it or mentioned there; a reaction by one on who put
-    it, on the conversation, or on who wrote the message. MongoDB: documents in a collection of their own.
+    covered by a hold on the conversation, or on anybody who was in it or mentioned there, and so is a seat; a reaction
+    by one on who put it, and by what holds its message. MongoDB: documents in a collection of their own.
     """
 
     async def titles(self, tenant_id: str, subject_id: str, after: int, limit: int) -> Sequence[FormerTitle]:
@@ -40,11 +52,14 @@ class FormerStore(Protocol):
     async def reactions(self, tenant_id: str, subject_id: str, after: int, limit: int) -> Sequence[FormerReaction]:
         """Return those the person put, above a place."""
 
-    async def held(self, tenant_id: str, subject_id: str) -> Mapping[str, int]:
-        """Return how many reactions of the person holds keep, by conversation."""
+    async def seats(self, tenant_id: str, subject_id: str, after: int, limit: int) -> Sequence[FormerSeat]:
+        """Return former memberships of the person, above a place."""
+
+    async def held(self, tenant_id: str, subject_id: str) -> Sequence[tuple[str, str, int]]:
+        """Return (conversation, `reaction` or `membership`, how many) of what holds keep of the person."""
 
     async def erase(self, tenant_id: str, subject_id: str, limit: int) -> int:
-        """Delete up to `limit` reactions of the person that no hold keeps; return how many."""
+        """Delete up to `limit` reactions, and as many seats, of the person that no hold keeps; return how many."""
 
     async def purge(self, limit: int) -> None:
         """Delete all that no hold covers any more, `limit` looked at a time."""

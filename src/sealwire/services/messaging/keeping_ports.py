@@ -15,7 +15,8 @@ class Keeping(Protocol):
     """Holds, retention and disk space, in the same place as the messages.
 
     Every change is one transaction, durable on return, and looks at the holds inside of it. A message is held by a hold
-    on its sender or on its conversation. MongoDB: as `ConversationStore`, holds as `HoldBook` says.
+    on its sender, on its conversation, or on anybody it mentions.
+    MongoDB: as `ConversationStore`, holds as `HoldBook` says.
     """
 
     @property

@@ -11,7 +11,7 @@ in the same order. Kafka gets the events from there by the outbox's relay, keyed
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 from sealwire.contracts.data_keys import Destroyed
@@ -49,8 +49,9 @@ class Keys(Protocol):
     async def destroy(self, tenant_id: str, *, scope: str = "", subject_id: str = "") -> int:
         """Destroy the data keys of a scope or subject for good."""
 
-    async def destroy_free(self, tenant_id: str, *, subject_id: str) -> Destroyed:
-        """Destroy the data keys of a person for good but for those that a hold keeps; say what stays."""
+    async def destroy_free(self, tenant_id: str, *, subject_id: str, spare: Collection[str]) -> Destroyed:
+        """Destroy the data keys of a person for good but for those that a hold keeps, and of these scopes; say what
+        stays."""
 
     def sweep(self) -> None:
         """Wipe what is past its time."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from sealwire.services.messaging.model import StoredMessage
 
 
 class WrittenMessage(NamedTuple):
-    """A message of the person, its place, and whether a hold on its conversation keeps it."""
+    """A message of the person, its place, and whether a hold keeps it."""
 
     place: int
     message: StoredMessage
@@ -54,7 +54,10 @@ class Mention(NamedTuple):
 
 
 class HeldPlace(NamedTuple):
-    """How many things of a kind (`message`, `mention`, `reaction`) a hold on this conversation keeps."""
+    """How many things of a kind a hold keeps here: `message`, `mention`, `reaction`, `membership`, `conversation`.
+
+    Of a `conversation`, that the person made it or that it is their pair's.
+    """
 
     conversation_id: str
     kind: str
@@ -74,7 +77,7 @@ class SubjectStore(Protocol):
     """The data of one person in messaging's store.
 
     Every change is atomic, durable on return, with its events in the same transaction, and refused inside of it while
-    a hold covers the person (LegalHold); messages of conversations under a hold are left as they are. Finding reads
+    a hold covers the person (LegalHold); what another hold covers is left as it is. Finding reads
     a snapshot that holds everything committed before the call. `place`s rise.
     Finding looks through the conversations where the person ever sat or was mentioned, and no others; `counts` alone
     looks at everything, as it is what a probe trusts. Changes give way to other writers and rest in between: they take
@@ -125,10 +128,16 @@ class SubjectStore(Protocol):
         """Return the same, found as everything else is."""
 
     async def held(self, tenant_id: str, subject_id: str) -> Sequence[HeldPlace]:
-        """Return where holds on conversations keep messages of the person, or messages that name them."""
+        """Return where holds keep messages of the person, messages that name them, or that it was theirs."""
+
+    async def holders(self, tenant_id: str, conversation_ids: Collection[str]) -> tuple[Sequence[str], Sequence[str]]:
+        """Return which of these conversations a hold names, and the ids of holds on people who were ever there."""
 
     async def leave(self, tenant_id: str, subject_id: str, limit: int, at_us: int) -> int:
-        """End up to `limit` memberships; a group whose last owner goes gets the eldest of the highest role as one."""
+        """End up to `limit` memberships, kept apart as `FormerStore` says.
+
+        A group whose last owner goes gets the eldest of the highest role as one.
+        """
 
     async def tombstone(self, tenant_id: str, subject_id: str, keys: Sequence[int], pseudonym: str, at_us: int) -> int:
         """Leave tombstones of a pseudonym: no body, no former bodies, no reactions. Return how many messages."""
@@ -145,7 +154,7 @@ class SubjectStore(Protocol):
         """Replace the meta of messages that didn't change since. Return how many."""
 
     async def unname(self, tenant_id: str, subject_id: str, pseudonym: str) -> int:
-        """Take the person's id out of conversations (who made them, the pair of a direct one). Return how many."""
+        """Take the person's id out of conversations (who made them, a pair) that no hold covers. Return how many."""
 
     async def forget_traces(self, tenant_id: str, subject_id: str) -> None:
         """Forget where the person was: nothing is left there to be found."""

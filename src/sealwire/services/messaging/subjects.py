@@ -24,7 +24,7 @@ from sealwire.kit.caller import Caller
 from sealwire.kit.clock import Clock, rfc3339
 from sealwire.kit.problem import Invalid
 from sealwire.services.messaging.bodies import Bodies, body_context, pack
-from sealwire.services.messaging.former import DELETED, MESSAGES, REACTIONS, TITLES, FormerPages
+from sealwire.services.messaging.former import DELETED, MESSAGES, REACTIONS, SEATS, TITLES, FormerPages
 from sealwire.services.messaging.former_ports import FormerStore
 from sealwire.services.messaging.model import MessageMeta, read_meta, write_meta
 from sealwire.services.messaging.ports import Keys
@@ -84,6 +84,7 @@ class SubjectCases:
             DELETED: self._former_pages.deleted,
             TITLES: self._former_pages.titles,
             REACTIONS: self._former_pages.reactions,
+            SEATS: self._former_pages.seats,
         }.get(phase)
         if read is None:
             raise Invalid("Give a `next_cursor` as it was.", path="$.cursor")
@@ -163,7 +164,7 @@ class SubjectCases:
                 places.mention = those[-1].key
             return SubjectErased(done=False, erased={"mention": count})
         if former := await self._former.erase(tenant_id, subject_id, min(limit, self._store.step)):
-            return SubjectErased(done=False, erased={"former_reaction": former})
+            return SubjectErased(done=False, erased={"former": former})
         return await self._finish(tenant_id, subject_id, erasure)
 
     def _steps(self, things: Sequence[T], most: int = CHUNK) -> Iterator[Sequence[T]]:
@@ -213,22 +214,24 @@ class SubjectCases:
         if any(left.values()):
             self._places[erasure.job_id] = _Places()
             return SubjectErased(done=False, erased={"conversation": named} if named else {})
-        held = await self._store.held(tenant_id, subject_id)
-        reacted = await self._former.held(tenant_id, subject_id)
-        keys = await self._keys.destroy_free(tenant_id, subject_id=subject_id)
+        held = [HeldPlace(*place) for place in await self._former.held(tenant_id, subject_id)]
+        held += await self._store.held(tenant_id, subject_id)
+        written = {place.conversation_id for place in held if place.kind == "message"}
+        keys = await self._keys.destroy_free(tenant_id, subject_id=subject_id, spare=written)
+        places, holds = await self._store.holders(tenant_id, {place.conversation_id for place in held})
         if not held:
             await self._store.forget_traces(tenant_id, subject_id)
         await self._store.compact()
         del self._places[erasure.job_id]
         erased, kept = {"conversation": named, "data_key": keys.destroyed}, {"data_key": keys.kept}
-        held = [*held, *(HeldPlace(id_, "reaction", count) for id_, count in reacted.items())]
         for place in held:
             kept[place.kind] = kept.get(place.kind, 0) + place.things
         return SubjectErased(
             done=True,
             erased={kind: count for kind, count in erased.items() if count},
             kept={kind: count for kind, count in kept.items() if count},
-            kept_in=sorted({*keys.kept_scopes, *(place.conversation_id for place in held)}),
+            kept_in=sorted({*keys.kept_scopes, *places}),
+            kept_by=list(holds),
         )
 
     # ---- the rest
