@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import apsw
 import pytest
 
-from sealwire.contracts.audit_log import AuditBatch, AuditQuery, AuditRecord, VerifyQuery
+from sealwire.contracts.audit_log import Actor, AuditBatch, AuditEntry, AuditQuery, AuditRecord, VerifyQuery
 from sealwire.kit.caller import service_caller
 from sealwire.kit.clock import SystemClock
 from sealwire.kit.envelopes import SealingKey
@@ -259,6 +260,48 @@ asyncio.run(main())
 )
 
 
+PARKED = (
+    COMMON
+    + DISK
+    + """
+import apsw
+import msgspec
+from sealwire.kit.pages import DegradedOnly
+from sealwire.services.compliance.config import ComplianceConfig
+
+killer = Killer(int(sys.argv[2]))
+first = int(sys.argv[3])
+of = lambda name, tenant: msgspec.structs.replace(entry(f"{tenant}.{name}"), tenant_id=tenant)
+
+async def main():
+    global counting
+    async with open_compliance(folder, config=ComplianceConfig(parked_retry_s=0.05)) as room:
+        counting = True
+        for i in range(first, 12):
+            names = range(30 * i, 30 * i + 30)
+            batch = [of(name, tenant) for name in names for tenant in ("t0", "t1")]
+            await room.service.append(caller, AuditBatch(records=batch))
+            say(f"stored {i}")
+            if i == 7:
+                counting = False
+                mend = apsw.Connection(str(folder / "compliance.db"))
+                mend.set_busy_timeout(5000)
+                mend.execute("REPLACE INTO piece SELECT * FROM kept")
+                mend.close()
+                counting = True
+        while True:
+            try:
+                await room.service.checks()["audit_logs"]()
+                break
+            except DegradedOnly:
+                await asyncio.sleep(0.005)
+        say(f"steps {killer.count}")
+
+asyncio.run(main())
+"""
+)
+
+
 def start(script: str, *arguments: object) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-c", script, *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -445,3 +488,40 @@ async def test_a_spool_on_a_full_disk_says_how_many_and_why(tmp_path: Path) -> N
         checkpoint = await room.service.checkpoint(CALLER)
         assert checkpoint.tree_size == len(records), "the gap stands under the same signature as all else"
         await check(room)
+
+
+@pytest.mark.parametrize("part", range(3))
+async def test_what_waits_beside_a_damaged_log_survives_whoever_dies(tmp_path: Path, part: int) -> None:
+    """Killed before a write or a sync: while records are parked, and while they go into the log that is mended."""
+    async with open_compliance(tmp_path) as room:
+        before = [
+            AuditEntry(
+                audit_id=f"before{i}",
+                tenant_id="t0",
+                actor=Actor(type="user", id="anna"),
+                action="a",
+                resource_type="r",
+            )
+            for i in range(20)
+        ]
+        await room.service.append(CALLER, AuditBatch(records=before))
+    conn = apsw.Connection(str(tmp_path / "compliance.db"))
+    conn.execute("CREATE TABLE kept AS SELECT * FROM piece; DELETE FROM piece")
+    conn.close()
+    rng = random.Random(part)
+    done = died = 0
+    at = rng.randrange(2 + part * 15, 2 + (part + 1) * 15)
+    while True:  # whoever sends begins anew with what was not acknowledged
+        code, said = run(PARKED, tmp_path, at, done)
+        done = max((int(line.split()[1]) + 1 for line in said if line.startswith("stored")), default=done)
+        if code == 0:
+            break
+        died, at = died + 1, rng.randrange(5, 60) if died < 2 else 10**9
+    assert died, "there were steps to die at"
+    async with open_compliance(tmp_path) as room:
+        for tenant in ("t0", "t1"):
+            found = await all_records(room, tenant)
+            expected = [f"{tenant}.{name}" for name in range(360)]
+            assert [r.audit_id for r in found if r.audit_id.startswith(tenant)] == expected, "once, and in order"
+            await check(room, tenant)
+        assert [r.action for r in await all_records(room)][20] == "audit.resumed"

@@ -65,10 +65,14 @@ class AuditBatch(Input):
 
 
 class Accepted(Output):
-    """Stored durably now, or before."""
+    """Stored durably now, or before.
+
+    `parked` of those accepted are of logs that are damaged: they are as durable, and go into their log when it is mended.
+    """
 
     accepted: int
     duplicates: int
+    parked: int = 0
 
 
 class AuditRecord(Output):

@@ -50,6 +50,7 @@ from sealwire.runtime.settings import RUNNING, Settings, own_data, prepare_data
 from sealwire.runtime.shared_state import SharedState
 from sealwire.services.auth.config import LegacyIssuer
 from sealwire.services.auth.model import DEFAULT_TENANT
+from sealwire.services.compliance.metrics import AuditCollector
 from sealwire.services.gateway.admission import Admission
 from sealwire.services.gateway.gate import GatewayGate, Lag
 from sealwire.services.gateway.routes import SECURITY_HEADERS, public_routes
@@ -203,6 +204,8 @@ class Assembly:
 
         sockets = [room.service for name, room in self._rooms.items() if name.startswith("socket")]
         self._metrics.register(SocketCollector(sockets))
+        if "compliance" in self._rooms:
+            self._metrics.register(AuditCollector(self._rooms["compliance"].service))
         apps: dict[str, Any] = {"gateway": await self._gateway_app()}
         for entry in CATALOG:
             if entry.name in self._rooms and (entry.always_open or server.expose_services):

@@ -16,7 +16,7 @@ import apsw
 from sealwire.adapters.embedded import audit_traits
 from sealwire.adapters.embedded.drivers.sqlite import Database, Row
 from sealwire.services.compliance.merkle import TILE_WIDTH
-from sealwire.services.compliance.ports import AuditIdsTaken, HeadMoved, LogAppend
+from sealwire.services.compliance.ports import AuditIdsTaken, HeadMoved, LogAppend, LogUnreadable
 from sealwire.services.compliance.tiles import write_bundle
 
 SEQ_BITS = 40
@@ -57,7 +57,7 @@ class Appends:
         given: dict[str, int] = {}
         outcomes: list[Exception | None] = [None] * len(appends)
         if len(appends) == 1:
-            self._together(conn, appends, given)
+            self._one(conn, appends[0], given)
         else:
             conn.execute("SAVEPOINT appends")
             try:
@@ -78,7 +78,7 @@ class Appends:
         refused: Exception | None = None
         conn.execute("SAVEPOINT append")
         try:
-            self._together(conn, [append], fresh)
+            self._one(conn, append, fresh)
             given.update(fresh)
         except Exception as error:
             if not conn.in_transaction:
@@ -87,6 +87,15 @@ class Appends:
             conn.execute("ROLLBACK TO append")
         conn.execute("RELEASE append")
         return refused
+
+    def _one(self, conn: apsw.Connection, append: LogAppend, given: dict[str, int]) -> None:
+        """Write one. Raises: as `_together`; LogUnreadable where what is stored of its log is in the way."""
+        try:
+            self._together(conn, [append], given)
+        except (apsw.ConstraintError, apsw.CorruptError) as error:
+            if not conn.in_transaction:  # SQLite gave up all of it
+                raise
+            raise LogUnreadable(type(error).__name__) from error
 
     def _together(self, conn: apsw.Connection, appends: Sequence[LogAppend], given: dict[str, int]) -> None:
         """Write all. Raises: HeadMoved, AuditIdsTaken, for whichever of them; then what was written is to be undone."""

@@ -26,7 +26,7 @@ from sealwire.adapters.embedded.disposals import Disposals
 from sealwire.adapters.embedded.drivers.sqlite import Database, Row
 from sealwire.contracts.custody import Disposed
 from sealwire.services.compliance.chain import read_record
-from sealwire.services.compliance.merkle import TILE_WIDTH, leaf_hash
+from sealwire.services.compliance.merkle import TILE_WIDTH
 from sealwire.services.compliance.ports import (
     Found,
     LogAppend,
@@ -155,7 +155,6 @@ class SqliteAuditStore:
             return LogEdge(head=head)
         tiled = head.size - head.size % TILE_WIDTH
         records = self._records(number, tiled + 1, head.size - tiled) if tiled < head.size else []
-        leaves = [r.leaf or leaf_hash(r.body) for r in records]
         tiles: dict[int, tuple[int, bytes]] = {}
         level, nodes = 1, tiled // TILE_WIDTH
         while nodes:
@@ -166,7 +165,7 @@ class SqliteAuditStore:
             else:
                 tiles[level] = (at, b"")
             level, nodes = level + 1, at
-        return LogEdge(head=head, leaves=leaves, tiles=tiles)
+        return LogEdge(head=head, records=records, tiles=tiles)
 
     async def find(self, tenant_id: str, audit_ids: Iterable[str]) -> dict[str, int]:
         number = self._number(tenant_id)

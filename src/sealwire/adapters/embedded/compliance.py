@@ -10,6 +10,7 @@ import apsw
 import msgspec
 
 from sealwire.adapters.embedded.audit_log import SCHEMA, SqliteAuditStore
+from sealwire.adapters.embedded.audit_parking import PARKING_SCHEMA, SqliteParkingStore
 from sealwire.adapters.embedded.audit_pruning import PRUNING_SCHEMA, SqliteCheckpointThinning
 from sealwire.adapters.embedded.audit_witness import WITNESS_SCHEMA, SqliteCosignatureStore
 from sealwire.adapters.embedded.compliance_retention import (
@@ -88,6 +89,7 @@ MIGRATIONS: Final = (
     GAPS_SCHEMA,
     FOUND_SCHEMA,
     SPARING_SCHEMA,
+    PARKING_SCHEMA,
 )
 _IN_FORCE: Final = (
     "SELECT policy_version, given_at FROM consent"
@@ -107,6 +109,7 @@ class SqliteCompliance:
         self.outbox = SqliteOutbox(db)
         self.stores = ComplianceStores(
             audit=SqliteAuditStore(db),
+            parking=SqliteParkingStore(db),
             thinning=SqliteCheckpointThinning(db, self.outbox),
             cosignatures=SqliteCosignatureStore(db),
             consents=SqliteConsentStore(db, self.outbox),

@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from hashlib import sha256
+from collections.abc import Callable, Iterable
 
 from sealwire.contracts.audit import EvidenceQuery
 from sealwire.contracts.audit_log import (
     Accepted,
-    Actor,
     AuditBatch,
     AuditConflict,
-    AuditEntry,
     AuditQuery,
     AuditRecords,
 )
 from sealwire.contracts.compliance_terms import SERVICE
 from sealwire.kit.caller import ANONYMOUS_TENANT, Caller
-from sealwire.kit.clock import Clock, parse_rfc3339
+from sealwire.kit.clock import parse_rfc3339
 from sealwire.kit.cursors import number_of, write_cursor
 from sealwire.kit.permission import Role
 from sealwire.kit.problem import Forbidden, Invalid
+from sealwire.services.compliance.parking import Alarms
 from sealwire.services.compliance.ports import AuditStore, RecordFilter
 from sealwire.services.compliance.pruning import PRUNED_ACTION
 from sealwire.services.compliance.sealing import Intake, Sealer
-from sealwire.services.compliance.sequencer import Logs, Verdict
+from sealwire.services.compliance.sequencer import Logs
+from sealwire.services.compliance.tenant_log import Verdict
 
-CONFLICT_ACTION = "audit.conflict"
 _MAX_NAMED = 20
 
 
@@ -34,18 +32,25 @@ class AuditLog:
     """Intake and query over the logs of all tenants."""
 
     def __init__(
-        self, *, store: AuditStore, logs: Logs, sealer: Sealer, clock: Clock, grown: Callable[[Iterable[str]], None]
+        self,
+        *,
+        store: AuditStore,
+        logs: Logs,
+        sealer: Sealer,
+        alarms: Alarms,
+        grown: Callable[[Iterable[str]], None],
     ) -> None:
         """`grown` is told the tenants whose logs are growing."""
         self._store = store
         self._logs = logs
         self._sealer = sealer
-        self._clock = clock
+        self._alarms = alarms
         self._grown = grown
 
     async def append(self, caller: Caller, batch: AuditBatch) -> Accepted:
         """Store the entries durably, once per `audit_id`; those of different tenants share a commit.
 
+        Those of a log that is damaged wait beside it, as durable, and go into it when it is whole again.
         Raises: AuditConflict naming the ids that came with other content (all others are stored, and an alarm record
         per id); Invalid for an entry that can't be stored (nothing is stored then); Unavailable.
         """
@@ -64,49 +69,28 @@ class AuditLog:
         done = self._logs.submit(by_tenant)
         self._grown(by_tenant)
         outcomes = await done
-        stored = duplicates = 0
+        stored = duplicates = parked = 0
         conflicts: list[Intake] = []
         for verdicts, items in zip(outcomes, by_tenant.values(), strict=True):
             if isinstance(verdicts, Exception):
                 raise verdicts
             stored += verdicts.count(Verdict.STORED)
             duplicates += verdicts.count(Verdict.DUPLICATE)
+            parked += verdicts.count(Verdict.PARKED)
             if Verdict.CONFLICT in verdicts:
                 conflicts += [i for i, v in zip(items, verdicts, strict=True) if v is Verdict.CONFLICT]
         if conflicts:
-            await self._alarm(caller, conflicts)
+            for tenant_id, alarms in (await self._alarms.of(conflicts, caller.service or caller.user_id)).items():
+                (outcome,) = await self._logs.submit({tenant_id: alarms})
+                if isinstance(outcome, Exception):
+                    raise outcome
             raise AuditConflict(
                 f"{len(conflicts)} audit ids are taken by other records; all other records are stored.",
                 conflicts=[i.entry.audit_id for i in conflicts[:_MAX_NAMED]],
-                accepted=stored,
+                accepted=stored + parked,
                 duplicates=duplicates,
             )
-        return Accepted(accepted=stored, duplicates=duplicates)
-
-    async def _alarm(self, caller: Caller, conflicts: Sequence[Intake]) -> None:
-        """Record that an audit id came with other content: once per id, however often it comes."""
-        seen: dict[str, set[str]] = {}
-        for conflict in conflicts:
-            tenant_id, audit_id = conflict.entry.tenant_id, conflict.entry.audit_id
-            alarm_id = _alarm_id(tenant_id, audit_id)
-            known = seen.setdefault(tenant_id, set())
-            if alarm_id in known or await self._store.find(tenant_id, [alarm_id]):
-                continue
-            known.add(alarm_id)
-            alarm = AuditEntry(
-                audit_id=alarm_id,
-                tenant_id=tenant_id,
-                actor=Actor(type="service", id=caller.service or caller.user_id),
-                action=CONFLICT_ACTION,
-                resource_type="audit_record",
-                resource_id=audit_id,
-                outcome="denied",
-                metadata={"claimed_action": conflict.entry.action, "claimed_actor": conflict.entry.actor.id},
-                created_at_us=self._clock.now_us(),
-            )
-            (verdicts,) = await self._logs.submit({tenant_id: await self._sealer.take_in([alarm])})
-            if isinstance(verdicts, Exception):
-                raise verdicts
+        return Accepted(accepted=stored + parked, duplicates=duplicates, parked=parked)
 
     async def query(self, caller: Caller, query: AuditQuery) -> AuditRecords:
         """Return records that match all filters, in `seq` order, personal data opened or shown as erased."""
@@ -138,12 +122,6 @@ def may_read(caller: Caller, tenant_id: str) -> bool:
         return log_of(caller, tenant_id) == tenant_id
     except Forbidden:
         return False
-
-
-def _alarm_id(tenant_id: str, audit_id: str) -> str:
-    """Return the id of the one alarm about an audit id: a UUIDv8 (RFC 9562 section 5.8) over both."""
-    h = sha256(f"{CONFLICT_ACTION}\0{tenant_id}\0{audit_id}".encode()).hexdigest()
-    return f"{h[:8]}-{h[8:12]}-8{h[13:16]}-8{h[17:20]}-{h[20:32]}"
 
 
 def filter_of(query: AuditQuery | EvidenceQuery) -> RecordFilter:

@@ -39,6 +39,9 @@ class ComplianceConfig(msgspec.Struct, frozen=True, kw_only=True):
     logs_in_memory: Annotated[
         int, Meta(ge=1, le=1_000_000, description="Tenants whose log's right edge is kept in memory (25 KiB each)")
     ] = 1_000
+    parked_retry_s: Annotated[
+        float, Meta(ge=0.05, le=3_600, description="Seconds between looks whether a damaged log is whole again")
+    ] = 10.0
     erased_messages: Annotated[
         Literal["tombstone", "anonymise"],
         Meta(description="What becomes of an erased person's messages when the request doesn't say"),

@@ -26,10 +26,10 @@ from sealwire.services.compliance.notes import (
 from sealwire.services.compliance.ports import AuditStore, StoredCheckpoint
 from sealwire.services.compliance.sequencer import Logs
 from sealwire.services.compliance.signers import SERVICE, Signers
+from sealwire.services.compliance.stored_tree import require_signed, tiles_under
 from sealwire.services.compliance.tiles import (
     BundleAddress,
     TileAddress,
-    TileMap,
     TilePathInvalid,
     parse_path,
     split_hashes,
@@ -153,13 +153,7 @@ class Evidence:
         """Make sure that the tree continues the last checkpoint, once for each log in memory: it only grows there."""
         if self._checked.get(tenant_id, -1) >= last.size:
             return
-        if last.size > tree.head.size:
-            raise LogBroken("The audit log is shorter than its last checkpoint; run its verification.")
-        root = merkle.EMPTY_ROOT
-        if last.size:
-            root = merkle.range_root(0, last.size, await self._tiles(tenant_id, tree, [(0, last.size)]))
-        if root != last.root:
-            raise LogBroken("The audit log contradicts its last checkpoint; run its verification.")
+        await require_signed(self._store, tenant_id, tree, last)
         self._checked[tenant_id] = last.size
 
     async def sign_grown(self) -> None:
@@ -191,7 +185,7 @@ class Evidence:
         if size > tree.head.size or query.seq > size:
             raise AuditRangeEmpty("There is no such record in a tree of that size.")
         index = query.seq - 1
-        tiles = await self._tiles(tenant_id, tree, merkle.inclusion_ranges(index, size))
+        tiles = await tiles_under(self._store, tenant_id, tree, merkle.inclusion_ranges(index, size))
         return _proof(index, size, merkle.inclusion_proof(index, size, tiles))
 
     async def prover(self, tenant_id: str, seqs: Sequence[int], size: int) -> Callable[[int], list[str]]:
@@ -201,7 +195,7 @@ class Evidence:
         """
         tree = await self._logs.of(tenant_id).tree()
         ranges = {part for seq in seqs for part in merkle.inclusion_ranges(seq - 1, size)}
-        tiles = await self._tiles(tenant_id, tree, list(ranges))
+        tiles = await tiles_under(self._store, tenant_id, tree, list(ranges))
         return lambda seq: [h.hex() for h in merkle.inclusion_proof(seq - 1, size, tiles)]
 
     async def consistency(self, tenant_id: str, query: ConsistencyQuery) -> Proof:
@@ -212,18 +206,8 @@ class Evidence:
             raise AuditRangeEmpty("The log is not that long.")
         if query.from_ > newer:
             raise Invalid("`from` is the smaller tree.", path="$.from")
-        tiles = await self._tiles(tenant_id, tree, merkle.consistency_ranges(query.from_, newer))
+        tiles = await tiles_under(self._store, tenant_id, tree, merkle.consistency_ranges(query.from_, newer))
         return _proof(query.from_, newer, merkle.consistency_proof(query.from_, newer, tiles))
-
-    async def _tiles(self, tenant_id: str, tree: Tree, ranges: Sequence[merkle.LeafRange]) -> TileMap:
-        """Read the tiles that the roots of these ranges need. Raises: LogBroken when one is missing."""
-        number, edge = tree.tiling.edge(0)
-        needed = merkle.tiles_for(ranges)
-        stored = await self._store.tiles(tenant_id, needed - {(0, number)})
-        stored[0, number] = b"".join(edge)
-        if missing := needed - stored.keys():
-            raise LogBroken(f"{len(missing)} tiles of the audit log are missing; run its verification.")
-        return _StoredTiles(stored)
 
     # ---- C2SP tlog-tiles
 
@@ -259,16 +243,6 @@ class Evidence:
             if len(split_hashes(hashes)) == address.width:
                 return hashes
         raise LogBroken("The tile is missing; run the log's verification.")
-
-
-class _StoredTiles(TileMap):
-    """Tiles as they are stored: one that is too short is damaged."""
-
-    def node(self, height: int, number: int) -> bytes:
-        try:
-            return super().node(height, number)
-        except LookupError:
-            raise LogBroken("A tile of the audit log is damaged; run its verification.") from None
 
 
 def _proof(leaf_index: int, tree_size: int, hashes: Sequence[bytes]) -> Proof:

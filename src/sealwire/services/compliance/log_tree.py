@@ -10,15 +10,15 @@ from collections.abc import Sequence
 import msgspec
 
 from sealwire.kit.problem import Unavailable
-from sealwire.services.compliance.chain import begin_record_hash
-from sealwire.services.compliance.merkle import Frontier, leaf_hashes, pair_up
-from sealwire.services.compliance.ports import LogAppend, LogEdge, LogHead
+from sealwire.services.compliance.chain import begin_record_hash, read_link, record_hash
+from sealwire.services.compliance.merkle import HASH_BYTES, Frontier, leaf_hash, leaf_hashes, pair_up
+from sealwire.services.compliance.ports import LogAppend, LogEdge, LogHead, StoredRecord
 from sealwire.services.compliance.sealing import Intake
 from sealwire.services.compliance.tiles import Tiling, split_hashes
 
 
 class LogBroken(Unavailable):
-    """What is stored of the log can't be continued: pieces or tiles of its right edge are missing."""
+    """What is stored of the log can't be continued: its right edge is not as it was written."""
 
     code, title = "audit_log_broken", "The audit log is damaged and takes no records"
 
@@ -34,15 +34,35 @@ class Tree(msgspec.Struct, frozen=True):
 def grow_from(edge: LogEdge) -> Tree:
     """Rebuild what a writer holds in memory from what is stored. Raises: LogBroken."""
     size = edge.head.size
-    edges = {0: (size // 256, list(edge.leaves))}
     peaks: list[bytes] = []
     try:
+        edges = {0: (size // 256, _leaves(edge.records, edge.head.last_hash))}
         edges |= {level: (number, split_hashes(hashes)) for level, (number, hashes) in edge.tiles.items()}
         for level in range(max(edges), -1, -1):
             peaks += _peaks(edges.get(level, (0, []))[1])
         return Tree(edge.head, Frontier(size, peaks), Tiling(edges))
     except ValueError:
         raise LogBroken("The audit log is damaged; run its verification.") from None
+
+
+def _leaves(records: Sequence[StoredRecord], last_hash: str) -> list[bytes]:
+    """Return the leaf hashes of the last records, which have to be as they were chained: what is built on others would
+    stay wrong when they are put back. Raises: ValueError."""
+    leaves: list[bytes] = []
+    before = ""
+    for r in records:
+        if r.body:
+            intact = record_hash(r.body) == r.hash and before in ("", read_link(r.body).prev_hash)
+            leaves.append(leaf_hash(r.body))
+        else:  # pruned
+            intact = len(r.leaf) == HASH_BYTES
+            leaves.append(r.leaf)
+        if not intact:
+            raise ValueError(f"record {r.seq} is not as it was written")
+        before = r.hash
+    if records and before != last_hash:
+        raise ValueError("the last record is not the one the head names")
+    return leaves
 
 
 def _peaks(hashes: Sequence[bytes]) -> list[bytes]:

@@ -12,6 +12,7 @@ from sealwire.contracts.consents import Consent
 from sealwire.contracts.retention_policies import RetentionPolicy
 from sealwire.ports.events import EventFeed, NewEvent, Positions
 from sealwire.services.compliance.job_ports import RightsStore
+from sealwire.services.compliance.parking_ports import ParkingStore
 from sealwire.services.compliance.retention_ports import HoldStore, RunStore
 from sealwire.services.compliance.tiles import Tile
 from sealwire.services.compliance.witness_ports import CosignatureStore
@@ -37,11 +38,11 @@ class LogHead(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LogEdge(msgspec.Struct, frozen=True, kw_only=True):
-    """What a writer needs to go on: the head, the leaf hashes of the unfinished tile of level 0, and the unfinished
-    tiles above it by level (number, hashes)."""
+    """What a writer needs to go on: the head, the records of the unfinished tile of level 0, and the unfinished tiles
+    above it by level (number, hashes)."""
 
     head: LogHead
-    leaves: Sequence[bytes] = ()
+    records: Sequence[StoredRecord] = ()
     tiles: Mapping[int, tuple[int, bytes]] = {}
 
 
@@ -156,7 +157,7 @@ class AuditStore(Protocol):
     async def append(self, append: LogAppend) -> None:
         """Add the records, their tiles and the new head. Atomic per call, durable on return.
 
-        Raises: HeadMoved, AuditIdsTaken (nothing stored); Unavailable when it may or may not be stored.
+        Raises: HeadMoved, AuditIdsTaken, LogUnreadable (nothing stored); Unavailable when it may or may not be stored.
         """
 
     async def append_all(self, appends: Sequence[LogAppend]) -> Sequence[Exception | None]:
@@ -277,6 +278,7 @@ class ComplianceStores(msgspec.Struct, frozen=True, kw_only=True):
     """All of the service's storage, of one family. `events` is the outbox, `positions` those of its own consumers."""
 
     audit: AuditStore
+    parking: ParkingStore
     thinning: CheckpointThinning
     cosignatures: CosignatureStore
     consents: ConsentStore

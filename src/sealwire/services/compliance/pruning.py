@@ -17,6 +17,7 @@ from sealwire.kit.caller import Caller, service_caller
 from sealwire.kit.clock import US_PER_S, Clock, rfc3339
 from sealwire.kit.ids import new_id
 from sealwire.services.compliance.chain import Record, read_record
+from sealwire.services.compliance.log_tree import LogBroken
 from sealwire.services.compliance.ports import AuditStore, PruneCount, RecordFilter
 from sealwire.services.compliance.sealing import day_scope
 
@@ -140,7 +141,7 @@ class Pruning:
         """Take these records out of the log; idempotent. What a hold covers stays, and so do all hashes.
 
         First the log says that they go, then they go: after a crash call it again, with the same records; then it
-        counts what went before the crash too.
+        counts what went before the crash too. Raises: LogBroken.
         """
         size = (await self._store.head(tenant_id)).size
         wanted = {seq for seq in seqs if 1 <= seq <= size}
@@ -177,7 +178,8 @@ class Pruning:
             )
             for start in range(0, len(gone), _RANGES_A_RECORD)
         ]
-        await self._append(service_caller(SERVICE, tenant_id), AuditBatch(records=records))
+        if (await self._append(service_caller(SERVICE, tenant_id), AuditBatch(records=records))).parked:
+            raise LogBroken("The audit log is damaged: nothing is pruned that it can't name.")
 
     async def _said(self, tenant_id: str) -> list[Range]:
         """Return what the log says is gone: by its own records alone, so that nobody else's pruning is taken over."""

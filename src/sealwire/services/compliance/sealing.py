@@ -56,6 +56,8 @@ class Intake(msgspec.Struct, frozen=True, gc=False):
     form: Form
     created_at: str
     created_us: int
+    sealed: bool = False
+    """Whether `entry` lacks metadata and personal values: they stand in the form alone, as it was read back."""
 
 
 class Sealer:
@@ -159,7 +161,11 @@ class Sealer:
 
     async def same(self, intake: Intake, stored: StoredRecord) -> bool:
         """Say whether the stored record is this entry, taken in before. What was erased since can't differ."""
-        record, entry = read_record(stored.body), intake.entry
+        try:
+            record = read_record(stored.body)
+        except ValueError:
+            return False  # it was damaged
+        entry = await self._whole(intake) if intake.sealed else intake.entry
         if (
             record.action != entry.action
             or (record.actor.type, record.actor.id) != (entry.actor.type, entry.actor.id)
@@ -178,6 +184,33 @@ class Sealer:
             return False
         opened = await self._open(record, names, kept)
         return all(opened[name] in {entry.personal[name], ERASED} for name in names)
+
+    def reopen(self, body: bytes, created_us: int) -> Intake:
+        """Return the entry whose bytes before it had a place these are. Raises: ValueError when they are damaged."""
+        r = read_record(body)
+        entry = AuditEntry(
+            audit_id=r.audit_id,
+            tenant_id=r.tenant_id,
+            actor=Actor(type=r.actor.type, id=r.actor.id),  # type: ignore[arg-type]  # as it was taken in
+            action=r.action,
+            resource_type=r.resource_type,
+            resource_id=r.resource_id,
+            outcome=r.outcome,  # type: ignore[arg-type]  # as it was taken in
+            created_at_us=created_us,
+        )
+        return Intake(entry, form_of(body), r.created_at, created_us, sealed=True)
+
+    async def _whole(self, intake: Intake) -> AuditEntry:
+        """Return the entry of one that was reopened, with all that it held."""
+        record = read_record(intake.form.bytes_at(0, b""))
+        kept = _read_metadata(record.metadata)
+        names = [name for name, value in kept.items() if type(value) is dict]
+        return msgspec.structs.replace(
+            intake.entry,
+            metadata={name: value for name, value in kept.items() if name not in names},
+            personal=await self._open(record, names, kept) if names else {},
+            subject_id=next((kept[name].get("of", "") for name in names if "sealed" in kept[name]), ""),
+        )
 
 
 def _forms_one_by_one(

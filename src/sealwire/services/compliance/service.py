@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import suppress
 
 from sealwire.contracts.audit import EvidenceQuery, ExportQuery, StreamQuery
 from sealwire.contracts.audit_log import (
@@ -34,6 +33,7 @@ from sealwire.kit.codec import Page
 from sealwire.kit.lifespan import Probe
 from sealwire.kit.pages import DegradedOnly
 from sealwire.kit.problem import Forbidden
+from sealwire.kit.tasks import cancel_and_wait
 from sealwire.ports.events import Consumer, Event
 from sealwire.services.compliance.audit import AuditLog, log_of, may_read
 from sealwire.services.compliance.bundles import Bundles
@@ -45,6 +45,7 @@ from sealwire.services.compliance.keeping import Keeping
 from sealwire.services.compliance.live import Follower, LiveLog, Tail
 from sealwire.services.compliance.manifest import Manifest
 from sealwire.services.compliance.own_custody import OwnCustody
+from sealwire.services.compliance.parking import Alarms, Parking
 from sealwire.services.compliance.ports import ComplianceStores, RecordFilter, StoredRecord
 from sealwire.services.compliance.pruning import Pruning
 from sealwire.services.compliance.retention import Retention
@@ -86,8 +87,11 @@ class ComplianceService(RightsAnswers):
         self.evidence_turns = Turns(at_once=config.evidence_at_once, what="bundles of evidence")
         self.heartbeat_s, self.stall_s = config.stream_heartbeat_s, config.stream_stall_s
         self.evidence_s = config.evidence_s
+        alarms = Alarms(store=store, sealer=sealer, clock=clock)
+        self.parking = Parking(store=stores.parking, logs=store, sealer=sealer, alarms=alarms, clock=clock)
         self._logs = Logs(
             store=store,
+            parking=self.parking,
             same=sealer.same,
             group_records=config.group_records,
             waiting_records=config.waiting_records,
@@ -98,7 +102,7 @@ class ComplianceService(RightsAnswers):
         self._evidence = Evidence(
             store=store, logs=self._logs, crypto=crypto, clock=clock, origin=config.origin, witnesses=self._witnesses
         )
-        self._audit = AuditLog(store=store, logs=self._logs, sealer=sealer, clock=clock, grown=self._evidence.grown)
+        self._audit = AuditLog(store=store, logs=self._logs, sealer=sealer, alarms=alarms, grown=self._evidence.grown)
         self._bundles = Bundles(store=store, evidence=self._evidence, clock=clock, most_records=config.evidence_records)
         self.pruning = Pruning(
             store=store,
@@ -131,15 +135,18 @@ class ComplianceService(RightsAnswers):
             linger_s=config.relay_wait_s,
         )
         self._signing: asyncio.Task[None] | None = None
+        self._trying: asyncio.Task[None] | None = None
 
     # ---- life
 
     async def start(self) -> None:
         """Begin to sign checkpoints and to record own changes."""
         if self._signing is None:
+            self._logs.park(await self.parking.load())
             await self.rights.prepare()
             await self._evidence.start()
             self._signing = asyncio.create_task(self._sign_now_and_then(), name="audit-checkpoints")
+            self._trying = asyncio.create_task(self._try_parked_now_and_then(), name="audit-parking")
             self._relay.start()
             await self.rights.start()
             await self.keeping.start()
@@ -154,11 +161,9 @@ class ComplianceService(RightsAnswers):
         await self.keeping.stop()
         await self.rights.stop()
         signing, self._signing = self._signing, None
+        trying, self._trying = self._trying, None
         await self._relay.stop(drain=signing is not None)
-        if signing is not None:
-            signing.cancel()
-            with suppress(asyncio.CancelledError):
-                await signing
+        await cancel_and_wait(*[task for task in (signing, trying) if task is not None])
         await self._verifier.stop()
         await self._logs.settle()
         if signing is not None:
@@ -169,13 +174,23 @@ class ComplianceService(RightsAnswers):
         return {"store": self._stores.audit.check, "audit_logs": self._check_logs}
 
     async def _check_logs(self) -> None:
-        if broken := self._logs.broken:
-            raise DegradedOnly(f"{len(broken)} audit logs are damaged and take no records")
+        logs, records = self.damaged()
+        if logs:
+            raise DegradedOnly(f"{logs} audit logs are damaged; {records} records wait beside them")
+
+    def damaged(self) -> tuple[int, int]:
+        """Return how many logs can't be continued, as far as somebody tried, and how many records wait beside them."""
+        return len(self._logs.broken), sum(self.parking.waiting.values())
 
     async def _sign_now_and_then(self) -> None:
         while True:
             await asyncio.sleep(self._config.checkpoint_every_s)
             await self._evidence.sign_grown()
+
+    async def _try_parked_now_and_then(self) -> None:
+        while True:
+            self._logs.try_parked()
+            await asyncio.sleep(self._config.parked_retry_s)
 
     def _grew(self, tenant_id: str) -> None:
         """Hear that records of a log are durable: whoever looked while they were written did not see them."""
