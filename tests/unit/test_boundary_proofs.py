@@ -94,6 +94,34 @@ async def test_while_the_clock_goes_on_a_proof_counts_by_its_age(room: Room) -> 
     assert not await room.counts(token)
 
 
+@pytest.mark.parametrize("idle_s", [0, STEP_UP_WINDOW_S + 60, 6 * HOUR_S])
+async def test_a_restart_with_the_clock_set_back_meanwhile_makes_no_proof_young_again(room: Room, idle_s: int) -> None:
+    """The new process has seen none of it: what it knows is how far the clock had come."""
+    proved_s = room.now_s
+    assert await room.counts(room.token(proved_s))
+    for _ in range(0, STEP_UP_WINDOW_S + 30, 30):
+        room.clock.advance(30)
+        await room.boundary.fallback.clean()
+    room.clock.advance(idle_s)
+    await room.boundary.stop()
+    room.clock.step_wall(proved_s + 100 - room.now_s)
+    await room.open()
+    assert not await room.counts(room.token(proved_s)), "100 seconds old, says the clock"
+    assert await room.counts(room.token(room.now_s)), "a fresh one counts at once"
+
+
+async def test_a_restart_alone_takes_no_proof_away(room: Room) -> None:
+    token = room.token(room.now_s)
+    assert await room.counts(token)
+    room.clock.advance(100)
+    await room.boundary.stop()
+    room.clock.advance(100)
+    await room.open()
+    assert await room.counts(token)
+    room.clock.advance(STEP_UP_WINDOW_S - 199)
+    assert not await room.counts(token)
+
+
 LOGIN_S = 1_767_225_600
 
 

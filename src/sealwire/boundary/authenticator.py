@@ -115,6 +115,10 @@ class Authenticator:
         """Begin to report when sessions are used."""
         self._task = asyncio.create_task(self._report(), name="sessions-seen")
 
+    def clock_was_at(self, newest_s: float) -> None:
+        """Hear how far the wall clock had come before this start. What is known from there on only adds to it."""
+        self._proofs.clock_was_at(newest_s)
+
     async def stop(self) -> None:
         """Report what is left. Safe to call twice."""
         task, self._task = self._task, None

@@ -26,7 +26,7 @@ from sealwire.contracts.auth import Auth
 from sealwire.contracts.identity import Identity
 from sealwire.contracts.revocations import Revocation
 from sealwire.kit.caller import SYSTEM_TENANT, service_caller
-from sealwire.kit.clock import Clock
+from sealwire.kit.clock import US_PER_S, Clock
 from sealwire.kit.envelopes import SealingKey
 from sealwire.kit.http import Authenticate
 from sealwire.kit.lifespan import Probe
@@ -224,6 +224,7 @@ class Boundary:
     async def start(self) -> None:
         """Read the journal, then follow auth. An auth that does not answer yet is no reason not to start."""
         await self.fallback.start()
+        self.authenticator.clock_was_at(self.fallback.newest_us / US_PER_S)
         with contextlib.suppress(Exception):
             await self.adapter.refresh_keys()
         await self.coordinator.start()

@@ -15,10 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 from sealwire.boundary.model import ComponentHealth, Health
-from sealwire.boundary.ports import FeedPosition, JournalEntry, KnownRevocation, KnownSession, SessionJournal
+from sealwire.boundary.ports import FeedPosition, JournalEntry, KnownRevocation, KnownSession, Moment, SessionJournal
 from sealwire.boundary.revocation_book import NOTHING, RevocationBook
 from sealwire.contracts.revocations import Revocation
 from sealwire.contracts.sessions import SessionState
+from sealwire.kit.caller import STEP_UP_WINDOW_S
 from sealwire.kit.clock import US_PER_S, Clock
 from sealwire.kit.tasks import cancel_and_wait
 
@@ -58,6 +59,10 @@ class FallbackSessionProvider:
         self.turns = 0
         """How often the feed turned out to be another than the one that was read so far."""
         self.reconciled = 0
+        self.newest_us = 0
+        """The furthest the wall clock is known to have been, also before the start: since then it can't have gone back
+        without being set. Looked at while a proof of identity may still count (`stamp`)."""
+        self._confirmed_us = 0
 
     async def start(self) -> None:
         """Read the journal and keep it from now on."""
@@ -84,6 +89,7 @@ class FallbackSessionProvider:
             try:
                 await self.persist()
                 await self.flush()
+                await self.stamp()
             except OSError:
                 _LOG.exception("the session journal can't be written; what it lacks is read from auth after the start")
             await asyncio.get_running_loop().run_in_executor(self._disk, self._journal.close)
@@ -95,6 +101,7 @@ class FallbackSessionProvider:
         """Keep what auth said of a session, when the feed of `run` (by default the present one) was at `number`."""
         known = KnownSession(state, number, self._clock.now_us(), self.run if run is None else run)
         with self._lock:
+            self._confirmed_us = known.confirmed_at_us
             if self._keep(known):
                 self._unwritten[state.session_id] = known
 
@@ -171,8 +178,16 @@ class FallbackSessionProvider:
         if waiting:
             await self._write(waiting)
 
+    async def stamp(self) -> None:
+        """Keep where the wall clock is, as long as anybody confirmed lately may have a recent proof of identity."""
+        now_us = self._clock.now_us()
+        self.newest_us = max(self.newest_us, now_us)
+        if now_us - self._confirmed_us <= (STEP_UP_WINDOW_S + CLEAN_EVERY_S) * US_PER_S:
+            await self._write([Moment(self.newest_us)])
+
     async def clean(self) -> None:
         """Forget what is over; rewrite the journal when most of it is garbage."""
+        await self.stamp()
         with self._lock:
             self._forget_ended()
             self.book.prune()
@@ -230,7 +245,10 @@ class FallbackSessionProvider:
 
     def _take(self, entry: JournalEntry) -> None:
         if isinstance(entry, KnownSession):
+            self.newest_us = max(self.newest_us, entry.confirmed_at_us)
             self._keep(entry)
+        elif isinstance(entry, Moment):
+            self.newest_us = max(self.newest_us, entry.at_us)
         elif isinstance(entry, KnownRevocation):
             if self.book.apply(entry.revocation):
                 self._forget_revoked(entry.revocation)
@@ -287,7 +305,7 @@ class FallbackSessionProvider:
             self._unwritten.clear()
             self._unwritten_revocations.clear()
             # The position after what it speaks of: where the file is damaged, it goes with that.
-            entries: list[JournalEntry] = [*map(KnownRevocation, self.book), self._place()]
+            entries: list[JournalEntry] = [*map(KnownRevocation, self.book), self._place(), Moment(self.newest_us)]
             entries += self._sessions.values()
         await self._on_disk(self._journal.replace, entries)
         self._incomplete = False

@@ -38,7 +38,13 @@ class FeedPosition(msgspec.Struct, frozen=True, tag="p", array_like=True):
     runs: tuple[str, ...] = ()
 
 
-JournalEntry = KnownSession | KnownRevocation | FeedPosition
+class Moment(msgspec.Struct, frozen=True, tag="t", array_like=True):
+    """Where the wall clock was when this was written."""
+
+    at_us: int
+
+
+JournalEntry = KnownSession | KnownRevocation | FeedPosition | Moment
 
 
 class SessionJournal(Protocol):

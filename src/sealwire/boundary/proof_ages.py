@@ -32,6 +32,10 @@ class ProofAges:
     def __len__(self) -> int:
         return len(self._worn_at_s)
 
+    def clock_was_at(self, newest_s: float) -> None:
+        """Hear how far the wall clock had come before this start: behind that it was set back."""
+        self._newest_s = max(self._newest_s, newest_s)
+
     def left_s(self, session_id: str, auth_time_s: int) -> float:
         """Return for how many seconds more the proof may count, whatever the wall clock says; 0 when for none."""
         monotonic_s, now_s = self._clock.monotonic(), self._clock.now_us() / US_PER_S
