@@ -6,7 +6,7 @@ from typing import Annotated, Protocol
 
 import msgspec
 
-from sealwire.contracts.auth_terms import BOUNDARY, SERVICE
+from sealwire.contracts.auth_terms import BOUNDARY, SERVICE, Count
 from sealwire.kit.caller import Caller
 from sealwire.kit.codec import Id, Input, Output
 from sealwire.kit.operation import Degraded, Operation, Policy, RateClass, Repeat, table
@@ -20,8 +20,8 @@ class LegacyUse(Input):
     session_id: Id
     user_id: Id
     kid: Annotated[str, msgspec.Meta(max_length=64)]
-    expires_at_s: int
-    at_s: int
+    expires_at_s: Count
+    at_s: Count
 
 
 class LegacyUses(Input):

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Protocol
 
 import msgspec
 
-from sealwire.contracts.auth_terms import BOUNDARY, INTERNAL
+from sealwire.contracts.auth_terms import BOUNDARY, INTERNAL, Count
 from sealwire.kit.caller import Caller
 from sealwire.kit.codec import Input, Output
 from sealwire.kit.operation import Operation, table
@@ -40,7 +40,7 @@ class FeedQuery(Input):
     """Entries after this number; waits up to `wait_ms` for one. `last` is the `change_id` of the entry `after`: with it
     the answer says whether that is still the feed which the reader has read so far."""
 
-    after: Annotated[int, msgspec.Meta(ge=0)] = 0
+    after: Count = 0
     last: Annotated[str, msgspec.Meta(max_length=64)] = ""
     limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 500
     wait_ms: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 0

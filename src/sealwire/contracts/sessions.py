@@ -6,7 +6,7 @@ from typing import Annotated, Protocol
 
 import msgspec
 
-from sealwire.contracts.auth_terms import BOUNDARY, INTERNAL, OPEN, PROFILE, Token
+from sealwire.contracts.auth_terms import BOUNDARY, INTERNAL, OPEN, PROFILE, Count, Token
 from sealwire.contracts.logins import LoginResult
 from sealwire.kit.caller import Caller
 from sealwire.kit.codec import Id, Input, Output, Page
@@ -87,7 +87,7 @@ class SeenSession(Input):
     """A session was used at that time."""
 
     session_id: Id
-    at_us: int
+    at_us: Count
 
 
 class Seen(Input):
