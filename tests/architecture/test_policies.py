@@ -104,6 +104,17 @@ async def test_every_route_of_the_gateway_keeps_its_policy(assembly):
             assert public or verb == "OPTIONS", f"{verb} {path} is open to everybody and not on the list"
 
 
+async def test_what_watches_leaves_no_record_and_everything_else_does(assembly):
+    """R2.3: health, readiness, metrics and documentation are skipped; a script of a page is no request of its own."""
+    skipped = {route.path for route in assembly.app.routes if not route.audited}
+    health = {path for path in skipped if path.startswith(OPEN_PREFIXES)}
+    assert len(health) == 8, "all but the self-test, which somebody has run"
+    assert skipped - health == {
+        "/health", "/ready", "/metrics", "/documentation", "/documentation/{asset}",
+        "/api/v1/auth/authorize/passkey.js",
+    }  # fmt: skip
+
+
 async def test_services_own_ports_are_for_services(assembly):
     apps = assembly.service_apps
     assert set(apps) == {"crypto", "compliance", "auth", "messaging", "media", "search", "socket1", "socket2"}
