@@ -106,6 +106,16 @@ async def test_an_erased_person_is_cut_off_everywhere_and_the_id_never_comes_bac
     assert (await room.auth.api_key(BOUNDARY, ApiKeyQuery(key=key))).owner_id == owner.user_id
 
 
+async def test_an_erasure_that_is_blocked_after_its_first_step_sends_nothing(room: AuthRoom) -> None:
+    _, anna, _ = await people(room)
+    await room.auth.reset_password(somebody(), ResetRequest(email="anna@example.org"))
+    answer = await room.auth.erase_subject(COMPLIANCE, anna.user_id, ERASURE)
+    assert (answer.done, answer.erased["letter"]) == (False, 1)
+    # A hold that comes now has compliance ask no further; the postman goes on.
+    await room.service._post.deliver()
+    assert await room.letters() == []
+
+
 async def test_letters_invitations_and_what_is_sealed_into_events_go_too(room: AuthRoom) -> None:
     owner, anna, _ = await people(room)
     await room.auth.reset_password(somebody(), ResetRequest(email="anna@example.org"))

@@ -113,11 +113,14 @@ class SubjectService:
         if (person := await self._readable(user)) is not None:
             beside = await self._address_book.beside(user, person)
             if beside.own != person.former:
-                told = msgspec.structs.replace(person, former=beside.own)
-                sealed = await self._vault.seal_person(user.tenant_id, user.user_id, told)
+                person = msgspec.structs.replace(person, former=beside.own)
+                sealed = await self._vault.seal_person(user.tenant_id, user.user_id, person)
                 user = msgspec.structs.replace(user, sealed=sealed)
-        erased = await self._subjects.begin_erasing(user, cut, [event])
-        return SubjectErased(done=False, erased=dict(erased or {}))
+        erased = dict(await self._subjects.begin_erasing(user, cut, [event]) or {})
+        # In the same step: a hold may come before the next, and nothing goes out to who has no account any more.
+        if erased and (letters := await self._forget_letters(user.tenant_id, person)):
+            erased["letter"] = letters
+        return SubjectErased(done=False, erased=erased)
 
     async def _erase_rest(self, under_way: Erasing) -> SubjectErased:
         person = await self._person_under_way(under_way)
