@@ -15,6 +15,7 @@ from sealwire.cli.audit_progress import Progress
 from sealwire.cli.audit_source import Kind, Unreadable, kind_of, read_checkpoint, read_key
 from sealwire.kit.codec import encode
 from sealwire.services.compliance.bundle import verify_bundle
+from sealwire.services.compliance.cut import line_is_cut
 from sealwire.services.compliance.key_chain import refuse_other_keys
 from sealwire.services.compliance.manifest import CheckpointLine, Manifest, ManifestLine
 from sealwire.services.compliance.notes import (
@@ -26,7 +27,7 @@ from sealwire.services.compliance.notes import (
     verify_cosignatures,
 )
 from sealwire.services.compliance.tile_folder import CHECKPOINT, verify_tiles
-from sealwire.services.compliance.verify import Report, verify_export
+from sealwire.services.compliance.verify import Report, cut_in_a_line, verify_export
 from sealwire.services.compliance.walk import Fault, Tampering
 
 KEYS_FILE = "keys.json"
@@ -135,6 +136,8 @@ def _verify(
             return _tied(report, held), used, report.tied
         first = file.readline()
         file.seek(0)
+        if line_is_cut(first):
+            return _nothing(cut_in_a_line(1)), key, []
         manifest = _manifest_in(first)
         key = key or _named(manifest.first_key if manifest else "", "give the log's public key with --key")
         notes = [*held, *([] if manifest is None else [n for n in (manifest.checkpoint, manifest.cosigned) if n])]
@@ -150,9 +153,13 @@ def _other_key(
     try:
         refuse_other_keys([key], rotations, first_key=first_key, public_key=public_key, note=note, where=where)
     except NoteInvalid as error:
-        fault = Fault(Tampering.CHECKPOINT, None, str(error))
-        return Report(ok=False, records=0, first_seq=1, last_seq=0, covered=0, root="", fault=fault)
+        return _nothing(Fault(Tampering.CHECKPOINT, None, str(error)))
     return None
+
+
+def _nothing(fault: Fault) -> Report:
+    """Return the report of a log of which no record was looked at."""
+    return Report(ok=False, records=0, first_seq=1, last_seq=0, covered=0, root="", fault=fault)
 
 
 def _tied(report: Report, held: Sequence[str]) -> Report:

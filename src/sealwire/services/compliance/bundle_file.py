@@ -21,6 +21,7 @@ import msgspec
 
 from sealwire.services.compliance.canonical import NotCanonical
 from sealwire.services.compliance.chain import refuse_doubles
+from sealwire.services.compliance.cut import ends_early
 from sealwire.services.compliance.remains import PrunedRecord
 
 FORMAT = "sealwire-evidence/2"
@@ -148,7 +149,7 @@ class BundleFile:
             self.exhibits = self._by_line()
             return
         content = first + file.read()
-        if not content.rstrip().endswith(b"}"):
+        if ends_early(content):
             raise BundleCut
         bundle = _read_bundle(content)
         refuse_doubles(content)

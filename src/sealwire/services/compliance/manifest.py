@@ -17,6 +17,7 @@ import msgspec
 
 from sealwire.services.compliance.canonical import NotCanonical
 from sealwire.services.compliance.chain import refuse_doubles
+from sealwire.services.compliance.cut import line_is_cut
 from sealwire.services.compliance.key_chain import KeyChain, refuse_other_keys
 from sealwire.services.compliance.notes import NoteInvalid, TreeHead, VerifierKey, parse_checkpoint, parse_note
 
@@ -92,6 +93,8 @@ class Frame:
         self.manifest: Manifest | None = None
         self.end: End | None = None
         self.end_hash = ""
+        self.cut = False
+        """Whether the file ends in the middle of one of its lines around the records."""
         self.heads: list[TreeHead] = []
         """Checkpoints known before the first record."""
         self.late: list[TreeHead] = []
@@ -123,6 +126,9 @@ class Frame:
         try:
             refuse_doubles(line)
             if line.startswith(_END_LINE):
+                if self.manifest is not None and not line.endswith(b"\n"):
+                    self.cut = True
+                    return
                 self.end, self.end_hash = _read_end(line).end, self._hash.hexdigest()
                 return
             if self.manifest is not None or line.startswith(_MANIFEST_LINE):
@@ -136,6 +142,9 @@ class Frame:
                 return
             first, self.manifest = self.manifest is None and self._chain is None, _read_manifest(line).manifest
         except _UNREADABLE:
+            if line_is_cut(line):
+                self.cut = True
+                return
             raise NoteInvalid("a line around the records can't be read") from None
         if self.manifest.format != FORMAT or not first:
             raise NoteInvalid("the manifest is of another format, or not the first line")

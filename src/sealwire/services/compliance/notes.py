@@ -117,8 +117,10 @@ def parse_note(note: str) -> Note:
         raise NoteInvalid("the note is too long")
     _check_text(note)
     text, gap, tail = note.rpartition("\n\n")
-    if not gap or not tail.endswith("\n"):
-        raise NoteInvalid("a note is a text, an empty line and signature lines")
+    if not gap or not tail:
+        raise NoteInvalid("a note is a text, an empty line and signature lines; this ends before they do")
+    if not tail.endswith("\n"):
+        raise NoteInvalid("the note was cut: it ends in the middle of a line")
     lines = tail[:-1].split("\n")
     if len(lines) > MAX_SIGNATURES:
         raise NoteInvalid("the note has too many signatures")
@@ -161,6 +163,8 @@ def verify_signature(text: str, signature: NoteSignature, key: VerifierKey) -> N
         if len(raw) != 8 + _SIGNATURE_BYTES:
             raise NoteInvalid("a cosignature is a time and a signature")
         message, raw = cosigned_message(text, int.from_bytes(raw[:8], "big")), raw[8:]
+    if len(raw) != _SIGNATURE_BYTES:
+        raise NoteInvalid(f"the signature of {key.name} was cut, or is none: it has {len(raw)} bytes")
     try:
         Ed25519PublicKey.from_public_bytes(key.public_key).verify(raw, message)
     except (InvalidSignature, ValueError):

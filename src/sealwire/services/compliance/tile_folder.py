@@ -11,6 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from sealwire.services.compliance.chain import read_link
+from sealwire.services.compliance.cut import ends_early
 from sealwire.services.compliance.key_chain import KeyChain
 from sealwire.services.compliance.merkle import HASH_BYTES, TILE_WIDTH, leaf_hash
 from sealwire.services.compliance.notes import NoteInvalid, TreeHead, VerifierKey
@@ -121,21 +122,26 @@ class _Folder:
             return Fault(Tampering.TREE, walk.expected, f"tile {path_of(TileAddress(0, number, width))} is missing")
         if entries is None:
             entries = [b""] * width
+        hashes = _whole_hashes(tile)
         items = [_item(body, number * TILE_WIDTH + i + 1, tile[i]) for i, body in enumerate(entries[:width])]
-        good, leaves = walk.feed(items[start:end])
+        known = items[start : min(end, hashes)]
+        good, leaves = walk.feed(known)
         if fault := self._check_leaves(number, start, leaves, items, tile):
             return fault
-        if good < len(items[start:end]):
-            return self._bad(items, start + good, number, tile)
+        if good < len(known):
+            return self._bad(items, start + good, number, tile[:hashes])
+        if hashes < min(end, len(items)):
+            return _cut_tile(TileAddress(0, number, width), hashes, walk.expected)
         if len(entries) > width:
             return Fault(Tampering.INSERTED, number * TILE_WIDTH + width + 1, "the bundle holds a record too many")
         if len(items) < end:
-            return self._missing()
+            return self._cut_bundle(BundleAddress(number, width)) or self._missing()
         return self._check_upper()
 
     def _bad(self, items: Sequence[Item], at: int, number: int, tile: Sequence[bytes]) -> Fault:
         """Say what is wrong where the chain breaks; the tile tells one changed record from records out of place."""
-        wrong = [i for i, (body, _) in enumerate(items) if leaf_hash(body) != tile[i] and body[:1] != PRUNED]
+        here = enumerate(items[: len(tile)])
+        wrong = [i for i, (body, _) in here if leaf_hash(body) != tile[i] and body[:1] != PRUNED]
         if wrong == [at]:
             return Fault(Tampering.CHANGED, self._walk.expected, "the record is not the one in the tree")
         return self._walk.diagnose(items[at], self._behind(items, at, number))
@@ -169,6 +175,14 @@ class _Folder:
         except UNREADABLE:
             return False
 
+    def _cut_bundle(self, address: BundleAddress) -> Fault | None:
+        """Return the fault of a bundle that ends within an entry: of what is there of it nothing can be said."""
+        found = self._file(address)
+        if found is None or not _is_cut(*_split(found[0])):
+            return None
+        detail = f"tile/{path_of(address)} was cut: it ends in the middle of this record"
+        return Fault(Tampering.TRUNCATED, self._walk.expected, detail)
+
     def _missing(self) -> Fault:
         expected = self._walk.expected
         for number in range(self._walk.records // TILE_WIDTH + 1, -(-self._size // TILE_WIDTH)):
@@ -201,7 +215,12 @@ class _Folder:
         expected = split_hashes(tile.hashes)
         stored = self._tile(TileAddress(tile.level, tile.number, width)) or []
         step = TILE_WIDTH**tile.level
+        hashes = _whole_hashes(stored)
         for i in range(width):
+            if hashes == i and stored:
+                return _cut_tile(
+                    TileAddress(tile.level, tile.number, width), i, (tile.number * TILE_WIDTH + i) * step + 1
+                )
             if i >= len(stored) or stored[i] != expected[i]:
                 seq = (tile.number * TILE_WIDTH + i) * step + 1
                 return Fault(Tampering.TREE, seq, f"tile {tile.level}/{tile.number} does not fit the records")
@@ -232,13 +251,38 @@ class _Folder:
         if found is None:
             return None
         content, exact = found
-        entries: list[bytes] = []
-        at = 0
-        while at < len(content):
-            end = at + 2 + int.from_bytes(content[at : at + 2], "big")
-            entries.append(content[at + 2 : end] if end <= len(content) else content[at:])
-            at = end
+        entries, rest = _split(content)
+        if rest and not _is_cut(entries, rest):
+            entries.append(rest)
         return entries if exact else entries[: address.width]
+
+
+def _split(bundle: bytes) -> tuple[list[bytes], bytes]:
+    """Return a bundle's entries, and what is left where the last length promises more than there is."""
+    entries: list[bytes] = []
+    at = 0
+    while at < len(bundle):
+        end = at + 2 + int.from_bytes(bundle[at : at + 2], "big")
+        if end > len(bundle) or at + 1 == len(bundle):
+            return entries, bundle[at:]
+        entries.append(bundle[at + 2 : end])
+        at = end
+    return entries, b""
+
+
+def _is_cut(entries: Sequence[bytes], rest: bytes) -> bool:
+    """Whether what is left of a bundle is a record that ends too early; else it is the length that was changed."""
+    return bool(rest) and len(entries) < TILE_WIDTH and (len(rest) <= 2 or ends_early(rest[2:]))
+
+
+def _whole_hashes(tile: Sequence[bytes]) -> int:
+    """Return how many hashes a tile has, of those that it should."""
+    return sum(len(node) == HASH_BYTES for node in tile)
+
+
+def _cut_tile(address: TileAddress, hashes: int, seq: int) -> Fault:
+    detail = f"tile/{path_of(address)} was cut: it ends after {hashes} of {address.width} hashes"
+    return Fault(Tampering.TRUNCATED, seq, detail)
 
 
 def _item(body: bytes, seq: int, leaf: bytes) -> Item:

@@ -14,6 +14,7 @@ import msgspec
 from sealwire.contracts.audit_log import FIRST_PREV_HASH
 from sealwire.services.compliance.canonical import NotCanonical
 from sealwire.services.compliance.chain import reread, split_line
+from sealwire.services.compliance.cut import line_is_cut
 from sealwire.services.compliance.manifest import Frame
 from sealwire.services.compliance.merkle import Frontier
 from sealwire.services.compliance.notes import NoteInvalid, TreeHead, VerifierKey
@@ -130,8 +131,15 @@ def verify_export(
     )
 
 
+def cut_in_a_line(seq: int) -> Fault:
+    """Return the fault of a file that ends where it should go on, before the record of this number."""
+    return Fault(Tampering.TRUNCATED, seq, "the file was cut: it ends in the middle of a line")
+
+
 def _frame_fault(frame: Frame, walk: Walk) -> Fault | None:
     """Compare what the manifest promised with what came; the records themselves fit one another."""
+    if frame.cut:
+        return cut_in_a_line(walk.expected)
     if frame.manifest is None:
         return None
     if walk.tenant_id not in {None, frame.manifest.tenant_id}:
@@ -164,6 +172,8 @@ def _walk_to_end(
         bad = _feed_lines(walk, chunk)
         if progress is not None:
             progress(walk.records)
+        if bad is not None and line_is_cut(chunk[bad]):
+            return covered, cut_in_a_line(walk.expected)
         if bad is not None:
             rest = chain(chunk[bad + 1 :], lines)
             return covered, walk.diagnose(read_item(chunk[bad]), map(read_item, rest))
