@@ -248,6 +248,23 @@ async def test_waiting_grows_with_failures_and_ends_with_success(open_room: Any)
     assert (await room.log_in("anna")).access_token, "the count began again"
 
 
+async def test_a_clock_that_is_put_back_makes_no_lock_longer_than_the_longest(open_room: Any) -> None:
+    room = await open_room(lockout_free=3)
+    await room.register("anna")
+    for _ in range(4):
+        with pytest.raises(BadCredentials):
+            await room.log_in("anna", password="wrong wrong wrong")
+    with pytest.raises(BadCredentials):
+        await room.log_in("anna")
+    room.clock.step_wall(-86_400)
+    with pytest.raises(BadCredentials):
+        await room.log_in("anna", password="wrong wrong wrong")
+    with pytest.raises(BadCredentials):
+        await room.log_in("anna")
+    room.advance(room.config.lockout_cap_s)
+    assert (await room.log_in("anna")).access_token, "and what was counted before counts on"
+
+
 async def test_a_lock_of_account_and_address_leaves_other_addresses_alone(open_room: Any) -> None:
     room = await open_room(lockout_free=2)
     await room.register("anna")

@@ -19,8 +19,10 @@ from sealwire.kit.clock import US_PER_S
 from sealwire.kit.codec import Page
 from sealwire.kit.jose import Algorithm, Key, sign
 from sealwire.services.auth.config import ExternalProvider
+from sealwire.services.auth.external_logins import PROOF_LIFE_S
 from sealwire.services.auth.openid_ports import Answer
 from sealwire.testing.auth_room import CHEAP, AuthRoom, somebody
+from sealwire.testing.clock import ManualClock
 
 ISSUER = "https://id.example"
 SYSTEM = service_caller("gateway", "system")
@@ -84,6 +86,21 @@ async def test_a_login_by_a_provider_and_a_second_factor_says_nothing_of_a_passw
     answer = MfaAnswer(mfa_token=waits.mfa_token, method="recovery", code=codes[0])
     granted = await room.auth.mfa_verify(somebody(), answer)
     assert room.caller(granted).principal.amr == ("fed", "mfa")
+
+
+async def test_a_proof_is_used_once_also_when_the_clock_is_put_back(door: OpenDoor) -> None:
+    room, external = door.room, door.room.service.external
+    assert isinstance(room.clock, ManualClock)
+    url, cookie = await external.start("id", "")
+    asked = dict(parse_qsl(urlsplit(url).query))
+    door.subject, door.nonce = "vera", asked["nonce"]
+    _, cookie = await external.answered("id", {"state": asked["state"], "code": "c"}, cookie)
+    assert (await external.login(somebody(), cookie)).access_token
+    room.advance(PROOF_LIFE_S + 1)
+    await room.service.upkeep.sweep()
+    room.clock.step_wall(-60)
+    with pytest.raises(ExternalRefused):
+        await external.login(somebody(), cookie)
 
 
 async def test_a_suspended_tenant_takes_nobody_in(door: OpenDoor) -> None:

@@ -45,6 +45,8 @@ from sealwire.services.auth.vault import Vault
 PREFIX: Final = "/api/v1"
 FLOW_LIFE_S: Final = 600
 PROOF_LIFE_S: Final = 120
+KEPT_S: Final = 86_400
+"""How long it is remembered past its end that a proof was used: a clock that is put back revives none."""
 _RECORD: Final = "external-flow"
 _AMR: Final = ("fed",)
 """No value of RFC 8176 says "somebody else vouches"; this one is widely used."""
@@ -214,7 +216,10 @@ class ExternalLogins:
             raise ExternalRefused
         if of_tenant and tenant.tenant_id != of_tenant:
             raise Forbidden("This provider is for another tenant.")
-        if flow.proof.issuer != provider.settings.issuer or not await self._identities.spend(flow.flow_id, until_us):
+        kept_until_us = until_us + KEPT_S * US_PER_S
+        if flow.proof.issuer != provider.settings.issuer or not await self._identities.spend(
+            flow.flow_id, kept_until_us
+        ):
             raise ExternalRefused("This was finished already.")
         return provider, flow.proof, tenant
 

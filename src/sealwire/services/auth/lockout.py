@@ -56,27 +56,25 @@ class Lockout:
         by_pair, by_account = self._login_keys(account, ip)
         by_ip = self._vault.attempt_key("ip", network_of(ip))
         async with self._turn(by_pair):
-            pair_us, account_us, ip_us = await self._store.locked_until([by_pair, by_account, by_ip])
-            now_us = self._clock.now_us()
-            if ip_us > now_us:
-                raise _wait(ip_us - now_us)
+            pair_us, account_us, ip_us = await self._left_us([by_pair, by_account, by_ip])
+            if ip_us:
+                raise _wait(ip_us)
             config = self._config
             keys = (
                 (by_pair, config.lockout_free),
                 (by_account, config.lockout_free_account),
                 (by_ip, config.lockout_free_ip),
             )
-            yield Standing(keys, (by_pair, by_account), max(pair_us, account_us) > now_us)
+            yield Standing(keys, (by_pair, by_account), bool(pair_us or account_us))
 
     @asynccontextmanager
     async def proof(self, user_id: str) -> AsyncIterator[Standing]:
         """Take a turn for a proof by a known user (code, step-up). Raises: TooManyAttempts when they have to wait."""
         key = self._vault.attempt_key("proof", user_id)
         async with self._turn(key):
-            (until_us,) = await self._store.locked_until([key])
-            now_us = self._clock.now_us()
-            if until_us > now_us:
-                raise _wait(until_us - now_us)
+            (left_us,) = await self._left_us([key])
+            if left_us:
+                raise _wait(left_us)
             yield Standing(((key, self._config.lockout_free),), (key,), False)
 
     @asynccontextmanager
@@ -88,8 +86,18 @@ class Lockout:
         """
         by_pair, by_account, by_ip = (key for key, _ in standing.keys)
         async with self._turn(by_account, most=_MAX_JUDGED), self._turn(by_ip, most=_MAX_JUDGED):
-            until_us = max(await self._store.locked_until([by_pair, by_account, by_ip]))
-            yield Standing(standing.keys, standing.forgivable, standing.locked or until_us > self._clock.now_us())
+            left_us = await self._left_us([by_pair, by_account, by_ip])
+            yield Standing(standing.keys, standing.forgivable, standing.locked or any(left_us))
+
+    async def _left_us(self, keys: Sequence[bytes]) -> list[int]:
+        """Return how long each key has to wait; 0 when it has not.
+
+        No lock is longer than the longest: one that seems so was set before the clock was put back, and is void. What
+        was counted is not, so the next failure locks again.
+        """
+        now_us, cap_us = self._clock.now_us(), round(self._config.lockout_cap_s * US_PER_S)
+        left = [until_us - now_us for until_us in await self._store.locked_until(keys)]
+        return [left_us if 0 < left_us <= cap_us else 0 for left_us in left]
 
     async def failures(self, keys: Sequence[bytes]) -> int:
         """Return how many failures are counted under one of the keys that are not forgotten."""
