@@ -14,7 +14,7 @@ import msgspec
 
 from sealwire.contracts.compliance_terms import SERVICE as COMPLIANCE
 from sealwire.kit.caller import Caller
-from sealwire.kit.clock import Clock
+from sealwire.kit.clock import Clock, parse_rfc3339
 from sealwire.kit.codec import Id, Input, Output
 from sealwire.kit.operation import Operation, Policy, RateClass, Repeat
 from sealwire.kit.problem import Forbidden
@@ -176,6 +176,9 @@ class DueQuery(Input):
     action: Literal["delete", "tombstone"] = "delete"
     limit: _Chunk = 1000
     cursor: _Cursor = None
+
+    def __post_init__(self) -> None:
+        parse_rfc3339(self.before)  # raises ValueError
 
 
 class DueItem(Output):

@@ -52,5 +52,8 @@ def parse_rfc3339(text: str) -> int:
     at = datetime.fromisoformat(text)
     if at.tzinfo is None:
         raise ValueError("the time has no offset; write it as 2026-01-31T12:00:00Z")
-    delta = at.astimezone(UTC) - datetime(1970, 1, 1, tzinfo=UTC)
+    try:
+        delta = at.astimezone(UTC) - datetime(1970, 1, 1, tzinfo=UTC)
+    except OverflowError:
+        raise ValueError("the time is before the year 1 or past the year 9999") from None
     return (delta.days * 86_400 + delta.seconds) * US_PER_S + delta.microseconds

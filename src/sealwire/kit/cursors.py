@@ -28,6 +28,15 @@ def read_cursor(cursor: str | None) -> str:
         raise Invalid("This is no cursor of this list.", path="$.cursor") from None
 
 
+def read_number(cursor: str | None) -> int:
+    """Return the number that a cursor between services is as it stands; 0 for the first page. Raises: Invalid."""
+    if cursor is None:
+        return 0
+    if not (cursor.isascii() and cursor.isdigit()) or len(cursor) > 18:
+        raise Invalid("This is no cursor of this list.", path="$.cursor")
+    return int(cursor)
+
+
 def number_of(cursor: str | None) -> int:
     """Return the number the page before ended with; 0 for the first page. Raises: Invalid."""
     text = read_cursor(cursor)

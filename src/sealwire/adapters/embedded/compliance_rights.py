@@ -82,6 +82,13 @@ _SAVE: Final = (
     f"UPDATE gdpr_job SET {', '.join(f'{name.strip()} = ?{i}' for i, name in enumerate(_COLUMNS.split(','), 1))},"
     " expires_us = ?17 WHERE job_id = ?1 AND finished_us IS NULL"
 )
+# By the index of archives: there are as many as were made within their time, of jobs there are as many as ever were.
+DUE_EXPORTS: Final = (
+    "SELECT j.job_id, EXISTS (SELECT 1 FROM hold h WHERE h.tenant_id = j.tenant_id AND h.subject_id = j.subject_id)"
+    " FROM gdpr_job j INDEXED BY gdpr_job_archive WHERE j.expires_us IS NOT NULL AND j.archive IS NOT NULL"
+    " AND j.tenant_id = ?1 AND j.kind = 'export' AND j.finished_us < ?2 AND (?3 = '' OR j.job_id < ?3)"
+    " ORDER BY j.job_id DESC LIMIT ?4"
+)
 _encode = msgspec.msgpack.Encoder().encode
 _receipts = msgspec.msgpack.Decoder(tuple[Receipt, ...]).decode
 _archive = msgspec.msgpack.Decoder(Archive).decode
@@ -176,6 +183,15 @@ class SqliteRightsStore:
             return Disposed(disposed=gone, held=held, missing=len(some) - gone - held)
 
         return await self._disposals.dispose(run_id, job_ids, at_us, clear)
+
+    async def due_exports(
+        self, tenant_id: str, finished_before_us: int, *, before: str, limit: int
+    ) -> Sequence[tuple[str, bool]]:
+        def look(conn: apsw.Connection) -> list[tuple[str, bool]]:
+            rows = conn.execute(DUE_EXPORTS, (tenant_id, finished_before_us, before, limit))
+            return [(str(job_id), bool(held)) for job_id, held in rows]
+
+        return await self._db.scan(look)
 
     async def archive_keys(self) -> frozenset[str]:
         rows = self._db.read("SELECT archive FROM gdpr_job WHERE archive IS NOT NULL")

@@ -161,6 +161,14 @@ class RightsStore(Protocol):
         The last call of a run, made again, goes on where it was and counts each job once.
         """
 
+    async def due_exports(
+        self, tenant_id: str, finished_before_us: int, *, before: str, limit: int
+    ) -> Sequence[tuple[str, bool]]:
+        """Return (job, whether a hold covers its person) of exports with an archive, finished before a time.
+
+        Ids below `before` (empty: all), the newest first; read beside the loop.
+        """
+
     async def archive_keys(self) -> frozenset[str]:
         """Return the blobs that archives without parts name."""
 

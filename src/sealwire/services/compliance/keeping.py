@@ -11,13 +11,14 @@ from sealwire.contracts.custody import Disposal, Disposed, Due, DueItem, DueQuer
 from sealwire.contracts.holds import Hold, HoldGap
 from sealwire.kit.caller import Caller, service_caller
 from sealwire.kit.clock import Clock, parse_rfc3339
+from sealwire.kit.cursors import read_number
 from sealwire.services.compliance.config import ComplianceConfig
 from sealwire.services.compliance.holds import HoldKeeper
-from sealwire.services.compliance.job_ports import JobFilter, RightsStore
+from sealwire.services.compliance.job_ports import RightsStore
 from sealwire.services.compliance.ports import ComplianceStores
 from sealwire.services.compliance.pruning import Pruning
 from sealwire.services.compliance.retention import Retention
-from sealwire.services.compliance.retention_ports import HoldStore, RunStore
+from sealwire.services.compliance.retention_ports import RunStore
 from sealwire.services.compliance.retention_runs import RetentionEngine
 
 SEQ_DIGITS: Final = 12
@@ -34,14 +35,12 @@ class OwnShelf:
         *,
         pruning: Pruning,
         rights: RightsStore,
-        holds: HoldStore,
         runs: RunStore,
         dispose_exports: DisposeExports,
     ) -> None:
         """`dispose_exports` drops archives as `Exports.dispose` says."""
         self._pruning = pruning
         self._rights = rights
-        self._holds = holds
         self._runs = runs
         self._dispose_exports = dispose_exports
 
@@ -50,27 +49,22 @@ class OwnShelf:
         before_us = parse_rfc3339(query.before)
         if resource_type == "exports":
             return await self._due_exports(caller.tenant_id, before_us, query)
-        found = await self._pruning.due(
-            caller.tenant_id, before_us=before_us, after_seq=int(query.cursor or 0), limit=query.limit
-        )
+        after_seq = read_number(query.cursor)
+        found = await self._pruning.due(caller.tenant_id, before_us=before_us, after_seq=after_seq, limit=query.limit)
         items = [DueItem(id=f"{record.seq:0{SEQ_DIGITS}d}", held=record.held) for record in found]
         return Due(items=items, next_cursor=items[-1].id if len(items) == query.limit else None)
 
     async def _due_exports(self, tenant_id: str, before_us: int, query: DueQuery) -> Due:
-        wanted = JobFilter(kind="export")
-        jobs = await self._rights.jobs(tenant_id, wanted, before=query.cursor or "", limit=query.limit)
-        items = [
-            DueItem(id=job.job_id, held=await self._holds.covers(tenant_id, subject_id=job.subject_id))
-            for job in jobs
-            if job.archive is not None and job.finished_us is not None and job.finished_us < before_us
-        ]
-        return Due(items=items, next_cursor=jobs[-1].job_id if len(jobs) == query.limit else None)
+        cursor = query.cursor or ""
+        found = await self._rights.due_exports(tenant_id, before_us, before=cursor, limit=query.limit)
+        items = [DueItem(id=job_id, held=held) for job_id, held in found]
+        return Due(items=items, next_cursor=items[-1].id if len(items) == query.limit else None)
 
     async def dispose(self, caller: Caller, resource_type: str, disposal: Disposal) -> Disposed:
         """See `RetentionCustody`. Of records the hashes stay."""
         if resource_type == "exports":
             return await self._dispose_exports(caller.tenant_id, disposal.run_id, disposal.ids)
-        seqs = [int(id_) for id_ in disposal.ids if id_.isascii() and id_.isdigit()]
+        seqs = [int(id_) for id_ in disposal.ids if id_.isascii() and id_.isdigit() and len(id_) <= SEQ_DIGITS]
         count = await self._pruning.prune(caller.tenant_id, seqs, run_id=disposal.run_id)
         return Disposed(disposed=count.pruned, held=count.held, missing=len(disposal.ids) - count.pruned - count.held)
 
@@ -103,9 +97,7 @@ class Keeping:
         )  # fmt: skip
         self._policies = Retention(store=stores.retention, clock=clock)
         self._anonymous_keep_days = config.anonymous_keep_days
-        shelf = OwnShelf(
-            pruning=pruning, rights=stores.rights, holds=stores.holds, runs=stores.runs, dispose_exports=dispose_exports
-        )
+        shelf = OwnShelf(pruning=pruning, rights=stores.rights, runs=stores.runs, dispose_exports=dispose_exports)
         self.engine = RetentionEngine(
             runs=stores.runs,
             policies=stores.retention,

@@ -22,6 +22,7 @@ from sealwire.contracts.custody import (
 )
 from sealwire.kit.caller import Caller
 from sealwire.kit.clock import rfc3339
+from sealwire.kit.cursors import read_number
 from sealwire.kit.problem import Invalid
 from sealwire.services.compliance.job_ports import RightsStore, StoredJob
 from sealwire.services.compliance.ports import AuditStore, ConsentStore, RecordFilter
@@ -54,10 +55,11 @@ class OwnCustody:
         """See `SubjectCustody`: consents, jobs, and what the audit log says the person did."""
         tenant_id = require_custodian(caller)
         phase, _, after = (query.cursor or "consents:0").partition(":")
-        if phase not in _PHASES or not after.isdigit() or len(after) > 18:
+        if phase not in _PHASES:
             raise Invalid("Give a `next_cursor` as it was.", path="$.cursor")
+        place = read_number(after)
         read = {"consents": self._consents_page, "jobs": self._jobs_page, "records": self._records_page}[phase]
-        items, cursor = await read(tenant_id, subject_id, int(after), query.limit)
+        items, cursor = await read(tenant_id, subject_id, place, query.limit)
         return SubjectItems(items=items, next_cursor=cursor or None)
 
     async def _consents_page(self, tenant_id: str, subject_id: str, after: int, limit: int) -> _Page:

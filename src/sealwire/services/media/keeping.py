@@ -13,7 +13,7 @@ from sealwire.contracts.messaging import Messaging
 from sealwire.contracts.messaging_stream import ForgottenQuery
 from sealwire.kit.caller import SYSTEM_TENANT, Caller, service_caller
 from sealwire.kit.clock import Clock, parse_rfc3339
-from sealwire.kit.problem import Invalid
+from sealwire.kit.cursors import read_number
 from sealwire.ports.events import NewEvent
 from sealwire.services.media.events import media_event
 from sealwire.services.media.keeping_ports import EventOf, MediaKeeping
@@ -97,10 +97,8 @@ class KeepingCases:
         if resource_type != MEDIA:
             return Due(items=[])
         made, _, media_id = (query.cursor or "0:").partition(":")
-        if not (made.isascii() and made.isdigit()):
-            raise Invalid("This is no cursor of this list.", path="$.cursor")
         before_us = parse_rfc3339(query.before)
-        return await self._store.due(tenant_id, before_us, after=(int(made), media_id), limit=query.limit)
+        return await self._store.due(tenant_id, before_us, after=(read_number(made), media_id), limit=query.limit)
 
     async def dispose(self, caller: Caller, resource_type: str, disposal: Disposal) -> Disposed:
         """See `RetentionCustody`. The bytes go right after."""

@@ -7,7 +7,8 @@ from sealwire.contracts.custody import require_custodian as custodian
 from sealwire.contracts.messaging_stream import Forgotten, ForgottenConversation, ForgottenQuery
 from sealwire.kit.caller import Caller
 from sealwire.kit.clock import Clock, parse_rfc3339
-from sealwire.kit.problem import Forbidden, Invalid
+from sealwire.kit.cursors import read_number
+from sealwire.kit.problem import Forbidden
 from sealwire.services.messaging.keeping_ports import Keeping
 from sealwire.services.messaging.model import Actor
 
@@ -57,13 +58,11 @@ class KeepingCases:
         tenant_id = custodian(caller)
         if resource_type != MESSAGES:
             return Due(items=[])
-        if query.cursor is not None and not (query.cursor.isascii() and query.cursor.isdigit()):
-            raise Invalid("This is no cursor of this list.", path="$.cursor")
         return await self._store.due(
             tenant_id,
             parse_rfc3339(query.before),
             rows=query.action == "delete",
-            cursor=int(query.cursor or 0),
+            cursor=read_number(query.cursor),
             limit=query.limit,
         )
 
