@@ -155,7 +155,9 @@ async def test_destroyed_material_is_gone_from_the_files(store: KeyStore, tmp_pa
     assert secret in files()
     assert b"wrapped data key" in files()
     await store.change_life(key.key_id, Life(), Life(state=KeyState.DESTROYED), event())
-    await store.destroy_data_keys(T, "messaging", scope="", subject_id="u1", spare_held=False, event=event())
+    await store.destroy_data_keys(
+        T, "messaging", scope="", subject_id="u1", spare_held=False, spare=None, event=event()
+    )
     await store.shred()
     assert store._db.read("SELECT kind, id, tenant_id, at_us FROM destructions ORDER BY number") == [
         ("key", key.key_id, T, 1), ("data_key", data_key.data_key_id, T, 1),
