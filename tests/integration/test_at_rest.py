@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import base64
+import re
 import secrets
 import time
+from pathlib import Path
+
+import pytest
 
 
 def test_a_copy_of_the_data_folder_holds_no_readable_secret(installation, owner, person):
@@ -64,3 +68,10 @@ def test_keys_and_data_are_for_their_owner_only(installation):
     for path in (installation.data / "keys").rglob("*"):
         assert path.parent.name == "public" or path.name == "public" or path.stat().st_mode & 0o077 == 0, path
     assert installation.data.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/coredump_filter").exists(), reason="no /proc on this system")
+def test_a_crash_leaves_no_memory_on_the_disk(installation):
+    process = Path(f"/proc/{installation.pid}")
+    assert re.search(r"^Max core file size +0 +0 ", (process / "limits").read_text(), re.MULTILINE)
+    assert int((process / "coredump_filter").read_text(), 16) == 0

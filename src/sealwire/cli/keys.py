@@ -117,9 +117,11 @@ def _do(
 
 async def _alone(settings: Settings, job: KeyJob, show: Callable[[Progress], None]) -> JobState | None:
     """Open the keys in this process, without a port, and wait for the job."""
+    from sealwire.kit.dumps import forbid_dumps
     from sealwire.runtime import key_jobs
     from sealwire.runtime.assembly import Assembly
 
+    forbid_dumps()
     assembly = Assembly(settings=settings)
     steps = {name: run for name, run, _ in assembly.steps()}
     try:

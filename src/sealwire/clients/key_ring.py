@@ -11,7 +11,7 @@ from sealwire.contracts.crypto import Crypto
 from sealwire.contracts.data_keys import DATA_KEY_USES, DataKeyDestruction, Destroyed, SystemDataKeyRequest, WrappedKey
 from sealwire.kit.caller import Caller, service_caller
 from sealwire.kit.clock import Clock
-from sealwire.kit.envelopes import KEY_ID_BYTES, EnvelopeRefused, SealingKey, envelope_key_id, wipe
+from sealwire.kit.envelopes import KEY_ID_BYTES, EnvelopeRefused, SealingKey, envelope_key_id, wiping
 from sealwire.resilience import deadline
 
 _Owner = tuple[str, str, str]
@@ -225,9 +225,8 @@ class KeyRing:
             else:
                 answer = await self._crypto.system_data_key(caller, SystemDataKeyRequest(context=context))
                 wrapped, plaintext = answer.wrapped, answer.plaintext
-            material = bytearray(plaintext)
-            key = SealingKey(key_id=bytes_of(wrapped), key=material)
-            wipe(material)
+            with wiping(plaintext):
+                key = SealingKey(key_id=bytes_of(wrapped), key=plaintext)
             if self._loads.get((owner, key_id)) is me:  # else forgotten meanwhile: good for those who wait, not kept
                 self._keep(_Held(key=key, owner=owner, expires_s=self._monotonic() + self._max_age_s, seals=not key_id))
             return key

@@ -31,6 +31,9 @@ class DataKey(Output, omit_defaults=True):
     version: int
     plaintext: bytes = b""
 
+    def __repr__(self) -> str:
+        return f"DataKey(wrapped={self.wrapped!r}, plaintext=***)"
+
 
 class SystemDataKeyRequest(Input):
     """The data key of the calling service for this context in the caller's tenant: made on first use, then the same.
@@ -41,6 +44,18 @@ class SystemDataKeyRequest(Input):
 
     context: Context
     fresh: bool = False
+
+
+class SystemDataKey(Output):
+    """The data key, base64, and its name (`wrapped`). In this process who asked owns `plaintext`, and wipes it."""
+
+    wrapped: str
+    key_id: str
+    version: int
+    plaintext: bytearray
+
+    def __repr__(self) -> str:
+        return f"SystemDataKey(wrapped={self.wrapped!r}, plaintext=***)"
 
 
 class DataKeyDestruction(Input):
@@ -74,9 +89,12 @@ class WrappedKey(Input):
 
 
 class PlainKey(Output):
-    """A data key in the clear, base64. Services only."""
+    """A data key in the clear, base64. Services only. In this process who asked owns it, and wipes it."""
 
-    plaintext: bytes
+    plaintext: bytearray
+
+    def __repr__(self) -> str:
+        return "PlainKey(plaintext=***)"
 
 
 DATA_KEY = Operation(
@@ -93,7 +111,7 @@ SYSTEM_DATA_KEY = Operation(
     verb="POST",
     path="/crypto/internal/data-key",
     takes=SystemDataKeyRequest,
-    gives=DataKey,
+    gives=SystemDataKey,
     callers=frozenset({"auth", "compliance", "media", "messaging", "search"}),
     summary="A data key of the calling service",
     **INTERNAL,
@@ -131,7 +149,7 @@ class DataKeyDesk(Protocol):
     """Data keys. Calls with a key id may raise `KeyNotFound` and `KeyUnusable`."""
 
     async def data_key(self, caller: Caller, key_id: str, request: DataKeyRequest) -> DataKey: ...
-    async def system_data_key(self, caller: Caller, request: SystemDataKeyRequest) -> DataKey:
+    async def system_data_key(self, caller: Caller, request: SystemDataKeyRequest) -> SystemDataKey:
         """Return the data key, in the clear too, and how to name it later (`wrapped`). Audited.
 
         `caller.service` names the system key above it. The key itself stays in crypto's store, wrapped, so that

@@ -15,7 +15,8 @@ Here and not in the crypto service, because services and clients seal with the d
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from hashlib import sha256
 from hmac import compare_digest
 from struct import unpack
@@ -114,9 +115,28 @@ def derive(key: bytes | bytearray, *, salt: bytes, info: bytes, keys: int = 2) -
     return cipher, rest
 
 
+def draw_key() -> bytearray:
+    """Draw a key into memory that can be wiped: what `os.urandom` returns can't."""
+    os.urandom(1)  # waits, on a machine that has just started, until the source below is seeded
+    key = bytearray(KEY_BYTES)
+    with open("/dev/urandom", "rb", buffering=0) as source:
+        if source.readinto(key) != KEY_BYTES:
+            raise OSError("the system's source of randomness gave too little")
+    return key
+
+
 def wipe(material: bytearray) -> None:
-    """Overwrite key material with zeros. Copies that Python or OpenSSL made before are beyond our reach."""
+    """Overwrite key material with zeros. Copies in `bytes` are beyond our reach, so none are made of a key."""
     material[:] = bytes(len(material))
+
+
+@contextmanager
+def wiping(material: bytearray) -> Iterator[bytearray]:
+    """Wipe a key at the end, whatever happens."""
+    try:
+        yield material
+    finally:
+        wipe(material)
 
 
 class SealingKey:
@@ -225,8 +245,8 @@ def seal_single(key: bytes | bytearray, plaintext: bytes | bytearray, aad: bytes
     return b"".join((SINGLE, salt, nonce, commitment, cipher.encrypt(nonce, plaintext, aad)))
 
 
-def open_single(key: bytes | bytearray, envelope: bytes, aad: bytes) -> bytes:
-    """Open what `seal_single` sealed. Raises: EnvelopeRefused on any mismatch."""
+def open_single(key: bytes | bytearray, envelope: bytes, aad: bytes) -> bytearray:
+    """Open what `seal_single` sealed, into memory that the caller can wipe. Raises: EnvelopeRefused on any mismatch."""
     if len(envelope) < SINGLE_OVERHEAD_BYTES or envelope[:1] != SINGLE:
         raise EnvelopeRefused
     salt = envelope[1:_SINGLE_SALT]
@@ -236,7 +256,9 @@ def open_single(key: bytes | bytearray, envelope: bytes, aad: bytes) -> bytes:
     wipe(commitment_key)
     if not compare_digest(commitment, envelope[_SINGLE_NONCE:_SINGLE_HEADER]):
         raise EnvelopeRefused
+    opened = bytearray(len(envelope) - SINGLE_OVERHEAD_BYTES)
     try:
-        return cipher.decrypt(nonce, envelope[_SINGLE_HEADER:], aad)
+        cipher.decrypt_into(nonce, envelope[_SINGLE_HEADER:], aad, opened)
     except InvalidTag:
         raise EnvelopeRefused from None
+    return opened

@@ -15,6 +15,7 @@ from typing import Final, Protocol
 import msgspec
 
 from sealwire.kit.codec import encode
+from sealwire.kit.dumps import forbid_dumps
 from sealwire.runtime.assembly import Assembly
 from sealwire.runtime.errands import Errand, Errands, Report
 from sealwire.runtime.offline import see_to
@@ -175,6 +176,7 @@ def run(settings: Settings, *, as_json: bool) -> int:
 
     from sealwire.kit.telemetry import configure_logging
 
+    forbid_dumps()
     configure_logging(settings.server.log_level)
     reporter: Reporter = JsonReporter() if as_json else TextReporter()
 

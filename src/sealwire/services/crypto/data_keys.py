@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from base64 import b64encode
 from binascii import a2b_base64
 from collections.abc import Callable
@@ -18,12 +17,13 @@ from sealwire.contracts.data_keys import (
     DataKeyDestruction,
     Destroyed,
     PlainKey,
+    SystemDataKey,
     SystemDataKeyRequest,
     WrappedKey,
 )
 from sealwire.kit.caller import Caller
 from sealwire.kit.clock import Clock
-from sealwire.kit.envelopes import KEY_BYTES, EnvelopeRefused, bind, canonical_context
+from sealwire.kit.envelopes import EnvelopeRefused, bind, canonical_context, draw_key, wipe, wiping
 from sealwire.kit.ids import new_id
 from sealwire.kit.problem import Invalid
 from sealwire.services.crypto.events import KeyEvent, Outcome, key_event
@@ -59,13 +59,13 @@ class DataKeys:
         self._clock = clock
         self._shred_soon = shred_soon
 
-    async def current(self, caller: Caller, request: SystemDataKeyRequest) -> DataKey:
+    async def current(self, caller: Caller, request: SystemDataKeyRequest) -> SystemDataKey:
         """Return the current data key of a service's context with `DATA_KEY_USES` more uses granted."""
         live = await self._chain.named(caller, system_purpose(caller.service), DATA, "aes-256-gcm")
         with self._refusals(caller, "crypto.data_key.loaded", live.stored.key_id, 0, live.stored.purpose):
             return await self._current(caller, live, request)
 
-    async def _current(self, caller: Caller, live: LiveKey, request: SystemDataKeyRequest) -> DataKey:
+    async def _current(self, caller: Caller, live: LiveKey, request: SystemDataKeyRequest) -> SystemDataKey:
         live.require(KeyUse.PROTECT)
         digest = sha256(canonical_context(request.context)).digest()
         fresh = request.fresh
@@ -97,8 +97,7 @@ class DataKeys:
             live = await self._chain.find(caller.tenant_id, stored.key_id)
             live.require(KeyUse.PROCESS)
             plain = await self._unwrap(live, stored)
-        self._journal.note(self._event(caller, _OPENED, stored))
-        return PlainKey(plaintext=bytes(plain))
+        return self._hand_out(plain, self._event(caller, _OPENED, stored))
 
     async def destroy(self, caller: Caller, which: DataKeyDestruction) -> Destroyed:
         """Destroy a service's data keys by scope or subject. Raises: LegalHold; Invalid when neither is given."""
@@ -135,14 +134,14 @@ class DataKeys:
         live.require(KeyUse.PROTECT)
         material = await self._chain.material(live, live.stored.newest.version)
         header = _FORMAT + bytes.fromhex(live.stored.key_id.replace("-", "")) + material.version.to_bytes(4, "big")
-        key = os.urandom(KEY_BYTES)
-        wrapped = header + material.wrap(key, header + _tenant_context(caller.tenant_id, context))
-        return DataKey(
-            wrapped=b64encode(wrapped).decode(),
-            key_id=live.stored.key_id,
-            version=material.version,
-            plaintext=key if plain else b"",
-        )
+        with wiping(draw_key()) as key:
+            wrapped = header + material.wrap(key, header + _tenant_context(caller.tenant_id, context))
+            return DataKey(
+                wrapped=b64encode(wrapped).decode(),
+                key_id=live.stored.key_id,
+                version=material.version,
+                plaintext=bytes(key) if plain else b"",
+            )
 
     async def _open_wrapped(self, caller: Caller, key: WrappedKey) -> PlainKey:
         try:
@@ -163,8 +162,17 @@ class DataKeys:
                 plain = material.unwrap(wrapped[_ENVELOPE_AT:], aad)
             except (KeyNotFound, EnvelopeRefused):
                 raise DecryptionFailed from None
-        self._journal.note(key_event(caller, _OPENED, key_id=key_id, at_us=self._clock.now_us(), version=version))
-        return PlainKey(plaintext=bytes(plain))
+        event = key_event(caller, _OPENED, key_id=key_id, at_us=self._clock.now_us(), version=version)
+        return self._hand_out(plain, event)
+
+    def _hand_out(self, plain: bytearray, event: KeyEvent) -> PlainKey:
+        """Record it first. Raises: Unavailable, with the key wiped, when that can't be done for now."""
+        try:
+            self._journal.note(event)
+        except BaseException:
+            wipe(plain)
+            raise
+        return PlainKey(plaintext=plain)
 
     def _refuse(self, caller: Caller) -> NoReturn:
         """Record that what was given names no data key. Raises: DecryptionFailed."""
@@ -189,29 +197,29 @@ class DataKeys:
 
     async def _make(
         self, caller: Caller, live: LiveKey, context: dict[str, str], digest: bytes, replaced: StoredDataKey | None
-    ) -> DataKey | None:
+    ) -> SystemDataKey | None:
         """Make a data key and let it be current; None when another one became current meanwhile."""
         material = await self._chain.material(live, live.stored.newest.version)
         data_key_id = new_id()
-        plain = bytearray(os.urandom(KEY_BYTES))
-        key = StoredDataKey(
-            data_key_id=data_key_id,
-            tenant_id=caller.tenant_id,
-            service=caller.service,
-            scope=context.get("scope", ""),
-            subject_id=context.get("subject_id", ""),
-            context_digest=digest,
-            key_id=live.stored.key_id,
-            version=material.version,
-            wrapped=material.wrap(plain, system_context(caller.tenant_id, caller.service, data_key_id, digest)),
-            reserved_uses=DATA_KEY_USES,
-            created_at_us=self._clock.now_us(),
-        )
-        event = self._event(caller, "crypto.data_key.created", key)
-        stored = await self._store.put_data_key(
-            key, replaces=replaced.data_key_id if replaced is not None else "", event=event
-        )
-        return _data_key(key, plain) if stored.data_key_id == data_key_id else None
+        with wiping(draw_key()) as plain:
+            key = StoredDataKey(
+                data_key_id=data_key_id,
+                tenant_id=caller.tenant_id,
+                service=caller.service,
+                scope=context.get("scope", ""),
+                subject_id=context.get("subject_id", ""),
+                context_digest=digest,
+                key_id=live.stored.key_id,
+                version=material.version,
+                wrapped=material.wrap(plain, system_context(caller.tenant_id, caller.service, data_key_id, digest)),
+                reserved_uses=DATA_KEY_USES,
+                created_at_us=self._clock.now_us(),
+            )
+            event = self._event(caller, "crypto.data_key.created", key)
+            stored = await self._store.put_data_key(
+                key, replaces=replaced.data_key_id if replaced is not None else "", event=event
+            )
+            return _data_key(key, bytearray(plain)) if stored.data_key_id == data_key_id else None
 
     async def _unwrap(self, live: LiveKey, key: StoredDataKey) -> bytearray:
         assert key.wrapped is not None
@@ -235,8 +243,8 @@ class DataKeys:
         )
 
 
-def _data_key(key: StoredDataKey, plain: bytearray) -> DataKey:
-    return DataKey(wrapped=key.data_key_id, key_id=key.key_id, version=key.version, plaintext=bytes(plain))
+def _data_key(key: StoredDataKey, plain: bytearray) -> SystemDataKey:
+    return SystemDataKey(wrapped=key.data_key_id, key_id=key.key_id, version=key.version, plaintext=plain)
 
 
 def system_context(tenant_id: str, service: str, data_key_id: str, digest: bytes) -> bytes:

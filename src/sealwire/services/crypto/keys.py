@@ -12,7 +12,7 @@ from sealwire.contracts.crypto_terms import DecryptionFailed, KeyNotFound, KeyTy
 from sealwire.contracts.tenancy import QuotaSource
 from sealwire.kit.caller import Caller, service_caller
 from sealwire.kit.clock import Clock
-from sealwire.kit.envelopes import EnvelopeRefused, bind, wipe
+from sealwire.kit.envelopes import EnvelopeRefused, bind, wipe, wiping
 from sealwire.kit.ids import new_id
 from sealwire.resilience.failure import PartOut
 from sealwire.services.crypto.config import CryptoConfig
@@ -305,17 +305,17 @@ class KeyChain:
         root, public_key = new_material(key_type)
         context = version_context(purpose, tenant_id, key_id, number, key_type)
         kek_id, master_version = "", 0
-        if purpose == MASTER:
-            kek_id = self._provider.kek_id
-            try:
-                wrapped = await self._provider.wrap(root, context)
-            except KekUnusable as fault:
-                raise self._out(fault, "The key provider does not answer.") from None
-        else:
-            master = await self.master(tenant_id)
-            above = await self.material(master, master.stored.newest.version)
-            wrapped, master_version = above.wrap(root, context), above.version
-        wipe(root)
+        with wiping(root):
+            if purpose == MASTER:
+                kek_id = self._provider.kek_id
+                try:
+                    wrapped = await self._provider.wrap(root, context)
+                except KekUnusable as fault:
+                    raise self._out(fault, "The key provider does not answer.") from None
+            else:
+                master = await self.master(tenant_id)
+                above = await self.material(master, master.stored.newest.version)
+                wrapped, master_version = above.wrap(root, context), above.version
         return StoredVersion(
             version=number,
             created_at_us=now_us,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hmac
-import os
 from typing import Final
 
 from cryptography.exceptions import InvalidSignature
@@ -13,7 +12,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from sealwire.contracts.crypto_terms import KeyType
-from sealwire.kit.envelopes import KEY_BYTES, open_single, seal_single, wipe
+from sealwire.kit.envelopes import KEY_BYTES, draw_key, open_single, seal_single, wipe
 from sealwire.services.crypto.model import UseBudget
 
 _API_INFO: Final = b"sealwire api aes-256-gcm v1"
@@ -22,7 +21,7 @@ _WRAP_INFO: Final = b"sealwire key wrap v1"
 
 def new_material(key_type: KeyType) -> tuple[bytearray, bytes | None]:
     """Draw 32 bytes for a version of any type, and the public key of an ed25519 one."""
-    material = bytearray(os.urandom(KEY_BYTES))
+    material = draw_key()
     if key_type != "ed25519":
         return material, None
     return material, Ed25519PrivateKey.from_private_bytes(material).public_key().public_bytes_raw()
@@ -64,7 +63,7 @@ class Material:
     def unwrap(self, wrapped: bytes, context: bytes) -> bytearray:
         """Unwrap. Raises: EnvelopeRefused."""
         assert self._wrapping is not None
-        return bytearray(open_single(self._wrapping, wrapped, context))
+        return open_single(self._wrapping, wrapped, context)
 
     def sign(self, message: bytes) -> bytes:
         """Return the Ed25519 signature (RFC 8032)."""

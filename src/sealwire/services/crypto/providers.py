@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import os
 import stat
-from base64 import b64encode
-from binascii import a2b_base64
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Final, Protocol
 
+import msgspec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from sealwire.kit.envelopes import KEY_BYTES, EnvelopeRefused, open_single, seal_single, wipe
+from sealwire.kit.envelopes import KEY_BYTES, EnvelopeRefused, draw_key, open_single, seal_single, wipe, wiping
 from sealwire.kit.files import sync_folder
 from sealwire.kit.ids import new_id
 
 FINGERPRINT_BYTES: Final = 16
 _FORMAT: Final = b"\x01"
 _HEADER_BYTES: Final = 1 + FINGERPRINT_BYTES
-_MARK: Final = "sealwire-kek-1"
+_MARK: Final = b"sealwire-kek-1:"
+_BODY_END: Final = len(_MARK) + 44
+"""The file's one line is the mark, the key in base64, a colon, eight check digits."""
 _FILE_LIMIT_BYTES: Final = 4096
+_QUOTE: Final = ord('"')
 
 
 class KekUnusable(Exception):
@@ -102,13 +104,13 @@ class FileKeyProvider:
         if header[1:] != self._fingerprint:
             raise WrapRefused(f"the key was wrapped under the key-encryption key {header[1:].hex()}, not {self.kek_id}")
         try:
-            return bytearray(open_single(self._live(), wrapped[_HEADER_BYTES:], header + context))
+            return open_single(self._live(), wrapped[_HEADER_BYTES:], header + context)
         except EnvelopeRefused:
             raise WrapRefused("the wrapped key was changed or belongs to another place") from None
 
     async def check(self) -> None:
         """Wrap and unwrap a probe; the file itself may be on a medium that is taken away after the start."""
-        probe = bytearray(os.urandom(KEY_BYTES))
+        probe = os.urandom(KEY_BYTES)
         try:
             if await self.unwrap(await self.wrap(probe, b"check"), b"check") != probe:
                 raise KekUnusable("the key-encryption key does not give back what it wrapped")
@@ -130,21 +132,19 @@ def _fingerprint(kek: bytearray) -> bytes:
     return HKDF(SHA256(), FINGERPRINT_BYTES, None, b"sealwire kek fingerprint v1").derive(kek)
 
 
-def _check_digits(body: str) -> str:
-    """Return eight hex digits that tell a damaged file from a key (no secret: a hash of the whole line)."""
-    return sha256(f"{_MARK}:{body}".encode()).hexdigest()[:8]
+def _check_digits(line: bytearray) -> bytes:
+    """Return eight hex digits that tell a damaged file from a key (no secret: a hash of what stands before them)."""
+    return sha256(memoryview(line)[:_BODY_END]).hexdigest()[:8].encode()
 
 
 def _create(path: Path) -> None:
     """Write a new KEK so that the name appears only with its whole content on disk, and once under races."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    body = b64encode(os.urandom(KEY_BYTES)).decode()
     draft = path.with_name(f".{path.name}.{new_id()}")
     fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
-        with open(fd, "wb") as file:
-            file.write(f"{_MARK}:{body}:{_check_digits(body)}\n".encode())
-            file.flush()
+        with open(fd, "wb", buffering=0) as file, wiping(draw_key()) as key, wiping(_line(key)) as line:
+            file.write(line)
             os.fsync(file.fileno())
         with suppress(FileExistsError):  # another process was first: its key is the one
             os.link(draft, path)
@@ -170,19 +170,33 @@ def _read(path: Path) -> bytearray:
         if status.st_mode & 0o077:
             mode = stat.S_IMODE(status.st_mode)
             raise KekUnusable(f"{path} may be read or written by others (mode {mode:04o}); run: chmod 600 {path}")
-        return _parse(os.read(fd, _FILE_LIMIT_BYTES), path)
+        with wiping(bytearray(min(status.st_size, _FILE_LIMIT_BYTES))) as content:
+            os.readv(fd, [content])
+            return _parse(content, path)
     finally:
         os.close(fd)
 
 
-def _parse(content: bytes, path: Path) -> bytearray:
-    """Return the key in a KEK file's content. Raises: KekUnusable without repeating any of it."""
+def _line(key: bytearray) -> bytearray:
+    """Return the content of a KEK file. No key is ever in `bytes` or `str`, which can't be wiped."""
+    line = bytearray(_BODY_END + 10)  # all the room it needs: a buffer that grows leaves copies behind
+    line[: len(_MARK)] = _MARK
+    msgspec.json.Encoder().encode_into(key, line, len(_MARK) - 1)
+    line[len(_MARK) - 1] = line[_BODY_END] = ord(":")
+    line += _check_digits(line) + b"\n"
+    return line
+
+
+def _parse(content: bytearray, path: Path) -> bytearray:
+    """Return the key in a KEK file's content, which is changed by that. Raises: KekUnusable, repeating none of it."""
     fault = KekUnusable(f"{path} does not hold a whole Sealwire key-encryption key; restore it from its backup")
+    if not content.startswith(_MARK) or content[_BODY_END:].removesuffix(b"\n") != b":" + _check_digits(content):
+        raise fault
+    content[len(_MARK) - 1] = content[_BODY_END] = _QUOTE  # a JSON string, where it stands
     try:
-        mark, body, digits = content.decode("ascii").removesuffix("\n").split(":")
-        key = bytearray(a2b_base64(body, strict_mode=True))
-    except ValueError:
+        key = msgspec.json.decode(memoryview(content)[len(_MARK) - 1 : _BODY_END + 1], type=bytearray)
+    except msgspec.DecodeError:
         raise fault from None
-    if mark != _MARK or digits != _check_digits(body) or len(key) != KEY_BYTES:
+    if len(key) != KEY_BYTES:
         raise fault
     return key

@@ -19,7 +19,7 @@ from sealwire.contracts.crypto_terms import DecryptionFailed, KeyNotFound, KeyUn
 from sealwire.contracts.keys import Rewrapped
 from sealwire.kit.caller import SYSTEM_TENANT, Caller, service_caller
 from sealwire.kit.clock import Clock
-from sealwire.kit.envelopes import EnvelopeRefused, wipe
+from sealwire.kit.envelopes import EnvelopeRefused, wipe, wiping
 from sealwire.services.crypto.data_keys import system_context
 from sealwire.services.crypto.events import key_event
 from sealwire.services.crypto.keys import KeyChain, LiveKey, version_context
@@ -112,10 +112,10 @@ class Rewrapping:
         else:
             above, old_version = master, int(item.under)
             context = version_context(item.purpose, item.tenant_id, item.id, item.version, item.key_type)
-        plain = (await self._chain.material(above, old_version)).unwrap(item.wrapped, context)
-        material = await self._chain.material(above, above.stored.newest.version)
-        wrapped = material.wrap(plain, context)
-        _prove(material, wrapped, context, plain)
+        with wiping((await self._chain.material(above, old_version)).unwrap(item.wrapped, context)) as plain:
+            material = await self._chain.material(above, above.stored.newest.version)
+            wrapped = material.wrap(plain, context)
+            _prove(material, wrapped, context, plain)
         return Rewrap(item=item, wrapped=wrapped, under=str(material.version))
 
     # ---- under another provider's key
@@ -154,14 +154,11 @@ class Rewrapping:
         for item in items:
             await asyncio.sleep(0)  # others go on between two keys
             context = _master_context(item)
-            plain = await self._chain.unwrap_master(item.wrapped, context)
-            wrapped = await self._providers.wrap(plain, context)
-            again = await self._providers.unwrap(wrapped, context)
-            same = compare_digest(plain, again)
-            wipe(plain)
-            wipe(again)
-            if not same:
-                raise KekUnusable(f"{kek_id} does not give back what it wrapped")
+            with wiping(await self._chain.unwrap_master(item.wrapped, context)) as plain:
+                wrapped = await self._providers.wrap(plain, context)
+                with wiping(await self._providers.unwrap(wrapped, context)) as again:
+                    if not compare_digest(plain, again):
+                        raise KekUnusable(f"{kek_id} does not give back what it wrapped")
             rewraps.append(Rewrap(item=item, wrapped=wrapped, under=kek_id))
             events.append(
                 key_event(
@@ -198,10 +195,7 @@ def _master_context(item: WrappedItem) -> bytes:
 
 
 def _prove(material: Material, wrapped: bytes, context: bytes, plain: bytearray) -> None:
-    """See that what was wrapped comes back, and forget it. Raises: RuntimeError."""
-    again = material.unwrap(wrapped, context)
-    same = compare_digest(again, plain)
-    wipe(plain)
-    wipe(again)
-    if not same:
-        raise RuntimeError("a key does not come back from its new wrapping")
+    """See that what was wrapped comes back. Raises: RuntimeError."""
+    with wiping(material.unwrap(wrapped, context)) as again:
+        if not compare_digest(again, plain):
+            raise RuntimeError("a key does not come back from its new wrapping")

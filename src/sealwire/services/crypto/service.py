@@ -22,6 +22,7 @@ from sealwire.contracts.data_keys import (
     DataKeyRequest,
     Destroyed,
     PlainKey,
+    SystemDataKey,
     SystemDataKeyRequest,
     WrappedKey,
 )
@@ -272,7 +273,7 @@ class CryptoService:
         self._ciphers.note(caller, live, "crypto.data_key.created", made.version)
         return made
 
-    async def system_data_key(self, caller: Caller, request: SystemDataKeyRequest) -> DataKey:
+    async def system_data_key(self, caller: Caller, request: SystemDataKeyRequest) -> SystemDataKey:
         _require_service(caller)
         return await self._data_keys.current(caller, request)
 

@@ -11,6 +11,7 @@ from sealwire.contracts.data_keys import SystemDataKeyRequest
 from sealwire.contracts.messages import Draft
 from sealwire.kit.caller import service_caller
 from sealwire.kit.clock import Clock
+from sealwire.kit.envelopes import wiping
 from sealwire.kit.problem import Invalid
 
 DIGEST_BYTES = 16
@@ -25,7 +26,7 @@ class MarkingKey:
 
     __slots__ = ("_keys", "_requests")
 
-    def __init__(self, key: bytes) -> None:
+    def __init__(self, key: bytes | bytearray) -> None:
         self._keys = blake2b(digest_size=DIGEST_BYTES, key=key, person=b"message-key")
         self._requests = blake2b(digest_size=DIGEST_BYTES, key=key, person=b"message-request")
 
@@ -77,7 +78,8 @@ class RequestMarks:
             service_caller(self._service, tenant_id),
             SystemDataKeyRequest(context={"scope": SCOPE, "subject_id": ""}),
         )
-        key = MarkingKey(answer.plaintext)
+        with wiping(answer.plaintext):
+            key = MarkingKey(answer.plaintext)
         while len(self._keys) >= MOST_TENANTS:
             del self._keys[next(iter(self._keys))]
         self._keys[tenant_id] = (self._clock.monotonic() + MAX_AGE_S, key)

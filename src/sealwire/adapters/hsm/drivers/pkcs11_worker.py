@@ -15,7 +15,6 @@ USENIX Security 2022, section 5.2). The header and the caller's context (tenant,
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import socket
 import sys
@@ -41,6 +40,7 @@ from sealwire.adapters.hsm.wire import (
     Request,
     framed,
 )
+from sealwire.kit.dumps import forbid_dumps
 
 KEY_BITS: Final = 256
 ID_BYTES: Final = 16
@@ -252,7 +252,7 @@ def serve(sock: socket.socket) -> int:
 def main() -> int:
     """Serve on the socket whose descriptor is the first argument."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's is for the service, which closes the socket in time
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash of the library leaves no PIN on the disk
+    forbid_dumps()  # a crash of the library leaves no PIN on the disk
     try:
         with socket.socket(fileno=int(sys.argv[1])) as sock:
             return serve(sock)
