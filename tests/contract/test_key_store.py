@@ -222,10 +222,10 @@ async def test_data_keys_are_destroyed_by_scope_and_subject(store: KeyStore) -> 
         return {name for name, k in found.items() if k is not None and k.wrapped is not None}
 
     async def destroy(tenant_id: str, service: str, scope: str, subject_id: str) -> int:
-        gone, stayed = await store.destroy_data_keys(
-            tenant_id, service, scope=scope, subject_id=subject_id, spare_held=False, event=event("gone")
+        gone, stayed, spared = await store.destroy_data_keys(
+            tenant_id, service, scope=scope, subject_id=subject_id, spare_held=False, spare=None, event=event("gone")
         )
-        assert not stayed, "no hold covers any"
+        assert (not stayed, spared) == (True, 0), "no hold covers any"
         return gone
 
     with pytest.raises(ValueError, match="neither"):
