@@ -11,6 +11,7 @@ import pytest
 
 from sealwire.contracts.audit_log import Actor, AuditBatch, AuditEntry, AuditQuery, VerifyQuery
 from sealwire.contracts.conversations import Conversation, NewConversation
+from sealwire.contracts.gdpr import NewRestriction
 from sealwire.contracts.messages import History
 from sealwire.contracts.retention import START_RUN, ListUnusable, NewRetentionRun, RetentionRun, RunActive
 from sealwire.contracts.retention_policies import NewRetentionPolicy
@@ -95,6 +96,32 @@ async def test_a_run_disposes_of_exactly_the_list_of_its_dry_run(room: KeepingRo
     with pytest.raises(ListUnusable):
         await room.run(anna, dry_run_id=dry.run_id)
     assert (await room.compliance.service.run(anna, dry.run_id)).status == "spent"
+
+
+async def test_what_is_restricted_stays(room: KeepingRoom, anna: Caller, ben: Caller) -> None:
+    carla, compliance = await room.files.enter("carla"), room.compliance.service
+    group = await room.messages.group(anna, ben, carla)
+    for who in (anna, ben, carla):
+        await room.messages.say(who, group, "old")
+    for name in ("anna", "ben", "carla"):
+        await room.files.upload(name, name.encode())
+    room.clock.advance(10 * DAY_S)
+    await keep(room, anna, messages=5, media=5)
+    await compliance.restrict(anna, NewRestriction(subject_id=ben.user_id, reason="contests what it says"))
+    dry = await room.run(anna, dry_run=True)
+    for kind in ("messages", "media"):
+        assert counts(dry, kind) == {"due": 3, "kept": 1, "listed": 2, "disposed": 0, "held": 0, "missing": 0}
+    await compliance.restrict(anna, NewRestriction(subject_id=carla.user_id, reason="wants it kept"))  # after the list
+    await room.hold(anna, subject_id=new_id())  # a hold on somebody else changes nothing
+    run = await room.run(anna, dry_run_id=dry.run_id)
+    for kind in ("messages", "media"):
+        assert counts(run, kind) == {"due": 3, "kept": 1, "listed": 2, "disposed": 1, "held": 1, "missing": 0}
+    assert await texts(room, anna, group) == [None, "old", "old"]
+    await compliance.lift_restriction(anna, ben.user_id)
+    again = await room.run(anna)
+    for kind in ("messages", "media"):
+        assert counts(again, kind) == {"due": 2, "kept": 1, "listed": 1, "disposed": 1, "held": 0, "missing": 0}
+    assert await texts(room, anna, group) == [None, None, "old"]
 
 
 async def test_a_list_is_of_no_use_once_the_policy_is_another(room: KeepingRoom, anna: Caller) -> None:

@@ -29,6 +29,22 @@ _KEPT_US: Final = 30 * 86_400 * US_PER_S
 Some = Callable[[apsw.Connection, Sequence[str]], Disposed]
 
 
+def restricted_sql(tenant: str, subject: str) -> str:
+    """Return the SQL condition that a row is of a person whose data is restricted; of column expressions, not values.
+
+    What is restricted is stored and nothing else is done with it (GDPR Art. 18(2)): retention leaves it.
+    """
+    return (
+        f"EXISTS (SELECT 1 FROM subject_mark WHERE tenant_id = {tenant} AND subject_id = {subject}"
+        " AND mark = 'restricted')"
+    )
+
+
+def is_anybody_marked(conn: apsw.Connection, tenant_id: str) -> bool:
+    """Say whether anybody of the tenant is restricted, or erased: one look at the beginning of an index."""
+    return bool(conn.execute("SELECT EXISTS (SELECT 1 FROM subject_mark WHERE tenant_id = ?)", (tenant_id,)).get)
+
+
 class Disposals:
     """Does what runs ask for in short transactions, each with the count of what it did: so a crash costs nothing.
 

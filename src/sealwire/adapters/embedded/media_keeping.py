@@ -10,7 +10,7 @@ from typing import Final
 
 import apsw
 
-from sealwire.adapters.embedded.disposals import DISPOSALS_SCHEMA, Disposals
+from sealwire.adapters.embedded.disposals import DISPOSALS_SCHEMA, Disposals, restricted_sql
 from sealwire.adapters.embedded.drivers.sqlite import Database, fetch
 from sealwire.adapters.embedded.holds import HOLDS_SCHEMA, SqliteHoldBook, held_sql
 from sealwire.adapters.embedded.outbox import SqliteOutbox
@@ -31,6 +31,8 @@ CREATE TABLE followed (feed TEXT PRIMARY KEY, number INTEGER NOT NULL) WITHOUT R
 """
 )
 _HELD: Final = held_sql("files.tenant_id", "files.owner_id", "files.conversation_id")
+_KEPT: Final = f"({_HELD} OR {restricted_sql('files.tenant_id', 'files.owner_id')})"
+"""What retention leaves."""
 _UNDER_WAY: Final = "state NOT IN ('open', 'partial')"
 
 
@@ -112,7 +114,7 @@ class SqliteMediaKeeping:
 
     async def due(self, tenant_id: str, before_us: int, *, after: tuple[int, str], limit: int) -> Due:
         rows = self._db.read(
-            f"SELECT media_id, created_at_us, {_HELD} FROM files WHERE tenant_id = ? AND created_at_us < ?"
+            f"SELECT media_id, created_at_us, {_KEPT} FROM files WHERE tenant_id = ? AND created_at_us < ?"
             f" AND (created_at_us, media_id) > (?, ?) AND {_UNDER_WAY} ORDER BY created_at_us, media_id LIMIT ?",
             (tenant_id, before_us, *after, limit),
         )
@@ -127,7 +129,7 @@ class SqliteMediaKeeping:
             events: list[NewEvent] = []
             for media_id in some:
                 row = conn.execute(
-                    f'SELECT {_HELD}, owner_id, conversation_id, "offset" FROM files'
+                    f'SELECT {_KEPT}, owner_id, conversation_id, "offset" FROM files'
                     f" WHERE media_id = ? AND tenant_id = ? AND {_UNDER_WAY}",
                     (media_id, tenant_id),
                 ).fetchone()

@@ -12,7 +12,7 @@ from functools import partial
 import apsw
 import msgspec
 
-from sealwire.adapters.embedded.disposals import Disposals
+from sealwire.adapters.embedded.disposals import Disposals, is_anybody_marked, restricted_sql
 from sealwire.adapters.embedded.drivers.pace import Pace
 from sealwire.adapters.embedded.drivers.sqlite import Database, Row, fetch, fetch_value
 from sealwire.adapters.embedded.holds import SqliteHoldBook, is_tenant_held
@@ -30,20 +30,28 @@ HELD, PURGED = 1, 2
 CLOCK_SLACK_US = 3_600 * US_PER_S
 """How far the clock may have stepped back between two messages of a conversation for retention to look past it."""
 _CONVERSATIONS_A_PAGE = 500
-# While nobody in the tenant is under a hold, nothing is: one look a step, in its transaction, instead of two a row.
+_RESTRICTED = restricted_sql("c.tenant_id", "m.sender_id")
+# What retention leaves, by whether there are holds and marks in the tenant at all: one look at each a step, in its
+# transaction, instead of three a row.
+_KEPT = {
+    (True, True): f"({HELD_MESSAGE} OR {_RESTRICTED})",
+    (True, False): HELD_MESSAGE,
+    (False, True): _RESTRICTED,
+    (False, False): "0",
+}
 _FOUND = {
-    looked: f"SELECT m.key, j.key, m.sealed IS NOT NULL, m.kept, {held}, m.request_key FROM json_each(?1) j"
+    looked: f"SELECT m.key, j.key, m.sealed IS NOT NULL, m.kept, {kept}, m.request_key FROM json_each(?1) j"
     " JOIN message m ON m.message_id = unhex(j.value) JOIN conversation c ON c.num = m.key >> 32 AND c.tenant_id = ?2"
-    for looked, held in ((True, HELD_MESSAGE), (False, "0"))
+    for looked, kept in _KEPT.items()
 }
 _ID = "substr(h, 1, 8)||'-'||substr(h, 9, 4)||'-'||substr(h, 13, 4)||'-'||substr(h, 17, 4)||'-'||substr(h, 21)"
 # One value for a page: made in a thread, without the GIL.
 _DUE = {
     looked: f"SELECT count(*), max(key), json_group_array({_ID}), json_group_array(held) FROM (SELECT m.key,"
-    f" lower(hex(m.message_id)) AS h, {held} AS held FROM message m JOIN conversation c ON c.num = ?1 WHERE m.key > ?2"
+    f" lower(hex(m.message_id)) AS h, {kept} AS held FROM message m JOIN conversation c ON c.num = ?1 WHERE m.key > ?2"
     f" AND m.key < ?3 AND m.created_at_us < ?4 AND m.kept <> {PURGED} AND (?6 OR m.sealed IS NOT NULL)"
     " ORDER BY m.key LIMIT ?5)"
-    for looked, held in ((True, HELD_MESSAGE), (False, "0"))
+    for looked, kept in _KEPT.items()
 }
 _encode = msgspec.json.Encoder().encode
 _read_ids = msgspec.json.Decoder(list[str]).decode
@@ -130,7 +138,7 @@ class SqliteKeeping:
         at_us: int,
     ) -> Disposed:
         wanted = _encode([id_.replace("-", "") for id_ in ids]).decode()  # what is no id finds nothing
-        found = fetch(conn, _FOUND[is_tenant_held(conn, tenant_id)], (wanted, tenant_id))
+        found = fetch(conn, _FOUND[_looks(conn, tenant_id)], (wanted, tenant_id))
         held = sum(1 for row in found if row[4])
         going = [row for row in found if not row[4] and row[3] != PURGED and (row[2] or rows)]
         keys = [row[0] for row in going]
@@ -206,10 +214,14 @@ class SqliteKeeping:
         return await self._db.write(drop)
 
 
+def _looks(conn: apsw.Connection, tenant_id: str) -> tuple[bool, bool]:
+    return is_tenant_held(conn, tenant_id), is_anybody_marked(conn, tenant_id)
+
+
 def _due(tenant_id: str, before_us: int, rows: bool, cursor: int, limit: int, conn: apsw.Connection) -> Due:
     """In a thread."""
     items: list[DueItem] = []
-    sql = _DUE[is_tenant_held(conn, tenant_id)]
+    sql = _DUE[_looks(conn, tenant_id)]
     conversations = fetch(
         conn,
         "SELECT c.num, c.first_seq, c.last_seq FROM conversation c WHERE c.tenant_id = ? AND c.num >= ?"
