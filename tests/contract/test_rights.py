@@ -566,6 +566,24 @@ async def test_what_can_not_be_removed_is_certified_as_found(tmp_path):
         assert statement["probe"]["found"] == 2
 
 
+async def test_what_lies_in_any_file_of_the_installation_is_found(tmp_path):
+    async with opened(tmp_path / "data") as room:
+        (tmp_path / "data" / "left.log").write_text("to agnes.quill@example.org")
+        done = await room.done(await room.service.request_erasure(ME, NewErasure()))
+        assert (done.status, done.problem) == ("done", "erasure_incomplete")
+        statement = read_certificate(done.certificate, [parse_key(done.public_key)])
+        assert (statement["probe"]["places"]["data.files"], statement["probe"]["found"]) == (1, 1)
+
+
+async def test_what_comes_late_of_an_erased_person_is_readable_to_nobody_after_a_restart_too(tmp_path):
+    async with opened(tmp_path / "data") as room:
+        assert (await room.done(await room.service.request_erasure(ME, NewErasure()))).status == "done"
+    async with opened(tmp_path / "data") as room:
+        late = entry("late", AGNES, ip_address="203.0.113.9")
+        await room.service.append(service_caller("gateway", TENANT), AuditBatch(records=[late]))
+        assert (await until_recorded(room, late.action)).metadata["ip_address"] == "erased"
+
+
 async def test_a_restriction_that_a_crash_left_half_told_is_told_at_the_next_start(tmp_path):
     there = people()
     messaging = there["messaging"]

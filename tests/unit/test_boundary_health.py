@@ -152,6 +152,10 @@ async def test_the_self_test_of_an_outage_is_refused_for_the_outage_and_not_for_
     room.clock.advance(60)
     asked = await room.client.post(url, headers=headers)
     assert (asked.status_code, asked.json()["code"]) == (503, "session_unconfirmed"), "known, and not confirmed"
+    seen = (await room.client.get("/api/integration-health/", headers=headers)).json()
+    assert all(set(component) == {"status"} for component in seen["components"].values()), (
+        "figures are for the confirmed"
+    )
     fresh = {"authorization": f"Bearer {room.authority.token(room.authority.log_in('the-owner'))}"}
     room.boundary.adapter._keys_at_s = None  # none were fetched yet
     asked = await room.client.post(url, headers=fresh)
