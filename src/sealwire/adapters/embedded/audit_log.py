@@ -294,7 +294,11 @@ class SqliteAuditStore:
     ) -> list[tuple[int, int, bool]]:
         times = audit_traits.times_of(count, traits)
         records = self._records(number, first, count)
-        return [(r.seq, times[i], audit_pruning.is_held(r.body, held)) for i in old if (r := records[i]).body]
+        return [
+            (r.seq, times[i], audit_pruning.is_held(r.body, held))
+            for i in old
+            if audit_pruning.is_intact(r := records[i])
+        ]
 
     async def prunable(self, tenant_id: str, seqs: Collection[int]) -> list[int]:
         number = self._number(tenant_id)
@@ -306,7 +310,8 @@ class SqliteAuditStore:
         while left:
             wanted = {seq for seq in left if seq < left[0] + TILE_WIDTH}
             records = self._records(number, left[0], TILE_WIDTH)
-            found += [r.seq for r in records if r.seq in wanted and r.body and not audit_pruning.is_held(r.body, held)]
+            there = [r for r in records if r.seq in wanted and audit_pruning.is_intact(r)]
+            found += [r.seq for r in there if not audit_pruning.is_held(r.body, held)]
             left = left[len(wanted) :]
             await asyncio.sleep(0)
         return found

@@ -13,15 +13,16 @@ from functools import partial
 
 import apsw
 
+from sealwire.adapters.embedded.audit_pieces import unpack
 from sealwire.adapters.embedded.drivers.pace import Pace
 from sealwire.adapters.embedded.drivers.sqlite import Database, Row
 from sealwire.adapters.embedded.outbox import SqliteOutbox
 from sealwire.ports.events import NewEvent
-from sealwire.services.compliance.chain import read_record
+from sealwire.services.compliance.chain import read_record, record_hash
 from sealwire.services.compliance.merkle import HASH_BYTES, TILE_WIDTH, leaf_hash
-from sealwire.services.compliance.ports import PruneCount
+from sealwire.services.compliance.ports import PruneCount, StoredRecord
 from sealwire.services.compliance.pruning import concerns
-from sealwire.services.compliance.tiles import read_bundle, write_bundle
+from sealwire.services.compliance.tiles import write_bundle
 
 PRUNING_SCHEMA = """
 CREATE TABLE leaf (
@@ -52,6 +53,11 @@ def held_in(rows: Iterable[Row]) -> frozenset[str]:
 def is_held(body: bytes, held: frozenset[str]) -> bool:
     """Whether one of these ids is what a record is about."""
     return bool(held) and not held.isdisjoint(concerns(read_record(body)))
+
+
+def is_intact(record: StoredRecord) -> bool:
+    """Whether a record is there and as it was chained. What was changed is not pruned: it is evidence of that."""
+    return bool(record.body) and record_hash(record.body) == record.hash
 
 
 class SqliteCheckpointThinning:
@@ -96,7 +102,8 @@ def prune(conn: apsw.Connection, number: int, tenant_id: str, seqs: Collection[i
     base = number << SEQ_BITS
     while left:
         row = conn.execute(
-            "SELECT place, count, bodies FROM piece WHERE place > ? AND place <= ? AND place + count > ? LIMIT 1",
+            "SELECT place, count, hashes, bodies FROM piece"
+            " WHERE place > ? AND place <= ? AND place + count > ? LIMIT 1",
             (base | max(0, left[0] - TILE_WIDTH), base | left[0], base | left[0]),
         ).fetchone()
         if row is None:
@@ -105,22 +112,31 @@ def prune(conn: apsw.Connection, number: int, tenant_id: str, seqs: Collection[i
         first, end = row[0] - base, row[0] - base + row[1]
         wanted = [seq for seq in left if seq < end]
         left = left[len(wanted) :]
-        taken, spared = _prune_piece(conn, row[0], number, read_bundle(row[2]), [s - first for s in wanted], held)
+        records = unpack(first, *row[1:])
+        taken, spared = _prune_piece(conn, row[0], number, records, [s - first for s in wanted], held)
         gone, kept = gone + taken, kept + spared
     return PruneCount(pruned=gone, held=kept, missing=len(set(seqs)) - gone - kept)
 
 
 def _prune_piece(
-    conn: apsw.Connection, place: int, number: int, bodies: list[bytes], wanted: Sequence[int], held: frozenset[str]
+    conn: apsw.Connection,
+    place: int,
+    number: int,
+    records: Sequence[StoredRecord],
+    wanted: Sequence[int],
+    held: frozenset[str],
 ) -> tuple[int, int]:
     """Empty records of one piece by their index; return how many, and how many a hold kept."""
+    bodies = [record.body for record in records]
     known = conn.execute("SELECT hashes FROM leaf WHERE place = ?", (place,)).get
+    if known is None and not all(bodies):
+        return 0, 0  # somebody emptied records of it: how it is, is evidence
     leaves = [
         leaf_hash(body) if body else known[i * HASH_BYTES : (i + 1) * HASH_BYTES] for i, body in enumerate(bodies)
     ]
     taken = spared = 0
     for i in wanted:
-        if not bodies[i]:
+        if not is_intact(records[i]):
             continue
         record = read_record(bodies[i])
         if held and not held.isdisjoint(concerns(record)):

@@ -23,14 +23,13 @@ from sealwire.services.compliance.bundle_file import (
     write_head,
     write_later,
 )
-from sealwire.services.compliance.chain import line_of
 from sealwire.services.compliance.evidence import Evidence
 from sealwire.services.compliance.manifest import FORMAT as EXPORT_FORMAT
 from sealwire.services.compliance.manifest import Manifest
 from sealwire.services.compliance.notes import parse_checkpoint, parse_note
 from sealwire.services.compliance.ports import AuditStore, RecordFilter, StoredRecord
 from sealwire.services.compliance.pruning import PRUNED_ACTION, Range, joined, pruned_by, without
-from sealwire.services.compliance.remains import PrunedRecord
+from sealwire.services.compliance.remains import PrunedRecord, line_or_damage
 
 _PAGE = 256
 _PAGE_OF_PRUNING = 16
@@ -177,7 +176,7 @@ class Bundles:
 def _exhibit(record: StoredRecord, proof: list[str]) -> Exhibit:
     if record.leaf:
         return Exhibit(pruned=PrunedRecord(record.hash, record.leaf.hex(), record.seq), proof=proof)
-    return Exhibit(record=msgspec.Raw(line_of(record.body, record.hash)), proof=proof)
+    return Exhibit(record=msgspec.Raw(line_or_damage(record.body, record.hash, record.seq)), proof=proof)
 
 
 def _size_of(note: str) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from hashlib import sha256
 from typing import Protocol
 
@@ -17,11 +17,10 @@ from sealwire.kit.http import Edge, Route, Run
 from sealwire.kit.operation import Policy
 from sealwire.kit.permission import Permission
 from sealwire.kit.problem import Invalid
-from sealwire.services.compliance.chain import line_of
 from sealwire.services.compliance.manifest import CheckpointLine, End, EndLine, Manifest, ManifestLine, write_line
 from sealwire.services.compliance.ocsf import ocsf_event
 from sealwire.services.compliance.ports import StoredRecord
-from sealwire.services.compliance.remains import PrunedLine, PrunedRecord, write_pruned
+from sealwire.services.compliance.remains import PrunedLine, PrunedRecord, line_or_damage, write_pruned
 from sealwire.services.compliance.turns import Turns
 
 EXPORT_PATH = "/compliance/audit/export"
@@ -73,10 +72,10 @@ def export_routes(source: ExportSource, edge: Edge) -> list[Route]:
 
 
 def export_line(record: StoredRecord) -> bytes:
-    """Return a record's line in an export: the record with its hash, or what is left of a pruned one."""
+    """Return a record's line in an export: the record with its hash, or what is left of a pruned or damaged one."""
     if record.leaf:
         return write_pruned(PrunedLine(PrunedRecord(record.hash, record.leaf.hex(), record.seq))) + b"\n"
-    return line_of(record.body, record.hash) + b"\n"
+    return line_or_damage(record.body, record.hash, record.seq) + b"\n"
 
 
 def _export(source: ExportSource) -> Run:
@@ -122,7 +121,11 @@ async def _head(source: ExportSource, caller: Caller, query: ExportQuery) -> tup
 async def _lines(source: ExportSource, records: Sequence[StoredRecord], query: ExportQuery) -> bytes:
     if query.format == "sealed":
         return b"".join([export_line(r) for r in records])
-    return b"".join([encode(ocsf_event(await source.show(r))) + b"\n" for r in records if r.body])
+    lines: list[bytes] = []
+    for record in records:
+        with suppress(ValueError):  # damaged: an event that nobody can tell
+            lines += [encode(ocsf_event(await source.show(record))) + b"\n"] if record.body else []
+    return b"".join(lines)
 
 
 def _evidence(source: ExportSource) -> Run:

@@ -114,11 +114,11 @@ class Follower:
         return Seen((), self._at, 0)
 
     async def _all(self, size: int) -> Sequence[StoredRecord]:
-        """Return the next page's records, those pruned left out."""
+        """Return the next page's records, those pruned left out; what has no bytes and was not pruned is damaged."""
         records = await self._store.records(self._tenant_id, self._at + 1, PAGE_RECORDS)
         reached = min(size, self._at + PAGE_RECORDS)
         self._at = max(reached, records[-1].seq if records else 0)
-        return [r for r in records if r.body]
+        return [r for r in records if r.body or not r.leaf]
 
     async def _matching(self, wanted: RecordFilter, size: int) -> Sequence[StoredRecord]:
         found = await self._store.search(self._tenant_id, wanted, after_seq=self._at, limit=PAGE_RECORDS)

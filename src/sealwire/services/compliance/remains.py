@@ -1,9 +1,10 @@
-"""What is left of a pruned record: its number, its hash, its leaf hash; and how that stands in an export."""
+"""What is left of a record that was pruned or damaged, and how that stands in an export."""
 
 from __future__ import annotations
 
 import msgspec
 
+from sealwire.services.compliance.chain import line_of
 from sealwire.services.compliance.merkle import HASH_BYTES
 
 _PRUNED_BYTES = 1 + 8 + HASH_BYTES
@@ -28,8 +29,29 @@ class PrunedLine(msgspec.Struct, frozen=True):
     pruned: PrunedRecord
 
 
+class DamagedRecord(msgspec.Struct, frozen=True):
+    """A record whose bytes can't be told: its place and the hash stored for it. No verifier takes it for a record."""
+
+    hash: str
+    seq: int
+
+
+class DamagedLine(msgspec.Struct, frozen=True):
+    """A damaged record's line in an export, so that who reads it names the place and nothing behind it is lost."""
+
+    damaged: DamagedRecord
+
+
 _read = msgspec.json.Decoder(PrunedLine).decode
-write_pruned = msgspec.json.Encoder().encode
+write_pruned = write_damaged = msgspec.json.Encoder().encode
+
+
+def line_or_damage(body: bytes, hash_hex: str, seq: int) -> bytes:
+    """Return a record's line in an export, without the newline, or what says that it is damaged."""
+    try:
+        return line_of(body, hash_hex)
+    except ValueError:
+        return write_damaged(DamagedLine(DamagedRecord(hash_hex, seq)))
 
 
 def pruned_item(seq: int, leaf: bytes) -> bytes:

@@ -25,6 +25,7 @@ from sealwire.services.compliance.chain import line_of
 from sealwire.services.compliance.live import Follower, Seen
 from sealwire.services.compliance.ocsf import ocsf_event
 from sealwire.services.compliance.ports import StoredRecord
+from sealwire.services.compliance.remains import DamagedRecord
 
 STREAM_PATH = "/compliance/audit/stream"
 LAG_RECORDS = 1_000
@@ -123,9 +124,13 @@ async def _records(exchange: Exchange, source: LiveSource, seen: Seen, query: St
 
 
 async def _event(source: LiveSource, stored: StoredRecord, query: StreamQuery) -> bytes:
-    if query.format == "sealed":
-        return b"id: %d\nevent: record\ndata: %b\n\n" % (stored.seq, line_of(stored.body, stored.hash))
-    record = await source.show(stored)
+    try:
+        if query.format == "sealed":
+            return b"id: %d\nevent: record\ndata: %b\n\n" % (stored.seq, line_of(stored.body, stored.hash))
+        record = await source.show(stored)
+    except ValueError:  # told, and passed: whoever comes back would stop there for good
+        damaged = encode(DamagedRecord(stored.hash, stored.seq))
+        return b"id: %d\nevent: damaged\ndata: %b\n\n" % (stored.seq, damaged)
     if query.format == "ocsf":
         return b"id: %d\nevent: ocsf\ndata: %b\n\n" % (stored.seq, encode(ocsf_event(record)))
     return b"id: %d\nevent: record\ndata: %b\n\n" % (stored.seq, encode(record))
