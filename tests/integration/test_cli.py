@@ -202,6 +202,12 @@ def test_wrong_words_are_told_before_anything_is_made(tmp_path, words, told):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_empty_list_says_so_and_is_one(tmp_path):
+    assert sealwire("tenant", "create", "clinic", cwd=tmp_path).returncode == 0
+    assert "nobody yet" in sealwire("operator", "list", cwd=tmp_path).stdout
+    assert sealwire("operator", "list", "--json", cwd=tmp_path).stdout == ""
+
+
 def test_a_key_encryption_key_that_does_not_open_is_told_without_a_trace(tmp_path):
     assert sealwire("operator", "create", "op@example.org", cwd=tmp_path).returncode == 0
     kek = tmp_path / "data" / "keys" / "kek"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from sealwire.cli.terminal import DEFAULT_DATA, EXIT_USAGE, Data, Json, fail, say_json
+from sealwire.cli.terminal import DEFAULT_DATA, EXIT_USAGE, Data, Json, fail, require_yes, say, say_json, why
 
 tenant = typer.Typer(help="Tenants of the installation.", no_args_is_help=True)
 operator = typer.Typer(help="Those who run the installation.", no_args_is_help=True)
@@ -17,6 +18,7 @@ Email = Annotated[str, typer.Argument(help="The e-mail address.")]
 OperatorId = Annotated[str, typer.Argument(help="The operator's id (see list).")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 PAGE = 200
+MOST_DIGITS = 19
 EXPECTED = {
     "slug": "at most 64 of a-z, 0-9 and hyphens, and no hyphen at the beginning",
     "email": "an address like ann@example.org",
@@ -58,6 +60,8 @@ def ask(data: Path, *calls: tuple[str, tuple[str, ...], dict[str, Any] | None], 
 
     for name, _, takes in calls:
         check(name, takes)
+    if any(not text.isprintable() for _, params, takes in calls for text in _texts(params, takes)):
+        fail("names and addresses are of characters that can be printed", EXIT_USAGE)
     if not prepare and not (data / "auth.db").exists():
         fail(f"{data} is not the data folder of an installation", EXIT_USAGE)
     asked = [
@@ -68,10 +72,14 @@ def ask(data: Path, *calls: tuple[str, tuple[str, ...], dict[str, Any] | None], 
         settings, _ = runtime_settings.load(flags={"server": {"data": str(data)}})
         report = offline.ask(settings, asked)
     except (SettingError, KekUnusable, OSError, RuntimeError, msgspec.MsgspecError) as error:
-        fail(str(error))
+        fail(why(error))
     if report.error:
         fail(report.error)
     return [msgspec.json.decode(given) for given in report.given]
+
+
+def _texts(params: Sequence[str], takes: dict[str, Any] | None) -> list[str]:
+    return [*params, *(value for value in (takes or {}).values() if isinstance(value, str))]
 
 
 def page(data: Path, operation: str) -> list[dict[str, Any]]:
@@ -93,8 +101,8 @@ def show(found: dict[str, Any], *, json: bool) -> None:
         return
     quotas = ", ".join(f"{name} {most}" for name, most in found["quotas"].items() if most is not None) or "none"
     owner = "owned" if found["owned"] else "no owner yet"
-    typer.echo(f"{found['slug']:<24} {found['status']:<10} {found['users']:>7} users   {owner:<13} quotas: {quotas}")
-    typer.echo(f"  {found['tenant_id']}  {found['name']}")
+    say(f"{found['slug']:<24} {found['status']:<10} {found['users']:>7} users   {owner:<13} quotas: {quotas}")
+    say(f"  {found['tenant_id']}  {found['name']}")
 
 
 def told(invited: dict[str, Any], role: str, *, json: bool) -> None:
@@ -103,8 +111,8 @@ def told(invited: dict[str, Any], role: str, *, json: bool) -> None:
         say_json(invited)
         return
     invitation = invited["invitation"]
-    typer.echo(f"{invitation['email']} is invited as {role}, until {invitation['expires_at']}. A letter is on its way;")
-    typer.echo(f'or register with "invitation": "{invited["token"]}" (it works once, for this address).')
+    say(f"{invitation['email']} is invited as {role}, until {invitation['expires_at']}. A letter is on its way;")
+    say(f'or register with "invitation": "{invited["token"]}" (it works once, for this address).')
 
 
 @tenant.command("create")
@@ -155,8 +163,8 @@ def tenant_suspend(
     json: Json = False,
 ) -> None:
     """End every session and API key of a tenant, and let nobody in it log in."""
-    if not yes and not typer.confirm(f"Cut everybody in {tenant_id} off, now?"):
-        fail("nothing was changed", EXIT_USAGE)
+    if not yes:
+        require_yes(f"Cut everybody in {tenant_id} off, now?", otherwise="nothing was changed")
     (found,) = ask(data, ("change_tenant", (tenant_id,), {"status": "suspended"}))
     show(found, json=json)
 
@@ -182,7 +190,7 @@ def tenant_quota(
     given = {"users": users, "messages": messages, "media_bytes": media_bytes, "keys": keys}
     quotas: dict[str, int | None] = {}
     for name, text in given.items():
-        if text and text != "none" and not text.isdecimal():
+        if text and text != "none" and not (text.isdecimal() and len(text) < MOST_DIGITS):
             fail(f"--{name.replace('_', '-')} {text}: a number, or none", EXIT_USAGE)
         if text:
             quotas[name] = None if text == "none" else int(text)
@@ -200,12 +208,15 @@ def operator_create(email: Email, data: Data = DEFAULT_DATA, json: Json = False)
 @operator.command("list")
 def operator_list(data: Data = DEFAULT_DATA, json: Json = False) -> None:
     """List those who run the installation."""
-    for found in page(data, "operators"):
+    everybody = page(data, "operators")
+    if not everybody and not json:
+        typer.echo("nobody yet; `sealwire operator create EMAIL` invites a person")
+    for found in everybody:
         if json:
             say_json(found)
         else:
             factor = "second factor" if found["mfa"] else "password only"
-            typer.echo(f"{found['user_id']}  {found['status']:<9} {factor:<14} {found['email']}")
+            say(f"{found['user_id']}  {found['status']:<9} {factor:<14} {found['email']}")
 
 
 @operator.command("disable")
@@ -238,12 +249,13 @@ def change_operator(data: Path, user_id: str, status: str, *, json: bool) -> Non
     if json:
         say_json(found)
     else:
-        typer.echo(f"{found['email']} is {found['status']}")
+        say(f"{found['email']} is {found['status']}")
 
 
 def reset_factors(data: Path, tenant_id: str, email: str, *, yes: bool) -> None:
     """Take second factors after asking; the person hears of it by mail, and it is audited."""
-    if not yes and not typer.confirm(f"Take passkeys, authenticator app and recovery codes of {email}, now?"):
-        fail("nothing was changed", EXIT_USAGE)
+    if not yes:
+        question = f"Take passkeys, authenticator app and recovery codes of {email}, now?"
+        require_yes(question, otherwise="nothing was changed")
     ask(data, ("rescue", (), {"tenant": tenant_id, "email": email}))
-    typer.echo(f"{email} logs in by the password alone, and may set up a factor again")
+    say(f"{email} logs in by the password alone, and may set up a factor again")
