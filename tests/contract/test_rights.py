@@ -32,7 +32,7 @@ from sealwire.contracts.gdpr import (
     PersonChanges,
     PersonNotFound,
 )
-from sealwire.contracts.holds import LegalHold
+from sealwire.contracts.holds import HoldPending, LegalHold, NewHold
 from sealwire.contracts.users import LastOwner
 from sealwire.kit.caller import Caller, Principal, service_caller
 from sealwire.kit.codec import Page
@@ -582,6 +582,37 @@ async def test_what_comes_late_of_an_erased_person_is_readable_to_nobody_after_a
         late = entry("late", AGNES, ip_address="203.0.113.9")
         await room.service.append(service_caller("gateway", TENANT), AuditBatch(records=[late]))
         assert (await until_recorded(room, late.action)).metadata["ip_address"] == "erased"
+
+
+async def test_no_step_begins_while_a_hold_is_being_placed(tmp_path):
+    """Not every service has it yet: the next one would still erase."""
+    there = {**people(), "media": MemoryCustody()}
+    there["media"].put(TENANT, AGNES, "file", "f-1", name="letter.txt")
+    erase, reached, go_on = there["messaging"].erase_subject, asyncio.Event(), asyncio.Event()
+
+    async def slow(caller, subject_id, erasure):
+        if not erasure.check_only:
+            reached.set()
+            await go_on.wait()
+        return await erase(caller, subject_id, erasure)
+
+    async def silent(*_):
+        await asyncio.Event().wait()
+
+    there["messaging"].erase_subject = slow
+    config = msgspec.structs.replace(QUICK, hold_patience_s=0.1)
+    async with opened(tmp_path / "data", there=there, config=config) as room, asyncio.timeout(20):
+        job = await room.service.request_erasure(ME, NewErasure())
+        await reached.wait()
+        there["auth"].put_hold = silent
+        with pytest.raises(HoldPending):
+            await room.service.hold(OWNER, NewHold(subject_id=AGNES, reason="case 7"))
+        go_on.set()
+        while job.status != "blocked":
+            await asyncio.sleep(0.01)
+            job = await room.service.erasure_job(OWNER, job.job_id)
+        assert job.problem == "legal_hold"
+        assert len(there["media"].things[TENANT, AGNES]) == 1
 
 
 async def test_a_restriction_that_a_crash_left_half_told_is_told_at_the_next_start(tmp_path):
