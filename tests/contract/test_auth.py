@@ -277,6 +277,37 @@ async def test_a_lock_of_account_and_address_leaves_other_addresses_alone(open_r
     assert (await room.auth.login(somebody("203.0.113.10"), login)).access_token
 
 
+async def test_a_flood_of_guesses_keeps_nobody_out_of_a_network_they_are_logged_in_from(open_room: Any) -> None:
+    room = await open_room(lockout_free=3, lockout_free_account=6)
+    await room.register("anna")
+    login = Login(email="anna@example.org", password=PASSWORD)
+    wrong = msgspec.structs.replace(login, password="not it at all")
+    here, there = somebody("2001:db8:1::1"), somebody("192.0.2.77")
+    anna = room.caller(await room.auth.login(here, login))
+
+    async def flood() -> None:
+        for n in range(8):
+            with pytest.raises(BadCredentials):
+                await room.auth.login(somebody(f"203.0.113.{n}"), wrong)
+
+    await flood()
+    with pytest.raises(BadCredentials):
+        await room.auth.login(there, login)
+    beside = somebody("2001:db8:1::2")
+    assert (await room.auth.login(beside, login)).access_token, "the network is theirs, whichever address in it"
+    await flood()
+    for _ in range(3):
+        with pytest.raises(BadCredentials):
+            await room.auth.login(here, wrong)
+    with pytest.raises(BadCredentials):
+        await room.auth.login(here, login)
+    room.advance(900)
+    await flood()
+    await room.auth.logout_all(anna)
+    with pytest.raises(BadCredentials):
+        await room.auth.login(here, login)
+
+
 async def test_an_address_that_tries_many_accounts_is_told_to_wait(open_room: Any) -> None:
     room = await open_room(lockout_free_ip=4, lockout_base_s=30.0)
     await room.register("anna")

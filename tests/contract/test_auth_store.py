@@ -103,10 +103,11 @@ async def add(
 
 
 async def open_session(
-    stores: AuthStores, new: SessionRecord, *, most: int = 10, forgive: Sequence[bytes] = ()
+    stores: AuthStores, new: SessionRecord, *, most: int = 10, forgive: Sequence[bytes] = (), place: bytes = b"home"
 ) -> bool:
     return await stores.sessions.open(
         new,
+        place=place,
         most=most,
         forgive=forgive,
         revoke=lambda oldest: revocation(session_id=oldest, reason=Reason.LIMIT),
@@ -315,6 +316,16 @@ async def test_past_the_limit_the_one_unused_for_longest_ends(stores: AuthStores
     assert [(s.session_id, s.seen_us - T0) for s in live] == [("s9", 99), ("s2", 2), ("s0", 50)]
     assert [r.session_id for r in await stores.revocations.read(0, 9)] == ["s1"]
     assert "ended s1" in await kinds(stores)
+
+
+async def test_a_place_is_known_while_a_session_opened_there_lives(stores: AuthStores) -> None:
+    anna = await add(stores, user())
+    await open_session(stores, session(anna), place=b"home")
+    await open_session(stores, session(anna, "s2", expires_us=T0 + 1), place=b"train")
+    known = [await stores.sessions.is_open_at(place, T0 + 1) for place in (b"home", b"train", b"")]
+    assert known == [True, False, False]
+    await stores.sessions.end("s1", anna.user_id, revocation(session_id="s1"), [])
+    assert not await stores.sessions.is_open_at(b"home", T0 + 1)
 
 
 async def test_sessions_are_listed_in_pages_newest_first(stores: AuthStores) -> None:

@@ -14,6 +14,7 @@ from sealwire.adapters.embedded.auth_letters import RESETS_BY_SCHEMA
 from sealwire.adapters.embedded.auth_openid import NOTICES_SCHEMA, OPENID_SCHEMA
 from sealwire.adapters.embedded.auth_passkeys import PASSKEYS_SCHEMA, SPENT_SCHEMA
 from sealwire.adapters.embedded.auth_proofs import CHALLENGE_AMR_SCHEMA
+from sealwire.adapters.embedded.auth_sessions import PLACE_SCHEMA
 from sealwire.adapters.embedded.disposals import DISPOSALS_LEFT
 from sealwire.adapters.embedded.holds import HOLDS_SCHEMA
 from sealwire.adapters.embedded.outbox import OUTBOX_SCHEMA, POSITIONS_SCHEMA
@@ -245,4 +246,5 @@ MIGRATIONS: Final = (
     SPENT_SCHEMA,
     RESETS_BY_SCHEMA,
     REMINDED_SCHEMA,
+    PLACE_SCHEMA,
 )

@@ -20,6 +20,11 @@ SESSION: Final = (
     "session_id, tenant_id, user_id, epoch, created_us, seen_us, expires_us, auth_us, amr, client_id, sealed_secret,"
     " sealed_origin, refresh_head, refresh_uses, ended_us"
 )
+# A keyed hash of the account and the network in which the session was opened.
+PLACE_SCHEMA: Final = """
+ALTER TABLE session ADD COLUMN place BLOB NOT NULL DEFAULT x'';
+CREATE INDEX session_place ON session (place) WHERE ended_us = 0;
+"""
 _uses = msgspec.msgpack.Decoder(tuple[RefreshUse, ...]).decode
 _pack = msgspec.msgpack.Encoder().encode
 
@@ -53,8 +58,8 @@ class SqliteSessionStore:
         self._feed = feed
 
     async def open(
-        self, session: SessionRecord, *, most: int, forgive: Sequence[bytes], revoke: Callable[[str], NewRevocation],
-        events: Sequence[NewEvent], ended_event: Callable[[str], NewEvent],
+        self, session: SessionRecord, *, place: bytes, most: int, forgive: Sequence[bytes],
+        revoke: Callable[[str], NewRevocation], events: Sequence[NewEvent], ended_event: Callable[[str], NewEvent],
     ) -> bool:  # fmt: skip
         s = session
 
@@ -66,10 +71,10 @@ class SqliteSessionStore:
                 self._feed.add(conn, revoke(oldest))
                 self._outbox.append(conn, [ended_event(oldest)])
             conn.execute(
-                f"INSERT INTO session ({SESSION}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                f"INSERT INTO session ({SESSION}, place) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (s.session_id, s.tenant_id, s.user_id, s.epoch, s.created_us, s.seen_us, s.expires_us, s.auth_us,
                  " ".join(s.amr), s.client_id, s.sealed_secret, s.sealed_origin, s.refresh_head,
-                 _pack(s.refresh_uses), s.ended_us),
+                 _pack(s.refresh_uses), s.ended_us, place),
             )  # fmt: skip
             _forgive(conn, forgive)
             self._outbox.append(conn, events)
@@ -89,6 +94,10 @@ class SqliteSessionStore:
 
     async def get(self, session_id: str) -> Found | None:
         return _find(self._db.read, session_id)
+
+    async def is_open_at(self, place: bytes, now_us: int) -> bool:
+        sql = "SELECT 1 FROM session WHERE place = ? AND ended_us = 0 AND expires_us > ? LIMIT 1"
+        return bool(self._db.read(sql, (place, now_us)))
 
     async def live(self, user_id: str, now_us: int, *, after: str, limit: int) -> Sequence[SessionRecord]:
         rows = self._db.read(

@@ -15,7 +15,7 @@ from sealwire.kit.problem import Unavailable
 from sealwire.ports.events import NewEvent
 from sealwire.services.auth.config import AuthConfig
 from sealwire.services.auth.model import LockoutRules
-from sealwire.services.auth.ports import AttemptStore
+from sealwire.services.auth.ports import AttemptStore, SessionStore
 from sealwire.services.auth.vault import Vault
 
 _MAX_IN_TURN = 64
@@ -37,8 +37,11 @@ class Lockout:
     hundred and not as one.
     """
 
-    def __init__(self, *, store: AttemptStore, vault: Vault, clock: Clock, config: AuthConfig) -> None:
+    def __init__(
+        self, *, store: AttemptStore, sessions: SessionStore, vault: Vault, clock: Clock, config: AuthConfig
+    ) -> None:
         self._store = store
+        self._sessions = sessions
         self._vault = vault
         self._clock = clock
         self._config = config
@@ -65,7 +68,8 @@ class Lockout:
                 (by_account, config.lockout_free_account),
                 (by_ip, config.lockout_free_ip),
             )
-            yield Standing(keys, (by_pair, by_account), bool(pair_us or account_us))
+            locked = await self._is_locked(by_pair, pair_us, account_us)
+            yield Standing(keys, (by_pair, by_account), locked)
 
     @asynccontextmanager
     async def proof(self, user_id: str) -> AsyncIterator[Standing]:
@@ -86,8 +90,18 @@ class Lockout:
         """
         by_pair, by_account, by_ip = (key for key, _ in standing.keys)
         async with self._turn(by_account, most=_MAX_JUDGED), self._turn(by_ip, most=_MAX_JUDGED):
-            left_us = await self._left_us([by_pair, by_account, by_ip])
-            yield Standing(standing.keys, standing.forgivable, standing.locked or any(left_us))
+            pair_us, account_us, ip_us = await self._left_us([by_pair, by_account, by_ip])
+            locked = standing.locked or bool(ip_us) or await self._is_locked(by_pair, pair_us, account_us)
+            yield Standing(standing.keys, standing.forgivable, locked)
+
+    async def _is_locked(self, by_pair: bytes, pair_us: int, account_us: int) -> bool:
+        """Tell whether an account is locked for an address: by failures from there, or by failures from everywhere.
+
+        The latter holds for nobody in a network where a session of the account was opened that still lives: whoever
+        knows an address could keep its person out otherwise, by a guess every quarter of an hour.
+        """
+        known = await self._sessions.is_open_at(by_pair, self._clock.now_us())
+        return bool(pair_us) or (bool(account_us) and not known)
 
     async def _left_us(self, keys: Sequence[bytes]) -> list[int]:
         """Return how long each key has to wait; 0 when it has not.
@@ -114,6 +128,10 @@ class Lockout:
     async def forgive_login(self, account: str, ip: str) -> None:
         """Forget the failures on an account, also from that address: its password is a new one."""
         await self._store.forgive(self._login_keys(account, ip))
+
+    def place(self, account: str, ip: str) -> bytes:
+        """Return what a session remembers of where it was opened."""
+        return self._login_keys(account, ip)[0]
 
     def _login_keys(self, account: str, ip: str) -> tuple[bytes, bytes]:
         return self._vault.attempt_key("pair", account, network_of(ip)), self._vault.attempt_key("account", account)

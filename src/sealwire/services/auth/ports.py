@@ -159,10 +159,10 @@ class SessionStore(Protocol):
     and `expires_us`."""
 
     async def open(
-        self, session: SessionRecord, *, most: int, forgive: Sequence[bytes], revoke: Callable[[str], NewRevocation],
-        events: Sequence[NewEvent], ended_event: Callable[[str], NewEvent],
+        self, session: SessionRecord, *, place: bytes, most: int, forgive: Sequence[bytes],
+        revoke: Callable[[str], NewRevocation], events: Sequence[NewEvent], ended_event: Callable[[str], NewEvent],
     ) -> bool:  # fmt: skip
-        """Store a session and forget the failures under the keys `forgive`. Atomic.
+        """Store a session, opened at `place`, and forget the failures under the keys `forgive`. Atomic.
 
         The user must be active and at the session's epoch, else nothing is stored and False returned: a login that was
         decided before a deactivation doesn't survive it. Past `most` live sessions the one unused for longest ends,
@@ -171,6 +171,9 @@ class SessionStore(Protocol):
 
     async def get(self, session_id: str) -> tuple[SessionRecord, UserRecord, TenantRecord] | None:
         """Return a session with its user and tenant, ended or not."""
+
+    async def is_open_at(self, place: bytes, now_us: int) -> bool:
+        """Whether a session that lives was opened at that place."""
 
     async def live(self, user_id: str, now_us: int, *, after: str, limit: int) -> Sequence[SessionRecord]:
         """Return the user's sessions that have not ended, newest first, from below the session `after`."""

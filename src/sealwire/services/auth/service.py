@@ -117,15 +117,15 @@ class AuthService(
         costs = Costs(memory_kib=config.password_memory_kib, passes=config.password_passes)
         self.hasher = PasswordHasher(costs=costs, threads=config.hash_threads, max_waiting=config.hash_max_waiting)
         rules = PasswordRules(breached_in(config))
-        lockout = Lockout(store=stores.attempts, vault=vault, clock=clock, config=config)
+        lockout = Lockout(store=stores.attempts, sessions=stores.sessions, vault=vault, clock=clock, config=config)
         self.signing = SigningKeys(
             store=stores.keys, vault=vault, journal=journal, revoker=revoker, clock=clock, config=config
         )
         tokens = AccessTokens(signing=self.signing, clock=clock, config=config)
         policy = MfaPolicy(tenants=stores.tenants, config=config)
         self._sessions = SessionKeeper(
-            store=stores.sessions, vault=vault, people=people, tokens=tokens, journal=journal, revoker=revoker,
-            policy=policy, clock=clock, config=config,
+            store=stores.sessions, vault=vault, people=people, lockout=lockout, tokens=tokens, journal=journal,
+            revoker=revoker, policy=policy, clock=clock, config=config,
         )  # fmt: skip
         self._factors = SecondFactors(
             store=stores.mfa, passkeys=stores.passkeys, vault=vault, people=people, lockout=lockout,

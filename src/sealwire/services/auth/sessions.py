@@ -24,6 +24,7 @@ from sealwire.kit.problem import Unauthenticated
 from sealwire.ports.events import NewEvent
 from sealwire.services.auth.config import AuthConfig
 from sealwire.services.auth.events import Journal, Kind, Origin
+from sealwire.services.auth.lockout import Lockout
 from sealwire.services.auth.mfa_policy import MfaPolicy
 from sealwire.services.auth.model import Rotation, Verdict, rotate
 from sealwire.services.auth.people import People
@@ -40,13 +41,14 @@ class SessionKeeper:
     """Opens, refreshes, lists and ends sessions."""
 
     def __init__(
-        self, *, store: SessionStore, vault: Vault, people: People, tokens: AccessTokens, journal: Journal,
-        revoker: Revoker, policy: MfaPolicy, clock: Clock, config: AuthConfig,
+        self, *, store: SessionStore, vault: Vault, people: People, lockout: Lockout, tokens: AccessTokens,
+        journal: Journal, revoker: Revoker, policy: MfaPolicy, clock: Clock, config: AuthConfig,
     ) -> None:  # fmt: skip
         self._policy = policy
         self._store = store
         self._vault = vault
         self._people = people
+        self._lockout = lockout
         self._tokens = tokens
         self._journal = journal
         self._revoker = revoker
@@ -87,6 +89,7 @@ class SessionKeeper:
         )  # fmt: skip
         opened = await self._store.open(
             session,
+            place=self._lockout.place(user.email_index.hex(), caller.ip),
             most=self._config.sessions_per_user,
             forgive=forgive,
             revoke=lambda oldest: self._revoker.session(tenant_id, user.user_id, oldest, Reason.LIMIT),
