@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 
+from sealwire.contracts.custody import SubjectErasure
 from sealwire.contracts.media import Media
 from sealwire.contracts.messaging import Messaging
 from sealwire.contracts.messaging_stream import FROM_NOW, PublicationQuery
@@ -163,6 +164,29 @@ async def test_search_indexes_what_was_restored_anew(house: House, tmp_path: Pat
         while len(await room.bodies(house.ben, "found")) < 2:  # noqa: ASYNC110 - search tells nobody
             await asyncio.sleep(0.02)
     assert await room.bodies(house.ben, "lost") == []
+    await room.service.stop()
+
+
+async def test_an_erasure_does_not_wait_for_a_stream_that_is_no_more(house: House, tmp_path: Path) -> None:
+    room = SearchRoom(tmp_path, media=cast(Media, None))
+    room.messages, direct = house.place, house.place.messaging
+    house.place.messaging = cast(Messaging, house.place.way)
+    await room.open_search()
+    house.place.messaging = direct
+    await room.caught_up()
+    await room.service.indexer.stop()
+    await house.say("lost kingfisher", "lost heron", "lost grebe")
+    compliance, erasure = service_caller("compliance", "default"), SubjectErasure(job_id="j", pseudonym="p")
+    assert not (await room.service.erase_subject(compliance, house.ann.user_id, erasure)).done
+    await house.place.restore()
+    house.place.join()
+    room.ring._crypto = house.place.people.crypto  # it was opened anew, too
+    room.service.indexer.start()
+    async with asyncio.timeout(10):
+        while not (await room.service.erase_subject(compliance, house.ann.user_id, erasure)).done:
+            pass
+    await room.caught_up()
+    assert await room.bodies(house.ben, "kept") == []
     await room.service.stop()
 
 

@@ -45,7 +45,7 @@ class SearchRoom:
 
     async def open_search(self) -> Search:
         """Start search alone."""
-        ring = KeyRing(crypto=self.messages.people.crypto, service="search", clock=self.clock)
+        self.ring = ring = KeyRing(crypto=self.messages.people.crypto, service="search", clock=self.clock)
         self.index = TantivySearchIndex(
             folder=self.folder / "search",
             keys=SnapshotDataKeys(ring),

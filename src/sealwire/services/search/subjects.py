@@ -53,11 +53,11 @@ class SubjectEntries:
         tenant_id = require_custodian(caller)
         if erasure.check_only:
             return SubjectErased(done=False)
-        if erasure.job_id not in self._goals:
-            newest = PublicationQuery(after=FROM_NOW, limit=1)
-            asking = service_caller(SERVICE, SYSTEM_TENANT)
-            self._goals[erasure.job_id] = (await self._messaging.publications(asking, newest)).newest
-        if not self._indexer.built or self._indexer.position < self._goals[erasure.job_id]:
+        asking = service_caller(SERVICE, SYSTEM_TENANT)
+        stands = await self._messaging.publications(asking, PublicationQuery(after=FROM_NOW, limit=1))
+        # Ended before the goal, the stream is another: messaging came back from an older copy.
+        goal = self._goals[erasure.job_id] = min(self._goals.get(erasure.job_id, stands.newest), stands.newest)
+        if not self._indexer.built or self._indexer.position < goal:
             await asyncio.sleep(WAIT_S)  # whoever asks again does not spin
             return SubjectErased(done=False)
         try:
