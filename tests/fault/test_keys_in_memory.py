@@ -102,6 +102,7 @@ async def secrets_in(folder: Path) -> dict[str, bytes]:
         "data key": bytes(data_key.plaintext),
         "data key, extracted": hmac.digest(salt, data_key.plaintext, "sha256"),
         "data key, cipher": derived[:32],
+        "data key, commitment": derived[32:64],
         "data key, segments": derived[64:],
     }
     for live in service._chain._keys.values():
@@ -113,7 +114,7 @@ async def secrets_in(folder: Path) -> dict[str, bytes]:
             found[f"{purpose}, wrapping"] = bytes(version._wrapping or b"")
     await service.stop()
     await db.close()
-    assert len(set(found.values())) == len(found) == 15
+    assert len(set(found.values())) == len(found) == 16
     return found
 
 
@@ -138,6 +139,7 @@ def test_what_of_a_key_is_in_memory(tmp_path: Path) -> None:
         for step, memory in seen.items()
     }
     keys = {f"{name}{part}" for name in ("master", "system:messaging") for part in ("", ", cipher", ", wrapping")}
-    assert found["in use"] == {"kek", *keys, "data key, cipher", "data key, segments"}, "not the data key itself"
+    sealing = {f"data key, {part}" for part in ("cipher", "commitment", "segments")}
+    assert found["in use"] == {"kek", *keys, *sealing}, "not the data key itself"
     assert found["out of the ring"] == {"kek", *keys}
     assert found["stopped"] == set()

@@ -247,7 +247,7 @@ def test_no_envelope_opens_under_two_keys() -> None:
     opened = 0
     for maker in candidates:  # with either key's own commitment in front
         honest = maker.seal(b"", b"any")
-        commitment = envelopes.sha256(maker._prefix + nonce).digest()
+        commitment = envelopes.sha256(bytes(maker._rest[:32]) + KEY_ID + nonce).digest()
         envelope = honest[:17] + nonce + commitment + forged
         results = []
         for key in candidates:

@@ -145,7 +145,7 @@ class SealingKey:
     Random 96-bit nonces: the holder limits `uses` (see KeyRing), far below the 2^32 of SP 800-38D.
     """
 
-    __slots__ = ("_cipher", "_head", "_prefix", "_rest", "key_id", "segment_root", "uses")
+    __slots__ = ("_cipher", "_commitment", "_head", "_rest", "key_id", "segment_root", "uses")
 
     def __init__(self, *, key_id: bytes, key: bytes | bytearray) -> None:
         """Derive from `key` (32 bytes), which the caller may wipe afterwards; `key_id` (16 bytes) goes in front.
@@ -159,7 +159,8 @@ class SealingKey:
         cipher, self._rest = derive(key, salt=key_id, info=_BULK_INFO, keys=3)
         self._cipher: AESGCM | None = cipher
         self._head = BULK + key_id
-        self._prefix = bytes(self._rest[:KEY_BYTES]) + key_id
+        self._commitment = sha256(memoryview(self._rest)[:KEY_BYTES])  # begun once; copied for each envelope
+        self._commitment.update(key_id)
         self.segment_root = memoryview(self._rest)[KEY_BYTES:]
         """The key that streaming segments derive theirs from (kit.segments)."""
 
@@ -179,8 +180,9 @@ class SealingKey:
         except IndexError:
             nonce = _draw()
         self.uses += 1
-        commitment = sha256(self._prefix + nonce + aad).digest()
-        return b"".join((self._head, nonce, commitment, cipher.encrypt(nonce, plaintext, aad)))
+        commitment = self._commitment.copy()
+        commitment.update(nonce + aad)
+        return self._head + nonce + commitment.digest() + cipher.encrypt(nonce, plaintext, aad)
 
     def open(self, envelope: bytes, aad: bytes) -> bytes:
         """Return the plaintext. Raises: EnvelopeRefused on any mismatch of key, context or bytes, or once wiped."""
@@ -188,7 +190,9 @@ class SealingKey:
         if cipher is None or len(envelope) < BULK_OVERHEAD_BYTES or envelope[:_BULK_ID] != self._head:
             raise EnvelopeRefused
         nonce = envelope[_BULK_ID:_BULK_NONCE]
-        if not compare_digest(sha256(self._prefix + nonce + aad).digest(), envelope[_BULK_NONCE:_BULK_HEADER]):
+        commitment = self._commitment.copy()
+        commitment.update(nonce + aad)
+        if not compare_digest(commitment.digest(), envelope[_BULK_NONCE:_BULK_HEADER]):
             raise EnvelopeRefused
         try:
             return cipher.decrypt(nonce, envelope[_BULK_HEADER:], aad)
@@ -203,7 +207,7 @@ class SealingKey:
     def wipe(self) -> None:
         """Forget the key; afterwards nothing is sealed or opened."""
         self._cipher = None
-        self._prefix = b""
+        self._commitment = sha256()
         wipe(self._rest)
 
 
