@@ -51,11 +51,15 @@ class NewExport(Input):
 
 
 class NewErasure(Input):
-    """Whose data and why. `messages`: what becomes of what the person wrote; without it as the settings say."""
+    """Whose data and why. `messages`: what becomes of what the person wrote; without it as the settings say.
+
+    `again`: also when it was done before, or auth knows nobody of that id: after older data was put back.
+    """
 
     subject_id: Id | None = None
     reason: ShortText = "asked for by the person"
     messages: MessagePolicy | None = None
+    again: bool = False
 
 
 class PersonChanges(Input):

@@ -24,7 +24,6 @@ from sealwire.contracts.gdpr import (
     NewRectification,
     NewRestriction,
     PersonNotFound,
-    Receipt,
     Restriction,
     Restrictions,
 )
@@ -42,7 +41,7 @@ from sealwire.services.compliance.boxes import Boxes, JobKeys
 from sealwire.services.compliance.certificates import SERVICE, Certificates, digest, policy_of
 from sealwire.services.compliance.config import ComplianceConfig
 from sealwire.services.compliance.deadlines import a_month_after
-from sealwire.services.compliance.erasures import ORDER, PROBE, Custodians, Erasures
+from sealwire.services.compliance.erasures import AUDIT, ORDER, Custodians, Erasures
 from sealwire.services.compliance.events import change_event
 from sealwire.services.compliance.exports import Exports
 from sealwire.services.compliance.job_ports import Box, JobFilter, RightsStore, StoredJob, StoredRestriction
@@ -204,8 +203,12 @@ class Rights:
         subject_id = self._whose(caller, erasure.subject_id)
         tenant_id, spares_owners = caller.tenant_id, False
         before = await self._erased_before(tenant_id, subject_id)
-        if before is None:
-            spares_owners = await self._require_changeable(caller, subject_id)
+        if before is None or erasure.again:
+            try:
+                spares_owners = await self._require_changeable(caller, subject_id)
+            except PersonNotFound:
+                if not erasure.again:
+                    raise
         elif not (before.finished and any(receipt.kept for receipt in before.receipts)):
             return self._view(before, caller)
         if await self._holds.covers(tenant_id, subject_id=subject_id):
@@ -247,8 +250,8 @@ class Rights:
         gaps = []
         for job in jobs:
             stored = await self._store.job(tenant_id, job.job_id) or job
-            told = stored.receipts if hold.subject_id is not None else _of_conversations(stored.receipts)
-            if taken := {r.service: r.counts for r in told if r.service != PROBE and r.counts}:
+            told = (*ORDER, AUDIT) if hold.subject_id is not None else ("messaging", "media")
+            if taken := {r.service: r.counts for r in stored.receipts if r.service in told and r.counts}:
                 gaps.append(HoldGap(job_id=job.job_id, subject_id=job.subject_id, erased=taken))
         return gaps
 
@@ -444,7 +447,3 @@ class Rights:
         if not found:
             raise PersonNotFound
         return found[0].data.get("role")
-
-
-def _of_conversations(receipts: Sequence[Receipt]) -> Sequence[Receipt]:
-    return [receipt for receipt in receipts if receipt.service in ("messaging", "media")]

@@ -1,0 +1,86 @@
+"""Older data is put back, and with it somebody who was erased: erased again, as docs/life/erasure.md says."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from pathlib import Path
+
+import pytest
+
+from sealwire.contracts.custody import SubjectProbe
+from sealwire.contracts.gdpr import GdprJob, NewErasure, PersonNotFound
+from sealwire.contracts.messages import History
+from sealwire.kit.caller import Caller, service_caller
+from sealwire.services.compliance.certificates import read_certificate
+from sealwire.services.compliance.notes import parse_key
+from sealwire.testing.keeping_room import KeepingRoom
+
+COMPLIANCE = service_caller("compliance", "default")
+EVERYTHING = ("auth.db", "crypto.db", "messaging.db", "media.db", "compliance", "blobs")
+BUT_THE_BOOKS = ("auth.db", "messaging.db", "media.db", "blobs")
+
+
+async def erased(room: KeepingRoom, by: Caller, wanted: NewErasure) -> GdprJob:
+    job = await room.compliance.service.request_erasure(by, wanted)
+    async with asyncio.timeout(60):
+        while job.status != "done":
+            await asyncio.sleep(0.02)
+            job = await room.compliance.service.erasure_job(by, job.job_id)
+    return job
+
+
+@pytest.mark.parametrize("put_back", [EVERYTHING, BUT_THE_BOOKS, ("messaging.db",), ("crypto.db",), ("compliance",), ("auth.db",)])
+async def test_who_came_back_with_a_copy_is_erased_again(tmp_path: Path, put_back: tuple[str, ...]) -> None:
+    room, copy = KeepingRoom(tmp_path / "data"), tmp_path / "copy"
+    room.folder.mkdir()
+    await room.open()
+    anna, agnes = await room.files.enter("anna"), await room.files.enter("agnes")
+    group = await room.messages.group(anna, agnes)
+    await room.messages.say(agnes, group, "kingfisher at the weir")
+    await room.close()
+    shutil.copytree(room.folder, copy)
+    await room.open()
+    first = await erased(room, anna, NewErasure(subject_id=agnes.user_id))
+    await room.close()
+    for name in put_back:
+        for old in room.folder.glob(f"{name}*"):
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
+        for kept in copy.glob(f"{name}*"):
+            target = room.folder / kept.name
+            shutil.copytree(kept, target) if kept.is_dir() else shutil.copy(kept, target)
+    await room.open()
+    try:
+        told = await room.messages.messaging.history(anna, group.conversation_id, History())
+        if put_back == EVERYTHING:
+            assert told.items[0].body == "kingfisher at the weir", "so it is with a copy"
+        again = await erased(room, anna, NewErasure(subject_id=agnes.user_id, again=True))
+        assert again.job_id != first.job_id
+        statement = read_certificate(again.certificate or "", [parse_key(again.public_key or "")])
+        assert statement["probe"]["found"] == 0
+        told = await room.messages.messaging.history(anna, group.conversation_id, History())
+        assert [(m.body, m.deleted) for m in told.items] == [(None, True)]
+        assert told.items[0].sender_id != agnes.user_id
+        services = (
+            room.messages.people.service,
+            room.messages.service,
+            room.files.service,
+            room.messages.people.crypto,
+        )
+        for custodian in services:
+            found = await custodian.probe_subject(COMPLIANCE, agnes.user_id, SubjectProbe(words=["kingfisher"]))
+            assert set(found.places.values()) <= {0}
+    finally:
+        await room.close()
+
+
+async def test_nobody_is_erased_who_is_not_there_but_on_purpose(tmp_path: Path) -> None:
+    room = KeepingRoom(tmp_path)
+    await room.open()
+    try:
+        anna = await room.files.enter("anna")
+        with pytest.raises(PersonNotFound):
+            await room.compliance.service.request_erasure(anna, NewErasure(subject_id="nobody-1"))
+        assert (await erased(room, anna, NewErasure(subject_id="nobody-1", again=True))).status == "done"
+    finally:
+        await room.close()
