@@ -103,6 +103,9 @@ def test_a_mirror_and_a_bundle_are_verified_offline(installation, alone, tmp_pat
     assert sealwire("audit", "bundle", bundle, *at, "--action", "message.created").returncode == 0
     found = verdict(bundle, "--key", key)
     assert (found["ok"], found["records"], found["covered"]) == (True, 20, 20)
+    assert found["chosen_by"] == {"action": "message.created"}
+    told = sealwire("audit", "verify", bundle, "--key", key).stdout
+    assert "chosen by action=message.created: each is proved to be in the log, and not that none was left out" in told
     assert verdict(bundle)["key_confirmed"] is False
     bundle.write_text(bundle.read_text().replace('"outcome":"success"', '"outcome":"failure"', 1))
     assert verdict(bundle, "--key", key)["fault"]["kind"] == "changed"
@@ -110,6 +113,7 @@ def test_a_mirror_and_a_bundle_are_verified_offline(installation, alone, tmp_pat
     export = tmp_path / "audit.ndjson"
     assert sealwire("audit", "export", export, *at).returncode == 0
     assert verdict(export, "--key", key)["ok"] is True
+    assert "\nseq 1 to " in sealwire("audit", "verify", export, "--key", key).stdout
     assert json.loads(export.read_text().splitlines()[0])["manifest"]["tenant_id"] == alone.user["tenant_id"]
 
 

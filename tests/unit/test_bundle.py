@@ -132,6 +132,17 @@ def test_an_honest_bundle_holds() -> None:
     assert judged(writer, writer.bundle(), [writer.note(3), writer.note(7), writer.note(5)]) is None
 
 
+def test_it_says_by_what_its_records_were_chosen() -> None:
+    writer = written()
+    bundle = writer.bundle()
+    assert verify_bundle(json.dumps(bundle).encode(), keys=[writer.key])[0].chosen_by == {}
+    del bundle["records"][1]
+    assert judged(writer, bundle) == Fault(Tampering.REMOVED, 2, "1 records missing")
+    bundle["question"]["filters"] = {"actor": "anna"}  # nobody signed the question
+    report, _ = verify_bundle(json.dumps(bundle).encode(), keys=[writer.key])
+    assert (report.ok, report.records, report.chosen_by) == (True, 5, {"actor": "anna"})
+
+
 def test_a_record_of_another_log_is_inserted_though_it_was_signed() -> None:
     writer = written(tenant_id="globex")
     fault = judged(writer, writer.bundle())

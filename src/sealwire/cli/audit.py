@@ -13,6 +13,7 @@ import typer
 from sealwire.cli.audit_live import LiveLog
 from sealwire.cli.audit_progress import Progress
 from sealwire.cli.audit_source import Kind, Unreadable, kind_of, read_checkpoint, read_key
+from sealwire.cli.terminal import plain
 from sealwire.kit.codec import encode
 from sealwire.services.compliance.bundle import verify_bundle
 from sealwire.services.compliance.cut import line_is_cut
@@ -57,6 +58,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     pruned: list[tuple[int, int]]
     hash_unproved: list[tuple[int, int]]
     """Pruned records of which the leaf hash is proved, and the chain hash is the log's word alone."""
+    chosen_by: dict[str, str]
+    """By what a bundle's records were chosen: that none was left out is proved of a range only."""
     key: str
     key_confirmed: bool
     """Whether the key was given with --key, and not taken from what was verified."""
@@ -93,7 +96,7 @@ def verify_source(
         ok=report.ok and report.covered == report.records > 0, source=str(source), records=report.records,
         first_seq=report.first_seq, last_seq=report.last_seq,
         covered=report.covered, root=report.root, fault=report.fault, pruned=report.pruned,
-        hash_unproved=report.hash_unproved,
+        hash_unproved=report.hash_unproved, chosen_by=report.chosen_by,
         key=used.text if used is not None else "", key_confirmed=given is not None,
         witnesses={name: at_s for name, (at_s, _) in seen.items()},
         witnessed={name: size for name, (_, size) in seen.items()},
@@ -267,6 +270,11 @@ def say(verdict: Verdict) -> None:
         return
     typer.secho("ok", fg=typer.colors.GREEN, nl=False)
     typer.echo(f"  {verdict.records:,} records, {verdict.covered:,} under a signed checkpoint, root {verdict.root}")
+    if verdict.chosen_by:
+        by = ", ".join(f"{name}={value}" for name, value in verdict.chosen_by.items())
+        typer.echo(f"chosen by {plain(by)}: each is proved to be in the log, and not that none was left out")
+    else:
+        typer.echo(f"seq {verdict.first_seq} to {verdict.last_seq}, none left out")
     for first, last in verdict.pruned:
         typer.echo(f"pruned by retention, hashes kept: seq {first} to {last}")
     for first, last in verdict.hash_unproved:

@@ -186,6 +186,7 @@ class _Check:
             pruned=self._pruned,
             hash_unproved=self._unproved,
             tied=self._tied,
+            chosen_by=self.bundle.question.filters if self.trusted is not None else {},
         )
 
     def _read(self, exhibit: Exhibit) -> tuple[int, str, bytes, str, Fault | None]:
