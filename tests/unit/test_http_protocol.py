@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import AsyncIterator
 from typing import Any
@@ -44,6 +45,8 @@ SLOW = Operation(name="slow", service="test", verb="POST", path="/slow", summary
                  policy=Policy.PUBLIC)  # fmt: skip
 LOOK = Operation(name="look", service="test", verb="GET", path="/look/{word}", summary="Look", gives=Heard,
                  policy=Policy.PUBLIC)  # fmt: skip
+LATE = Operation(name="late", service="test", verb="POST", path="/late", summary="Echo a second later", takes=Said,
+                 gives=Heard, policy=Policy.PUBLIC)  # fmt: skip
 NOTHING = Operation(name="nothing", service="test", verb="DELETE", path="/nothing", summary="Nothing", status=204,
                     policy=Policy.PUBLIC)  # fmt: skip
 
@@ -83,6 +86,20 @@ async def named(exchange: Exchange, _caller: Caller) -> None:
     await exchange.body(100)
     names = (b"x-name", b"authorization")
     await exchange.answer(200, b"&".join(b"%b=%b" % (n, v) for n, v in exchange.scope["headers"] if n in names))
+
+
+async def late(_caller: Caller, said: Said) -> Heard:
+    await asyncio.sleep(1)
+    return Heard(word=said.word)
+
+
+async def talk(exchange: Exchange, _caller: Caller) -> None:
+    await exchange.start(200)
+    await exchange.write(b"piece 0;")
+    for _ in range(10):
+        await asyncio.sleep(0.1)
+        await exchange.write(b"piece 1;")
+    await exchange.finish()
 
 
 async def split(exchange: Exchange, _caller: Caller) -> None:
@@ -146,8 +163,10 @@ async def port() -> AsyncIterator[int]:
     app = App(
         [
             edge.bind(ECHO, echo), edge.bind(SLOW, slow), edge.bind(LOOK, look), edge.bind(NOTHING, nothing),
+            edge.bind(LATE, late),
             edge.stream("POST", "/count", count, **raw), edge.stream("POST", "/named", named, **raw),
             edge.stream("GET", "/stream", stream, **raw), edge.stream("GET", "/much", much, **raw),
+            edge.stream("GET", "/talk", talk, **raw), edge.stream("POST", "/talk", talk, **raw),
             edge.stream("GET", "/split", split, **raw), edge.stream("GET", "/wait", wait, **raw),
         ],
         headers=[(b"x-fixed", b"yes")],
@@ -327,6 +346,47 @@ async def test_a_refusal_says_what_it_is_about_as_far_as_that_is_known(wire: Wir
     assert (found, document["status"], document["instance"]) == (status, status, instance)
     assert document["trace_id"] == "ab" * 16 if named else len(document["trace_id"]) == 32
     assert "date" in headers
+    assert await wire.closed()
+
+
+BROKEN = {
+    "a head": b"GET /look/a HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+    "no head at all": b"\0\r\n",
+    "a body": b"POST /count HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nx",
+    "a long line": GET % (b"/" + b"a" * 5_000, b""),
+    "half a head": b"GET /look/a HTTP/1.1\r\nHost",
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+async def test_what_was_asked_before_is_answered_before_the_refusal(wire: Wire, name: str) -> None:
+    await wire.say(said("1", b"/late") + said("2", b"/slow") + BROKEN[name])
+    assert [(await wire.answer())[2] for _ in range(2)] == [b'{"word":"1"}', b'{"word":"2"}']
+    assert (await wire.answer())[0] in (400, 408, 431)
+    assert await wire.closed()
+
+
+@pytest.mark.parametrize("next_", [b"\0\r\n", b"GET /look/a HTTP/1.1\r\nHost"])
+async def test_no_refusal_is_written_into_an_answer_that_has_begun(wire: Wire, next_: bytes) -> None:
+    await wire.say(GET % (b"/talk", b"") + next_)
+    status, _, body = await wire.answer()
+    assert (status, body) == (200, b"piece 0;" + b"piece 1;" * 10)
+    assert (await wire.answer())[0] in (400, 408)
+
+
+async def test_a_body_that_breaks_breaks_off_an_answer_that_has_begun(wire: Wire) -> None:
+    await wire.say(b"POST /talk HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+    assert b"piece 0;" in await wire.reader.readuntil(b"piece 0;")
+    await wire.say(b"nonsense")
+    with contextlib.suppress(ConnectionResetError):
+        assert b"HTTP/1.1" not in await wire.reader.read()
+
+
+async def test_nothing_is_written_behind_an_answer_for_a_body_that_breaks_after_it(wire: Wire) -> None:
+    """A proxy could take it for the answer to what it asks next."""
+    await wire.say(b"POST /nowhere HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+    assert (await wire.answer())[0] == 404
+    await wire.say(b"nonsense")
     assert await wire.closed()
 
 

@@ -57,6 +57,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._unread_bytes = 0
         self._piece_bytes = 0
         self._left_bytes = -1
+        self._last_words = b""
         self._upgrading = False
         self._refusal: type[Problem] | None = None
         self._since_s = self.loop.time()
@@ -88,6 +89,8 @@ class BoundedHttp(HttpToolsProtocol):
         self.parser = None  # type: ignore[assignment]  # as uvicorn does: nothing is parsed any more
 
     def data_received(self, data: bytes) -> None:
+        if self._last_words:
+            return
         self._piece_bytes = size = len(data)
         if self._in_head:
             if not self._head_bytes:
@@ -123,7 +126,7 @@ class BoundedHttp(HttpToolsProtocol):
             if self.cycle is not None and self.cycle.response_complete and waited_s > self.timeout_s:
                 self.transport.close()
         elif self._head_bytes:
-            if waited_s > self.timeout_s:
+            if waited_s > self.timeout_s and not self.flow.read_paused:
                 self._refuse(HeadTooSlow)
         elif (self.cycle is None or self.cycle.response_complete) and waited_s > (
             self.timeout_keep_alive if self._answered_any else self.timeout_s
@@ -149,6 +152,8 @@ class BoundedHttp(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         self.url = b""
         self.headers = []
+        if not self._head_bytes:  # behind a whole request in the same piece
+            self._head_bytes, self._since_s = 1, self.loop.time()
 
     def on_url(self, url: bytes) -> None:
         self.url += url
@@ -360,6 +365,8 @@ class BoundedHttp(HttpToolsProtocol):
             return
         if self._waiting:
             self._start(self._waiting.popleft())
+        elif self._last_words:
+            self._say_last_words()
         elif self.flow.read_paused:
             self.flow.resume_reading()
 
@@ -370,24 +377,49 @@ class BoundedHttp(HttpToolsProtocol):
         raise ValueError("the head is too large")
 
     def _refuse(self, kind: type[Problem]) -> None:
-        """Answer with a problem document and close: what follows on this connection can't be trusted."""
-        if self.transport.is_closing():
+        """Answer with a problem document and close: what follows on this connection can't be trusted.
+
+        In its turn: what was asked before is answered first (RFC 9112 section 9.3.2). Nothing is written into an answer
+        that has begun, nor behind one that is complete: it would pass for that of a request to come.
+        """
+        if self.transport.is_closing() or self._last_words:
             return
-        body = document_about(kind, *self._asked())
+        path, headers, read = self._asked()
+        body = document_about(kind, path, headers)
         self._take_defaults()
         head = (
             b"content-type: application/problem+json\r\ncache-control: no-store\r\nconnection: close\r\n"
             b"x-content-type-options: nosniff\r\ncontent-length: %d\r\n\r\n" % len(body)
         )
-        self.transport.write(STATUS_LINE[kind.status] + self.default_lines + head + body)
+        self._held = None
+        if read is not None:
+            if read.response_started:
+                self.transport.close() if read.response_complete else self.transport.abort()
+                return
+            read.disconnected = True
+            read.wake()
+            if self._waiting:
+                self._waiting.pop()
+        self._last_words = STATUS_LINE[kind.status] + self.default_lines + head + body
+        before = self._working
+        if before is None or before is read or before.response_complete:
+            self._say_last_words()
+        else:
+            self.flow.pause_reading()
+
+    def _say_last_words(self) -> None:
+        self.transport.write(self._last_words)
         self.transport.close()
 
-    def _asked(self) -> tuple[str, Sequence[tuple[bytes, bytes]]]:
-        """Return path and headers of what is being read, as far as they are known: its line was read whole."""
+    def _asked(self) -> tuple[str, Sequence[tuple[bytes, bytes]], Cycle | None]:
+        """Return path and headers of what is being read, as far as they are known: its line was read whole. And the
+        request, if its body is what is being read."""
         headers: object = self.headers
-        if headers is NO_TRAILERS:  # the head was read, or the next has not begun
-            return ("", ()) if self._in_head else (self.scope["path"], list(self.scope["headers"]))
-        return (path_of(self.url), self.headers) if headers or not self._in_head else ("", ())
+        if headers is NO_TRAILERS and not self._in_head:
+            return self.scope["path"], list(self.scope["headers"]), self.cycle
+        if headers is NO_TRAILERS or not (headers or not self._in_head):  # nothing, or not even its line
+            return "", (), None
+        return path_of(self.url), self.headers, None
 
 
 def bounded(
