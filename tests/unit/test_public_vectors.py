@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import base64
 import struct
+from hashlib import sha512
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from sealwire.kit.envelopes import EnvelopeRefused, Sealed, gcm_decrypt
+from sealwire.contracts.crypto_terms import KeyType
+from sealwire.kit.envelopes import EnvelopeRefused, Sealed, derive, gcm_decrypt
 from sealwire.kit.jose import Algorithm, Key, KeySet, Reason, TokenRefused, open_signed
 from sealwire.kit.weak_keys import has_roca_fingerprint, is_of_small_order
 from sealwire.services.auth.mfa import matching_step
 from sealwire.services.compliance.canonical import NotCanonical, canonical, canonical_members
 from sealwire.services.compliance.merkle import EMPTY_ROOT, ProofInvalid, leaf_hash, verify_consistency
 from sealwire.services.compliance.notes import NoteInvalid, parse_key, parse_note, verify_note
-from sealwire.services.crypto.material import verify_signature
+from sealwire.services.crypto.material import Material, verify_signature
+from sealwire.services.crypto.model import UseBudget
 
 # ---- JOSE: Project Wycheproof, json_web_signature_test.json and json_web_key_test.json
 
@@ -56,6 +58,11 @@ ROCA_N = (
 
 def unb64(text: str) -> bytes:
     return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+
+
+def material(key_type: KeyType, root: bytes) -> Material:
+    budget = UseBudget(total=1, left=1, block=1)
+    return Material(key_type=key_type, version=1, root=bytearray(root), budget=budget, expires_s=1.0)
 
 
 def opened(token: str, key: dict[str, Any]) -> bytes:
@@ -114,6 +121,17 @@ def test_the_key_ids_that_others_use(kid: str) -> None:
     assert Key.from_public_jwk({**ES256_KEY, "kid": kid}).kid == kid
 
 
+def test_the_thumbprint_of_rfc_7638() -> None:
+    """Section 3.1."""
+    n = (
+        "0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_BJECPebWKRXjBZCiFV4n3oknjhMst"
+        "n64tZ_2W-5JsGY4Hc5n9yBXArwl93lqt7_RN5w6Cf0h4QyQ5v-65YGjQR0_FDW2QvzqY368QQMicAtaSqzs8KJZgnYb9c7d0zgdAZHzu6qMQvRL5hajr"
+        "n1n91CbOpbISD08qNLyrdkt-bFTWhAI4vMQFh6WeZu0fM4lFd2NcRwr3XPksINHaQ-G_xBniIqbw0Ls1jF44-csFCur-kEgU8awapJzKnqDKgw"
+    )
+    key = Key.from_public_jwk({"kty": "RSA", "n": n, "e": "AQAB", "alg": "RS256", "kid": "2011-04-29"})
+    assert key.jwk.thumbprint() == "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs"
+
+
 # ---- Ed25519: the points of small order of C2SP CCTV `ed25519`, RFC 8032 section 7.1
 
 SMALL = [
@@ -154,24 +172,110 @@ RFC8032 = [
         "72",
         "92a009a9f0d4cab8720e820b5f642540a2b27b5416503f8fb3762223ebdb69da085ac1e43e15996e458f3613d0f11d8c387b2eaeb4302aeeb00d291612bb0c00",
     ),
+    (
+        "c5aa8df43f9f837bedb7442f31dcb7b166d38535076f094b85ce3a2e0b4458f7",
+        "fc51cd8e6218a1a38da47ed00230f0580816ed13ba3303ac5deb911548908025",
+        "af82",
+        "6291d657deec24024827e69c3abe01a30ce548a284743a445e3680d7db5ac3ac18ff9b538d16f290ae67f760984dc6594a7c15e9716ed28dc027beceea1ec40a",
+    ),
+    (
+        "833fe62409237b9d62ec77587520911e9a759cec1d19755b7da901b96dca3d42",
+        "ec172b93ad5e563bf4932c70e1245034c35467ef2efd4d64ebf819683467e2bf",
+        sha512(b"abc").hexdigest(),
+        "dc2a4459e7369633a52b1bf277839a00201009a3efbf3ecb69bea2186c26b58909351fc9ac90b3ecfdfbc7c66431e0303dca179c138ac17ad9bef1177331a704",
+    ),
 ]
 
 
-@pytest.mark.parametrize(("secret", "public", "message", "signature"), RFC8032, ids=["test 1", "test 2"])
+@pytest.mark.parametrize(("secret", "public", "message", "signature"), RFC8032, ids=["1", "2", "3", "SHA(abc)"])
 def test_the_signatures_of_rfc_8032(secret: str, public: str, message: str, signature: str) -> None:
     key, text, signed = bytes.fromhex(public), bytes.fromhex(message), bytes.fromhex(signature)
-    assert Ed25519PrivateKey.from_private_bytes(bytes.fromhex(secret)).sign(text) == signed
+    assert material("ed25519", bytes.fromhex(secret)).sign(text) == signed
     assert verify_signature(key, text, signed)
     assert not verify_signature(key, text + b"x", signed)
     assert not verify_signature(key, text, signed[:-1])
     assert not is_of_small_order(key)
 
 
-# ---- AES-256-GCM: McGrew and Viega, "The Galois/Counter Mode of Operation", test cases 13, 14 and 16
+# ---- HMAC-SHA-256: RFC 4231 section 4; test case 5 is of a truncated tag, which we don't take
+
+RFC4231 = {
+    "1": (b"\x0b" * 20, b"Hi There", "b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7"),
+    "2": (b"Jefe", b"what do ya want for nothing?", "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"),
+    "3": (b"\xaa" * 20, b"\xdd" * 50, "773ea91e36800e46854db8ebd09181a72959098b3ef8c122d9635514ced565fe"),
+    "4": (bytes(range(1, 26)), b"\xcd" * 50, "82558a389a443c0ea4cc819899f2083a85f0faa3e578f8077a2e3ff46729665b"),
+    "6": (
+        b"\xaa" * 131,
+        b"Test Using Larger Than Block-Size Key - Hash Key First",
+        "60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54",
+    ),
+    "7": (
+        b"\xaa" * 131,
+        (
+            b"This is a test using a larger than block-size key and a larger than block-size data. "
+            b"The key needs to be hashed before being used by the HMAC algorithm."
+        ),
+        "9b09ffa71b942fcb27635fbcd5b0e944bfdc63644f0713938a7f51535c3a35e2",
+    ),
+}
+
+
+@pytest.mark.parametrize(("key", "message", "tag"), RFC4231.values(), ids=RFC4231)
+def test_the_tags_of_rfc_4231(key: bytes, message: bytes, tag: str) -> None:
+    ours, told = material("hmac-sha256", key), bytes.fromhex(tag)
+    assert ours.tag(message) == told
+    assert ours.verify_tag(message, told)
+    assert not ours.verify_tag(message + b"x", told)
+    assert not ours.verify_tag(message, told[:16])
+    assert not ours.verify_tag(message, told + b"\0")
+
+
+def test_the_truncated_tag_of_rfc_4231_is_not_taken() -> None:
+    ours, short = material("hmac-sha256", b"\x0c" * 20), bytes.fromhex("a3b6167473100ee06e0c796c2955552b")
+    assert ours.tag(b"Test With Truncation")[:16] == short
+    assert not ours.verify_tag(b"Test With Truncation", short)
+
+
+# ---- HKDF-SHA-256: RFC 5869 appendix A.1 to A.3
+
+RFC5869 = {
+    "A.1": (
+        b"\x0b" * 22, bytes(range(13)), bytes(range(0xF0, 0xFA)),
+        "3cb25f25faacd57a90434f64d0362f2a2d2d0a90cf1a5a4c5db02d56ecc4c5bf34007208d5b887185865",
+    ),
+    "A.2": (
+        bytes(range(0x50)), bytes(range(0x60, 0xB0)), bytes(range(0xB0, 0x100)),
+        "b11e398dc80327a1c8e7f78c596a49344f012eda2d4efad8a050cc4c19afa97c59045a99cac7827271cb41c65e590e09da3275600c2f09b8367793a9aca3db71cc30c58179ec3e87c14c01d5c1f3434f1d87",
+    ),
+    "A.3": (
+        b"\x0b" * 22, b"", b"",
+        "8da4e775a563c18f715f802a063c5a31b8a11f5c5ee1879ec3454e5f3c738d2d9d201395faa4b61a96c8",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "salt", "info", "output"), RFC5869.values(), ids=RFC5869)
+def test_the_keys_of_rfc_5869(key: bytes, salt: bytes, info: bytes, output: str) -> None:
+    """The first key is given as a cipher: it is known by what it opens."""
+    told = bytes.fromhex(output)
+    cipher, rest = derive(bytearray(key), salt=salt, info=info, keys=-(-len(told) // 32))
+    assert rest[: len(told) - 32] == told[32:]
+    assert cipher.decrypt(bytes(12), AESGCM(told[:32]).encrypt(bytes(12), b"x", None), None) == b"x"
+
+
+# ---- AES-256-GCM (RFC 5116): McGrew and Viega, "The Galois/Counter Mode of Operation", test cases 13 to 16
 
 GCM = [
     ("00" * 32, "00" * 12, "", "", "", "530f8afbc74536b9a963b4f1c4cb738b"),
     ("00" * 32, "00" * 12, "", "00" * 16, "cea7403d4d606b6e074ec5d3baf39d18", "d0d1c8a799996bf0265b98b5d48ab919"),
+    (
+        "feffe9928665731c6d6a8f9467308308" * 2,
+        "cafebabefacedbaddecaf888",
+        "",
+        "d9313225f88406e5a55909c5aff5269a86a7a9531534f7da2e4c303d8a318a721c3c0c95956809532fcf0e2449a6b525b16aedf5aa0de657ba637b391aafd255",
+        "522dc1f099567d07f47f37a32a84427d643a8cdcbfe5c0c97598a2bd2555d1aa8cb08e48590dbb3da7b08b1056828838c5f61e6393ba7a0abcc9f662898015ad",
+        "b094dac5d93471bdec1a502270e3cc6c",
+    ),
     (
         "feffe9928665731c6d6a8f9467308308" * 2,
         "cafebabefacedbaddecaf888",
@@ -183,7 +287,7 @@ GCM = [
 ]
 
 
-@pytest.mark.parametrize(("key", "iv", "aad", "plain", "ciphertext", "tag"), GCM, ids=["13", "14", "16"])
+@pytest.mark.parametrize(("key", "iv", "aad", "plain", "ciphertext", "tag"), GCM, ids=["13", "14", "15", "16"])
 def test_known_answers_of_aes_gcm(key: str, iv: str, aad: str, plain: str, ciphertext: str, tag: str) -> None:
     cipher, context = AESGCM(bytes.fromhex(key)), bytes.fromhex(aad)
     whole = Sealed(bytes.fromhex(ciphertext), bytes.fromhex(iv), bytes.fromhex(tag))
