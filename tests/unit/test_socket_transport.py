@@ -19,6 +19,7 @@ from websockets.frames import Frame, Opcode
 
 from sealwire.services.socket import frames
 from sealwire.services.socket.transport import EXTENSION, SocketProtocol, TransportLimits
+from sealwire.testing.patience import until
 
 LIMITS = TransportLimits(
     message_bytes=100_000, first_message_bytes=2_000, backlog_bytes=64 * 1024, slow_grace_s=0.2, close_timeout_s=0.3
@@ -128,6 +129,30 @@ async def test_messages_go_to_the_sink_and_back(server: Server) -> None:
         assert await client.recv() == "binary"
         await (await client.ping(b"still there?"))
     assert await server.sinks[0].ended == 1000
+
+
+def masked(payload: bytes, opcode: int = frames.TEXT, fin: int = 0x80) -> bytes:
+    return bytes((fin | opcode, 0x80 | len(payload), 0, 0, 0, 0)) + payload
+
+
+async def test_a_flood_of_small_frames_leaves_others_their_turn(server: Server) -> None:
+    """Handled all at once, the 40,000 pings that one read may bring held everybody up for 120 ms."""
+    many = 2_000
+    async with connect(server.url()) as client:
+        await until(lambda: bool(server.sinks))
+        sink = server.sinks[0]
+        words = [b"%d" % number for number in range(many)]
+        sink.wire.data_received(b"".join(map(masked, words)))
+        assert len(sink.got) < many / 4
+        await until(lambda: len(sink.got) == many)
+        assert sink.got == words
+        fragments = masked(b"a", fin=0) + masked(b"", frames.CONTINUATION, 0) * many + masked(b"b", frames.CONTINUATION)
+        sink.wire.data_received(masked(b"", frames.PING) * many + fragments + masked(b"after"))
+        assert len(sink.got) == many
+        await until(lambda: len(sink.got) == many + 2)
+        assert sink.got[-2:] == [b"ab", b"after"]
+        await client.send("still read")
+        await until(lambda: sink.got[-1] == b"still read")
 
 
 async def test_replies_of_one_turn_share_a_frame(server: Server) -> None:
@@ -320,9 +345,3 @@ async def raw(server: Server, *, receive_buffer_bytes: int = 0) -> tuple[asyncio
 async def first_sink(server: Server) -> EchoSink:
     await until(lambda: bool(server.sinks))
     return server.sinks[0]
-
-
-async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - what is waited for happens in another's state
-            await asyncio.sleep(0.005)

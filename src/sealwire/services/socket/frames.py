@@ -26,6 +26,7 @@ _RESERVED = 0x70
 _MASKED = 0x80
 _WHOLE_TEXT = _FIN | TEXT
 CONTROL_LIMIT_BYTES: Final = 125
+FRAGMENTS_AT_ONCE: Final = 256
 
 
 class FrameFault(Exception):
@@ -81,7 +82,7 @@ class FrameReader:
     soon as its length is known, before it is stored.
     """
 
-    __slots__ = ("_at", "_buffer", "_message", "_message_opcode", "limit_bytes")
+    __slots__ = ("_at", "_buffer", "_message", "_message_opcode", "limit_bytes", "more")
 
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
@@ -89,6 +90,8 @@ class FrameReader:
         self._at = 0
         self._message: bytearray | None = None
         self._message_opcode = 0
+        self.more = False
+        """Whether `next` stopped in the middle of very many fragments: ask again, after others had their turn."""
 
     @property
     def held_bytes(self) -> int:
@@ -113,7 +116,8 @@ class FrameReader:
 
         Raises: FrameFault with the close code; the reader must not be used afterwards.
         """
-        while True:
+        self.more = False
+        for _ in range(FRAGMENTS_AT_ONCE):
             buffer, at = self._buffer, self._at
             have = len(buffer) - at
             if have < 2:
@@ -144,6 +148,8 @@ class FrameReader:
                 return opcode, payload
             if (message := self._join(first, opcode, payload)) is not None:
                 return message
+        self.more = True
+        return None
 
     def _check(self, first: int, second: int, size: int) -> None:
         opcode = first & 0x0F

@@ -26,6 +26,9 @@ EXTENSION = "sealwire.socket"
 EARLY_LIMIT_BYTES = 8 * 1024
 """What a client may send before the application took the socket over."""
 
+AT_ONCE = 256
+"""Messages of one client that are handled before others get their turn: one read may hold 40,000 of them."""
+
 
 class TransportLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Bounds of one socket (services/socket/config.py says what each means)."""
@@ -235,11 +238,16 @@ class SocketProtocol(WebSocketsSansIOProtocol):
         reader = self._reader
         if self._pumping or reader is None or self._broken:
             return
-        self._pumping = True
+        self._pumping, more = True, False
         try:
-            while not (self._held or self._stalled) or self._closing:
+            for taken in range(AT_ONCE + 1):
+                if (self._held or self._stalled) and not self._closing:
+                    break
+                if more := taken == AT_ONCE:
+                    break
                 event = reader.next()
                 if event is None:
+                    more = reader.more
                     break
                 self._take(*event)
         except frames.FrameFault as fault:
@@ -249,7 +257,11 @@ class SocketProtocol(WebSocketsSansIOProtocol):
             self.close(protocol.SERVER_ERROR.code, protocol.SERVER_ERROR.reason)
         finally:
             self._pumping = False
-        self._read(self._closing or not (self._held or self._stalled))
+        if more and not self._broken:  # very small frames, very many of them: others are served in between
+            self._read(False)
+            self.loop.call_soon(self._pump)
+        else:
+            self._read(self._closing or not (self._held or self._stalled))
 
     def _take(self, opcode: int, payload: bytes) -> None:
         if opcode <= frames.BINARY:
