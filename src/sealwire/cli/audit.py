@@ -120,7 +120,7 @@ def _verify(
         progress.total = head.tree_size
         notes = [note for note in (*held, head.checkpoint, head.cosigned) if note]
         report = verify_export(
-            source.lines(head.tree_size), checkpoints=notes, keys=[key], rotations=head.rotations, progress=progress
+            source.log(head), checkpoints=notes, keys=[key], rotations=head.rotations, progress=progress
         )
         return report, key, _below(notes, report.covered)
     kind = kind_of(source)

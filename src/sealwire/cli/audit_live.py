@@ -21,8 +21,10 @@ from sealwire.contracts.audit_log import Checkpoint, Proof, Verification
 from sealwire.contracts.witness import CosignedCheckpoint
 from sealwire.kit.files import write_whole
 from sealwire.services.compliance.log_tree import LogBroken
+from sealwire.services.compliance.manifest import CheckpointLine, write_line
 from sealwire.services.compliance.merkle import HASH_BYTES
 from sealwire.services.compliance.notes import parse_checkpoint, parse_note
+from sealwire.services.compliance.remains import PRUNED_LINE
 from sealwire.services.compliance.tiles import BundleAddress, TileAddress, path_of, read_bundle, tiles_of
 
 T = TypeVar("T")
@@ -30,6 +32,8 @@ PREFIX = "/api/v1/compliance/audit"
 TIMEOUT_S = 60.0
 RECORDS_A_REQUEST = 20_000
 ATTEMPTS = 5
+_ROUNDS = 5
+"""How often a mirror goes on to a newer checkpoint, at most: where it ends pruned, each round sees so again."""
 MOST_DETAIL = 300
 """Characters of what somebody else's server says that are repeated to people."""
 _JSON = "application/json"
@@ -123,6 +127,25 @@ class LiveLog:
                 return  # records are missing: the verifier says where
             failed = 0
 
+    def log(self, head: Checkpoint) -> Iterator[bytes]:
+        """Yield an export of the log up to a checkpoint. Where records of it are pruned, those since follow and a newer
+        checkpoint over them: what is pruned while it is read is named there."""
+        known, first, note = head, 1, b""
+        while True:
+            count, gone = 0, False
+            for line in self.lines(known.tree_size, first):
+                count, gone = count + 1, gone or line.startswith(PRUNED_LINE)
+                yield line
+            if note:
+                yield note
+            if not gone or first + count <= known.tree_size:
+                return
+            now = self.checkpoint()
+            if now.tree_size <= known.tree_size:
+                return
+            note = write_line(CheckpointLine(now.checkpoint, now.rotations[len(known.rotations) :])) + b"\n"
+            known, first = now, known.tree_size + 1
+
     def evidence(self, query: dict[str, str], out: BinaryIO) -> None:
         """Write a bundle of evidence. Raises: Refused; OSError of the file."""
         self._pour("evidence", query, _JSON, out)
@@ -143,29 +166,42 @@ class LiveLog:
     def _mirror(self, folder: Path) -> int:
         for left in (folder / "tile").rglob(".*.new"):  # by a kill; nobody would write under its name again
             left.unlink(missing_ok=True)
+        absent: set[str] = set()
+        for _ in range(_ROUNDS):
+            size, gone = self._round(folder, absent)
+            if not gone or self.checkpoint().tree_size <= size:
+                break  # else what was pruned meanwhile is named by a record behind it
+        return size
+
+    def _round(self, folder: Path, absent: set[str]) -> tuple[int, bool]:
+        """Bring a folder up to a checkpoint. Return its size, and whether records of what was fetched are pruned."""
         head = self.checkpoint()
-        size = head.tree_size
+        size, gone = head.tree_size, False
         _require_same(folder, head)
         bundles = [BundleAddress(n, min(256, size - n * 256)) for n in range(-(-size // 256))]
         addresses: list[TileAddress | BundleAddress] = [*tiles_of(size), *bundles]
         for address in addresses:
-            path = folder / "tile" / path_of(address)
-            if path.exists():
+            name = path_of(address)
+            path = folder / "tile" / name
+            if path.exists() or name in absent:
                 continue
             try:
                 content = self._whole(f"tile/{path_of(address)}", _BYTES)
             except Refused as error:
                 if isinstance(address, BundleAddress) and error.status == 404:
+                    absent.add(name)
+                    gone = True
                     continue  # pruned: the hashes are in the tile
                 raise
             if not _is_of(content, address):
                 raise Refused(f"{self._url}/tile/{path_of(address)} gives something that is not this tile")
+            gone = gone or (isinstance(address, BundleAddress) and not all(read_bundle(content)))
             path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, content, mode=0o644)  # what is there is not asked for again, so it has to be whole
         known = {"first_key": head.first_key, "rotations": head.rotations, "cosigned": head.cosigned}
         write_whole(folder / "keys.json", json.dumps(known).encode(), mode=0o644)
         write_whole(folder / "checkpoint", head.checkpoint.encode(), mode=0o644)
-        return size
+        return size, gone
 
     def _document(
         self, path: str, kind: type[T], query: dict[str, Any] | None = None, content: bytes | None = None

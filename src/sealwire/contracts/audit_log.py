@@ -67,7 +67,7 @@ class AuditBatch(Input):
 class Accepted(Output):
     """Stored durably now, or before.
 
-    `parked` of those accepted are of logs that are damaged: they are as durable, and go into their log when it is mended.
+    `parked` of those accepted are of logs that are damaged: as durable, and in their log when it is mended.
     """
 
     accepted: int

@@ -44,6 +44,7 @@ class ExportSource(Protocol):
     async def records(
         self, caller: Caller, first_seq: int, limit: int, tenant_id: str | None = None
     ) -> Sequence[StoredRecord]: ...
+    async def pruned_since(self, caller: Caller, seq: int, tenant_id: str | None = None) -> bool: ...
     async def log_size(self, caller: Caller, tenant_id: str | None = None) -> int: ...
     async def show(self, stored: StoredRecord) -> AuditRecord: ...
 
@@ -83,23 +84,17 @@ def _export(source: ExportSource) -> Run:
         query = convert_query(exchange.query, ExportQuery)
         if query.to_seq is not None and query.to_seq < (query.from_seq or 1):
             raise Invalid("`to_seq` is not below `from_seq`.", path="$.to_seq")
-        head, size = await _head(source, caller, query)
-        first, last = query.from_seq or 1, min(query.to_seq or size, size)
+        head, size, keys = await _head(source, caller, query)
         name = b'attachment; filename="audit.ndjson"'
         await exchange.start(200, (_NDJSON, _NO_STORE, (b"content-disposition", name)))
         written, count = sha256(head), 0
         if head:
             await exchange.write(head)
-        while first <= last:
-            limit = min(_RECORDS_A_CHUNK, last - first + 1)
-            records = await source.records(caller, first, limit, query.tenant_id)
-            chunk = await _lines(source, records, query)
-            if query.manifest:
-                written.update(chunk)
+        async for chunk, records in _parts(source, caller, query, size, keys):
+            written.update(chunk)
             if chunk:
                 await exchange.write(chunk)
-            count += len(records)
-            first += _RECORDS_A_CHUNK
+            count += records
         if query.manifest:
             await exchange.write(write_line(EndLine(End(records=count, sha256=written.hexdigest()))) + b"\n")
         await exchange.finish()
@@ -107,15 +102,41 @@ def _export(source: ExportSource) -> Run:
     return run
 
 
-async def _head(source: ExportSource, caller: Caller, query: ExportQuery) -> tuple[bytes, int]:
-    """Return what stands before the records, and the size of the log the export is of."""
+async def _head(source: ExportSource, caller: Caller, query: ExportQuery) -> tuple[bytes, int, int]:
+    """Return what stands before the records, the size of the log the export is of, and how many keys it had."""
     if query.manifest:
         manifest = await source.manifest(caller, query)
-        return write_line(ManifestLine(manifest)) + b"\n", manifest.tree_size
+        return write_line(ManifestLine(manifest)) + b"\n", manifest.tree_size, len(manifest.rotations)
     if query.checkpoint:
-        checkpoint = await source.checkpoint(caller, LogQuery(tenant_id=query.tenant_id))
-        return write_line(CheckpointLine(checkpoint.checkpoint)) + b"\n", checkpoint.tree_size
-    return b"", await source.log_size(caller, query.tenant_id)
+        c = await source.checkpoint(caller, LogQuery(tenant_id=query.tenant_id))
+        return write_line(CheckpointLine(c.checkpoint)) + b"\n", c.tree_size, len(c.rotations)
+    return b"", await source.log_size(caller, query.tenant_id), 0
+
+
+async def _parts(
+    source: ExportSource, caller: Caller, query: ExportQuery, size: int, rotations: int
+) -> AsyncIterator[tuple[bytes, int]]:
+    """Yield what stands behind the head, and how many records each part holds.
+
+    What retention takes while it is read is named by records behind the checkpoint: then those follow, and a newer one.
+    """
+    signed = query.format == "sealed" and (query.manifest or query.checkpoint)
+    whole = signed and query.from_seq in {None, 1} and query.to_seq is None
+    first, last, note = query.from_seq or 1, min(query.to_seq or size, size), b""
+    while True:
+        gone = False
+        while first <= last:
+            records = await source.records(caller, first, min(_RECORDS_A_CHUNK, last - first + 1), query.tenant_id)
+            gone = gone or any(r.leaf for r in records)
+            yield await _lines(source, records, query), len(records)
+            first = min(first + _RECORDS_A_CHUNK, last + 1)
+        if note:
+            yield note, 0
+        if not (gone and whole and await source.pruned_since(caller, last, query.tenant_id)):
+            return
+        now = await source.checkpoint(caller, LogQuery(tenant_id=query.tenant_id))
+        note = write_line(CheckpointLine(now.checkpoint, now.rotations[rotations:])) + b"\n"
+        last, rotations = now.tree_size, len(now.rotations)
 
 
 async def _lines(source: ExportSource, records: Sequence[StoredRecord], query: ExportQuery) -> bytes:

@@ -2,10 +2,11 @@
 
     {"manifest": {...}}                   what the file holds, the checkpoint over the log, the keys
     {"action": ..., "hash": ...}          a record a line
-    {"checkpoint": "<signed note>"}       anywhere: a checkpoint more
+    {"checkpoint": "<signed note>"}       anywhere: a checkpoint more; with `rotations` that came since
     {"end": {"records": n, "sha256": h}}  how many records, and the hash over all lines above
 
-The frame is the server's word and saves work; what counts is what the key signed.
+The frame is the server's word and saves work; what counts is what the key signed. Where retention took records while
+they were read, the records that came since follow, and a checkpoint over those too: among them are those that say so.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ FORMAT = "sealwire-audit-export/1"
 _MANIFEST_LINE = b'{"manifest":'
 _CHECKPOINT_LINE = b'{"checkpoint":'
 _END_LINE = b'{"end":'
-_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, NotCanonical)
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, NotCanonical)
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -65,10 +66,11 @@ class EndLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     end: End
 
 
-class CheckpointLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A checkpoint between the records."""
+class CheckpointLine(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """A checkpoint between the records, and the rotations that lead to its key from those known before."""
 
     checkpoint: str
+    rotations: list[str] = []
 
 
 write_line = msgspec.json.Encoder().encode
@@ -86,6 +88,7 @@ class Frame:
         self._rotations = list(rotations)
         self._waiting = list(given)
         self._beyond: list[str] = []
+        self._believed: list[str] = []
         self._chain: KeyChain | None = None
         self._origin: str | None = None
         self._hash = sha256()
@@ -134,11 +137,7 @@ class Frame:
             if self.manifest is not None or line.startswith(_MANIFEST_LINE):
                 self._hash.update(line)
             if line.startswith(_CHECKPOINT_LINE):
-                note = _read_checkpoint(line).checkpoint
-                if self._chain is None:
-                    self._waiting.append(note)
-                else:
-                    self.late.append(self._head(note))
+                self._take(_read_checkpoint(line))
                 return
             first, self.manifest = self.manifest is None and self._chain is None, _read_manifest(line).manifest
         except _UNREADABLE:
@@ -156,6 +155,18 @@ class Frame:
             # What ends before the log does can't be compared with a checkpoint over all of it.
             here = parse_checkpoint(parse_note(note).text).size <= self.manifest.to_seq
             (self._waiting if here else self._beyond).append(note)
+
+    def _take(self, line: CheckpointLine) -> None:
+        """Take a checkpoint in. Raises: NoteInvalid."""
+        self._rotations += line.rotations
+        if self._chain is None:
+            self._waiting.append(line.checkpoint)
+            return
+        if line.rotations:
+            self._chain = KeyChain.of(self._keys, self._rotations)
+            for note in self._believed:
+                self._chain.checkpoint(note)  # its key may have been followed by then
+        self.late.append(self._head(line.checkpoint))
 
     def _begin(self) -> None:
         """Settle which keys count, and read the checkpoints that wait for it."""
@@ -175,4 +186,5 @@ class Frame:
         if self._origin not in {None, head.origin}:
             raise NoteInvalid("the checkpoints are of different logs")
         self._origin = head.origin
+        self._believed.append(note)
         return head

@@ -47,7 +47,7 @@ from sealwire.services.compliance.manifest import Manifest
 from sealwire.services.compliance.own_custody import OwnCustody
 from sealwire.services.compliance.parking import Alarms, Parking
 from sealwire.services.compliance.ports import ComplianceStores, RecordFilter, StoredRecord
-from sealwire.services.compliance.pruning import Pruning
+from sealwire.services.compliance.pruning import PRUNED_ACTION, Pruning
 from sealwire.services.compliance.retention import Retention
 from sealwire.services.compliance.rights import Rights, ServiceKeys, Surroundings
 from sealwire.services.compliance.rights_answers import RightsAnswers
@@ -250,6 +250,12 @@ class ComplianceService(RightsAnswers):
     ) -> Sequence[StoredRecord]:
         """Return stored records of a log as they are hashed, sealed fields sealed; at most 256."""
         return await self._stores.audit.records(log_of(caller, tenant_id), first_seq, limit)
+
+    async def pruned_since(self, caller: Caller, seq: int, tenant_id: str | None = None) -> bool:
+        """Whether the log says behind `seq` that records were pruned."""
+        wanted = RecordFilter(action=PRUNED_ACTION)
+        log = log_of(caller, tenant_id)
+        return bool((await self._stores.audit.search(log, wanted, after_seq=seq, limit=1)).records)
 
     async def log_size(self, caller: Caller, tenant_id: str | None = None) -> int:
         """Return how many records a log has."""
