@@ -19,6 +19,9 @@ from sealwire.contracts.messages import Draft, Edit, History
 from sealwire.contracts.messaging_terms import ConversationNotFound
 from sealwire.kit.caller import Caller, service_caller
 from sealwire.kit.files import count_in_files
+from sealwire.kit.ids import new_id
+from sealwire.kit.problem import Invalid
+from sealwire.services.messaging.model import Actor, ConversationRecord, direct_pair
 from sealwire.testing.messaging_room import MessagingRoom
 
 
@@ -123,6 +126,41 @@ async def test_while_the_person_is_sending(room):
     assert set(found.places.values()) == {0}
     history = (await room.messaging.history(bertil, group.conversation_id, History(limit=200))).items
     assert all(message.deleted for message in history)
+
+
+async def test_while_others_mention_and_seat_the_person(room):
+    agnes, bertil = await room.enter("agnes"), await room.enter("bertil")
+    group, id_ = await room.group(bertil, agnes), new_id()
+    enough = asyncio.Event()
+
+    async def mention() -> None:
+        for number in range(1_000_000):
+            draft = Draft(body="look", client_message_id=str(number), mentions=[agnes.user_id])
+            await room.messaging.send(bertil, group.conversation_id, draft)
+            if number == 20:
+                enough.set()
+
+    mentioning = asyncio.create_task(mention())
+    await enough.wait()
+    async with asyncio.timeout(60):
+        await erase(room, agnes)
+    with pytest.raises(Invalid, match="no user any more"):
+        await mentioning
+    # Auth said that she is there, and then she was not: what comes late is refused in the write.
+    actor, conversations = Actor("user", bertil.user_id), room.stores.conversations
+    with pytest.raises(Invalid, match="no user"):
+        await conversations.add_member(group.conversation_id, agnes.user_id, "member", actor, 1, most=9)
+    record = ConversationRecord(
+        conversation_id=id_, tenant_id=agnes.tenant_id, kind="direct", title=None, created_by=bertil.user_id,
+        created_at_us=1,
+    )  # fmt: skip
+    pair = direct_pair(agnes.tenant_id, agnes.user_id, bertil.user_id)
+    with pytest.raises(Invalid, match="no user"):
+        await conversations.create(record, [(bertil.user_id, "member"), (agnes.user_id, "member")], pair, actor)
+    compliance = service_caller("compliance", agnes.tenant_id)
+    found = await room.messaging.probe_subject(compliance, agnes.user_id, SubjectProbe())
+    assert set(found.places.values()) == {0}
+    await room.say(bertil, group, "and so on")
 
 
 async def test_messages_of_a_held_conversation_stay_and_are_told(room):

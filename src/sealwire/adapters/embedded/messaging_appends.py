@@ -43,6 +43,13 @@ class _Stream:
         self.position = 0
 
 
+NAMES_ERASED = (
+    "SELECT 1 FROM json_each(CAST(?2 AS TEXT), '$.mentions') j JOIN subject_mark s ON s.subject_id = j.value"
+    " WHERE s.tenant_id = ?1 AND s.mark = 'erased' LIMIT 1"
+)
+"""Whether a message's meta mentions anybody who is erased: looked at in the write, so that none follows an erasure."""
+
+
 class Appends:
     """Gives new messages their numbers and stores them with their events, each request once."""
 
@@ -94,6 +101,9 @@ class Appends:
                 s = streams[d.conversation_id] = _Stream(rows[0]) if rows else None
             if s is None or s.seat_version != d.seat_version or (d.reply_to is not None and d.reply_to > s.seq):
                 answers.append(_refusal(s, d))
+                continue
+            if d.meta is not None and conn.execute(NAMES_ERASED, (d.tenant_id, d.meta)).fetchall():
+                answers.append(Invalid("Somebody it mentions is no user any more.", path="$.mentions"))
                 continue
             s.seq = seq = s.seq + 1
             s.offset = offset = s.offset + 1

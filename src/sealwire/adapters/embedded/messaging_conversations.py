@@ -16,7 +16,7 @@ from sealwire.adapters.embedded.messaging_schema import LAST, key_of
 from sealwire.contracts.holds import LegalHold
 from sealwire.contracts.members import OwnerNeeded
 from sealwire.contracts.messaging_terms import ConversationNotFound, MemberRole
-from sealwire.kit.problem import Conflict
+from sealwire.kit.problem import Conflict, Invalid
 from sealwire.services.messaging.events import Detail
 from sealwire.services.messaging.model import Actor, ConversationRecord, ConversationView, MemberRecord, Seat
 
@@ -56,6 +56,8 @@ class SqliteConversationStore:
                 if existing is not None:
                     return existing, True
             at_us = record.created_at_us
+            for user_id, _ in members:
+                _require_there(conn, record.tenant_id, user_id)
             conn.execute(
                 "INSERT INTO conversation (conversation_id, tenant_id, kind, title, pair, created_by, created_at_us,"
                 " member_count) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -153,6 +155,8 @@ class SqliteConversationStore:
             num = _number(conn, conversation_id)
             if (there := _find(conn, conversation_id, user_id)) is not None:
                 return there
+            tenant_id = fetch_value(conn, "SELECT tenant_id FROM conversation WHERE num = ?", (num,))
+            _require_there(conn, tenant_id, user_id)
             if fetch_value(conn, "SELECT member_count FROM conversation WHERE num = ?", (num,)) >= most:
                 raise Conflict(f"A conversation has at most {most} members.")
             conn.execute(
@@ -251,6 +255,13 @@ class SqliteConversationStore:
             return False
 
         return await self._db.write(forget)
+
+
+def _require_there(conn: apsw.Connection, tenant_id: str, user_id: str) -> None:
+    """From inside the write that gives a seat. Raises: Invalid for somebody who was erased since auth was asked."""
+    sql = "SELECT 1 FROM subject_mark WHERE tenant_id = ? AND subject_id = ? AND mark = 'erased'"
+    if fetch_value(conn, sql, (tenant_id, user_id)):
+        raise Invalid(f"There is no user {user_id}.")
 
 
 def _number(conn: apsw.Connection, conversation_id: str) -> int:
