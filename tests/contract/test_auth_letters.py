@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from sealwire.contracts.addresses import EmailChange
 from sealwire.contracts.credentials import (
     InvitationInvalid,
     InvitationNotFound,
@@ -28,7 +29,9 @@ from sealwire.kit.codec import Page
 from sealwire.kit.permission import Role
 from sealwire.kit.problem import Forbidden, Problem, QuotaExceeded
 from sealwire.ports.mail import Letter, MailRefused
+from sealwire.services.auth.letters import EMAIL_SUBJECT, RESET_SUBJECT
 from sealwire.testing.auth_room import CHEAP, PASSWORD, AuthRoom, somebody
+from sealwire.testing.clock import ManualClock
 from sealwire.testing.wirings import WIRINGS
 
 BETTER = "lantern otter seven"
@@ -143,6 +146,20 @@ async def test_letters_count_for_an_hour_but_leave_nobody_without_one_that_works
     await ask(room)
     assert len(await room.letters()) == CHEAP.resets_per_hour + 1, "and one of them does"
     await room.auth.confirm_reset(somebody(), set_anew(token))
+
+
+async def test_what_was_asked_for_while_the_clock_was_ahead_keeps_nobody_from_asking(room: AuthRoom) -> None:
+    assert isinstance(room.clock, ManualClock)
+    anna, _ = await room.enter("anna")
+    for number in range(CHEAP.resets_per_hour):
+        await ask(room)
+        await room.auth.change_email(anna, EmailChange(email=f"anna{number}@example.org"))
+    before = len(await room.letters())
+    room.clock.step_wall(-86_400)
+    await ask(room)
+    await room.auth.change_email(anna, EmailChange(email="another@example.org"))
+    after = {str(letter["Subject"]) for letter in (await room.letters())[before:]}
+    assert after >= {RESET_SUBJECT, EMAIL_SUBJECT}
 
 
 async def test_a_disabled_user_gets_no_letter_and_has_no_token_left(room: AuthRoom) -> None:

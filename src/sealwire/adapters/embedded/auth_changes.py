@@ -72,8 +72,8 @@ class SqliteEmailChangeStore:
 
         def ask(conn: apsw.Connection) -> bool:
             rows: list[Row] = conn.execute(
-                "SELECT count(*) FROM email_change WHERE user_id = ? AND created_us >= ? AND live <> ?",
-                (c.user_id, since_us, _SPENT),
+                "SELECT count(*) FROM email_change WHERE user_id = ? AND created_us BETWEEN ? AND ? AND live <> ?",
+                (c.user_id, since_us, c.created_us, _SPENT),
             ).fetchall()
             if rows[0][0] >= most:
                 return False

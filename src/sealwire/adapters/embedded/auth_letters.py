@@ -40,8 +40,9 @@ class SqliteResetStore:
     ) -> bool:  # fmt: skip
         def ask(conn: apsw.Connection) -> bool:
             rows: list[Row] = conn.execute(
-                "SELECT count(*), max(expires_us) FROM reset WHERE user_id = ? AND created_us >= ? AND by_other = ?",
-                (reset.user_id, since_us, reset.by_other),
+                "SELECT count(*), max(expires_us) FROM reset"
+                " WHERE user_id = ? AND created_us BETWEEN ? AND ? AND by_other = ?",
+                (reset.user_id, since_us, reset.created_us, reset.by_other),
             ).fetchall()
             given, until_us = rows[0]
             if given >= most and until_us > reset.created_us:
