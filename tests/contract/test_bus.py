@@ -16,13 +16,7 @@ from sealwire.kit.ids import new_id
 from sealwire.ports.bus import MAX_PAYLOAD_BYTES, Bus
 from sealwire.testing.engines import FLAVOURS, RedisServer
 from sealwire.testing.faults import Fault, FaultProxy
-
-
-async def until(holds: Callable[[], bool], within_s: float = 5.0) -> None:
-    deadline = time.monotonic() + within_s
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come about in time"
-        await asyncio.sleep(0.005)
+from sealwire.testing.patience import until
 
 
 class Process:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from sealwire.adapters.embedded.drivers.sqlite import Database
 from sealwire.adapters.embedded.outbox import OUTBOX_SCHEMA, POSITIONS_SCHEMA, SqliteOutbox, SqlitePositions
 from sealwire.ports.events import Consumer, Event, Handle, NewEvent
+from sealwire.testing.patience import until
 
 
 class Backend:
@@ -69,13 +69,6 @@ async def backend(open_backend):
 
 def event(n: int, at_us: int = 0) -> NewEvent:
     return NewEvent(event_id=f"e{n}", tenant_id="t", kind="thing.happened", at_us=at_us or n, data=b"%d" % n)
-
-
-async def until(condition: Callable[[], bool], timeout_s: float = 10) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        await asyncio.sleep(0.002)
 
 
 async def test_events_come_back_in_order_without_holes(backend):

@@ -33,6 +33,7 @@ from sealwire.testing.asgi import ask
 from sealwire.testing.boundary_room import BoundaryRoom, bearer, edge_of
 from sealwire.testing.engines import RedisServer, binary
 from sealwire.testing.faults import Fault, FaultProxy
+from sealwire.testing.patience import until
 
 pytestmark = [
     pytest.mark.skipif(binary("valkey") is None, reason="no valkey server on this machine (requirements/dev.txt)"),
@@ -135,13 +136,6 @@ async def room(tmp_path: Path, proxy: FaultProxy) -> AsyncIterator[Room]:
     await room.open()
     yield room
     await room.close()
-
-
-async def until(holds: Callable[[], Any], within_s: float = 10.0) -> None:
-    deadline = time.monotonic() + within_s
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come about in time"
-        await asyncio.sleep(0.01)
 
 
 def refused_while_unconfirmed() -> list[Operation]:

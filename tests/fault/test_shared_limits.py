@@ -21,6 +21,7 @@ from sealwire.services.gateway.minute_counts import MinuteCounts
 from sealwire.testing.engines import FLAVOURS, RedisServer, binary
 from sealwire.testing.faults import Fault, FaultProxy
 from sealwire.testing.installation import Installation, Person
+from sealwire.testing.patience import until
 
 pytestmark = [
     pytest.mark.skipif(binary("valkey") is None, reason="no valkey server on this machine (requirements/dev.txt)"),
@@ -65,13 +66,6 @@ async def pair(server: RedisServer) -> AsyncIterator[tuple[Gateway, Gateway, Fau
         yield one, two, proxy
         for gateway in (one, two):
             await gateway.close()
-
-
-async def until(holds: Callable[[], bool], within_s: float = 20.0) -> None:
-    deadline = time.monotonic() + within_s
-    while not holds():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.01)
 
 
 async def the_minute_has(seconds: float) -> None:

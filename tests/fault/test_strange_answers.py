@@ -7,7 +7,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from pathlib import Path
 from random import Random
@@ -23,6 +23,7 @@ from sealwire.kit.clock import SystemClock
 from sealwire.kit.ids import new_id
 from sealwire.ports.cache import MAX_VALUE_BYTES, CacheFault
 from sealwire.testing.engines import RedisServer, binary
+from sealwire.testing.patience import until
 
 pytestmark = [
     pytest.mark.skipif(binary("valkey") is None, reason="no valkey server on this machine (requirements/dev.txt)"),
@@ -163,13 +164,6 @@ async def test_presence_passes_over_what_is_not_its_own(driver: RedisDriver) -> 
     await driver.call("DEL", key)
     await driver.call("SET", key, "another kind")
     assert dict(await board.who(PLACE)) == {"here": "ann"}
-
-
-async def until(holds: Callable[[], bool], within_s: float = 10.0) -> None:
-    deadline = time.monotonic() + within_s
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come about in time"
-        await asyncio.sleep(0.01)
 
 
 async def test_the_bus_passes_over_what_is_not_its_own_and_goes_on(

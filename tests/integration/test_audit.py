@@ -6,7 +6,6 @@ import hashlib
 import json
 import subprocess
 import sys
-import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,20 +13,13 @@ from typing import Any
 import pytest
 
 from sealwire.testing.installation import Person
+from sealwire.testing.patience import until_seen
 
 JSON = {"accept": "application/json"}
 
 
 def records(auditor: Person, **query: str) -> list[dict[str, Any]]:
     return list(auditor.http.get("/compliance/audit", params={"limit": "1000", **query}).json()["items"])
-
-
-def until(look: Any, within_s: float = 15) -> Any:
-    deadline = time.monotonic() + within_s
-    while not (found := look()):
-        assert time.monotonic() < deadline, "never seen"
-        time.sleep(0.1)
-    return found
 
 
 @pytest.fixture
@@ -43,10 +35,10 @@ def test_the_main_job_leaves_its_trail(alone, stranger):
     alone.http.patch(f"/conversations/{room}/messages/1", json={"body": "corrected"})
     alone.http.delete(f"/conversations/{room}/messages/1")
     assert ben.http.get("/auth/users").status_code == 403
-    until(lambda: records(alone, action="message.deleted"))
+    until_seen(lambda: records(alone, action="message.deleted"))
     trail = [r["action"] for r in records(alone) if r["resource_id"] == sent["message_id"]]
     assert trail == ["message.created", "message.edited", "message.deleted"]
-    until(lambda: records(alone, resource_type="api_request", outcome="denied"))
+    until_seen(lambda: records(alone, resource_type="api_request", outcome="denied"))
     denied = records(alone, resource_type="api_request", outcome="denied")[0]
     assert denied["action"] == "GET_/api/v1/auth/users"
     assert denied["actor"] == {"type": "user", "id": ben.user_id}
@@ -57,7 +49,7 @@ def test_the_main_job_leaves_its_trail(alone, stranger):
 
 def test_the_chain_holds_and_the_server_says_so(alone):
     alone.converse()
-    trail = until(lambda: records(alone))
+    trail = until_seen(lambda: records(alone))
     assert [r["seq"] for r in trail] == list(range(1, len(trail) + 1))
     assert trail[0]["prev_hash"] == "0" * 64
     assert all(a["hash"] == b["prev_hash"] for a, b in pairwise(trail))
@@ -69,7 +61,7 @@ def test_the_chain_holds_and_the_server_says_so(alone):
 
 def test_an_inclusion_proof_leads_to_the_signed_root(alone):
     alone.converse()
-    until(lambda: len(records(alone)) > 3)
+    until_seen(lambda: len(records(alone)) > 3)
     head = alone.http.get("/compliance/audit/checkpoint", headers=JSON).json()
     size, root = head["tree_size"], head["root"]
     exported = alone.http.get("/compliance/audit/export", params={"to_seq": size}).text.splitlines()
@@ -110,7 +102,7 @@ def test_an_export_is_verified_offline_and_tampering_is_named(alone, tmp_path):
     room = alone.converse()
     for i in range(5):
         alone.send(room, f"{i}")
-    until(lambda: len(records(alone, action="message.created")) == 5)
+    until_seen(lambda: len(records(alone, action="message.created")) == 5)
     key, file = tmp_path / "log.key", tmp_path / "audit.ndjson"
     key.write_text(alone.http.get("/compliance/audit/checkpoint", headers=JSON).json()["public_key"] + "\n")
     file.write_text(alone.http.get("/compliance/audit/export", params={"checkpoint": "true"}).text)
@@ -166,7 +158,7 @@ def test_the_checkpoint_is_a_signed_note(alone):
 def test_records_of_one_tenant_are_not_shown_in_another(alone, person, owner):
     room = alone.converse()
     sent = alone.send(room, "ours")
-    until(lambda: records(alone, action="message.created"))
+    until_seen(lambda: records(alone, action="message.created"))
     assert all(r["resource_id"] != sent["message_id"] for r in records(owner))
     foreign = owner.http.get("/compliance/audit", params={"tenant_id": alone.user["tenant_id"]})
     assert foreign.status_code in (403, 404, 422) or foreign.json()["items"] == []

@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from sealwire.testing.installation import Installation, Person
+from sealwire.testing.patience import until_seen
 
 PATH = "/api/v1/compliance/audit/stream"
 STALL_S = 1.0
@@ -95,14 +96,6 @@ class Reader:
         return [int(e["id"]) for e in self.events if e["event"] in ("record", "ocsf")]
 
 
-def until(look: Any, within_s: float = 60) -> Any:
-    deadline = time.monotonic() + within_s
-    while not (found := look()):
-        assert time.monotonic() < deadline, "never seen"
-        time.sleep(0.02)
-    return found
-
-
 @pytest.fixture
 def stranger(installation: Installation) -> Callable[[str], Person]:
     """Make a person in a tenant of this test's own; the first one owns it."""
@@ -121,13 +114,13 @@ def test_records_come_as_they_are_written_and_heartbeats_between(installation, a
     assert reader.status == 200
     room = auditor.converse()
     sent = auditor.send(room, "now")
-    until(lambda: [e for e in reader.events if e["data"]["resource_id"] == sent["message_id"]])
-    until(lambda: any(e["data"]["resource_type"] == "api_request" for e in reader.events))
+    until_seen(lambda: [e for e in reader.events if e["data"]["resource_id"] == sent["message_id"]])
+    until_seen(lambda: any(e["data"]["resource_type"] == "api_request" for e in reader.events))
     assert reader.seqs == list(range(reader.seqs[0], reader.seqs[0] + len(reader.seqs)))
     for event in reader.events:
         assert event["data"]["seq"] == int(event["id"])
         assert event["data"]["tenant_id"] == auditor.user["tenant_id"]
-    until(lambda: reader.comments)
+    until_seen(lambda: reader.comments)
     reader.break_off()
 
 
@@ -153,7 +146,7 @@ def test_a_client_that_comes_back_gets_each_record_once_in_order(installation, a
         reader = Reader(installation.url, auditor.token, last_id=last_id)
         reader.opened.wait(10)
         wanted = 17 + breaks * 5
-        until(lambda r=reader, n=wanted: len(r.events) >= n or r.comments or r.ended.is_set())
+        until_seen(lambda r=reader, n=wanted: len(r.events) >= n or r.comments or r.ended.is_set())
         reader.break_off()
         assert reader.ended.wait(10)
         breaks += 1
@@ -168,14 +161,14 @@ def test_a_client_that_comes_back_gets_each_record_once_in_order(installation, a
 def test_filters_move_the_place_on_over_what_does_not_match(installation, auditor):
     room = auditor.converse()
     auditor.send(room, "one")
-    until(lambda: auditor.http.get("/compliance/audit", params={"action": "message.created"}).json()["items"])
+    until_seen(lambda: auditor.http.get("/compliance/audit", params={"action": "message.created"}).json()["items"])
     reader = Reader(installation.url, auditor.token, query="action=message.created&after_seq=0")
-    until(lambda: reader.events and reader.comments)
+    until_seen(lambda: reader.events and reader.comments)
     assert {e["data"]["action"] for e in reader.events} == {"message.created"}
     assert int(reader.last_id) >= reader.seqs[-1]
     reader.break_off()
     reader = Reader(installation.url, auditor.token, last_id=reader.last_id, query="action=message.created")
-    until(lambda: reader.comments)
+    until_seen(lambda: reader.comments)
     assert reader.events == []
     reader.break_off()
 
@@ -183,8 +176,10 @@ def test_filters_move_the_place_on_over_what_does_not_match(installation, audito
 def test_siems_get_ocsf_events(installation, auditor):
     auditor.http.get("/auth/me", headers={"user-agent": "probe/1"})
     reader = Reader(installation.url, auditor.token, query="format=ocsf&after_seq=0")
-    event = until(lambda: next((e["data"] for e in reader.events if e["data"]["message"].endswith("/auth/me")), None))
-    until(lambda: {3001, 3002, 6003} <= {e["data"]["class_uid"] for e in reader.events})  # accounts, logins, calls
+    event = until_seen(
+        lambda: next((e["data"] for e in reader.events if e["data"]["message"].endswith("/auth/me")), None)
+    )
+    until_seen(lambda: {3001, 3002, 6003} <= {e["data"]["class_uid"] for e in reader.events})  # accounts, logins, calls
     reader.break_off()
     assert (event["class_uid"], event["type_uid"], event["category_uid"]) == (6003, 600302, 6)
     assert event["metadata"]["tenant_uid"] == auditor.user["tenant_id"]
@@ -237,7 +232,7 @@ def test_a_tenant_has_so_many_streams_at_once(installation, auditor):
         reader = Reader(installation.url, auditor.token)
         return False
 
-    until(opens)
+    until_seen(opens)
     reader.break_off()
 
 
@@ -264,7 +259,7 @@ def test_a_reader_that_takes_nothing_is_ended_and_holds_nobody_up(installation, 
             sent += 1
         log = installation.log.read_text()
         ended = "slow_reader" in log
-    until(lambda: sum(e["data"]["action"] == "GET_/api/v1/auth/me" for e in list(quick.events)) >= sent)
+    until_seen(lambda: sum(e["data"]["action"] == "GET_/api/v1/auth/me" for e in list(quick.events)) >= sent)
     assert quick.seqs == list(range(1, len(quick.seqs) + 1))
     taken = b""
     connection.settimeout(10)
@@ -292,6 +287,6 @@ def test_a_stop_ends_streams_at_once(installation, auditor):
     installation.start()
     again = Reader(installation.url, auditor.token, last_id=reader.last_id)
     auditor.converse()
-    until(lambda: again.events)
+    until_seen(lambda: again.events)
     assert again.seqs[0] == int(reader.last_id) + 1
     again.break_off()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 from sealwire.kit.problem import SessionUnconfirmed
 from sealwire.services.socket.config import SocketConfig
 from sealwire.testing.node import NodeMissing, NodeScript
+from sealwire.testing.patience import until
 from sealwire.testing.socket_room import SocketRoom, socket_room
 
 SCRIPT = Path(__file__).resolve().parents[1] / "node" / "centrifuge_client.js"
@@ -221,9 +222,3 @@ async def test_python_client_with_a_wrong_token_ends(room: SocketRoom) -> None:
     await until(lambda: ended.codes)
     assert ended.codes == [4501]
     assert ended.connected == 0
-
-
-async def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - what is waited for happens in another's state
-            await asyncio.sleep(0.01)

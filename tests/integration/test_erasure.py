@@ -8,10 +8,9 @@ import json
 import subprocess
 import sys
 import threading
-import time
 import zipfile
 from base64 import b64encode
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -22,6 +21,7 @@ from sealwire.services.compliance.chain import split_line
 from sealwire.services.compliance.merkle import leaf_hash, verify_consistency, verify_inclusion
 from sealwire.services.compliance.notes import parse_checkpoint, parse_key, verify_note
 from sealwire.testing.installation import PASSWORD, Installation, Person
+from sealwire.testing.patience import until_seen
 
 NAME = "Ottilie Quackenbush"
 WORD = "Rhabarberkompott"
@@ -38,14 +38,6 @@ def installation(tmp_path) -> Iterator[Installation]:
     running = Installation(tmp_path / "data", env=QUICK).start()
     yield running
     running.kill()
-
-
-def until(look: Callable[[], Any], within_s: float = 40.0) -> Any:
-    deadline = time.monotonic() + within_s
-    while not (found := look()):
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
-    return found
 
 
 def upload(who: Person, data: bytes, filename: str, conversation_id: str) -> str:
@@ -66,7 +58,7 @@ def finished(who: Person, kind: str, job_id: str) -> dict[str, Any]:
         job: dict[str, Any] = who.http.get(f"/compliance/gdpr/{kind}/{job_id}").json()
         return job if job["status"] in ("done", "failed") else None
 
-    job = until(look)
+    job = until_seen(look)
     assert job["status"] == "done", job
     return job
 
@@ -86,7 +78,7 @@ class Scene:
         seq = self.said["seq"]
         self.agnes.http.put(f"/conversations/{self.group}/messages/{seq}/reactions/+1")
         self.agnes.http.post("/compliance/gdpr/consents", json={"purpose": "news", "policy_version": "1"})
-        until(lambda: self.found(self.owner, WORD))
+        until_seen(lambda: self.found(self.owner, WORD))
 
     def found(self, who: Person, q: str) -> list[dict[str, Any]]:
         items: list[dict[str, Any]] = who.http.get("/search", params={"q": q}).json()["items"]
@@ -100,7 +92,7 @@ class Scene:
 def test_a_person_is_erased_and_the_log_stays_proven(installation, tmp_path):
     scene = Scene(installation)
     owner, agnes = scene.owner, scene.agnes
-    until(
+    until_seen(
         lambda: owner.http.get(
             "/compliance/audit", params={"actor": agnes.user_id, "action": "message.created"}
         ).json()["items"]
@@ -127,7 +119,7 @@ def test_a_person_is_erased_and_the_log_stays_proven(installation, tmp_path):
     assert where["audit"]["data_key"] >= 1
     assert statement["probe"]["found"] == 0
     assert statement["probe"]["texts"] >= 2
-    told = until(
+    told = until_seen(
         lambda: owner.http.get("/compliance/audit", params={"action": "gdpr.erasure.completed"}).json()["items"]
     )
     assert told[0]["metadata"]["certificate_sha256"] == digest(job["certificate"]) == job["certificate_sha256"]
@@ -220,10 +212,10 @@ def test_kept_for_the_conversation_and_put_right_and_restricted(installation):
     asked = owner.http.post("/compliance/gdpr/rectifications", json=new)
     assert asked.status_code == 202, asked.text
     finished(owner, "rectifications", asked.json()["job_id"])
-    assert until(lambda: agnes.http.get("/auth/me").json()["display_name"] == "Ottilie Hill")
+    assert until_seen(lambda: agnes.http.get("/auth/me").json()["display_name"] == "Ottilie Hill")
     stop = {"subject_id": agnes.user_id, "reason": "contested"}
     assert owner.http.post("/compliance/gdpr/restrictions", json=stop).status_code == 201
-    until(lambda: agnes.http.get("/auth/me").status_code == 401)
+    until_seen(lambda: agnes.http.get("/auth/me").status_code == 401)
     assert owner.http.post(
         "/auth/login", json={"email": agnes.email, "password": PASSWORD}, headers={"authorization": ""}
     ).status_code in (401, 403)
@@ -238,7 +230,7 @@ def test_kept_for_the_conversation_and_put_right_and_restricted(installation):
     (first, _) = owner.http.get(f"/conversations/{scene.group}/messages").json()["items"]
     assert first["body"] == f"there is {WORD} for everybody"
     assert first["sender_id"] != agnes.user_id
-    (hit,) = until(lambda: scene.found(owner, WORD))
+    (hit,) = until_seen(lambda: scene.found(owner, WORD))
     assert hit["sender_id"] == first["sender_id"]
 
 

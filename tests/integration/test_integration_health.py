@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from random import Random
 from typing import Any
 
@@ -17,6 +16,7 @@ from sealwire.clients.identity import ServiceIdentity
 from sealwire.kit.caller import SYSTEM_TENANT, service_caller
 from sealwire.kit.clock import SystemClock
 from sealwire.testing.installation import Installation, Person
+from sealwire.testing.patience import until_seen
 from sealwire.testing.wire import Wire
 
 PREFIX = "/api/integration-health"
@@ -52,14 +52,6 @@ def ask(running: Installation, path: str, token: str = "") -> dict[str, Any]:
     assert answer.status_code == 200, answer.text
     assert answer.headers["cache-control"] == "no-store"
     return dict(answer.json())
-
-
-def until(holds: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + DEADLINE_S
-    while not (found := holds()):
-        assert time.monotonic() < deadline, "it did not come about in time"
-        time.sleep(0.05)
-    return found
 
 
 @pytest.mark.parametrize("path", ["", "/"])
@@ -109,14 +101,14 @@ def test_a_service_sees_the_figures_and_may_test(running: Installation) -> None:
         assert answer.status_code in (200, 409), answer.text
         return answer.status_code == 200 and answer.json()["status"] == "passed"
 
-    until(tested)
+    until_seen(tested)
 
 
 def test_the_scheduled_self_test_is_seen_and_goes_on(running: Installation, owner: Person) -> None:
-    first = until(lambda: ask(running, "/", owner.token)["last_self_test"])
+    first = until_seen(lambda: ask(running, "/", owner.token)["last_self_test"])
     assert first["ok"], first
     assert {step["component"] for step in first["steps"]} == set(COMPONENTS)
-    until(lambda: ask(running, "/", owner.token)["last_self_test"]["at_us"] > first["at_us"])
+    until_seen(lambda: ask(running, "/", owner.token)["last_self_test"]["at_us"] > first["at_us"])
 
 
 def test_metrics_tell_of_validations_changes_and_breakers(running: Installation, owner: Person) -> None:
@@ -152,7 +144,7 @@ async def end_one(running: Installation, person: Person) -> dict[str, Any]:
         receipts = [r for r in seen["latest_changes"] if r["kind"] == "session"]
         return receipts[0] if receipts and receipts[0]["applied"].keys() >= BOUNDARIES else None
 
-    return dict(await asyncio.to_thread(until, whole))
+    return dict(await asyncio.to_thread(until_seen, whole))
 
 
 @pytest.mark.parametrize("journal", ["kept", "lost"])

@@ -20,6 +20,7 @@ from joserfc.jws import JWSRegistry
 
 from sealwire.testing.installation import PASSWORD, Installation, Person
 from sealwire.testing.openid_app import App, Ears, PageBrowser
+from sealwire.testing.patience import until_seen
 
 REDIRECT = "https://app.example/callback?from=sealwire"
 AFTER = "https://app.example/bye"
@@ -110,14 +111,6 @@ def redeem(app: App, **form: str) -> httpx.Response:
     return httpx.post(metadata["token_endpoint"], data={"grant_type": "authorization_code", **form}, auth=auth)
 
 
-def until(true: Any) -> None:
-    """Wait for something to become true."""
-    deadline = time.monotonic() + DEADLINE_S
-    while not true():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.02)
-
-
 # ---- the life
 
 
@@ -186,7 +179,7 @@ def test_a_person_signs_in_to_an_app_and_out_again(
     url = app.create_logout_url(post_logout_redirect_uri=AFTER, id_token_hint=token["id_token"], state="s1")["url"]
     browser.open(url)
     assert browser.sent_to == AFTER + "?state=s1"
-    until(lambda: ears.heard)
+    until_seen(lambda: ears.heard)
     check_logout_token(app, ears.heard[0], claims)
     assert redeem(app, grant_type="refresh_token", refresh_token=fresh["refresh_token"]).json()["error"] == (
         "invalid_grant"
@@ -251,7 +244,7 @@ def test_prompt_and_max_age_are_kept(site: Installation, app: App, anna: Person)
     browser.open(app.create_authorization_url(REDIRECT, prompt="consent")["url"])
     assert browser.page.form("/consent")
     # a login asked for, or one too old: the same person proves it again in the same session
-    until(lambda: time.time() >= first["auth_time"] + 1)  # it is told in seconds: it has to be another one
+    until_seen(lambda: time.time() >= first["auth_time"] + 1)  # it is told in seconds: it has to be another one
     for params in ({"prompt": "login"}, {"max_age": 0}):
         begun = app.create_authorization_url(REDIRECT, **params)
         browser.open(begun["url"])
@@ -315,7 +308,7 @@ def test_a_consent_is_seen_and_taken_back(site: Installation, app: App, anna: Pe
     assert httpx.get(url, headers={"authorization": f"Bearer {token['access_token']}"}).status_code == 401
     browser.open(app.create_authorization_url(REDIRECT, prompt="none")["url"])
     assert browser.told["error"] == "consent_required"
-    until(lambda: ears.heard)
+    until_seen(lambda: ears.heard)
 
 
 def test_a_page_shows_ones_apps_and_takes_a_consent_back(site: Installation, app: App, anna: Person) -> None:
@@ -552,7 +545,7 @@ def test_a_session_that_ends_takes_everything_with_it(
     assert asked.json() == {"active": False}
     browser.open(app.create_authorization_url(REDIRECT, prompt="none")["url"])
     assert browser.told["error"] == "login_required"
-    until(lambda: ears.heard)
+    until_seen(lambda: ears.heard)
     assert decode(app, ears.heard[0])["sid"] == token["claims"]["sid"]
 
 
@@ -611,10 +604,10 @@ def test_an_app_that_is_away_is_told_later(site: Installation, app: App, anna: P
     ears.status = 503
     token = sign_in(app, PageBrowser(site.url), anna)
     assert anna.http.post("/auth/logout-all").status_code == 204
-    until(lambda: ears.asked)
+    until_seen(lambda: ears.asked)
     # a crash in between forgets nothing
     site.kill()
     ears.status = 200
     site.start()
-    until(lambda: ears.heard)
+    until_seen(lambda: ears.heard)
     assert decode(app, ears.heard[0])["sid"] == token["claims"]["sid"]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 
 from sealwire.testing.installation import Installation, Person
+from sealwire.testing.patience import until_seen
 
 WORD = "Zwetschgendatschi"
 
@@ -19,14 +18,6 @@ def installation(tmp_path) -> Iterator[Installation]:
     running = Installation(tmp_path / "data").start()
     yield running
     running.kill()
-
-
-def until(look: Callable[[], Any], within_s: float = 40.0) -> Any:
-    deadline = time.monotonic() + within_s
-    while not (found := look()):
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
-    return found
 
 
 def found(who: Person, **query: str) -> list[str]:
@@ -40,7 +31,7 @@ def test_others_do_not_find_what_a_restricted_person_wrote(installation):
     group = owner.converse(agnes, ben)
     agnes.send(group, f"my {WORD} is the best")
     ben.send(group, f"no, my {WORD}")
-    until(lambda: len(found(owner)) == 2)
+    until_seen(lambda: len(found(owner)) == 2)
 
     new = {"subject_id": agnes.user_id, "reason": "she contests what it says"}
     assert owner.http.post("/compliance/gdpr/restrictions", json=new).status_code in (200, 201)
@@ -54,7 +45,7 @@ def test_others_do_not_find_what_a_restricted_person_wrote(installation):
     installation.kill()
     shutil.rmtree(installation.data / "search")  # a restart, and everything is indexed anew
     installation.start()
-    until(lambda: found(owner))
+    until_seen(lambda: found(owner))
     assert found(owner) == [ben.user_id]
 
     assert owner.http.delete(f"/compliance/gdpr/restrictions/{agnes.user_id}").status_code == 204

@@ -8,7 +8,7 @@ import os
 import random
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from sealwire.services.gateway.minute_counts import MinuteCounts
 from sealwire.services.socket import protocol
 from sealwire.services.socket.config import SocketConfig
 from sealwire.testing.clock import ManualClock
+from sealwire.testing.patience import until
 from sealwire.testing.socket_room import SocketRoom, socket_room
 from sealwire.testing.wire import Wire
 
@@ -621,9 +622,3 @@ async def test_random_commands_never_hang_or_break_the_instance(pair: Pair) -> N
         await wire.__aexit__(None, None, None)
     assert await witness.rpc("typing", conversation_id=pair.id) == {}
     await witness.__aexit__(None, None, None)
-
-
-async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - what is waited for happens in another's state
-            await asyncio.sleep(0.005)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,6 +23,7 @@ from sealwire.kit.problem import Unavailable
 from sealwire.testing.auth_room import BOUNDARY, CHEAP, AuthRoom
 from sealwire.testing.boundary_room import BoundaryRoom
 from sealwire.testing.clock import ManualClock
+from sealwire.testing.patience import until
 
 
 class Wire:
@@ -95,12 +95,6 @@ class House:
 
     async def newest(self) -> int:
         return (await self.auth_room.auth.revocations(BOUNDARY, FeedQuery())).newest
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not holds():  # noqa: ASYNC110 - a function of any state
-            await asyncio.sleep(0.002)
 
 
 @pytest.fixture

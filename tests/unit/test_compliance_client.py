@@ -23,6 +23,7 @@ from sealwire.ports.events import Event, NewEvent
 from sealwire.resilience.guard import Guard
 from sealwire.resilience.registry import Registry
 from sealwire.testing.compliance import ComplianceRoom, open_compliance
+from sealwire.testing.patience import until
 
 AUDITOR = Caller(principal=Principal(kind="user", tenant_id="acme", subject="olga", role=Role.AUDITOR))
 
@@ -146,26 +147,18 @@ def client(compliance: Any, **options: Any) -> ComplianceClient:
     return ComplianceClient(compliance=compliance, guard=guard, service="gateway", **options)
 
 
-async def wait_until(condition: Any) -> None:
-    for _ in range(5_000):
-        if condition():
-            return
-        await asyncio.sleep(0.001)
-    raise AssertionError("not within 5 s")
-
-
 async def test_a_client_sends_in_batches_or_after_a_while(room: ComplianceRoom) -> None:
     gate = Gate(room)
     sender = client(gate, wait_s=0.02)
     sent = [entry(metadata={"i": i}) for i in range(205)]
     for e in sent:
         sender.log(e)
-    await wait_until(lambda: not sender.waiting)
+    await until(lambda: not sender.waiting)
     assert gate.batches == [100, 100, 5]
     sender.log(entry(metadata={"i": 205}))
     await asyncio.sleep(0)
     assert sender.waiting == 1
-    await wait_until(lambda: not sender.waiting)
+    await until(lambda: not sender.waiting)
     assert [r.metadata["i"] for r in await recorded(room)] == list(range(206))
     await sender.stop()
 
@@ -181,7 +174,7 @@ async def test_a_client_keeps_records_while_compliance_is_out(room: ComplianceRo
     with pytest.raises(Unavailable):
         await sender.flush()
     gate.open = True
-    await wait_until(lambda: not sender.waiting)
+    await until(lambda: not sender.waiting)
     await sender.stop()
     assert [r.metadata["i"] for r in await recorded(room)] == list(range(150))
 
