@@ -300,15 +300,16 @@ async def test_destruction_waits_can_be_called_off_and_is_final(crypto: Crypto, 
     scheduled = await crypto.schedule_destruction(ANNA, key.key_id, Destruction(delay_days=7))
     assert scheduled.state == "scheduled_for_destruction"
     assert scheduled.destroy_at is not None
+    with pytest.raises(KeyUnusable):
+        await crypto.decrypt(ANNA, key.key_id, back(sealed))
     for attempt in (
-        crypto.decrypt(ANNA, key.key_id, back(sealed)),
         crypto.schedule_destruction(ANNA, key.key_id, Destruction()),
         crypto.change_key(ANNA, key.key_id, KeyChange(state="enabled")),
     ):
-        with pytest.raises(KeyUnusable):
+        with pytest.raises(KeyUnusable, match="cancel that first"):
             await attempt
     assert (await crypto.cancel_destruction(ANNA, key.key_id)).state == "disabled"
-    with pytest.raises(KeyUnusable):
+    with pytest.raises(KeyUnusable, match="No destruction of the key is scheduled; it is disabled"):
         await crypto.cancel_destruction(ANNA, key.key_id)
     await crypto.change_key(ANNA, key.key_id, KeyChange(state="enabled"))
     assert (await crypto.decrypt(ANNA, key.key_id, back(sealed))).plaintext == SECRET

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
 
 from sealwire.contracts.ciphers import (
     Ciphertext,
@@ -50,6 +51,12 @@ from sealwire.services.crypto.provider_set import ProviderSet
 from sealwire.services.crypto.providers import KekUnusable, KeyProvider
 from sealwire.services.crypto.rewrapping import Rewrapping, Tell
 from sealwire.services.crypto.subjects import SubjectKeys
+
+_WHY_NOT: Final = {
+    KeyState.SCHEDULED: "The key is scheduled for destruction; cancel that first.",
+    KeyState.DESTROYED: "The key is destroyed.",
+}
+"""Why a key's state can't be changed. From any other only a destruction that nobody scheduled can't be cancelled."""
 
 
 class CryptoService:
@@ -349,7 +356,8 @@ class CryptoService:
             raise
         except TransitionRefused as refused:
             self._ciphers.note(caller, live, action, live.stored.newest.version, outcome="denied")
-            raise KeyUnusable(f"The key is {refused.now.value} and can't become {refused.wanted.value}.") from None
+            not_scheduled = f"No destruction of the key is scheduled; it is {refused.now.value}."
+            raise KeyUnusable(_WHY_NOT.get(refused.now, not_scheduled)) from None
 
     def _describe(self, stored: StoredKey) -> Key:
         destroy_at_us = stored.life.destroy_at_us
