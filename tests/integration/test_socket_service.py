@@ -557,7 +557,7 @@ async def test_an_instance_that_is_full_or_stopping_says_so(tmp_path: Path) -> N
 
 async def test_calls_are_counted(tmp_path: Path) -> None:
     counts = MinuteCounts(clock=ManualClock())
-    meter = CallMeter(counts=counts, writes_per_minute=3, others_per_minute=1_000)
+    meter = CallMeter(counts=counts, writes_per_minute=3, others_per_minute=2)
     async with socket_room(tmp_path, meter=meter, instances=1) as room:
         pair = await Pair(room).open()
         wire = await on(room, pair.ann_token)
@@ -567,6 +567,9 @@ async def test_calls_are_counted(tmp_path: Path) -> None:
         ]
         assert [r.get("seq") for r in replies] == [1, 2, 3, None]
         assert replies[3]["error"] == {"code": 429, "message": "rate_limited", "temporary": True}
+        old = room.door.token(pair.ann, expires_in_s=-1)
+        errors = [(await wire.ask(refresh={"token": old}))["error"]["code"] for _ in range(3)]
+        assert errors == [109, 109, 429], "each has a signature verified"
         await wire.__aexit__(None, None, None)
 
 

@@ -160,8 +160,17 @@ class FrontDesk:
         self._audience.learn(session.tenant_id, session.user_id, found)
 
     def refresh(self, connection: Connection, id_: int, command: protocol.Refresh) -> None:
-        assert connection.session is not None
-        self._calls.spawn(self._renew(connection, connection.session, id_, command.token))
+        session = connection.session
+        assert session is not None
+        caller = self._caller(connection)
+        if caller is None:
+            return
+        try:
+            self._calls.count(caller, RateClass.DEFAULT)  # to verify a token costs as much as most calls
+        except Problem as problem:
+            connection.fail(id_, error_of(problem))
+            return
+        self._calls.spawn(self._renew(connection, session, id_, command.token))
 
     async def _renew(self, connection: Connection, session: Session, id_: int, token: str) -> None:
         try:
