@@ -23,6 +23,7 @@ from sealwire.contracts.revocations import FeedQuery
 from sealwire.contracts.sessions import Seen, SeenSession, SessionNotFound, SessionQuery
 from sealwire.contracts.users import NewUser, UserChange
 from sealwire.kit.caller import Caller
+from sealwire.kit.clock import US_PER_S, rfc3339
 from sealwire.kit.codec import Page
 from sealwire.kit.permission import Permission, Role
 from sealwire.kit.problem import Conflict, Forbidden, Invalid, QuotaExceeded
@@ -30,10 +31,16 @@ from sealwire.services.auth.ports import ApiKeyStore
 from sealwire.testing.auth_room import BOUNDARY, CHEAP, PASSWORD, AuthRoom, somebody
 from sealwire.testing.wirings import WIRINGS
 
+DAY_S = 86_400
+
 
 @pytest.fixture(params=WIRINGS)
 async def room(request: Any, tmp_path: Path) -> AsyncIterator[AuthRoom]:
-    opened = AuthRoom(tmp_path, wiring=request.param, config=msgspec.structs.replace(CHEAP, api_keys_per_tenant=5))
+    opened = AuthRoom(
+        tmp_path,
+        wiring=request.param,
+        config=msgspec.structs.replace(CHEAP, api_keys_per_tenant=5, api_key_max_s=100 * DAY_S),
+    )
     await opened.open()
     yield opened
     await opened.close()
@@ -211,8 +218,10 @@ async def test_keys_expire_and_are_counted_and_swept(room: AuthRoom) -> None:
     assert sorted(key.name for key in (*first.items, *rest.items)) == [f"k{n}" for n in range(5)]
     room.advance(60)
     assert (await room.auth.api_keys(owner, Page())).items == []
-    assert (await room.auth.add_api_key(owner, NewApiKey(name="six", scopes=["read"]))).key
-    room.advance(2 * 86_400)
+    wanted = NewApiKey(name="six", scopes=["read"], expires_in_s=365 * DAY_S)
+    six = (await room.auth.add_api_key(owner, wanted)).api_key
+    assert six.expires_at == rfc3339(room.clock.now_us() + 100 * DAY_S * US_PER_S), "no longer than the settings allow"
+    room.advance(2 * DAY_S)
     await room.service.upkeep.sweep()
     assert len((await room.auth.api_keys(owner, Page())).items) == 1
 

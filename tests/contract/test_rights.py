@@ -18,6 +18,7 @@ import pytest
 from sealwire.contracts import accountability
 from sealwire.contracts.audit_log import Actor, AuditBatch, AuditEntry, AuditQuery, VerifyQuery
 from sealwire.contracts.consents import NewConsent
+from sealwire.contracts.crypto_terms import KeyUnusable
 from sealwire.contracts.custody import OwnersOnly, SubjectErased
 from sealwire.contracts.gdpr import (
     ExportGone,
@@ -38,6 +39,7 @@ from sealwire.kit.caller import Caller, Principal, service_caller
 from sealwire.kit.codec import Page
 from sealwire.kit.permission import Role
 from sealwire.kit.problem import Conflict, Forbidden, Invalid, NotFound, Unavailable
+from sealwire.services.compliance.boxes import scope_of
 from sealwire.services.compliance.certificates import digest, read_certificate
 from sealwire.services.compliance.config import ComplianceConfig
 from sealwire.services.compliance.deadlines import a_month_after
@@ -237,9 +239,12 @@ async def test_an_export_is_a_zip_that_is_fetched_once(tmp_path):
             assert not path.is_file() or WORD.encode() not in path.read_bytes()
         with pytest.raises(Forbidden):
             await service.download(OWNER, done.job_id)
+        key = await room.opened.keys.sealing_key(TENANT, scope_of(done.job_id), "")
         size, parts = await service.download(ME, done.job_id)
         body = b"".join([part async for part in parts])
         assert len(body) == size == done.size_bytes
+        with pytest.raises(KeyUnusable):
+            await room.opened.keys.key_by_id(TENANT, scope_of(done.job_id), "", key.key_id)
         with pytest.raises(ExportGone):
             await service.download(ME, done.job_id)
         assert [p for p in (tmp_path / "data-exports").rglob("*") if p.is_file()] == []
