@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any
 
 from sealwire.resilience import deadline
-from sealwire.services.compliance.log_tree import Tree, chain_on
+from sealwire.services.compliance.log_tree import LogBroken, Tree, chain_on
 from sealwire.services.compliance.parking import Parking
 from sealwire.services.compliance.ports import AuditIdsTaken, AuditStore, HeadMoved, LogAppend, LogUnreadable
 from sealwire.services.compliance.sealing import Intake
@@ -175,6 +175,13 @@ class Logs:
         """Have what comes of these tenants wait behind what waits already beside their logs."""
         for tenant_id in tenants:
             self.of(tenant_id).parked = True
+
+    async def require_whole(self, tenant_id: str) -> None:
+        """Raises: LogBroken when the log can't be continued, or not before what waits beside it."""
+        log = self.of(tenant_id)
+        await log.tree()
+        if log.parked:
+            raise LogBroken("Records wait beside the audit log; they go first.")
 
     def try_parked(self) -> None:
         """Look whether the logs beside which records wait are whole again, and put those into them."""

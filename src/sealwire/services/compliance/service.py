@@ -106,7 +106,7 @@ class ComplianceService(RightsAnswers):
         self._bundles = Bundles(store=store, evidence=self._evidence, clock=clock, most_records=config.evidence_records)
         self.pruning = Pruning(
             store=store,
-            append=self._audit.append,
+            append=self._append_now,
             destroy_keys=lambda tenant_id, scope: keys.destroy(tenant_id, scope=scope),
             clock=clock,
         )
@@ -196,6 +196,12 @@ class ComplianceService(RightsAnswers):
         """Hear that records of a log are durable: whoever looked while they were written did not see them."""
         self._tail.grew(tenant_id)
         self._evidence.grown((tenant_id,))
+
+    async def _append_now(self, caller: Caller, batch: AuditBatch) -> Accepted:
+        """Append records of one log on which more depends than that they are kept. Raises: LogBroken instead of having
+        them wait."""
+        await self._logs.require_whole(batch.records[0].tenant_id)
+        return await self._audit.append(caller, batch)
 
     async def _record_changes(self, events: Sequence[Event]) -> None:
         batch = AuditBatch(records=[audit_entry(event) for event in events])
