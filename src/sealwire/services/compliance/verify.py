@@ -44,7 +44,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     tied: list[str] = []
     """Notes of a bundle whose tree its records are proved to be in. Of other sources: those up to `covered`."""
     chosen_by: dict[str, str] = {}
-    """By what a bundle says that its records were chosen, beside their numbers: nothing proves that none is left out."""
+    """By what a bundle says its records were chosen, beside their numbers: nothing proves that none was left out."""
 
     @property
     def first_bad_seq(self) -> int | None:
