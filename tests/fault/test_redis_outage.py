@@ -21,6 +21,7 @@ from sealwire.boundary.boundary import Boundary
 from sealwire.boundary.config import BoundaryConfig
 from sealwire.boundary.model import Source, Status
 from sealwire.cli.drill import FAULTS
+from sealwire.contracts.admission import SessionRevoked
 from sealwire.contracts.auth import OPERATIONS as AUTH
 from sealwire.kit.clock import SystemClock
 from sealwire.kit.http import App
@@ -28,6 +29,7 @@ from sealwire.kit.ids import new_id
 from sealwire.kit.operation import Operation, Policy
 from sealwire.kit.permission import Permission, Role
 from sealwire.kit.problem import Problem, SessionUnconfirmed
+from sealwire.kit.tasks import cancel_and_wait
 from sealwire.resilience.breaker import State
 from sealwire.testing.asgi import ask
 from sealwire.testing.boundary_room import BoundaryRoom, bearer, edge_of
@@ -208,6 +210,46 @@ async def test_while_nobody_can_confirm_low_risk_goes_on_and_high_risk_waits(
     await until(lambda: room.boundary.coordinator.fresh)
     assert (await room.see(token)).status is Status.VALID
     assert (await room.see(dead)).status is Status.REVOKED
+
+
+async def test_sockets_that_refresh_while_the_cache_flaps_go_on_and_the_dead_stay_out(
+    room: Room, proxy: FaultProxy
+) -> None:
+    """Every fault in turn, for shorter than a breaker needs to settle; each refresh is asked for anew."""
+    ended: list[Problem] = []
+    sockets, opened = room.boundary.sockets, []
+    people = [room.person(f"person-{number}") for number in range(8)]
+    for _, token in people:
+        asked = {"type": "websocket", "headers": bearer(token), "query_string": b"", "client": ("::1", 1)}
+        opened.append(await sockets.admit(sockets.read(asked), "", ended=ended.append))
+    dead_id, dead = people[0]
+
+    async def refresh_on() -> None:
+        while True:
+            for socket, (session_id, _) in zip(opened[1:], people[1:], strict=True):
+                room.boundary.normalizer.forget()
+                await sockets.renew(socket, room.authority.token(room.authority.sessions[session_id]))
+                await asyncio.sleep(0)  # with its breaker open the cache is waited for by nobody, and auth is in here
+            if room.boundary.fallback.book.ended(dead_id):
+                with pytest.raises(SessionRevoked):
+                    await sockets.renew(opened[0], dead)
+                assert (await room.see(dead)).status is Status.REVOKED
+
+    refreshing = asyncio.create_task(refresh_on())
+    for turn, fault in enumerate([Fault.WRONG, Fault.REFUSE, Fault.SWAPPED, Fault.LATENCY, Fault.BLACK_HOLE] * 2):
+        proxy.set(fault, latency_s=0.2) if fault is Fault.LATENCY else proxy.set(fault)
+        await asyncio.sleep(0.05)
+        if turn == 4:
+            room.authority.log_out(dead_id)
+            await until(lambda: room.boundary.fallback.book.ended(dead_id))
+        proxy.set(Fault.NONE)
+        await asyncio.sleep(0.05)
+        assert not refreshing.done(), refreshing.exception()
+    await cancel_and_wait(refreshing)
+    assert [type(problem) for problem in ended] == [SessionRevoked]
+    await until(lambda: not room.boundary.normalizer.degraded, 15)
+    room.boundary.normalizer.forget()
+    assert (await room.see(dead)).status is Status.REVOKED, "also by what the cache holds now"
 
 
 async def test_a_restart_while_both_are_out_keeps_the_living_and_the_dead(room: Room, server: RedisServer) -> None:
