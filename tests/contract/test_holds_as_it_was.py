@@ -239,6 +239,10 @@ async def test_the_certificate_names_a_hold_on_somebody_else_and_not_whom(tmp_pa
         assert ben.user_id not in str(statement)
         room.messages.ring.clear_cache()
         assert await said(room.messages, anna, group) == [("a word to you", agnes.user_id, [ben.user_id])]
+        other = await room.hold(anna, subject_id=anna.user_id)
+        await service.release(anna, await room.hold(anna, conversation_id=group.conversation_id))
+        assert (await erased(room, anna, 1)).job_id == job.job_id, "what is released kept nothing of hers alone"
+        await service.release(anna, other)
         await service.release(anna, held)
         last = await erased(room, anna, 2)
         assert not any(receipt.kept for receipt in last.receipts)

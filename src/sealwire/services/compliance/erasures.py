@@ -117,7 +117,7 @@ class Erasures:
         places = await self._probe(job, box)
         rounds = _receipt(job, PROBE).counts.get("rounds", 0) + 1
         async with self._step(job.job_id):  # who releases a hold looks behind it for what was kept
-            let_go = await self._let_go(job)
+            let_go = await self.let_go(job)
             if (any(places.values()) or let_go) and rounds < MOST_ROUNDS:
                 # Begin again with the services: whatever came after their receipts is found by a second round.
                 again = tuple(replace(r, done=False) for r in job.receipts if r.service != PROBE)
@@ -126,7 +126,7 @@ class Erasures:
                 raise ProbeFound(f"Left of the person: {_found(places)} {sorted(let_go)}.", retry_after_s=5.0)
             return await self._certify(job, box, places)
 
-    async def _let_go(self, job: StoredJob) -> set[str]:
+    async def let_go(self, job: StoredJob) -> set[str]:
         """Return where something was kept under a hold that is released, or being released: conversation or hold."""
         kept_in, kept_by = _kept(job)
         holds = [hold for hold in await self._holds_there(job) if hold.state != "releasing"]

@@ -229,7 +229,7 @@ class Rights:
         while found := await self._store.jobs(tenant_id, wanted, before=before, limit=JOBS_A_LOOK):
             before = found[-1].job_id
             for job in found:  # the newest first: what it kept is what is still there
-                if job.subject_id not in seen and any(receipt.kept for receipt in job.receipts):
+                if job.subject_id not in seen and await self._erasures.let_go(job):
                     assert job.certificate is not None  # done
                     box = Box(reason="a hold was released", pseudonym=new_id(), messages=policy_of(job.certificate))
                     await self._ask(caller, "erasure", job.subject_id, box, waits=True, after=job.job_id)
