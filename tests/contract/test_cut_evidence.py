@@ -204,6 +204,46 @@ def test_a_checkpoint_cut_anywhere_is_none_and_that_is_said(log: Log, tmp_path: 
         assert (code, "not a public key line" in said) == (USAGE, True)
 
 
+def test_what_is_nested_too_deep_is_called_broken_and_breaks_nothing(log: Log, tmp_path: Path, capsys: Any) -> None:
+    deep = b"[" * 50_000 + b"]" * 50_000
+    file, key, folder = tmp_path / "file", log.folder / "key", log.folder / "tiles"
+    lines = log.bundle.splitlines(keepends=True)
+    places = [
+        log.bare.replace(b'"metadata":{', b'"metadata":{"a":' + deep + b",", 1),
+        log.bare.replace(b'"metadata":{', b'"metadata":{"a":' + deep + b",", 3),
+        log.bare.replace(b"\n", b'\n{"pruned":' + deep + b"}\n", 2),
+        log.export.replace(b'"cosigned":', b'"a":' + deep + b',"cosigned":', 1),
+        log.export.replace(b'"metadata":{', b'"metadata":{"a":' + deep + b",", 1),
+        log.export.replace(b'{"end":{', b'{"end":{"a":' + deep + b",", 1),
+        lines[0].replace(b'"cosigned":', b'"a":' + deep + b',"cosigned":') + b"".join(lines[1:]),
+        log.bundle.replace(b'"metadata":{', b'"metadata":{"a":' + deep + b",", 1),
+        log.bundle.replace(b"\n", b" ").replace(b'"metadata":{', b'"metadata":{"a":' + deep + b",", 1),
+        log.bundle.replace(b'"later":{', b'"later":{"a":' + deep + b",", 1),
+    ]
+    for number, content in enumerate(places):
+        assert deep in content, number
+        file.write_bytes(content)
+        code, said = judged(file, capsys, key=key)
+        assert (code, said.startswith("BROKEN")) == (BROKEN, True), (number, said)
+    named = folder / "keys.json"
+    before = named.read_bytes()
+    try:
+        named.write_bytes(b'{"first_key":' + deep + b"}")
+        code, said = judged(folder, capsys)
+        assert (code, "keys.json: not what" in said) == (USAGE, True)
+    finally:
+        named.write_bytes(before)
+    entries = folder / "tile" / "entries/002.p/8"
+    before = entries.read_bytes()
+    try:
+        body = b'{"a":' + deep[25_000:75_000] + b"}"
+        entries.write_bytes(len(body).to_bytes(2, "big") + body + before)
+        code, said = judged(folder, capsys, key=key)
+        assert (code, said.startswith("BROKEN")) == (BROKEN, True), said
+    finally:
+        entries.write_bytes(before)
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from os import SEEK_END
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 import typer
@@ -13,9 +14,9 @@ import typer
 from sealwire.cli.audit_live import LiveLog
 from sealwire.cli.audit_progress import Progress
 from sealwire.cli.audit_source import Kind, Unreadable, kind_of, read_checkpoint, read_key
-from sealwire.cli.terminal import plain
-from sealwire.kit.codec import encode
+from sealwire.cli.terminal import complain, say, say_json, why
 from sealwire.services.compliance.bundle import verify_bundle
+from sealwire.services.compliance.bundle_file import is_by_line
 from sealwire.services.compliance.cut import line_is_cut
 from sealwire.services.compliance.key_chain import refuse_other_keys
 from sealwire.services.compliance.manifest import CheckpointLine, Manifest, ManifestLine
@@ -29,9 +30,11 @@ from sealwire.services.compliance.notes import (
 )
 from sealwire.services.compliance.tile_folder import CHECKPOINT, verify_tiles
 from sealwire.services.compliance.verify import Report, cut_in_a_line, verify_export
-from sealwire.services.compliance.walk import Fault, Tampering
+from sealwire.services.compliance.walk import UNREADABLE, Fault, Tampering
 
 KEYS_FILE = "keys.json"
+MOST_LINE_BYTES = 16 * 1024 * 1024
+MOST_WHOLE_BYTES = 1024 * 1024 * 1024
 _OK, _BROKEN, _USAGE = 0, 1, 2
 
 
@@ -87,10 +90,10 @@ def verify_source(
         progress.end()
         seen, report = _cosigned(report, notes, known)
     except Unreadable as error:
-        typer.secho(f"sealwire: {error}", fg=typer.colors.RED, err=True)
+        complain(str(error))
         return _USAGE
-    except (OSError, ConnectionError) as error:
-        typer.secho(f"sealwire: {error}", fg=typer.colors.RED, err=True)
+    except OSError as error:
+        complain(why(error))
         return _BROKEN
     verdict = Verdict(
         ok=report.ok and report.covered == report.records > 0, source=str(source), records=report.records,
@@ -102,9 +105,9 @@ def verify_source(
         witnessed={name: size for name, (_, size) in seen.items()},
     )  # fmt: skip
     if as_json:
-        sys.stdout.write(encode(verdict).decode() + "\n")
+        say_json(verdict)
     else:
-        say(verdict)
+        tell(verdict)
     return _OK if verdict.ok else _BROKEN
 
 
@@ -114,7 +117,7 @@ def _verify(
     """Return the report, the key that was trusted, and the checkpoints that the records are proved to lie under."""
     if isinstance(source, LiveLog):
         head = source.checkpoint()
-        key = key or parse_key(head.first_key)
+        key = key or _named(head.first_key, f"{source} names no public key; give the log's with --key")
         if other := _other_key(key, head.rotations, head.first_key, head.public_key, head.checkpoint, str(source)):
             return other, key, []
         progress.total = head.tree_size
@@ -135,9 +138,10 @@ def _verify(
         return report, key, _below([*notes, own], report.covered)
     with source.open("rb") as file:
         if kind is Kind.BUNDLE:
+            _refuse_too_large(source, file)
             report, used = verify_bundle(file, keys=[key] if key else (), checkpoints=held, progress=progress)
             return _tied(report, held), used, report.tied
-        first = file.readline()
+        first = file.readline(MOST_LINE_BYTES)
         file.seek(0)
         if line_is_cut(first):
             return _nothing(cut_in_a_line(1)), key, []
@@ -145,8 +149,22 @@ def _verify(
         key = key or _named(manifest.first_key if manifest else "", "give the log's public key with --key")
         notes = [*held, *([] if manifest is None else [n for n in (manifest.checkpoint, manifest.cosigned) if n])]
         progress.total = manifest.to_seq - manifest.from_seq + 1 if manifest else 0
-        report = verify_export(file, checkpoints=held, keys=[key], progress=progress)
+        report = verify_export(_lines(file), checkpoints=held, keys=[key], progress=progress)
         return report, key, _below([*notes, *_note_in(first)], report.covered)
+
+
+def _refuse_too_large(source: Path, file: BinaryIO) -> None:
+    """Raises: Unreadable for a bundle that would be read whole, and is larger than a machine should be asked to."""
+    by_line = is_by_line(file.readline(MOST_LINE_BYTES))
+    if not by_line and file.seek(0, SEEK_END) > MOST_WHOLE_BYTES:
+        raise Unreadable(f"{source}: too large, and not line by line as `sealwire audit bundle` writes it")
+    file.seek(0)
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """Yield a file's lines, and of one longer than any that is written parts: memory stays flat whatever it is."""
+    while line := file.readline(MOST_LINE_BYTES):
+        yield line if len(line) < MOST_LINE_BYTES else line + b"\n"
 
 
 def _other_key(
@@ -188,8 +206,8 @@ def _keys_beside(folder: Path) -> Keys:
         return msgspec.json.decode((folder / KEYS_FILE).read_bytes(), type=Keys)
     except FileNotFoundError:
         return Keys(first_key="")
-    except msgspec.MsgspecError as error:
-        raise Unreadable(f"{folder / KEYS_FILE}: {error}") from None
+    except UNREADABLE as error:
+        raise Unreadable(f"{folder / KEYS_FILE}: not what `sealwire audit mirror` writes: {error}") from None
 
 
 def _own_note(folder: Path) -> str:
@@ -202,14 +220,14 @@ def _own_note(folder: Path) -> str:
 def _manifest_in(line: bytes) -> Manifest | None:
     try:
         return msgspec.json.decode(line, type=ManifestLine).manifest
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except UNREADABLE:
         return None
 
 
 def _note_in(line: bytes) -> list[str]:
     try:
         return [msgspec.json.decode(line, type=CheckpointLine).checkpoint]
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except UNREADABLE:
         return []
 
 
@@ -245,44 +263,42 @@ def _cosigned(
     return seen, report
 
 
-def say(verdict: Verdict) -> None:
+def tell(verdict: Verdict) -> None:
     """Print the verdict for people."""
     if verdict.fault is None and not verdict.records:
         typer.secho("EMPTY", fg=typer.colors.RED, nl=False)
-        typer.echo("  there are no records")
+        say("  there are no records")
         return
     if verdict.fault is None and verdict.covered < verdict.records:
         typer.secho("UNSIGNED", fg=typer.colors.YELLOW, nl=False)
-        typer.echo(f"  {verdict.records:,} records are chained, {verdict.covered:,} signed, root {verdict.root}")
+        say(f"  {verdict.records:,} records are chained, {verdict.covered:,} signed, root {verdict.root}")
         above = f"seq {verdict.first_seq + verdict.covered} to {verdict.last_seq}"
-        typer.echo(f"No signed checkpoint covers {above}: whoever wrote the file may have written those as well.")
-        typer.echo(
-            "Export with ?manifest=true, or give a signed note you hold with --checkpoint FILE. A part of a log is"
-        )
-        typer.echo("proved by a bundle: `sealwire audit bundle`.")
+        say(f"No signed checkpoint covers {above}: whoever wrote the file may have written those as well.")
+        say("Export with ?manifest=true, or give a signed note you hold with --checkpoint FILE. A part of a log is")
+        say("proved by a bundle: `sealwire audit bundle`.")
         return
     if not verdict.ok:
         shown = verdict.fault is None or verdict.fault.kind is not Tampering.NOT_SHOWN
         typer.secho("BROKEN" if shown else "NOT SHOWN", fg=typer.colors.RED, nl=False)
         for fault in [verdict.fault] if verdict.fault is not None else []:
             at = "" if fault.seq is None else f" at seq {fault.seq}"
-            typer.echo(f"  {fault.kind.value}{at}: {fault.detail}")
+            say(f"  {fault.kind.value}{at}: {fault.detail}")
         return
     typer.secho("ok", fg=typer.colors.GREEN, nl=False)
-    typer.echo(f"  {verdict.records:,} records, {verdict.covered:,} under a signed checkpoint, root {verdict.root}")
+    say(f"  {verdict.records:,} records, {verdict.covered:,} under a signed checkpoint, root {verdict.root}")
     if verdict.chosen_by:
         by = ", ".join(f"{name}={value}" for name, value in verdict.chosen_by.items())
-        typer.echo(f"chosen by {plain(by)}: each is proved to be in the log, and not that none was left out")
+        say(f"chosen by {by}: each is proved to be in the log, and not that none was left out")
     else:
-        typer.echo(f"seq {verdict.first_seq} to {verdict.last_seq}, none left out")
+        say(f"seq {verdict.first_seq} to {verdict.last_seq}, none left out")
     for first, last in verdict.pruned:
-        typer.echo(f"pruned by retention, hashes kept: seq {first} to {last}")
+        say(f"pruned by retention, hashes kept: seq {first} to {last}")
     for first, last in verdict.hash_unproved:
-        typer.echo(f"of seq {first} to {last} the leaf hashes are proved; the chain hashes are the log's word alone")
+        say(f"of seq {first} to {last} the leaf hashes are proved; the chain hashes are the log's word alone")
     for name, at_s in verdict.witnesses.items():
         size = verdict.witnessed[name]
-        typer.echo(f"cosigned by {name} at {at_s} (Unix time): seq 1 to {size}")
+        say(f"cosigned by {name} at {at_s} (Unix time): seq 1 to {size}")
         if size < verdict.last_seq:
-            typer.echo(f"{name} vouches for nothing above seq {size}: the log's own key alone covers those records")
+            say(f"{name} vouches for nothing above seq {size}: the log's own key alone covers those records")
     if not verdict.key_confirmed:
-        typer.echo(f"key {verdict.key} came with what was verified: compare it with the one you know, or give --key")
+        say(f"key {verdict.key} came with what was verified: compare it with the one you know, or give --key")

@@ -10,7 +10,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from http.client import HTTPException
+from http.client import HTTPException, IncompleteRead
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -209,7 +209,7 @@ class LiveLog:
         document = self._whole(path, _JSON, query, content)
         try:
             return msgspec.json.decode(document, type=kind)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             raise Refused(f"{self._url}/{path} gives something else than it should: {_REMEDIES[404]}") from None
 
     def _whole(self, path: str, gives: str, query: dict[str, Any] | None = None, content: bytes | None = None) -> bytes:
@@ -286,7 +286,7 @@ def _refusal(name: str, error: urllib.error.HTTPError) -> Refused:
 
 
 def _broken(name: str, error: Exception) -> Broken:
-    said = "it answered with half of what it meant to" if "IncompleteRead" in type(error).__name__ else why(error)
+    said = "it answered with half of what it meant to" if isinstance(error, IncompleteRead) else why(error)
     return Broken(f"{name}: the connection broke: {plain(said)[:MOST_DETAIL]}")
 
 
@@ -319,7 +319,7 @@ def _require_same(folder: Path, head: Checkpoint) -> None:
     try:
         known = json.loads(keys.read_bytes())["first_key"] if keys.exists() else head.first_key
         size = parse_checkpoint(parse_note(note.read_text(encoding="utf-8")).text).size if note.exists() else 0
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise Refused(f"{folder} can't be read: {error}") from None
     if known != head.first_key:
         raise Refused(f"the log's first key is {head.first_key}, and {known} in {keys}: it is another log")
@@ -329,7 +329,7 @@ def _require_same(folder: Path, head: Checkpoint) -> None:
 
 def _problem(error: urllib.error.HTTPError) -> tuple[str, str]:
     """Return what the answer says for people and its code, however it was given: a proxy's page is not repeated."""
-    with suppress(OSError, HTTPException, msgspec.MsgspecError, KeyError, TypeError):
+    with suppress(OSError, HTTPException, msgspec.MsgspecError, KeyError, TypeError, RecursionError, ValueError):
         problem = msgspec.json.decode(error.read(1 << 16))
         return plain(str(problem["detail"]))[:MOST_DETAIL], str(problem.get("code", ""))
     return plain(str(error.reason))[:MOST_DETAIL], ""

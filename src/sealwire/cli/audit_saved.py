@@ -46,7 +46,7 @@ def saved_export(draft: BufferedRandom, file: Path) -> Saved:
     last = tail[:-1].rpartition(b"\n")[2]
     try:
         end = msgspec.json.decode(last, type=_EndLine).end
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         end = None
     if end is None or not tail.endswith(b"\n"):
         raise Cut("the export ends before its last line")

@@ -88,7 +88,7 @@ class SelfTest:
                 except (aiohttp.ClientError, TimeoutError, OSError) as error:
                     self._unreachable = True
                     ok, detail = False, f"{self._url} can't be reached ({type(error).__name__}); is it running?"
-                except (KeyError, ValueError, TypeError) as error:
+                except (KeyError, ValueError, TypeError, AttributeError) as error:
                     ok, detail = False, f"the answer has not the shape of the contract: {error!r}"
                 ms = round((time.perf_counter() - started) * 1000, 1)
                 result = CheckResult(name=name, ok=ok, ms=ms, detail=detail)

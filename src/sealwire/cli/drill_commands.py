@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sealwire.cli.terminal import EXIT_FAILED, EXIT_USAGE, Json, fail, say_json
+from sealwire.cli.terminal import EXIT_FAILED, EXIT_USAGE, Json, fail, require_address, say, say_json, why
 
 drill = typer.Typer(help="Take a part away from an installation, and prove what holds.", no_args_is_help=True)
 
@@ -31,6 +31,8 @@ def redis_down(
 
     Without --url from a throwaway installation, started for it. With --url and --control from one that runs.
     """
+    from aiohttp import ClientError
+
     from sealwire.cli import drill as drills
     from sealwire.testing.engines import FLAVOURS
 
@@ -42,21 +44,28 @@ def redis_down(
         fail(f"--engine {engine}: one of {', '.join(FLAVOURS)}", EXIT_USAGE)
     if bool(url) is not bool(control):
         fail("--url and --control belong together", EXIT_USAGE)
+    if url:
+        require_address("--url", url)
 
     def show(result: drills.StepResult) -> None:
         if json:
             say_json(result)
             return
         mark = typer.style("ok    ", fg=typer.colors.GREEN) if result.ok else typer.style("FAILED", fg=typer.colors.RED)
-        typer.echo(f"{mark} {result.fault:<9} {result.name:<66} {result.ms:>8.0f} ms  {result.detail}")
+        typer.echo(f"{mark} ", nl=False)
+        say(f"{result.fault:<9} {result.name:<66} {result.ms:>8.0f} ms  {result.detail}")
 
     try:
         if control is not None:
             passed = asyncio.run(drills.live_redis_down(url, control, cache_url, prefix, faults, show))
         else:
             passed = asyncio.run(drills.redis_down(engine, faults, show))
-    except (OSError, RuntimeError) as error:
-        fail(str(error))
+    except BrokenPipeError:
+        raise
+    except (OSError, RuntimeError, ValueError, ClientError) as error:
+        fail(why(error))
+    except (KeyError, TypeError):
+        fail(f"{url}: its answers are not those of an installation")
     if json:
         say_json({"passed": passed})
     else:
@@ -73,7 +82,7 @@ def proxy(
     json: Json = False,
 ) -> None:  # fmt: skip
     """Stand between an installation and its cache, for drills on it: name this proxy as its [cache] url."""
-    from sealwire.cli.drill_proxy import run_proxy
+    from sealwire.cli.drill_proxy import NoAddress, run_proxy
 
     def ready(port: int) -> None:
         if json:
@@ -85,5 +94,7 @@ def proxy(
 
     try:
         asyncio.run(run_proxy(to, listen, control, ready))
-    except (OSError, ValueError) as error:
-        fail(str(error))
+    except NoAddress as error:
+        fail(f"--to: {error}", EXIT_USAGE)
+    except OSError as error:
+        fail(why(error))

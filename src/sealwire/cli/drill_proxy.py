@@ -8,7 +8,6 @@ as soon as that connection ends: a drill that is killed leaves nothing broken be
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 import socket
@@ -19,6 +18,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from sealwire.cli.terminal import why
 from sealwire.testing.faults import Fault, FaultProxy
 
 DEFAULT_PORT: Final = 6379
@@ -40,6 +40,10 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
     fault: Fault
 
 
+class NoAddress(ValueError):
+    """What was given is no address of a cache."""
+
+
 class RemoteProxy:
     """The drill's end of the control connection: behaves as the proxy itself (`FaultProxy.set`)."""
 
@@ -47,7 +51,11 @@ class RemoteProxy:
         """Raises: OSError when there is no proxy, or it is another user's."""
         self._connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._connection.settimeout(ANSWER_TIMEOUT_S)
-        self._connection.connect(str(control))
+        try:
+            self._connection.connect(os.fspath(control))
+        except OSError as error:
+            self._connection.close()
+            raise OSError(f"--control {control}: no `sealwire drill proxy` answers there: {why(error)}") from None
         self._lines = self._connection.makefile("rb")
         self.target = self._ask(Order(fault=Fault.NONE)).target
 
@@ -73,22 +81,30 @@ class ControlledProxy:
     """The proxy and its control socket. One drill at a time: a second one is told nothing and turned away."""
 
     def __init__(self, *, target: str, listen_port: int, control: Path) -> None:
-        """`target` is the cache's address. Raises: ValueError for one without a host."""
-        parts = urlsplit(target)
-        if not parts.hostname:
-            raise ValueError(f"{target}: no address of a cache (redis://host:port)")
-        self._host, self._port = parts.hostname, parts.port or DEFAULT_PORT
+        """`target` is the cache's address. Raises: NoAddress for one without a host; it doesn't repeat it."""
+        try:
+            parts = urlsplit(target)
+            host, port = parts.hostname, parts.port
+        except ValueError:
+            host = port = None
+        if not host:
+            raise NoAddress("no address of a cache (redis://host:port)")
+        self._host, self._port = host, port or DEFAULT_PORT
         self._proxy = FaultProxy(self._port, host=self._host, listen_port=listen_port)
         self._control = control
         self._busy = False
 
     async def serve(self, ready: Callable[[int], None], stop: asyncio.Event) -> None:
         """Run until `stop`; `ready` is told the port. Raises: OSError when a port or the socket can't be opened."""
-        with contextlib.suppress(FileNotFoundError):
+        if self._control.is_socket():  # of one that was killed
             self._control.unlink()
+        elif self._control.is_symlink() or self._control.exists():
+            raise OSError(f"--control {self._control}: is there already, and is no socket")
         before = os.umask(0o177)  # the socket is its owner's alone from the moment it exists
         try:
             server = await asyncio.start_unix_server(self._obey, str(self._control), limit=MOST_LINE_BYTES)
+        except OSError as error:
+            raise OSError(f"--control {self._control}: can't be made: {why(error)}") from None
         finally:
             os.umask(before)
         try:

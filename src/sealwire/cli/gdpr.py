@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sealwire.cli.terminal import EXIT_FAILED, EXIT_USAGE, Json, fail, note_of, say_json
+from sealwire.cli.terminal import EXIT_FAILED, EXIT_USAGE, Json, fail, note_of, read_text, say, say_json, why
 
 gdpr = typer.Typer(help="People's rights.", no_args_is_help=True)
 
@@ -27,12 +27,17 @@ def verify_certificate(
     from sealwire.services.compliance.notes import NoteInvalid, parse_key
 
     try:
-        trusted = parse_key(key.read_text(encoding="utf-8").strip())
+        trusted = parse_key(read_text(key).strip())
+    except OSError as error:
+        fail(why(error), EXIT_USAGE)
     except (NoteInvalid, ValueError) as error:
         fail(f"{key}: not a public key line: {error}", EXIT_USAGE)
     try:
-        note = _note(file.read_bytes())
+        note = _note(read_text(file))
         statement = read_certificate(note, [trusted])
+        lines = _lines(statement, digest(note))
+    except OSError as error:
+        fail(why(error), EXIT_USAGE)
     except (NoteInvalid, ValueError) as error:
         if json:
             say_json({"ok": False, "fault": str(error)})
@@ -41,32 +46,36 @@ def verify_certificate(
     if json:
         say_json({"ok": True, "sha256": digest(note), "statement": statement})
     else:
-        _say(statement, digest(note))
+        typer.secho("ok", fg=typer.colors.GREEN, nl=False)
+        for line in lines:
+            say(f"  {line}")
 
 
-def _note(content: bytes) -> str:
+def _note(text: str) -> str:
     """Return the certificate of a file that is one, or of a job's JSON that has one. Raises: ValueError."""
-    text = content.decode("utf-8")
     if not text.startswith("{"):
         return note_of(text)
     import msgspec
 
     try:
-        found = msgspec.json.decode(content).get("certificate")
-    except msgspec.DecodeError:
+        found = msgspec.json.decode(text).get("certificate")
+    except (msgspec.DecodeError, RecursionError):
         found = None
     if not isinstance(found, str):
         raise ValueError("the document holds no certificate")
     return found
 
 
-def _say(statement: dict[str, Any], sha256: str) -> None:
-    typer.secho("ok", fg=typer.colors.GREEN, nl=False)
-    typer.echo(f"  person {statement['subject_id']} of tenant {statement['tenant_id']}, {statement['completed_at']}")
-    for part in statement["erased"]:
-        counts = ", ".join(f"{count} {kind}" for kind, count in part["counts"].items()) or "nothing there"
-        kept = ", ".join(f"{count} {kind}" for kind, count in part["kept_under_legal_hold"].items())
-        typer.echo(f"  {part['where']}: {counts}" + (f"; kept under a legal hold: {kept}" if kept else ""))
-    probe = statement["probe"]
-    typer.echo(f"  probe: {probe['texts']} texts in {len(probe['places'])} places, {probe['found']} found")
-    typer.echo(f"  sha256 {sha256}")
+def _lines(statement: dict[str, Any], sha256: str) -> list[str]:
+    """Return what a certificate states, for people. Raises: ValueError for a statement of another shape."""
+    try:
+        told = [f"person {statement['subject_id']} of tenant {statement['tenant_id']}, {statement['completed_at']}"]
+        for part in statement["erased"]:
+            counts = ", ".join(f"{count} {kind}" for kind, count in part["counts"].items()) or "nothing there"
+            kept = ", ".join(f"{count} {kind}" for kind, count in part["kept_under_legal_hold"].items())
+            told.append(f"{part['where']}: {counts}" + (f"; kept under a legal hold: {kept}" if kept else ""))
+        probe = statement["probe"]
+        told.append(f"probe: {probe['texts']} texts in {len(probe['places'])} places, {probe['found']} found")
+    except (KeyError, TypeError, AttributeError):
+        raise ValueError("the statement is not one of an erasure") from None
+    return [*told, f"sha256 {sha256}"]

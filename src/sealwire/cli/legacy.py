@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from sealwire.cli.tenants import ask
-from sealwire.cli.terminal import DEFAULT_DATA, Data, Json, say_json
+from sealwire.cli.terminal import DEFAULT_DATA, Data, Json, say, say_json
 
 legacy = typer.Typer(help="Tokens of the legacy format.", no_args_is_help=True)
 
@@ -26,20 +26,19 @@ def legacy_report(
         say_json(report)
         return
     if not report["items"]:
-        typer.echo("no legacy issuer is named in the settings, and no legacy token was seen")
+        say("no legacy issuer is named in the settings, and no legacy token was seen")
         return
-    typer.echo(f"legacy tokens of the last {report['kept_days']} days, and whom refusing them would stop:")
+    say(f"legacy tokens of the last {report['kept_days']} days, and whom refusing them would stop:")
     for found in report["items"]:
-        typer.echo(
-            f"\n{found['tenant_id']}: {_count(found['issuers'], 'issuer')}, sunset {found['sunset_at'] or 'not set'}"
-        )
+        say("")
+        say(f"{found['tenant_id']}: {_count(found['issuers'], 'issuer')}, sunset {found['sunset_at'] or 'not set'}")
         seen = f"last seen {found['last_seen_at']}" if found["last_seen_at"] else "never seen"
-        typer.echo(
+        say(
             f"  {_count(found['sessions'], 'token')} of {_count(found['users'], 'user')}, "
             f"{found['live_sessions']} still good; {seen}"
         )
         stopped = f"{_count(found['would_refuse_sessions'], 'token')} of {_count(found['would_refuse_users'], 'user')}"
-        typer.echo(f"  refusing from {report['refuse_from']} would stop {stopped}")
+        say(f"  refusing from {report['refuse_from']} would stop {stopped}")
 
 
 def _count(number: int, noun: str) -> str:

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
+import os
+import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -18,7 +23,22 @@ from sealwire.cli.keys import migrate_provider, rewrap
 from sealwire.cli.legacy import legacy
 from sealwire.cli.rotations import rotate_checkpoint, rotate_signing
 from sealwire.cli.tenants import operator, tenant
-from sealwire.cli.terminal import DEFAULT_DATA, EXIT_FAILED, EXIT_USAGE, Data, Json, fail, say_json
+from sealwire.cli.terminal import (
+    DEFAULT_DATA,
+    EXIT_FAILED,
+    EXIT_USAGE,
+    Data,
+    Json,
+    complain,
+    fail,
+    plain,
+    require_address,
+    require_token,
+    require_yes,
+    say,
+    say_json,
+    why,
+)
 
 app = typer.Typer(
     name="sealwire",
@@ -75,8 +95,9 @@ def up(
         settings, _ = runtime_settings.load(flags=flags)
         folder = Path(settings.server.data)
         if clean and folder.exists():
-            if not yes and not typer.confirm(f"Remove {folder.resolve()} with all messages, keys and audit records?"):
-                fail("nothing was removed", EXIT_USAGE)
+            if not yes:
+                question = f"Remove {folder.resolve()} with all messages, keys and audit records?"
+                require_yes(question, otherwise="nothing was removed")
             runtime_settings.remove_data(folder)
         code = run(settings, as_json=json)
     except (SettingError, StartFailed) as error:
@@ -106,8 +127,8 @@ def config(
             section = head
             typer.secho(f"\n[{section}]", bold=True)
         colour = None if setting.origin == "default" else typer.colors.GREEN
-        typer.secho(f"{setting.name.partition('.')[2]} = {setting.value!r}", fg=colour, nl=False)
-        typer.echo(f"   # {setting.meaning} ({setting.allowed}; from {setting.origin})")
+        typer.secho(plain(f"{setting.name.partition('.')[2]} = {setting.value!r}"), fg=colour, nl=False)
+        say(f"   # {setting.meaning} ({setting.allowed}; from {setting.origin})")
 
 
 @app.command()
@@ -121,6 +142,10 @@ def check(
     """Run the self-test against a running installation; exit 0 only if every check passes."""
     from sealwire.cli.check import CheckResult, self_test
 
+    if url is not None:
+        require_address("--url", url)
+    if token is not None:
+        require_token(token)
     address = url or _address(data)
 
     def show(result: CheckResult) -> None:
@@ -128,7 +153,8 @@ def check(
             say_json(result)
             return
         mark = typer.style("ok    ", fg=typer.colors.GREEN) if result.ok else typer.style("FAILED", fg=typer.colors.RED)
-        typer.echo(f"{mark} {result.name:<28} {result.ms:>8.1f} ms  {result.detail}")
+        typer.echo(f"{mark} ", nl=False)
+        say(f"{result.name:<28} {result.ms:>8.1f} ms  {result.detail}")
 
     passed = asyncio.run(self_test(address, token, show))
     if json:
@@ -161,16 +187,20 @@ def keys_init(
     data: Data = DEFAULT_DATA,
 ) -> None:
     """Keep the key-encryption key outside of the data folder: marks the installation as production."""
+    from sealwire.kit.config import SettingError
     from sealwire.runtime import settings as runtime_settings
+    from sealwire.services.crypto.providers import KekUnusable
 
     if (kek is None) is not pkcs11:
         fail("either --kek PATH or --pkcs11", EXIT_USAGE)
     try:
         runtime_settings.mark_production(data, kek)
+    except (SettingError, KekUnusable, OSError) as error:
+        fail(why(error))
     except ValueError as error:
         fail(str(error), EXIT_USAGE)
     where = f"{kek.resolve()} (back it up apart from the data)" if kek else "made in the token at the first start"
-    typer.echo(f"key-encryption key: {where}; the installation is production")
+    say(f"key-encryption key: {where}; the installation is production")
 
 
 keys.command("rotate-signing")(rotate_signing)
@@ -178,12 +208,58 @@ keys.command("rotate-checkpoint")(rotate_checkpoint)
 
 
 def main() -> int:
-    """Run the command; the exit code is 0, 1 (failed) or 2 (wrong usage)."""
+    """Run the command; the exit code is 0, 1 (failed) or 2 (wrong usage), or 128 and the signal that ended it."""
+    for name in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(name) is signal.SIG_DFL:  # a drafted file is taken away, what was begun is ended
+            signal.signal(name, _end)
+    if sys.stdout is None:  # closed by who started this: nobody reads
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - as long as the process
+    code = EXIT_FAILED
     try:
-        app()
+        app(prog_name="sealwire")
+    except SystemExit as left:
+        code = left.code if isinstance(left.code, int) else EXIT_FAILED
+        if code == 128 + signal.SIGINT:
+            complain("interrupted")
     except KeyboardInterrupt:
-        return 130
-    return 0
+        code = 128 + signal.SIGINT
+        complain("interrupted")
+    except OSError as error:  # commands tell of files by name: without one it is what they print to
+        complain(why(error) if error.filename is not None else f"what is to be printed can't be: {why(error)}")
+    except Exception as error:
+        if type(error).__module__ == "apsw":
+            complain(f"a database in the data folder can't be used: {error}")
+            return code
+        logging.getLogger("sealwire.cli").debug("a fault", exc_info=True)
+        complain(f"a fault of sealwire itself: {type(error).__name__} at {_place(error)}; please report it")
+    return code if _flushed() else max(code, EXIT_FAILED)
+
+
+def _end(number: int, _: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
+def _flushed() -> bool:
+    """Write out what waits for stdout; where that fails say so, and let the rest go."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read it has seen enough
+        pass
+    except OSError as error:
+        complain(f"what is to be printed can't be: {why(error)}")
+    else:
+        return True
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return False
+
+
+def _place(error: Exception) -> str:
+    """Say where an error arose, without what it says: that may hold what is nobody's business."""
+    from traceback import extract_tb
+
+    frames = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in extract_tb(error.__traceback__)]
+    return " < ".join(reversed(frames[-4:]))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from sealwire.cli.terminal import DEFAULT_DATA, EXIT_USAGE, Data, Json, fail, say_json
+from sealwire.cli.terminal import DEFAULT_DATA, EXIT_USAGE, Data, Json, fail, require_yes, say_json, why
 
 if TYPE_CHECKING:
     from sealwire.runtime.errands import Errand, Report
@@ -28,8 +28,8 @@ def rotate_signing(
     Exit code 0: done, or queued because nothing runs; which of them, the answer says (--json: `status`).
     """
     _require(data, "auth.db")
-    if compromised and not yes and not typer.confirm("End every session of every tenant?"):
-        fail("nothing was changed", EXIT_USAGE)
+    if compromised and not yes:
+        require_yes("End every session of every tenant?", otherwise="nothing was changed")
     report = _asked(data, "rotate-signing", compromised=compromised, json=json)
     if report is not None and not json:
         typer.echo(f"published keys: {', '.join(report.key_ids)}")
@@ -96,4 +96,4 @@ def _queued(data: Path, kind: Kind, *, compromised: bool, runs: bool) -> Errand:
             fail(f"{data / errands.FOLDER / kind}.json waits already, without --compromised; remove it and ask again")
         return waits
     except OSError as error:
-        fail(str(error))
+        fail(why(error))

@@ -60,10 +60,14 @@ def load(sections: Mapping[str, type[msgspec.Struct]], *, file: Path | None, env
 
 
 def _from_file(file: Path | None) -> Iterator[tuple[str, str, Any, str]]:
-    if file is None or not file.exists():
+    if file is None:
         return
     try:
         document = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise SettingError(f"{file}: can't be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingError(f"{file}: not readable as TOML: {error}") from None
     for section, values in document.items():

@@ -203,6 +203,8 @@ def installation(data: Path) -> Installation | None:
         return msgspec.json.decode((data / INSTALLATION).read_bytes(), type=Installation)
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise SettingError(f"{data / INSTALLATION}: can't be read: {error.strerror}") from None
     except msgspec.DecodeError as error:
         raise SettingError(f"{data / INSTALLATION}: not readable: {error}") from None
 

@@ -128,11 +128,16 @@ def write_end(*, empty: bool) -> bytes:
 # ---- reading
 
 
+def is_by_line(first: bytes) -> bool:
+    """Whether a file that begins with this line is read line by line, in memory that is flat."""
+    return first.endswith(_RECORDS)
+
+
 class BundleFile:
     """A bundle being read: `head`, then `exhibits` to their end, then `later` and `pruning`.
 
-    What can't be read, or can be read in two ways, raises msgspec.MsgspecError, UnicodeDecodeError or NotCanonical;
-    BundleCut what ends too early.
+    What can't be read, or can be read in two ways, raises msgspec.MsgspecError, UnicodeDecodeError, RecursionError or
+    NotCanonical; BundleCut what ends too early.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -211,7 +216,7 @@ def count_exhibits(file: BinaryIO) -> int:
     if not first.endswith(_RECORDS):
         try:
             return len(_read_bundle(first + file.read()).records)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             raise BundleCut from None
     count, ended, line = 0, False, b""
     for line in file:

@@ -17,7 +17,7 @@ from sealwire.services.compliance.plain_form import PlainRecord, plain_records
 from sealwire.services.compliance.pruning import PRUNED_START, joined, pruned_by, without
 from sealwire.services.compliance.remains import PRUNED, as_pruned, is_hash
 
-UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError)
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 Item = tuple[bytes, str]
 """A record's canonical bytes and the hash stated for it; of a pruned record `pruned_item` instead of the bytes."""
 
