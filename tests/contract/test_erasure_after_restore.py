@@ -30,7 +30,9 @@ async def erased(room: KeepingRoom, by: Caller, wanted: NewErasure) -> GdprJob:
     return job
 
 
-@pytest.mark.parametrize("put_back", [EVERYTHING, BUT_THE_BOOKS, ("messaging.db",), ("crypto.db",), ("compliance",), ("auth.db",)])
+@pytest.mark.parametrize(
+    "put_back", [EVERYTHING, BUT_THE_BOOKS, ("messaging.db",), ("crypto.db",), ("compliance",), ("auth.db",)]
+)
 async def test_who_came_back_with_a_copy_is_erased_again(tmp_path: Path, put_back: tuple[str, ...]) -> None:
     room, copy = KeepingRoom(tmp_path / "data"), tmp_path / "copy"
     room.folder.mkdir()
