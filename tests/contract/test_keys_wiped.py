@@ -21,10 +21,12 @@ from sealwire.kit.envelopes import EnvelopeRefused, draw_key, wiping
 from sealwire.kit.permission import Role
 from sealwire.kit.problem import Unavailable
 from sealwire.resilience.failure import PartOut
+from sealwire.runtime import local_keys
 from sealwire.services.crypto import data_keys, keys, providers
 from sealwire.services.crypto.config import CryptoConfig
 from sealwire.services.crypto.journal import UseJournal
 from sealwire.services.crypto.material import Material
+from sealwire.services.crypto.provider_set import ProviderSet
 from sealwire.services.crypto.providers import FileKeyProvider, KekUnusable
 from sealwire.services.crypto.service import CryptoService
 from sealwire.services.messaging.request_marks import RequestMarks
@@ -175,6 +177,27 @@ async def test_a_rewrap_leaves_no_key_behind(crypto: CryptoService, monkeypatch:
         patch.setattr(Material, "unwrap", unwrapped)
         assert (await crypto.rewrap_keys(ANNA, RewrapStep())).moved == 1
         assert kept.all_wiped(2), "the key, and what its new wrapping gave back"
+
+
+async def test_the_keys_of_own_files_are_wiped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = Kept()
+    monkeypatch.setattr(local_keys, "draw_key", kept.by(draw_key))
+    unwrap = FileKeyProvider.unwrap
+
+    async def unwrapped(provider: FileKeyProvider, wrapped: bytes, context: bytes) -> bytearray:
+        kept.keys.append(await unwrap(provider, wrapped, context))
+        return kept.keys[-1]
+
+    monkeypatch.setattr(FileKeyProvider, "unwrap", unwrapped)
+    under = ProviderSet(FileKeyProvider.open(tmp_path / "kek"))
+    own = local_keys.LocalKeys(folder=tmp_path / "local", provider=under)
+    sealed = (await own.sealing_key("spool")).seal(b"text", b"context")
+    under.prefer(FileKeyProvider.open(tmp_path / "another"))
+    assert await own.move() == 1
+    assert (await own.sealing_key("spool")).open(sealed, b"context") == b"text"
+    assert kept.all_wiped(5), "drawn, opened, moved and compared, opened again"
+    assert await own.move() == 0
+    under.close()
 
 
 def test_the_text_of_a_key_file_is_wiped_when_it_was_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,7 @@ class Limits:
         if self.limiter is None or board is None:
             return
         _, secret = await keys.secret("limits")
-        self._exchange = LimitExchange(counts=self.limiter.counts, board=board, secret=secret, rng=rng)
+        self._exchange = LimitExchange(counts=self.limiter.counts, board=board, secret=bytes(secret), rng=rng)
         self.checks["rate_limits"] = self._exchange.check
         await self._exchange.start()
 

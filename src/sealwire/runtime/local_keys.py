@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from sealwire.kit.envelopes import SealingKey
+from sealwire.kit.envelopes import SealingKey, draw_key, wiping
 from sealwire.kit.files import write_whole
 from sealwire.services.crypto.provider_set import ProviderSet
 from sealwire.services.crypto.providers import KeyProvider, WrapRefused
 
-KEY_BYTES = 32
 ID_BYTES = 16
 
 
@@ -24,20 +23,22 @@ class LocalKeys:
     async def sealing_key(self, name: str) -> SealingKey:
         """Return the key of this name, made on first use. Raises: WrapRefused for a file of another installation."""
         key_id, key = await self.secret(name)
-        return SealingKey(key_id=key_id, key=key)
+        with wiping(key):
+            return SealingKey(key_id=key_id, key=key)
 
-    async def secret(self, name: str) -> tuple[bytes, bytes]:
-        """Return the id and the bytes of this name's key, made on first use. Raises: as `sealing_key`."""
+    async def secret(self, name: str) -> tuple[bytes, bytearray]:
+        """Return the id of this name's key, made on first use, and the key. Raises: as `sealing_key`."""
         path = self._folder / name
         context = b"local:" + name.encode()
         if not path.exists():
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            key_id, key = os.urandom(ID_BYTES), os.urandom(KEY_BYTES)
+            key_id = os.urandom(ID_BYTES)
             async with self._provider.making():
-                write_whole(path, key_id + await self._provider.wrap(key, context + key_id))
+                with wiping(draw_key()) as key:
+                    write_whole(path, key_id + await self._provider.wrap(key, context + key_id))
         content = path.read_bytes()
         key_id, wrapped = content[:ID_BYTES], content[ID_BYTES:]
-        return key_id, bytes(await self._provider.unwrap(wrapped, context + key_id))
+        return key_id, await self._provider.unwrap(wrapped, context + key_id)
 
     async def move(self) -> int:
         """Wrap every key anew under the provider that wraps now; returns how many moved. Raises: WrapRefused."""
@@ -48,10 +49,11 @@ class LocalKeys:
             if self._provider.is_newest(wrapped):
                 continue
             context = b"local:" + path.name.encode() + key_id
-            key = await self._provider.unwrap(wrapped, context)
-            again = await self._provider.wrap(key, context)
-            if await self._provider.unwrap(again, context) != key:
-                raise WrapRefused(f"{path} does not come back from its new wrapping")
+            with wiping(await self._provider.unwrap(wrapped, context)) as key:
+                again = await self._provider.wrap(key, context)
+                with wiping(await self._provider.unwrap(again, context)) as back:
+                    if back != key:
+                        raise WrapRefused(f"{path} does not come back from its new wrapping")
             write_whole(path, key_id + again)
             moved += 1
         return moved
