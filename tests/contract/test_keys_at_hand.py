@@ -18,7 +18,7 @@ from sealwire.kit.permission import Role
 from sealwire.resilience.failure import PartOut
 from sealwire.services.crypto.config import CryptoConfig
 from sealwire.services.crypto.provider_set import ProviderSet
-from sealwire.services.crypto.providers import FileKeyProvider
+from sealwire.services.crypto.providers import FileKeyProvider, KekUnusable
 from sealwire.services.crypto.service import CryptoService
 from sealwire.testing.clock import ManualClock
 
@@ -135,3 +135,32 @@ async def test_a_version_of_a_master_key_begun_under_the_old_provider_is_moved_t
     room.providers.keep_only(new.kek_id)
     room.clock.advance(AGE_S)
     await room.crypto.encrypt_with_master_key(ANNA, TEXT)
+
+
+async def test_while_keys_move_both_providers_have_to_work(tmp_path: Path) -> None:
+    old, new = FileKeyProvider.open(tmp_path / "old"), FileKeyProvider.open(tmp_path / "new")
+    both = ProviderSet(new, old)
+    await both.check()
+    old.close()
+    with pytest.raises(KekUnusable):
+        await both.check()
+    new.close()
+
+
+async def test_a_stop_removes_what_was_destroyed_and_waits_for_that(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keeper = room.crypto._keeper
+    async with asyncio.timeout(DEADLINE_S):
+        while keeper._shred_due:  # noqa: ASYNC110 - the start's own; what is waited for has no event
+            await asyncio.sleep(0.005)
+    shred, calls = room.store.shred, []
+
+    async def counted() -> None:
+        calls.append("shred")
+        await shred()
+
+    monkeypatch.setattr(room.store, "shred", counted)
+    keeper._shred_due = True
+    await room.crypto.stop()
+    assert calls == ["shred"]
