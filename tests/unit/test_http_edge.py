@@ -43,6 +43,7 @@ LIST = Operation(name="list", verb="GET", path="/folders/{folder}/notes", takes=
                  degraded=Degraded.ALLOW, repeat=Repeat.SAFE, summary="", **COMMON)  # fmt: skip
 WIPE = Operation(name="wipe", verb="DELETE", path="/drawers/{number:int}", status=204, step_up=True, summary="",
                  service="notes", needs=Permission.MANAGE_USERS)  # fmt: skip
+CLEAR = Operation(name="clear", verb="DELETE", path="/folders/{folder}", summary="", **COMMON)
 BROKEN = Operation(name="broken", verb="GET", path="/broken", gives=Answer, summary="", **COMMON)
 SLOW = Operation(name="slow", verb="GET", path="/slow", gives=Answer, summary="", **COMMON)
 TAKEN = Operation(name="taken", verb="GET", path="/taken", gives=Answer, summary="", **COMMON)
@@ -82,6 +83,9 @@ class Notes:
     async def wipe(self, caller: Caller, number: int) -> None:
         assert isinstance(number, int)
 
+    async def clear(self, caller: Caller, folder: str) -> None:
+        """Leave nothing to tell."""
+
     async def broken(self, caller: Caller) -> Answer:
         raise RuntimeError("the secret is 42")
 
@@ -99,7 +103,7 @@ class Notes:
 @pytest.fixture
 async def call() -> AsyncIterator[Callable[..., Awaitable[httpx.Response]]]:
     edge, notes = Edge(authenticate=authenticate), Notes()
-    operations = [PUT, LIST, WIPE, BROKEN, SLOW, TAKEN, OPEN]
+    operations = [PUT, LIST, WIPE, CLEAR, BROKEN, SLOW, TAKEN, OPEN]
     routes = mount("/api", [edge.bind(o, getattr(notes, o.name)) for o in operations])
     app = App(routes, headers=((b"x-content-type-options", b"nosniff"),), timeout_s=0.4)
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
@@ -118,6 +122,11 @@ async def test_body_path_and_caller_reach_the_use_case(call):
     assert answer.json() == {"who": "a-member", "folder": "blue", "text": "hi", "limit": 0}
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert len(answer.headers["x-request-id"]) == 32
+
+
+async def test_an_answer_that_tells_nothing_is_an_empty_object(call):
+    answer = await call("DELETE", "/folders/blue")
+    assert (answer.status_code, answer.headers["content-type"], answer.json()) == (200, "application/json", {})
 
 
 async def test_query_is_read_by_type(call):

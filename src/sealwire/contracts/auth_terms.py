@@ -30,8 +30,8 @@ Password = Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
 Slug = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=_SLUG)]
 Token = Annotated[str, msgspec.Meta(min_length=1, max_length=8192)]
 Code = Annotated[str, msgspec.Meta(min_length=6, max_length=32, pattern=_CODE)]
-Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
-"""A number or a time as storage can keep it: what is larger is refused here, and not by the database."""
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
+"""A number or a time as storage and records can keep it: what is larger is refused here, and not by the database."""
 UserRole = Literal["owner", "admin", "auditor", "member", "guest", "operator"]
 
 OPEN: Final[dict[str, Any]] = {

@@ -52,7 +52,6 @@ CONSENT = Operation(
     path="/compliance/gdpr/consents",
     takes=NewConsent,
     gives=Consent,
-    status=201,
     summary="Give a consent",
     **_OWN,
 )
@@ -60,7 +59,6 @@ WITHDRAW = Operation(
     name="withdraw",
     verb="DELETE",
     path="/compliance/gdpr/consents/{purpose}",
-    status=204,
     repeat=Repeat.IDEMPOTENT,
     summary="Withdraw a consent",
     **_OWN,

@@ -94,7 +94,6 @@ REMOVE = Operation(
     name="remove",
     verb="DELETE",
     path="/conversations/{conversation_id}",
-    status=204,
     repeat=Repeat.IDEMPOTENT,
     summary="Delete a conversation (its owner)",
     **SHAPE,

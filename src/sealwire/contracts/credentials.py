@@ -110,7 +110,6 @@ INVITE = Operation(
     path="/auth/invitations",
     takes=NewInvitation,
     gives=Invitation,
-    status=201,
     summary="Invite a person by mail; an older invitation to the address is withdrawn",
     **_INVITE,
 )
@@ -128,7 +127,6 @@ WITHDRAW_INVITATION = Operation(
     name="withdraw_invitation",
     verb="DELETE",
     path="/auth/invitations/{invitation_id}",
-    status=204,
     repeat=Repeat.IDEMPOTENT,
     summary="Withdraw an invitation",
     **_INVITE,

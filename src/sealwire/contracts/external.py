@@ -111,7 +111,6 @@ END_IDENTITY = Operation(
     name="end_identity",
     verb="DELETE",
     path="/auth/identities/{identity_id}",
-    status=204,
     repeat=Repeat.IDEMPOTENT,
     step_up=True,
     summary="Sign in by this identity no more",

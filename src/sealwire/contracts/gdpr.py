@@ -192,7 +192,7 @@ JOBS: Final = Operation(
 )  # fmt: skip
 RESTRICT: Final = Operation(
     name="restrict", verb="POST", path="/compliance/gdpr/restrictions", takes=NewRestriction, gives=Restriction,
-    status=201, step_up=True, repeat=Repeat.IDEMPOTENT, rate=RateClass.WRITE,
+    step_up=True, repeat=Repeat.IDEMPOTENT, rate=RateClass.WRITE,
     summary="Keep a person's data without processing it", **_MANAGE,
 )  # fmt: skip
 RESTRICTIONS: Final = Operation(
@@ -200,7 +200,7 @@ RESTRICTIONS: Final = Operation(
     repeat=Repeat.SAFE, summary="Restrictions in force", **_MANAGE,
 )  # fmt: skip
 LIFT: Final = Operation(
-    name="lift_restriction", verb="DELETE", path="/compliance/gdpr/restrictions/{subject_id}", status=204,
+    name="lift_restriction", verb="DELETE", path="/compliance/gdpr/restrictions/{subject_id}",
     step_up=True, repeat=Repeat.IDEMPOTENT, rate=RateClass.WRITE, summary="Process a person's data again", **_MANAGE,
 )  # fmt: skip
 DOWNLOAD_PATH: Final = "/compliance/gdpr/exports/{job_id}/download"

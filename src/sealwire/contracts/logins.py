@@ -165,7 +165,6 @@ TOTP_REMOVE = Operation(
     name="totp_remove",
     verb="DELETE",
     path="/auth/mfa/totp",
-    status=204,
     step_up=True,
     repeat=Repeat.IDEMPOTENT,
     summary="Switch the authenticator app off",

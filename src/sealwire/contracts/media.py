@@ -108,7 +108,6 @@ DELETE = Operation(
     name="delete",
     verb="DELETE",
     path="/media/{media_id}",
-    status=204,
     service=SERVICE,
     needs=Permission.UPLOAD,
     repeat=Repeat.IDEMPOTENT,

@@ -169,7 +169,6 @@ DELETE = Operation(
     name="delete",
     verb="DELETE",
     path="/conversations/{conversation_id}/messages/{seq:int}",
-    status=204,
     repeat=Repeat.IDEMPOTENT,
     carriers=frozenset({"socket"}),
     summary="Delete a message; a tombstone stays",

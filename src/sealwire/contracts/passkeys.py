@@ -193,7 +193,6 @@ REMOVE_PASSKEY = Operation(
     name="remove_passkey",
     verb="DELETE",
     path="/auth/passkeys/{passkey_id}",
-    status=204,
     step_up=True,
     repeat=Repeat.IDEMPOTENT,
     summary="Remove a passkey",

@@ -90,7 +90,6 @@ START_RUN = Operation(
     path="/compliance/retention/runs",
     takes=NewRetentionRun,
     gives=RetentionRun,
-    status=202,
     step_up=True,
     summary="List what is past its time, or dispose of it",
     **RETAIN,

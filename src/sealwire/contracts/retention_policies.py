@@ -69,7 +69,6 @@ REMOVE_POLICY = Operation(
     name="remove_policy",
     verb="DELETE",
     path="/compliance/retention/policies/{resource_type}",
-    status=204,
     repeat=Repeat.IDEMPOTENT,
     step_up=True,
     summary="Remove a retention policy",

@@ -160,7 +160,6 @@ SEEN = Operation(
     verb="POST",
     path="/auth/internal/seen",
     takes=Seen,
-    status=204,
     callers=BOUNDARY,
     summary="Note when sessions were last used",
     **INTERNAL,

@@ -188,7 +188,6 @@ ADD_USER = Operation(
     path="/auth/users",
     takes=NewUser,
     gives=User,
-    status=201,
     step_up=True,
     summary="Make a user",
     **ADMIN,

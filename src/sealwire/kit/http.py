@@ -14,6 +14,7 @@ import msgspec
 from sealwire.kit.caller import STEP_UP_WINDOW_S, Caller, Proofs
 from sealwire.kit.codec import convert_query, decode_body, encode
 from sealwire.kit.exchange import (
+    BODILESS,
     JSON,
     JSON_LINE,
     Disconnected,
@@ -247,10 +248,11 @@ def _compile(operation: Operation, call: Callable[..., Awaitable[Any]], decorate
             given = await call(caller, *params.values(), taken)
         if decorate is not None:
             exchange.extra_headers += decorate(exchange, taken, given)
-        if gives is None:
+        if fixed in BODILESS:
             await exchange.answer(fixed)
             return
-        status, body = fixed or status_of(given), encode(given)  # type: ignore[misc]  # one of the two is set
+        body = b"{}" if gives is None else encode(given)
+        status = fixed or status_of(given)  # type: ignore[misc]  # one of the two is set
         if not exchange.answer_at_once(status, body, JSON_LINE):
             await exchange.answer(status, body, (JSON,))
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from sealwire.kit.exchange import BODILESS
 from sealwire.kit.http import Route
 from sealwire.kit.operation import PARAMETER, Operation, Policy
 from sealwire.kit.problem import Problem
@@ -95,8 +96,9 @@ def _describe_operation(
     """Fill in body and answers; return the query's parameters."""
     statuses = [operation.status] if isinstance(operation.status, int) else [200, 201, 202]
     answer: dict[str, Any] = {"description": "Done"}
-    if operation.gives is not None:
-        answer["content"] = {"application/json": {"schema": schema_of[operation.gives]}}
+    if operation.status not in BODILESS:
+        schema = {"type": "object"} if operation.gives is None else schema_of[operation.gives]
+        answer["content"] = {"application/json": {"schema": schema}}
     for status in statuses:
         about["responses"][str(status)] = answer
     if operation.takes is None:

@@ -67,7 +67,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     """One call of a contract.
 
     `path` holds parameters as `{name}` (text) or `{name:int}`. `takes` is the body's struct, or for GET and DELETE
-    the query's. `gives` is the answer's struct, or None for 204. `status` is a number or read from the answer.
+    the query's. `gives` is the answer's struct; None answers `{}`, and with status 204 nothing. `status` is a number or
+    read from the answer: 200 unless the wire contract names another.
     `step_up` asks for a proof of identity within the last 15 minutes. `callers` are the services that may call it on
     their own behalf, `carriers` those that may for somebody else; what is not internal the gateway may, for anybody.
     All else that a service's key signs is refused (kit/carrying.py).

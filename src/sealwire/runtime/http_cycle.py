@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
+from sealwire.kit.exchange import BODILESS
 from sealwire.kit.problem import Internal
 from sealwire.runtime.http_refusals import document_about
 
@@ -20,7 +21,6 @@ Headers = Sequence[tuple[bytes, bytes]]
 DISCONNECT: dict[str, Any] = {"type": "http.disconnect"}
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 CLOSE_LINE = b"connection: close\r\n"
-BODILESS = frozenset({204, 304})
 FAILED = b"content-type: application/problem+json\r\ncache-control: no-store\r\n"
 
 

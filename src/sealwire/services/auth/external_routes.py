@@ -91,7 +91,7 @@ class _Desk:
         """Link what was proved to who asks."""
         await _json(exchange)
         given = await self._external.link(caller, read_cookie(exchange, FLOW_COOKIE))
-        await exchange.answer(201, encode(given), (JSON, _NO_STORE, side_cookie(exchange, FLOW_COOKIE, "")))
+        await exchange.answer(200, encode(given), (JSON, _NO_STORE, side_cookie(exchange, FLOW_COOKIE, "")))
 
 
 async def _json(exchange: Exchange) -> bytes:
