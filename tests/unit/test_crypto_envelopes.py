@@ -25,6 +25,7 @@ from sealwire.kit.envelopes import (
     gcm_decrypt,
     gcm_encrypt,
     open_single,
+    require_own_copy,
     seal_single,
 )
 
@@ -304,3 +305,19 @@ def test_a_forked_process_does_not_use_the_same_nonces_again():
     ours = {key.seal(b"x", b"c")[17:29] for _ in range(20)}
     assert len(theirs) == 240
     assert not ours & {theirs[at : at + 12] for at in range(0, 240, 12)}
+
+
+class Lazy:
+    """What AESGCM is over OpenSSL 3.0 and 3.1: it looks at the key again for each use."""
+
+    def __init__(self, key: bytearray) -> None:
+        self._key = key
+
+    def encrypt(self, nonce: bytes, data: bytes, aad: bytes | None) -> bytes:
+        return AESGCM(self._key).encrypt(nonce, data, aad)
+
+
+def test_a_cipher_that_would_use_wiped_memory_is_not_used() -> None:
+    require_own_copy(AESGCM)
+    with pytest.raises(RuntimeError, match=r"OpenSSL 3\.2"):
+        require_own_copy(Lazy)  # type: ignore[arg-type]  # the one method it needs

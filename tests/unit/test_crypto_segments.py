@@ -176,3 +176,23 @@ def test_a_wiped_key_seals_and_opens_nothing() -> None:
     for attempt in (lambda: seal(b"data", key=key), lambda: open_all(segment, 4, key=key)):
         with pytest.raises(EnvelopeRefused):
             attempt()
+
+
+def test_a_key_that_another_thread_wipes_meanwhile_is_not_taken_for_one_of_zeros(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Snapshots are sealed in threads; the ring that lends the key wipes it when its time is over."""
+    key = SealingKey(key_id=KEY_ID, key=bytes(range(32)))
+    header = SegmentSealer(key=key, context=b"here").header
+    derivation = segments.HKDF
+
+    def wiped_first(*given: object) -> object:
+        key.wipe()
+        return derivation(*given)  # type: ignore[arg-type]  # what the product gives
+
+    monkeypatch.setattr(segments, "HKDF", wiped_first)
+    with pytest.raises(EnvelopeRefused):
+        SegmentSealer(key=key, context=b"here")
+    key = SealingKey(key_id=KEY_ID, key=bytes(range(32)))
+    with pytest.raises(EnvelopeRefused):
+        SegmentOpener(key=key, header=header, context=b"here", plain_bytes=1)

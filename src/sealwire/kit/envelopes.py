@@ -15,7 +15,7 @@ Here and not in the crypto service, because services and clients seal with the d
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from hmac import compare_digest
@@ -130,6 +130,26 @@ def wipe(material: bytearray) -> None:
     material[:] = bytes(len(material))
 
 
+def require_own_copy(cipher_of: Callable[[bytearray], AESGCM]) -> None:
+    """See that a cipher keeps a copy of its key and not the caller's memory, which is wiped. Raises: RuntimeError.
+
+    pyca/cryptography over OpenSSL 3.0 or 3.1 reads that memory again for each use: all would be sealed under zeros, and
+    open again, so that nobody noticed.
+    """
+    key, nonce = bytearray(b"k" * KEY_BYTES), bytes(NONCE_BYTES)
+    cipher = cipher_of(key)
+    before = cipher.encrypt(nonce, b"", None)
+    wipe(key)
+    if cipher.encrypt(nonce, b"", None) != before:
+        raise RuntimeError(
+            "this build of the package `cryptography` keeps no copy of keys, so wiping one would leave a key of zeros "
+            "in use; take one over OpenSSL 3.2 or newer, as its wheels are"
+        )
+
+
+require_own_copy(AESGCM)
+
+
 @contextmanager
 def wiping(material: bytearray) -> Iterator[bytearray]:
     """Wipe a key at the end, whatever happens."""
@@ -205,7 +225,7 @@ class SealingKey:
         return self._cipher is None
 
     def wipe(self) -> None:
-        """Forget the key; afterwards nothing is sealed or opened."""
+        """Forget the key; afterwards nothing is sealed or opened. `wiped` is true before the first byte is gone."""
         self._cipher = None
         self._commitment = sha256()
         wipe(self._rest)
