@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -37,6 +38,18 @@ def test_racing_makers_end_with_one_key(path: Path) -> None:
         ids = {provider.kek_id for provider in pool.map(lambda _: FileKeyProvider.open(path), range(16))}
     assert len(ids) == 1
     assert os.listdir(path.parent) == ["kek"]
+
+
+def test_half_a_key_file_is_never_put_in_place(path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30, hard))  # a disk that is full takes a part, and then no more
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            FileKeyProvider.open(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert os.listdir(path.parent) == []
+    FileKeyProvider.open(path).close()
 
 
 def test_absent_and_not_to_be_made(path: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 
-def write_all(handle: int, content: bytes) -> None:
+def write_all(handle: int, content: bytes | bytearray) -> None:
     """Write all of it, however often the system takes a part only. Raises: OSError."""
     view = memoryview(content)
     while view:

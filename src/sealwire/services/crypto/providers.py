@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from sealwire.kit.envelopes import KEY_BYTES, EnvelopeRefused, draw_key, open_single, seal_single, wipe, wiping
-from sealwire.kit.files import sync_folder
+from sealwire.kit.files import sync_folder, write_all
 from sealwire.kit.ids import new_id
 
 FINGERPRINT_BYTES: Final = 16
@@ -144,7 +144,7 @@ def _create(path: Path) -> None:
     fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         with open(fd, "wb", buffering=0) as file, wiping(draw_key()) as key, wiping(_line(key)) as line:
-            file.write(line)
+            write_all(file.fileno(), line)
             os.fsync(file.fileno())
         with suppress(FileExistsError):  # another process was first: its key is the one
             os.link(draft, path)
