@@ -127,12 +127,21 @@ async def test_who_watches_the_installation_sees_it_however_loaded_it_is():
     gated.lag.lag_s = 9.0
     for path in watched * 2:
         assert (await gated.ask("GET", path)).status_code == 204, path
-        assert (await gated.ask("POST", path)).status_code == 405
+        assert (await gated.ask("HEAD", path)).status_code == 204, path
     assert (await gated.ask("POST", "/api/v1/open", peer="198.51.100.8")).status_code == 503
     assert (await gated.ask("GET", "/metrics", authorization="x")).status_code == 429, "a credential costs more"
     assert (await gated.ask("GET", "/nowhere")).status_code == 429
     gated.go_on.set()
     assert (await wait).status_code == 204
+
+
+@pytest.mark.parametrize(("verb", "first"), [("POST", 405), ("OPTIONS", 204), ("NONSENSE", 405)])
+async def test_what_else_is_asked_of_those_pages_is_recorded_and_so_it_is_limited(verb, first):
+    gated = Gated(per_ip_per_minute=2)
+    asked = [(await gated.ask(verb, path)).status_code for path in ("/health", "/ready", "/metrics")]
+    assert asked == [first, first, 429]
+    assert len(gated.records.entries) == 3
+    assert (await gated.ask("GET", "/health")).status_code == 204
 
 
 async def test_a_record_can_be_stored_whatever_the_path_holds():

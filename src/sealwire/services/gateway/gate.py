@@ -26,6 +26,7 @@ from sealwire.services.gateway.meter import RequestMeter
 LAG_PROBE_S = 0.05
 API: Final = "/api/v1/"
 _WATCHED: Final = frozenset({"/health", "/ready", "/metrics"})
+_LOOKS: Final = frozenset({"GET", "HEAD"})
 _PUBLIC, _UNLIMITED = Policy.PUBLIC, RateClass.NONE  # read for every request
 _URL_CHARACTERS = 512
 CORS_METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
@@ -104,7 +105,8 @@ class GatewayGate:
         """Shed, mark CORS, count the address. Raises: Unavailable, RateLimited.
 
         As at the door (admission.py) only the API is shed, and no limit stands before the pages by which people and
-        load balancers see how the installation is: they are wanted most when too much is asked.
+        load balancers see how the installation is: they are wanted most when too much is asked. What else is asked of
+        those pages is refused and recorded, so it counts.
         """
         self._entered += 1
         if self._proxies and exchange.ip in self._proxies:
@@ -112,7 +114,7 @@ class GatewayGate:
             exchange.scope["client"] = (address, 0)
         if self._origins and (origin := exchange.header(b"origin")) is not None:
             self._allow_origin(exchange, origin)
-        if self._limiter is not None and (exchange.path not in _WATCHED or _has_credential(exchange)):
+        if self._limiter is not None and not (exchange.path in _WATCHED and _is_a_look(exchange)):
             self._limiter.begin(exchange)
         if (self._entered > self._max_in_flight or self._lag.lag_s > self._max_lag_s) and exchange.path.startswith(API):
             self._shed.inc()
@@ -162,9 +164,11 @@ class GatewayGate:
             self._records.put(record_of(exchange, template, seconds))
 
 
-def _has_credential(exchange: Exchange) -> bool:
-    """Whether somebody wants to be known, which may cost more than an answer without."""
-    return exchange.header(b"authorization") is not None or exchange.header(b"cookie") is not None
+def _is_a_look(exchange: Exchange) -> bool:
+    """Whether nobody wants to change anything, or to be known, which may cost more than an answer without."""
+    return (
+        exchange.method in _LOOKS and exchange.header(b"authorization") is None and exchange.header(b"cookie") is None
+    )
 
 
 def record_of(exchange: Exchange, template: str, seconds: float) -> AuditEntry:
