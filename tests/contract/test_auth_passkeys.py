@@ -42,7 +42,10 @@ from sealwire.kit.caller import Caller, service_caller
 from sealwire.kit.problem import Forbidden, Invalid, QuotaExceeded, StepUpRequired
 from sealwire.services.auth.external_records import IdentityRecord
 from sealwire.services.auth.mfa_policy import MfaKept
+from sealwire.services.auth.one_time import token_hash
 from sealwire.services.auth.passkey_challenges import CHALLENGE_BYTES, KEPT_S
+from sealwire.services.auth.passkey_challenges import Asked as PasskeyAsked
+from sealwire.services.auth.passkey_store import Purpose
 from sealwire.testing.auth_room import CHEAP, AuthRoom, somebody
 from sealwire.testing.authenticator import EDDSA, ES256, RS256, Bent, SoftAuthenticator
 from sealwire.testing.clock import ManualClock
@@ -302,9 +305,11 @@ async def test_a_bent_login_is_refused_with_one_answer(room: AuthRoom, how: str)
 async def test_a_login_answers_once_and_in_time(room: AuthRoom) -> None:
     _, device, _ = await owner_of(room)
     answer = device.get(await asked(room))
-    assert (await room.auth.passkey_login(somebody(), answer)).access_token
+    granted = await room.auth.passkey_login(somebody(), answer)
+    assert granted.access_token
     with pytest.raises(PasskeyRefused):
         await room.auth.passkey_login(somebody(), answer)
+    assert [login.session_id for login in await room.opened()][1:] == [granted.session_id], "told of, and once"
     late = device.get(await asked(room))
     room.advance(301)
     with pytest.raises(PasskeyRefused):
@@ -454,6 +459,35 @@ async def test_an_answer_belongs_to_its_login(room: AuthRoom) -> None:
         await room.auth.mfa_verify(
             somebody(), MfaAnswer(mfa_token=second.mfa_token, method="passkey", code=as_text(theirs))
         )
+
+
+async def test_a_passkey_of_somebody_else_is_never_a_proof(room: AuthRoom) -> None:
+    """Challenges are bound to a person; if one were not, who answers it would still have to be the one it is about."""
+    anna, device, _ = await owner_of(room)
+    ben, bens, _ = await owner_of(room, "ben")
+    wanted = await room.log_in("anna")
+
+    def answer(who: Caller, held: SoftAuthenticator, options: RequestOptions, purpose: Purpose, bound_to: str) -> str:
+        challenge = room.service._case.challenges.make(
+            PasskeyAsked(purpose=purpose, tenant_id=who.tenant_id, user_id=who.user_id, bound_to=bound_to)
+        )
+        return as_text(held.get(options, Bent(challenge=_b64(challenge)), held=held.held[0]))
+
+    step_up = await room.auth.passkey_step_up_options(anna)
+    second = await asked(room, PasskeyLoginStart(mfa_token=wanted.mfa_token))
+    token, session = token_hash(wanted.mfa_token or "").hex(), anna.principal.session_id
+    with pytest.raises(MfaFailed):
+        await room.auth.step_up(
+            anna, StepUp(method="passkey", code=answer(ben, bens, step_up, Purpose.STEP_UP, session))
+        )
+    text = answer(ben, bens, second, Purpose.MFA, token)
+    with pytest.raises(MfaFailed):
+        await room.auth.mfa_verify(somebody(), MfaAnswer(mfa_token=wanted.mfa_token, method="passkey", code=text))
+    own = answer(anna, device, step_up, Purpose.STEP_UP, session)
+    assert (await room.auth.step_up(anna, StepUp(method="passkey", code=own))).access_token
+    text = answer(anna, device, second, Purpose.MFA, token)
+    granted = await room.auth.mfa_verify(somebody(), MfaAnswer(mfa_token=wanted.mfa_token, method="passkey", code=text))
+    assert room.caller(granted).user_id == anna.user_id
 
 
 async def test_texts_that_are_no_assertion_count_as_failures(room: AuthRoom) -> None:
