@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sealwire.adapters.embedded.crypto import MIGRATIONS, SqliteKeyStore
 from sealwire.adapters.embedded.drivers.sqlite import Database
 from sealwire.contracts.ciphers import Plaintext
-from sealwire.contracts.keys import NewKey
+from sealwire.contracts.crypto_terms import KeyUnusable
+from sealwire.contracts.data_keys import DataKeyRequest
+from sealwire.contracts.keys import KeyChange, NewKey
+from sealwire.contracts.signatures import Signable
 from sealwire.kit.caller import Caller, Principal
 from sealwire.kit.codec import Page
+from sealwire.kit.envelopes import draw_key
 from sealwire.kit.permission import Role
 from sealwire.resilience.failure import PartOut
+from sealwire.services.crypto import keys
 from sealwire.services.crypto.config import CryptoConfig
+from sealwire.services.crypto.material import Material
+from sealwire.services.crypto.model import UseBudget
 from sealwire.services.crypto.provider_set import ProviderSet
 from sealwire.services.crypto.providers import FileKeyProvider, KekUnusable
 from sealwire.services.crypto.service import CryptoService
@@ -35,10 +43,15 @@ ANNA = person("t1")
 
 
 class Late(FileKeyProvider):
-    """Wraps, and answers when it is told to; `asked` is set when it waits."""
+    """Wraps and unwraps, and answers when it is told to; `asked` is set when it waits."""
 
     asked: asyncio.Event
     go_on: asyncio.Event
+
+    async def unwrap(self, wrapped: bytes, context: bytes) -> bytearray:
+        self.asked.set()
+        await self.go_on.wait()
+        return await super().unwrap(wrapped, context)
 
     async def wrap(self, key: bytes | bytearray, context: bytes) -> bytes:
         wrapped = await super().wrap(key, context)
@@ -135,6 +148,63 @@ async def test_a_version_of_a_master_key_begun_under_the_old_provider_is_moved_t
     room.providers.keep_only(new.kek_id)
     room.clock.advance(AGE_S)
     await room.crypto.encrypt_with_master_key(ANNA, TEXT)
+
+
+async def begun(room: Room, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+    """Begin what has to unwrap its keys first, and waits for the provider now."""
+    room.clock.advance(AGE_S)
+    room.provider.asked.clear()
+    room.provider.go_on.clear()
+    task = asyncio.create_task(work)
+    await room.provider.asked.wait()
+    return task
+
+
+@pytest.mark.parametrize("use", ["encrypt", "hmac", "data_key"])
+async def test_a_key_that_may_protect_no_more_by_the_time_it_is_unwrapped_does_not(room: Room, use: str) -> None:
+    key = await room.crypto.generate_key(ANNA, NewKey(key_type="hmac-sha256" if use == "hmac" else "aes-256-gcm"))
+    asked = {"encrypt": TEXT, "hmac": Signable(message=b"x"), "data_key": DataKeyRequest()}[use]
+    async with asyncio.timeout(DEADLINE_S):
+        waiting = await begun(room, getattr(room.crypto, use)(ANNA, key.key_id, asked))
+        await room.crypto.change_key(ANNA, key.key_id, KeyChange(state="decrypt_only"))
+        room.provider.go_on.set()
+        with pytest.raises(KeyUnusable, match="decrypt_only"):
+            await waiting
+        await room.crypto.change_key(ANNA, key.key_id, KeyChange(state="enabled"))
+        await getattr(room.crypto, use)(ANNA, key.key_id, asked)
+
+
+async def test_a_key_that_is_pushed_out_while_it_is_unwrapped_is_wiped_too(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Material] = []
+
+    def material(**given: Any) -> Material:
+        made.append(Material(**given))
+        return made[-1]
+
+    own = [(await room.crypto.generate_key(ANNA, NewKey())).key_id for _ in range(17)]
+    monkeypatch.setattr(keys, "Material", material)
+    async with asyncio.timeout(DEADLINE_S):
+        for _ in range(2):
+            waiting = await begun(room, room.crypto.encrypt(ANNA, own[0], TEXT))
+            for key_id in own[1:]:
+                await room.crypto.key(ANNA, key_id)
+            assert ("t1", own[0]) not in room.crypto._chain._keys
+            room.provider.go_on.set()
+            await waiting
+            assert any(any(one._root) for one in made)
+            room.crypto._chain.sweep()
+            left = [one for live in room.crypto._chain._keys.values() for one in live.materials.values()]
+            assert not any(any(one._root) for one in made if one not in left)
+
+
+def test_what_was_wiped_makes_no_tag_that_others_could_make() -> None:
+    budget = UseBudget(total=0, left=0, block=16, limit=16)
+    tagging = Material(key_type="hmac-sha256", version=1, root=draw_key(), budget=budget, expires_s=1.0)
+    tagging.wipe()
+    with pytest.raises(RuntimeError, match="wiped"):
+        tagging.tag(b"x")
 
 
 async def test_while_keys_move_both_providers_have_to_work(tmp_path: Path) -> None:

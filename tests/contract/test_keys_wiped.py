@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,29 @@ async def test_a_ring_that_can_not_use_a_key_wipes_it_too(crypto: CryptoService)
     with pytest.raises(EnvelopeRefused):
         await ring.sealing_key("t1", "c1", "u1")
     assert asked.kept.all_wiped(1)
+
+
+async def test_a_key_that_is_forgotten_while_it_is_loaded_is_wiped_when_it_was_used(crypto: CryptoService) -> None:
+    asked, begun, go_on = Asked(crypto), asyncio.Event(), asyncio.Event()
+    honest = asked.system_data_key
+
+    async def late(caller: Caller, request: SystemDataKeyRequest) -> SystemDataKey:
+        begun.set()
+        await go_on.wait()
+        return await honest(caller, request)
+
+    asked.system_data_key = late  # type: ignore[method-assign]  # a crypto that answers when it is told to
+    ring = KeyRing(crypto=asked, service="messaging", clock=SystemClock())  # type: ignore[arg-type]  # the calls it makes
+    async with asyncio.timeout(30):
+        waiting = asyncio.create_task(ring.sealing_key("t1", "c1", "u1"))
+        await begun.wait()
+        ring.forget("t1")
+        go_on.set()
+        key = await waiting
+    assert key.seal(b"text", b"context"), "good for who waited"
+    assert len(ring) == 0
+    ring.clear_cache()
+    assert key.wiped
 
 
 async def test_a_data_key_that_can_not_be_recorded_is_wiped(

@@ -227,8 +227,12 @@ class KeyRing:
                 wrapped, plaintext = answer.wrapped, answer.plaintext
             with wiping(plaintext):
                 key = SealingKey(key_id=bytes_of(wrapped), key=plaintext)
-            if self._loads.get((owner, key_id)) is me:  # else forgotten meanwhile: good for those who wait, not kept
-                self._keep(_Held(key=key, owner=owner, expires_s=self._monotonic() + self._max_age_s, seals=not key_id))
+            held = _Held(key=key, owner=owner, expires_s=self._monotonic() + self._max_age_s, seals=not key_id)
+            if self._loads.get((owner, key_id)) is me:
+                self._keep(held)
+            else:  # forgotten meanwhile: good for those who wait, not kept
+                self._wipe_later(held)
+                self._sweep_later()
             return key
         finally:
             if self._loads.get((owner, key_id)) is me:
@@ -259,7 +263,10 @@ class KeyRing:
     def _retire(self, name: tuple[str, bytes]) -> None:
         """Take a key out for age or room; it is wiped a little later, as somebody may be about to use it."""
         if (held := self._take(name)) is not None:
-            self._retired.append((self._monotonic() + _GRACE_S, held))
+            self._wipe_later(held)
+
+    def _wipe_later(self, held: _Held) -> None:
+        self._retired.append((self._monotonic() + _GRACE_S, held))
 
     def _reap(self) -> None:
         now_s = self._monotonic()

@@ -133,6 +133,7 @@ class DataKeys:
         """Return a fresh data key wrapped under a tenant's key: nothing is stored, the wrapped form holds it all."""
         live.require(KeyUse.PROTECT)
         material = await self._chain.material(live, live.stored.newest.version)
+        live.require(KeyUse.PROTECT)  # it may have waited for the material, and the key changed meanwhile
         header = _FORMAT + bytes.fromhex(live.stored.key_id.replace("-", "")) + material.version.to_bytes(4, "big")
         with wiping(draw_key()) as key:
             wrapped = header + material.wrap(key, header + _tenant_context(caller.tenant_id, context))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from functools import partial
 from typing import Final
@@ -73,6 +73,8 @@ class KeyChain:
         self._monotonic: Callable[[], float] = clock.monotonic
         self._config = config
         self._keys: OrderedDict[tuple[str, str], LiveKey] = OrderedDict()
+        self._strays: deque[LiveKey] = deque()
+        """Keys that were pushed out while a call unwrapped them: what that call uses is to be wiped as well."""
         self._ids: dict[tuple[str, str, str], str] = {}
         self._budgets: dict[tuple[str, int], UseBudget] = {}
         self._flights = Flights()
@@ -279,6 +281,10 @@ class KeyChain:
         if (old := live.materials.get(version.version)) is not None:
             old.wipe()
         live.materials[version.version] = material
+        if self._keys.get((key.tenant_id, key.key_id)) is not live:
+            self._strays.append(live)
+            if len(self._strays) > self._config.cache_keys:
+                self._strays.popleft().wipe()
 
     async def unwrap_master(self, wrapped: bytes, context: bytes) -> bytearray:
         """Have the provider unwrap a version of a master key. Raises: Unavailable."""
@@ -373,12 +379,18 @@ class KeyChain:
         for live in self._keys.values():
             for number in [n for n, material in live.materials.items() if material.expires_s <= now_s]:
                 live.materials.pop(number).wipe()
+        self._wipe_strays()
+
+    def _wipe_strays(self) -> None:
+        while self._strays:
+            self._strays.popleft().wipe()
 
     async def stop(self) -> None:
         """Give unspent uses back, after everything was wiped. Raises: what the store raises."""
         await self._flights.settle()
         for live in self._keys.values():
             live.wipe()
+        self._wipe_strays()
         self._keys.clear()
         self._ids.clear()
         unspent = [(key_id, version, budget.give_back()) for (key_id, version), budget in self._budgets.items()]

@@ -30,7 +30,7 @@ def new_material(key_type: KeyType) -> tuple[bytearray, bytes | None]:
 class Material:
     """One version of a key, ready for use. One purpose, one derived key: wrapping never shares a key with the API."""
 
-    __slots__ = ("_cipher", "_root", "_signer", "_wrapping", "budget", "expires_s", "version")
+    __slots__ = ("_cipher", "_root", "_signer", "_wiped", "_wrapping", "budget", "expires_s", "version")
 
     def __init__(
         self, *, key_type: KeyType, version: int, root: bytearray, budget: UseBudget, expires_s: float
@@ -40,6 +40,7 @@ class Material:
         self.budget = budget
         self.expires_s = expires_s
         self._root = root
+        self._wiped = False
         self._signer = Ed25519PrivateKey.from_private_bytes(root) if key_type == "ed25519" else None
         self._cipher: AESGCM | None = None
         self._wrapping: bytearray | None = None
@@ -71,7 +72,9 @@ class Material:
         return self._signer.sign(message)
 
     def tag(self, message: bytes) -> bytes:
-        """Return the HMAC-SHA256 (RFC 2104)."""
+        """Return the HMAC-SHA256 (RFC 2104). Raises: RuntimeError once wiped: under zeros everybody can make tags."""
+        if self._wiped:
+            raise RuntimeError("the key has been wiped")
         return hmac.digest(self._root, message, "sha256")
 
     def verify_tag(self, message: bytes, tag: bytes) -> bool:
@@ -80,6 +83,7 @@ class Material:
 
     def wipe(self) -> None:
         """Forget everything."""
+        self._wiped = True
         wipe(self._root)
         if self._wrapping is not None:
             wipe(self._wrapping)
