@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,14 +55,14 @@ async def tell(room: MessagingRoom, who: Caller, where: Conversation, body: str,
     return await room.messaging.send(who, where.conversation_id, draft)
 
 
-async def hold(room: MessagingRoom, **covered: str) -> None:
+async def hold(room: MessagingRoom, hold_id: str = "h1", **covered: str) -> None:
     for custodian in (room.people.crypto, room.messaging):
-        await custodian.put_hold(COMPLIANCE, "h1", HoldPlacement(**covered))
+        await custodian.put_hold(COMPLIANCE, hold_id, HoldPlacement(**covered))
 
 
-async def release(room: MessagingRoom) -> None:
+async def release(room: MessagingRoom, hold_id: str = "h1") -> None:
     for custodian in (room.messaging, room.people.crypto):
-        await custodian.release_hold(COMPLIANCE, "h1")
+        await custodian.release_hold(COMPLIANCE, hold_id)
 
 
 async def erase(room: MessagingRoom, who: Caller, job: SubjectErasure = JOB) -> SubjectErased:
@@ -204,6 +205,36 @@ async def test_a_conversation_that_mentioned_a_held_person_is_not_forgotten(
     await release(room)
     await room.service._jobs.tidy()
     assert bodies(room) == 0
+
+
+async def test_a_hold_that_comes_before_a_removed_conversation_is_forgotten_finds_it_readable(
+    room: MessagingRoom, anna: Caller, ben: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group, other = [await room.group(anna) for _ in range(2)]
+    await tell(room, anna, group, "about him", ben)
+    await tell(room, anna, other, "about nobody")
+    for gone in (group, other):
+        await room.messaging.remove(anna, gone.conversation_id)
+    await room.stores.positions.save("audit", await room.stores.events.newest())
+    room.clock.advance(8 * 86_400)  # type: ignore[attr-defined]  # a room's clock is a manual one
+    conversations = room.stores.conversations
+    forgettable = conversations.forgettable
+
+    async def and_then_the_hold(*args: Any) -> Any:
+        found = await forgettable(*args)
+        monkeypatch.undo()
+        await hold(room, subject_id=ben.user_id)
+        return found
+
+    monkeypatch.setattr(conversations, "forgettable", and_then_the_hold)
+    await room.service._jobs.tidy()
+    assert bodies(room) == 1
+    store = room.people.crypto._data_keys._store
+    keys = [key.scope for key in await store.subject_keys("default", anna.user_id, after="", limit=9)]
+    assert keys == [group.conversation_id], "crypto knows nobody but authors"
+    await release(room)
+    await room.service._jobs.tidy()
+    assert (bodies(room), await store.live_subject_keys("default", anna.user_id)) == (0, 0)
 
 
 async def erased(room: KeepingRoom, by: Caller, jobs: int) -> GdprJob:

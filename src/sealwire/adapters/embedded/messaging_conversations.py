@@ -216,13 +216,7 @@ class SqliteConversationStore:
 
     async def forget(self, conversation_id: str, limit: int) -> bool:
         def forget(conn: apsw.Connection) -> bool:
-            num, tenant_id, held = fetch(
-                conn,
-                f"SELECT c.num, c.tenant_id, {HELD_PLACE} FROM conversation c WHERE c.conversation_id = ?",
-                (conversation_id,),
-            )[0]
-            if held:
-                raise LegalHold
+            num, _ = _require_free(conn, conversation_id)
             if forget_former(conn, num, limit):
                 return True
             low, high = key_of(num, 0), key_of(num, LAST)
@@ -244,17 +238,30 @@ class SqliteConversationStore:
             conn.execute(
                 "DELETE FROM member WHERE num IN (SELECT num FROM member WHERE conversation = ? LIMIT ?)", (num, limit)
             )
-            if conn.changes() == limit:
-                return True
+            return bool(conn.changes() == limit)
+
+        return await self._db.write(forget)
+
+    async def mark_forgotten(self, conversation_id: str) -> None:
+        def mark(conn: apsw.Connection) -> None:
+            num, tenant_id = _require_free(conn, conversation_id)
             conn.execute("UPDATE conversation SET forgotten = 1, title = NULL, member_count = 0 WHERE num = ?", (num,))
             conn.execute(
                 "INSERT INTO forgotten (tenant_id, conversation_id, at_us)"
                 " SELECT ?, ?, removed_at_us FROM conversation WHERE num = ?",
                 (tenant_id, conversation_id, num),
             )
-            return False
 
-        return await self._db.write(forget)
+        await self._db.write(mark)
+
+
+def _require_free(conn: apsw.Connection, conversation_id: str) -> tuple[int, str]:
+    """From inside the write that forgets: return number and tenant. Raises: LegalHold."""
+    sql = f"SELECT c.num, c.tenant_id, {HELD_PLACE} FROM conversation c WHERE c.conversation_id = ?"
+    num, tenant_id, held = fetch(conn, sql, (conversation_id,))[0]
+    if held:
+        raise LegalHold
+    return int(num), str(tenant_id)
 
 
 def _require_there(conn: apsw.Connection, tenant_id: str, user_id: str) -> None:

@@ -93,10 +93,13 @@ class Jobs:
 
     async def _forget(self, tenant_id: str, conversation_id: str) -> None:
         """Raises: LegalHold; what a hold covers stays."""
-        # The keys first: from then on nobody reads it, whatever copy of the file there is.
-        await self._keys.destroy(tenant_id, scope=conversation_id)
+        # The rows first, each look at the holds with what it deletes: crypto knows no hold on who is only mentioned, or
+        # only sat there, and would destroy what a hold that came a moment ago keeps. The mark last: until then a crash,
+        # or a hold, leaves the rest to the next time.
         while await self._conversations.forget(conversation_id, CHUNK):
             pass
+        await self._keys.destroy(tenant_id, scope=conversation_id)
+        await self._conversations.mark_forgotten(conversation_id)
 
     async def _every(self, seconds: float, job: Callable[[], Awaitable[object]]) -> None:
         while True:

@@ -58,7 +58,7 @@ class Keys(Protocol):
 
 
 class ConversationStore(Protocol):
-    """Conversations and their members. A removed conversation is found by no method but `forgettable` and `forget`."""
+    """Conversations and their members. A removed conversation is found only by what forgets it."""
 
     async def create(
         self, record: ConversationRecord, members: Sequence[tuple[str, MemberRole]], pair: str, actor: Actor
@@ -116,6 +116,9 @@ class ConversationStore(Protocol):
 
         Raises: LegalHold, nothing done, while a hold covers it or a member.
         """
+
+    async def mark_forgotten(self, conversation_id: str) -> None:
+        """Tell that it is forgotten: when its content is gone, and its keys. Raises: LegalHold, as `forget`."""
 
 
 class MessageStore(Protocol):
