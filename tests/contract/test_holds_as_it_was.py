@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from sealwire.contracts.conversations import Conversation, NewConversation
 from sealwire.contracts.custody import Disposal, HoldPlacement, SubjectErased, SubjectErasure, SubjectQuery
 from sealwire.contracts.data_keys import DataKeyDestruction
 from sealwire.contracts.gdpr import GdprJob, JobQuery, NewErasure
-from sealwire.contracts.members import MemberChange
+from sealwire.contracts.members import MemberChange, NewMember
 from sealwire.contracts.messages import Draft, History, Message
 from sealwire.kit.caller import Caller, service_caller
 from sealwire.services.compliance.certificates import read_certificate
@@ -235,6 +236,48 @@ async def test_a_hold_that_comes_before_a_removed_conversation_is_forgotten_find
     await release(room)
     await room.service._jobs.tidy()
     assert (bodies(room), await store.live_subject_keys("default", anna.user_id)) == (0, 0)
+
+
+async def test_whenever_a_hold_is_released_what_it_kept_is_found_again(
+    room: MessagingRoom, anna: Caller, ben: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group, scan, moment, looks = await room.group(anna), room.stores.db.scan, 0, 0
+
+    async def look(fn: Any) -> Any:
+        nonlocal looks
+        found, looks = await scan(fn), looks + 1
+        if looks == moment:
+            await release(room, f"h{moment}")
+        return found
+
+    while looks >= moment:
+        who, moment, looks = await room.enter(f"agnes{moment}"), moment + 1, 0
+        await room.messaging.add_member(anna, group.conversation_id, NewMember(user_id=who.user_id))
+        await tell(room, who, group, "to you", ben)
+        await hold(room, f"h{moment}", subject_id=ben.user_id)
+        with monkeypatch.context() as patch:
+            patch.setattr(room.stores.db, "scan", look)
+            await erase(room, who)
+        await release(room, f"h{moment}")
+        await erase(room, who, SubjectErasure(job_id="job-2", pseudonym="somebody-2"))
+        left = await room.stores.subjects.counts("default", who.user_id)
+        assert set(left.values()) == {0}, (moment, left)
+    assert moment > 5
+
+
+async def test_what_is_kept_of_nobody_is_held_like_what_is_of_somebody(
+    room: MessagingRoom, anna: Caller, ben: Caller
+) -> None:
+    group = await room.group(ben, anna)
+    await tell(room, anna, group, "to you", ben)
+    await tell(room, anna, group, "to nobody")
+    await erase(room, anna, SubjectErasure(job_id="job-1", pseudonym="somebody-1", messages="anonymise"))
+    await hold(room, subject_id=ben.user_id)
+    nobody = replace(anna, principal=replace(anna.principal, subject="somebody-1"))
+    answer = await erase(room, nobody, SubjectErasure(job_id="job-2", pseudonym="somebody-2"))
+    assert (answer.kept, answer.kept_by) == ({"message": 1, "data_key": 1}, ["h1"])
+    room.ring.clear_cache()
+    assert await said(room, ben, group) == [("to you", "somebody-1", [ben.user_id]), (None, "somebody-2", [])]
 
 
 async def erased(room: KeepingRoom, by: Caller, jobs: int) -> GdprJob:

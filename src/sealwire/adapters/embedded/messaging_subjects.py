@@ -28,6 +28,7 @@ from sealwire.services.messaging.subject_ports import (
     FormerMessage,
     HeldPlace,
     Mention,
+    Remains,
     Rewritten,
     Sat,
     SubjectReaction,
@@ -46,6 +47,7 @@ _PIN: Final = (
     " WHERE m.key = (event.stream >> 32 << 32 | event.seq) AND m.sender_id = ?2 AND c.tenant_id = ?1)"
 )
 _IN: Final = "IN (SELECT value FROM json_each(?))"
+_TRACE: Final = f"INSERT OR IGNORE INTO trace SELECT DISTINCT ?1, value >> {SEQ_BITS} FROM json_each(?2)"
 TRACES: Final = (
     "SELECT t.conversation FROM trace t JOIN conversation c ON c.num = t.conversation AND c.tenant_id = ?1"
     " WHERE t.user_id = ?2 AND t.conversation >= ?3 ORDER BY t.conversation"
@@ -61,6 +63,7 @@ _NAMES_HERE: Final = (
     "FROM conversation c WHERE c.num = :last >> 32 AND c.tenant_id = :tenant"
     " AND (c.created_by = :person OR instr(c.pair, :person))"
 )
+_ALL_AND_HELD: Final = "SELECT conversation_id, count(*), total(held) FROM (SELECT {})"
 FINDING: Final = {
     "messages": f"SELECT c.tenant_id, c.conversation_id, {MESSAGE_COLUMNS}, {HELD_MESSAGE} FROM message m {_SENT_HERE}"
     " ORDER BY m.key LIMIT :limit",
@@ -77,12 +80,11 @@ FINDING: Final = {
     f" m.deleted_at_us FROM message m {_SENT_HERE} AND m.kept = {HELD} ORDER BY m.key LIMIT :limit",
     "mentions": f"SELECT m.key, m.meta FROM message m {_NAMED_HERE} ORDER BY m.key LIMIT :limit",
     "names": f"SELECT c.num {_NAMES_HERE} AND NOT {HELD_PLACE}",
-    "held conversations": f"SELECT c.conversation_id, 1 {_NAMES_HERE} AND {HELD_PLACE}",
-    "held messages": f"SELECT c.conversation_id, count(*) FROM message m {_SENT_HERE} AND {HELD_MESSAGE}",
-    "held mentions": f"SELECT c.conversation_id, count(*) FROM message m {_MEANT_HERE} AND {HELD_MESSAGE}",
-    "messages left": f"SELECT count(*) FROM message m {_SENT_HERE} AND NOT {HELD_MESSAGE}",
     "reactions left": f"SELECT count(*) FROM reaction m {_HERE} AND m.user_id = :person",
-    "mentions left": f"SELECT count(*) FROM message m {_NAMED_HERE}",
+    # How many there are, and how many of them a hold keeps: in one look, as one may be released at any moment.
+    "message": _ALL_AND_HELD.format(f"c.conversation_id, {HELD_MESSAGE} AS held FROM message m {_SENT_HERE}"),
+    "mention": _ALL_AND_HELD.format(f"c.conversation_id, {HELD_MESSAGE} AS held FROM message m {_MEANT_HERE}"),
+    "conversation": _ALL_AND_HELD.format(f"c.conversation_id, {HELD_PLACE} AS held {_NAMES_HERE}"),
 }
 _FREE: Final = (
     f"SELECT m.key FROM message m {_ITS} WHERE m.key IN (SELECT value FROM json_each(?2)) AND NOT {HELD_MESSAGE}"
@@ -184,14 +186,18 @@ class SqliteMessagingSubjects:
         rows = await self._each("mentions", (tenant_id, subject_id), after, limit)
         return [Mention(key, meta) for key, meta in rows]
 
-    async def left(self, tenant_id: str, subject_id: str) -> Mapping[str, int]:
+    async def remains(self, tenant_id: str, subject_id: str) -> Remains:
         who = (tenant_id, subject_id)
-        places = ("messages", "reactions", "mentions")
-        found = {place: sum(n for (n,) in await self._each(f"{place} left", who)) for place in places}
-        found["former_reactions"] = int(self._db.read(COUNT_FREE, who)[0][0])
-        found["former_memberships"] = int(self._db.read(COUNT_FREE_SEATS, who)[0][0])
-        seats = self._db.read(_SEATS, who)[0][0]
-        return {**found, "memberships": int(seats), "conversations": len(await self._each("names", who))}
+        left: dict[str, int] = {}
+        held: list[HeldPlace] = []
+        for kind in ("message", "mention", "conversation"):
+            rows = [(id_, count, int(kept)) for id_, count, kept in await self._each(kind, who)]
+            left[f"{kind}s"] = sum(count - kept for _, count, kept in rows)
+            held += [HeldPlace(id_, kind, kept) for id_, _, kept in rows if kept]
+        left["reactions"] = sum(count for (count,) in await self._each("reactions left", who))
+        counted = {"former_reactions": COUNT_FREE, "former_memberships": COUNT_FREE_SEATS, "memberships": _SEATS}
+        left.update({place: int(self._db.read(sql, who)[0][0]) for place, sql in counted.items()})
+        return Remains(left, held)
 
     async def counts(self, tenant_id: str, subject_id: str) -> Mapping[str, int]:
         def count(conn: apsw.Connection) -> dict[str, int]:
@@ -199,11 +205,6 @@ class SqliteMessagingSubjects:
             return {place: int(conn.execute(sql, params).get or 0) for place, sql in _COUNTS.items()}
 
         return await self._db.scan(count)
-
-    async def held(self, tenant_id: str, subject_id: str) -> Sequence[HeldPlace]:
-        kinds = ("message", "mention", "conversation")
-        found = {kind: await self._each(f"held {kind}s", (tenant_id, subject_id)) for kind in kinds}
-        return [HeldPlace(id_, kind, count) for kind, rows in found.items() for id_, count in rows if count]
 
     async def holders(self, tenant_id: str, conversation_ids: Collection[str]) -> tuple[Sequence[str], Sequence[str]]:
         return await self._db.scan(lambda conn: holders(conn, tenant_id, json.dumps(list(conversation_ids))))
@@ -266,7 +267,10 @@ class SqliteMessagingSubjects:
                 " version = version + 1 WHERE key = ?",
                 [(new[key].sealed, new[key].meta, pseudonym, key) for key, *_ in rows],
             )
-            conn.execute(f"DELETE FROM message_version WHERE key {_IN}", (json.dumps([key for key, *_ in rows]),))
+            listed = json.dumps([key for key, *_ in rows])
+            conn.execute(f"DELETE FROM message_version WHERE key {_IN}", (listed,))
+            # Who asks for the pseudonym to be erased, as for an id that nobody knows, takes what no hold covers only.
+            conn.execute(_TRACE, (pseudonym, listed))
             self._record_each(conn, "message.edited", rows, at_us)
             return len(rows)
 

@@ -64,6 +64,14 @@ class HeldPlace(NamedTuple):
     things: int
 
 
+class Remains(NamedTuple):
+    """How much of the person is left, by place, and where holds keep messages of theirs, messages that name them, or
+    that it was theirs. Each thing is in one of the two, whenever a hold is put or released."""
+
+    left: Mapping[str, int]
+    held: Sequence[HeldPlace]
+
+
 class Rewritten(NamedTuple):
     """A message of the person, of this version, as it is to be kept for the others."""
 
@@ -124,11 +132,8 @@ class SubjectStore(Protocol):
     async def counts(self, tenant_id: str, subject_id: str) -> Mapping[str, int]:
         """Return how much of the person is left, by place, what holds keep left out. Looks at everything there is."""
 
-    async def left(self, tenant_id: str, subject_id: str) -> Mapping[str, int]:
-        """Return the same, found as everything else is."""
-
-    async def held(self, tenant_id: str, subject_id: str) -> Sequence[HeldPlace]:
-        """Return where holds keep messages of the person, messages that name them, or that it was theirs."""
+    async def remains(self, tenant_id: str, subject_id: str) -> Remains:
+        """Return what is left, found as everything else is, and what holds keep."""
 
     async def holders(self, tenant_id: str, conversation_ids: Collection[str]) -> tuple[Sequence[str], Sequence[str]]:
         """Return which of these conversations a hold names, and the ids of holds on people who were ever there."""

@@ -210,12 +210,12 @@ class SubjectCases:
     async def _finish(self, tenant_id: str, subject_id: str, erasure: SubjectErasure) -> SubjectErased:
         """Names, keys, files: only when a last look finds nothing that came while the first was under way."""
         named = await self._store.unname(tenant_id, subject_id, erasure.pseudonym)
-        left = await self._store.left(tenant_id, subject_id)
-        if any(left.values()):
+        remains = await self._store.remains(tenant_id, subject_id)
+        if any(remains.left.values()):
             self._places[erasure.job_id] = _Places()
             return SubjectErased(done=False, erased={"conversation": named} if named else {})
         held = [HeldPlace(*place) for place in await self._former.held(tenant_id, subject_id)]
-        held += await self._store.held(tenant_id, subject_id)
+        held += remains.held
         written = {place.conversation_id for place in held if place.kind == "message"}
         keys = await self._keys.destroy_free(tenant_id, subject_id=subject_id, spare=written)
         places, holds = await self._store.holders(tenant_id, {place.conversation_id for place in held})
