@@ -7,11 +7,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
-from sealwire.contracts.custody import SubjectProbe
+from sealwire.contracts.custody import OwnersOnly, SubjectProbe
 from sealwire.contracts.gdpr import GdprJob, NewErasure, PersonNotFound
 from sealwire.contracts.messages import History
+from sealwire.contracts.users import UserChange
 from sealwire.kit.caller import Caller, service_caller
+from sealwire.kit.permission import Role
 from sealwire.services.compliance.certificates import read_certificate
 from sealwire.services.compliance.notes import parse_key
 from sealwire.testing.keeping_room import KeepingRoom
@@ -72,6 +75,34 @@ async def test_who_came_back_with_a_copy_is_erased_again(tmp_path: Path, put_bac
         for custodian in services:
             found = await custodian.probe_subject(COMPLIANCE, agnes.user_id, SubjectProbe(words=["kingfisher"]))
             assert set(found.places.values()) <= {0}
+    finally:
+        await room.close()
+
+
+async def test_an_owner_who_came_back_is_erased_by_an_owner(tmp_path: Path) -> None:
+    room, copy = KeepingRoom(tmp_path / "data"), tmp_path / "copy"
+    room.folder.mkdir()
+    await room.open()
+    anna, agnes = await room.files.enter("anna"), await room.files.enter("agnes")
+    await room.messages.people.auth.change_user(anna, agnes.user_id, UserChange(role="owner"))
+    group = await room.messages.group(anna, agnes)
+    await room.messages.say(agnes, group, "kept for the court")
+    await room.close()
+    shutil.copytree(room.folder, copy)
+    await room.open()
+    await room.hold(anna, conversation_id=group.conversation_id)
+    await erased(room, anna, NewErasure(subject_id=agnes.user_id))
+    await room.close()
+    for old in room.folder.glob("auth.db*"):
+        old.unlink()
+    for kept in copy.glob("auth.db*"):
+        shutil.copy(kept, room.folder / kept.name)
+    await room.open()
+    try:
+        admin = replace(anna, principal=replace(anna.principal, role=Role.ADMIN))
+        for again in (False, True):
+            with pytest.raises(OwnersOnly):
+                await room.compliance.service.request_erasure(admin, NewErasure(subject_id=agnes.user_id, again=again))
     finally:
         await room.close()
 

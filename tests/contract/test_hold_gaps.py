@@ -134,7 +134,8 @@ async def test_a_hold_on_somebody_who_is_gone_says_so(tmp_path):
         assert hold.found, "there was such a person"
 
 
-async def test_a_hold_on_a_conversation_names_erasures_under_way(tmp_path):
+@pytest.mark.parametrize("covered", [{"conversation_id": "c1"}, {"subject_id": "ben-1"}])
+async def test_a_hold_names_erasures_of_others_under_way(tmp_path, covered):
     there = services()
     there["crypto"].gate.clear()
     async with town(tmp_path / "data", there) as room:
@@ -147,8 +148,9 @@ async def test_a_hold_on_a_conversation_names_erasures_under_way(tmp_path):
             return await unfinished()
 
         room.stores.rights.unfinished = look
-        placing = asyncio.create_task(room.service.hold(OWNER, NewHold(reason="case 7", conversation_id="c1")))
+        placing = asyncio.create_task(room.service.hold(OWNER, NewHold(reason="case 7", **covered)))
         await asyncio.wait_for(looked.wait(), 20)
         there["crypto"].gate.set()
         hold = await asyncio.wait_for(placing, 20)
     assert hold.gaps == [HoldGap(job_id=asked.job_id, subject_id=AGNES, erased={"messaging": {"message": 7}})]
+    assert hold.found is ("conversation_id" in covered), "nobody knows Ben: what was erased was of somebody else"

@@ -34,8 +34,8 @@ class NewHold(Input):
 class HoldGap(Output):
     """What an erasure had taken before a hold was in force: how many things, by service and kind.
 
-    Of a hold on a conversation: an erasure that was under way. Which of its messages and files were of this
-    conversation nobody can say any more.
+    Of somebody else than a hold names: an erasure that was under way. Which of its messages and files were of this
+    conversation, or mentioned this person, nobody can say any more.
     """
 
     job_id: str

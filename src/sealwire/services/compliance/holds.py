@@ -178,7 +178,7 @@ class HoldKeeper:
             await custodian.put_hold(caller, hold.hold_id, placement)
         now_us = self._clock.now_us()
         gaps = await self._gaps(tenant_id, hold)  # nothing more can go: what is gone now is all
-        found = True if gaps and hold.subject_id is not None else await self._knows(tenant_id, hold)
+        found = any(gap.subject_id == hold.subject_id for gap in gaps) or await self._knows(tenant_id, hold)
         told = {"erased_before_by": ",".join(gap.job_id for gap in gaps)} if gaps else {}
         if found is False:
             told["found"] = "nothing"

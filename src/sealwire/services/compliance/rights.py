@@ -203,14 +203,14 @@ class Rights:
         subject_id = self._whose(caller, erasure.subject_id)
         tenant_id, spares_owners = caller.tenant_id, False
         before = await self._erased_before(tenant_id, subject_id)
-        if before is None or erasure.again:
-            try:
-                spares_owners = await self._require_changeable(caller, subject_id)
-            except PersonNotFound:
-                if not erasure.again:
-                    raise
-        elif not (before.finished and any(receipt.kept for receipt in before.receipts)):
+        kept = before is not None and before.finished and any(receipt.kept for receipt in before.receipts)
+        if before is not None and not (erasure.again or kept):
             return self._view(before, caller)
+        try:  # who was erased may be back, as an owner too, when older data was put back
+            spares_owners = await self._require_changeable(caller, subject_id)
+        except PersonNotFound:
+            if before is None and not erasure.again:
+                raise
         if await self._holds.covers(tenant_id, subject_id=subject_id):
             raise LegalHold("A legal hold covers this person; erasing waits until it is released.")
         await self._erasures.check(tenant_id, subject_id)
@@ -236,21 +236,21 @@ class Rights:
                 seen.add(job.subject_id)
 
     async def gaps(self, tenant_id: str, hold: Hold) -> list[HoldGap]:
-        """Return what erasures have taken of what a hold covers; of a conversation, those that are under way.
+        """Return what erasures have taken of what a hold covers; of other people, those that are under way.
 
         Waits for the steps that were begun before every service had the hold, of whomever: they may take of it.
         """
         await self._erasures.between_steps_of(tenant_id)
+        jobs = [job for job in await self._store.unfinished() if job.tenant_id == tenant_id]
+        others: tuple[str, ...] = ("messaging", "media")
         if hold.subject_id is not None:
-            jobs = [job for job in await self._store.of_subject(tenant_id, hold.subject_id) if job.kind == "erasure"]
-        else:
-            jobs = [
-                job for job in await self._store.unfinished() if (job.tenant_id, job.kind) == (tenant_id, "erasure")
-            ]
+            jobs = [job for job in jobs if job.subject_id != hold.subject_id]
+            jobs += await self._store.of_subject(tenant_id, hold.subject_id)
+            others = ("messaging",)  # what mentioned the person
         gaps = []
-        for job in jobs:
+        for job in (job for job in jobs if job.kind == "erasure"):
             stored = await self._store.job(tenant_id, job.job_id) or job
-            told = (*ORDER, AUDIT) if hold.subject_id is not None else ("messaging", "media")
+            told = (*ORDER, AUDIT) if job.subject_id == hold.subject_id else others
             if taken := {r.service: r.counts for r in stored.receipts if r.service in told and r.counts}:
                 gaps.append(HoldGap(job_id=job.job_id, subject_id=job.subject_id, erased=taken))
         return gaps
