@@ -21,7 +21,7 @@ from sealwire.contracts.audit_log import Actor, AuditEntry, AuditRecord
 from sealwire.contracts.crypto_terms import DecryptionFailed, KeyUnusable
 from sealwire.kit.clock import US_PER_S, Clock, rfc3339
 from sealwire.kit.envelopes import EnvelopeRefused, SealingKey, bind
-from sealwire.kit.problem import Invalid
+from sealwire.kit.problem import Invalid, Unavailable
 from sealwire.services.compliance.canonical import NotCanonical, canonical, canonical_members
 from sealwire.services.compliance.chain import Form, Record, RecordActor, TooLong, form_of, read_record, record_bytes
 from sealwire.services.compliance.forms import NUL, plain_forms
@@ -100,7 +100,13 @@ class Sealer:
             return _seal(entry, SealingKey(key_id=os.urandom(16), key=os.urandom(32)))
         scope = PERSON_SCOPE if subject_id else day_scope(created_at)
         key = self._keys.ready(tenant_id, scope, subject_id)
-        return _seal(entry, key or await self._keys.sealing_key(tenant_id, scope, subject_id))
+        return _seal(entry, key or await self._key(tenant_id, scope, subject_id))
+
+    async def _key(self, tenant_id: str, scope: str, subject_id: str) -> SealingKey:
+        try:
+            return await self._keys.sealing_key(tenant_id, scope, subject_id)
+        except DecryptionFailed as error:  # an `Invalid`, by which senders take the record itself to be at fault
+            raise Unavailable("The key for the personal data of a record can't be opened.") from error
 
     async def _fetch_keys(self, entries: Sequence[AuditEntry]) -> None:
         """Have the keys of all people loaded that aren't at hand, at the same time and not one after another."""
@@ -108,7 +114,7 @@ class Sealer:
         people = {(e.tenant_id, e.subject_id) for e in entries if e.personal and e.subject_id} - self.forgotten
         missing = [person for person in people if ready(person[0], PERSON_SCOPE, person[1]) is None]
         if len(missing) > 1:
-            await asyncio.gather(*(self._keys.sealing_key(tenant, PERSON_SCOPE, person) for tenant, person in missing))
+            await asyncio.gather(*(self._key(tenant, PERSON_SCOPE, person) for tenant, person in missing))
 
     async def show(self, stored: StoredRecord) -> AuditRecord:
         """Return the record as a reader with the right to it sees it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from base64 import b64encode
 from binascii import a2b_base64
 from collections.abc import Callable
@@ -39,6 +40,8 @@ _ENVELOPE_AT: Final = 21
 DATA: Final = "data"
 """The name of the key that wraps a service's data keys."""
 _OPENED: Final = "crypto.data_key.opened"
+_LOADED: Final = "crypto.data_key.loaded"
+_log = logging.getLogger("sealwire.crypto")
 
 
 def system_purpose(service: str) -> str:
@@ -60,9 +63,12 @@ class DataKeys:
         self._shred_soon = shred_soon
 
     async def current(self, caller: Caller, request: SystemDataKeyRequest) -> SystemDataKey:
-        """Return the current data key of a service's context with `DATA_KEY_USES` more uses granted."""
+        """Return the current data key of a service's context with `DATA_KEY_USES` more uses granted.
+
+        One whose row is damaged is followed by a new one: what it protects waits for the row, what comes does not.
+        """
         live = await self._chain.named(caller, system_purpose(caller.service), DATA, "aes-256-gcm")
-        with self._refusals(caller, "crypto.data_key.loaded", live.stored.key_id, 0, live.stored.purpose):
+        with self._refusals(caller, _LOADED, live.stored.key_id, 0, live.stored.purpose):
             return await self._current(caller, live, request)
 
     async def _current(self, caller: Caller, live: LiveKey, request: SystemDataKeyRequest) -> SystemDataKey:
@@ -77,10 +83,15 @@ class DataKeys:
                     return made
                 fresh = False  # another call made one at the same time
                 continue
-            event = self._event(caller, "crypto.data_key.loaded", stored)
+            event = self._event(caller, _LOADED, stored)
             if await self._store.grant_uses(stored.data_key_id, DATA_KEY_USES, event):
-                plain = await self._unwrap(live, stored)
-                return _data_key(stored, plain)
+                purpose = system_purpose(stored.service)
+                try:
+                    with self._refusals(caller, _LOADED, stored.key_id, stored.version, purpose):
+                        return _data_key(stored, await self._unwrap(live, stored))
+                except (DecryptionFailed, KeyNotFound):
+                    _log.error("data key %s does not open: its row was changed; a new one follows", stored.data_key_id)
+                    fresh = True
 
     async def open(self, caller: Caller, key: WrappedKey) -> PlainKey:
         """Return a data key in the clear. Raises: DecryptionFailed, KeyUnusable."""
@@ -200,7 +211,12 @@ class DataKeys:
         self, caller: Caller, live: LiveKey, context: dict[str, str], digest: bytes, replaced: StoredDataKey | None
     ) -> SystemDataKey | None:
         """Make a data key and let it be current; None when another one became current meanwhile."""
-        material = await self._chain.material(live, live.stored.newest.version)
+        newest = live.stored.newest.version
+        try:
+            material = await self._chain.material(live, newest)
+        except DecryptionFailed:  # damaged as well
+            live = await self._chain.rotate(caller, live, expected=newest)
+            material = await self._chain.material(live, live.stored.newest.version)
         data_key_id = new_id()
         with wiping(draw_key()) as plain:
             key = StoredDataKey(
