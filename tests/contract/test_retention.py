@@ -13,7 +13,15 @@ from sealwire.contracts.audit_log import Actor, AuditBatch, AuditEntry, AuditQue
 from sealwire.contracts.conversations import Conversation, NewConversation
 from sealwire.contracts.gdpr import NewRestriction
 from sealwire.contracts.messages import History
-from sealwire.contracts.retention import START_RUN, ListUnusable, NewRetentionRun, RetentionRun, RunActive
+from sealwire.contracts.retention import (
+    START_RUN,
+    ListNotWhole,
+    ListQuery,
+    ListUnusable,
+    NewRetentionRun,
+    RetentionRun,
+    RunActive,
+)
 from sealwire.contracts.retention_policies import NewRetentionPolicy
 from sealwire.kit.caller import ANONYMOUS_TENANT, Caller, service_caller
 from sealwire.kit.codec import Page
@@ -75,6 +83,61 @@ async def test_a_dry_run_counts_and_changes_nothing(room: KeepingRoom, anna: Cal
     lines = "".join(f"messages/{id_}\n" for id_ in sorted([ids[0], ids[2]]))
     assert run.list_hash == sha256(lines.encode()).hexdigest()
     assert await texts(room, anna, group) == ["old", "old", "old", "young"]
+
+
+async def test_the_list_of_a_dry_run_is_read_in_pages_and_hashes_to_what_was_committed_to(
+    room: KeepingRoom, anna: Caller, ben: Caller
+) -> None:
+    """As docs/life/retention.md shows it to who checks the hash."""
+    group, service = await room.messages.group(anna, ben), room.compliance.service
+    ids = [(await room.messages.say(anna, group, "old")).message_id for _ in range(5)]
+    for name in ("anna", "ben"):
+        await room.files.upload(name, name.encode())
+    room.clock.advance(10 * DAY_S)
+    await room.messages.say(anna, group, "young")
+    await keep(room, anna, messages=5, media=5)
+    dry = await room.run(anna, dry_run=True)
+    for limit in (1, 2, 7, 200):
+        digest, cursor, seen = sha256(), None, []
+        while True:
+            page = await service.run_items(anna, dry.run_id, ListQuery(limit=limit, cursor=cursor))
+            assert len(page.items) <= limit
+            for item in page.items:
+                digest.update(f"{item.resource_type}/{item.id}\n".encode())
+                seen.append(item)
+            if (cursor := page.next_cursor) is None:
+                break
+        assert digest.hexdigest() == dry.list_hash
+        assert sorted(i.id for i in seen if i.resource_type == "messages") == sorted(ids)
+        assert [i.resource_type for i in seen] == ["media"] * 2 + ["messages"] * 5
+    other = await room.files.enter("olga", tenant="selftest-elsewhere")
+    with pytest.raises(NotFound):
+        await service.run_items(other, dry.run_id, ListQuery())
+    for cursor in ("nonsense", "c:x"):
+        with pytest.raises(Invalid):
+            await service.run_items(anna, dry.run_id, ListQuery(cursor=cursor))
+    first = await service.run_items(anna, dry.run_id, ListQuery(limit=2))
+    run = await room.run(anna, dry_run_id=dry.run_id)
+    for run_id in (dry.run_id, run.run_id):  # half a list would hash to something else, and an empty one to nothing
+        with pytest.raises(ListNotWhole):
+            await service.run_items(anna, run_id, ListQuery(limit=2, cursor=first.next_cursor))
+
+
+async def test_an_old_list_that_goes_is_not_read_in_part(room: KeepingRoom, anna: Caller) -> None:
+    group, runs = await room.messages.group(anna), room.compliance.stores.runs
+    for _ in range(3):
+        await room.messages.say(anna, group, "old")
+    room.clock.advance(10 * DAY_S)
+    await keep(room, anna, messages=5)
+    dry = await room.run(anna, dry_run=True)
+    room.clock.advance(8 * DAY_S)
+    now_us = room.clock.now_us()
+    assert await runs.forget(runs_before_us=0, lists_before_us=now_us - 7 * DAY_S * 1_000_000, limit=1) == 1
+    assert len(await runs.next(dry.run_id, "messages", 9)) == 2
+    with pytest.raises(ListNotWhole):
+        await room.compliance.service.run_items(anna, dry.run_id, ListQuery())
+    with pytest.raises(ListUnusable):
+        await room.run(anna, dry_run_id=dry.run_id)
 
 
 async def test_a_run_disposes_of_exactly_the_list_of_its_dry_run(room: KeepingRoom, anna: Caller, ben: Caller) -> None:
@@ -236,6 +299,7 @@ async def test_the_log_of_who_is_not_known_is_kept_as_the_settings_say(room: Kee
             while True:
                 if await addresses(room, copy) == [known]:
                     break
+                room.clock.advance(0.1)  # the policy counts an interval after it was set
                 await asyncio.sleep(0.02)
     assert await addresses(room, young) == ["203.0.113.9"]
     await room.close_compliance()
@@ -322,6 +386,7 @@ async def test_the_schedule_runs_once_an_interval(tmp_path: Path) -> None:
         engine = room.compliance.service.keeping.engine
         assert await engine.look() == []
         await keep(room, anna, messages=5, media=0)
+        room.clock.advance(DAY_S + 10)
         assert await engine.look() == [anna.tenant_id]
         run = (await engine.runs(anna, Page())).items[0]
         await engine.settled(run.run_id)
@@ -335,6 +400,42 @@ async def test_the_schedule_runs_once_an_interval(tmp_path: Path) -> None:
         room.clock.advance(20)
         assert await engine.look() == [anna.tenant_id]
         await engine.settled((await engine.runs(anna, Page())).items[0].run_id)
+    finally:
+        await room.close()
+
+
+async def test_the_schedule_heeds_a_policy_an_interval_after_it_was_changed(tmp_path: Path) -> None:
+    room = KeepingRoom(tmp_path, config=ComplianceConfig(retention_every_s=DAY_S, retention_pause_ms=0))
+    await room.open()
+    try:
+        anna = await room.files.enter("anna")
+        service = room.compliance.service
+        engine = service.keeping.engine
+
+        async def scheduled() -> list[str] | None:
+            if await engine.look() != [anna.tenant_id]:
+                return None
+            run = (await engine.runs(anna, Page())).items[0]
+            await engine.settled(run.run_id)
+            return [part.resource_type for part in run.parts]
+
+        await keep(room, anna, messages=5)
+        assert await scheduled() is None
+        assert [p.resource_type for p in (await room.run(anna, dry_run=True)).parts] == ["messages"], "by hand at once"
+        room.clock.advance(DAY_S - 10)
+        assert await scheduled() is None
+        await keep(room, anna, media=5)
+        await keep(room, anna, messages=5)  # said again: no other
+        room.clock.advance(20)
+        assert await scheduled() == ["messages"]
+        room.clock.advance(DAY_S + 10)
+        assert await scheduled() == ["media", "messages"]
+        await keep(room, anna, messages=4)
+        room.clock.advance(DAY_S - 10)
+        await service.remove_policy(anna, "media")
+        await keep(room, anna, media=5)
+        room.clock.advance(20)
+        assert await scheduled() == ["messages"]
     finally:
         await room.close()
 

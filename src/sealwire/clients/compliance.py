@@ -27,7 +27,7 @@ from sealwire.contracts.compliance import Compliance
 from sealwire.contracts.consents import Consent, ConsentHistory, NewConsent
 from sealwire.contracts.gdpr import GdprJob, NewErasure, NewExport, NewRectification
 from sealwire.contracts.holds import Hold, Holds, NewHold
-from sealwire.contracts.retention import NewRetentionRun, RetentionRun
+from sealwire.contracts.retention import ListedItems, ListQuery, NewRetentionRun, RetentionRun
 from sealwire.contracts.retention_policies import NewRetentionPolicy, RetentionPolicies, RetentionPolicy
 from sealwire.kit.caller import SYSTEM_TENANT, Caller, service_caller
 from sealwire.kit.codec import Page
@@ -264,6 +264,10 @@ class ComplianceClient:
     async def get_retention_run(self, caller: Caller, run_id: str) -> RetentionRun:
         """Return how far a run is. Raises: NotFound."""
         return await self.compliance.run(caller, run_id)
+
+    async def get_retention_list(self, caller: Caller, run_id: str, page: ListQuery | None = None) -> ListedItems:
+        """Return what a dry run found, in the order its hash covers. Raises: NotFound, ListNotWhole."""
+        return await self.compliance.run_items(caller, run_id, page or ListQuery())
 
     async def put_hold(self, caller: Caller, hold: NewHold) -> Hold:
         """Put a legal hold."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import Annotated, Literal, Protocol
+
+import msgspec
 
 from sealwire.contracts.compliance_terms import LOOK, RETAIN
 from sealwire.kit.caller import Caller
@@ -25,6 +27,12 @@ class ListUnusable(Conflict):
     """The dry run named can't be executed: it isn't finished, was executed before, or the policy is another now."""
 
     code, title = "retention_list_unusable", "This dry run can't be executed"
+
+
+class ListNotWhole(Conflict):
+    """The list is still made, is disposed of, or was: only that of a dry run that is `listed` can be read."""
+
+    code, title = "retention_list_not_whole", "The list of this run is not there as a whole"
 
 
 class NewRetentionRun(Input):
@@ -77,6 +85,27 @@ class RetentionRun(Output):
     problem: str | None = None
 
 
+class ListQuery(Input):
+    """The paging members of a list of things."""
+
+    limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 200
+    cursor: Annotated[str, msgspec.Meta(max_length=512)] | None = None
+
+
+class ListedItem(Output):
+    """A thing on the list of a run, by the id it has with its service; of `audit` its `seq`, as 12 digits."""
+
+    resource_type: str
+    id: str
+
+
+class ListedItems(Output):
+    """What a dry run found, in the order `list_hash` covers: `<resource_type>/<id>` and a line feed for each."""
+
+    items: list[ListedItem]
+    next_cursor: str | None = None
+
+
 class RetentionRuns(Output):
     """The tenant's runs, the newest first."""
 
@@ -113,8 +142,18 @@ RUN = Operation(
     summary="One retention run and its progress",
     **LOOK,
 )
+RUN_ITEMS = Operation(
+    name="run_items",
+    verb="GET",
+    path="/compliance/retention/runs/{run_id}/items",
+    takes=ListQuery,
+    gives=ListedItems,
+    repeat=Repeat.SAFE,
+    summary="What a dry run found, in the order its hash covers",
+    **LOOK,
+)
 
-OPERATIONS = table(START_RUN, RUNS, RUN)
+OPERATIONS = table(START_RUN, RUNS, RUN, RUN_ITEMS)
 
 
 class RetentionRunning(Protocol):
@@ -129,3 +168,6 @@ class RetentionRunning(Protocol):
     async def runs(self, caller: Caller, page: Page) -> RetentionRuns: ...
     async def run(self, caller: Caller, run_id: str) -> RetentionRun:
         """Raises: NotFound."""
+
+    async def run_items(self, caller: Caller, run_id: str, page: ListQuery) -> ListedItems:
+        """Return a page of the list of a dry run that waits to be executed. Raises: NotFound, ListNotWhole, Invalid."""

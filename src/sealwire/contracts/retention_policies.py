@@ -13,7 +13,7 @@ from sealwire.kit.operation import Operation, Repeat, table
 
 
 class RetentionPolicy(Output):
-    """How long a type of resource is kept."""
+    """How long a type of resource is kept; since `updated_at`, and by the schedule an interval later."""
 
     resource_type: str
     keep_days: int

@@ -183,6 +183,10 @@ class SqliteRunStore:
         )
         return [row[0] for row in rows]
 
+    async def page(self, list_id: str, after: tuple[str, str], limit: int) -> Sequence[tuple[str, str]]:
+        sql = f"SELECT resource_type, resource_id {_ABOVE} ORDER BY resource_type, resource_id LIMIT ?"
+        return [(str(kind), str(id_)) for kind, id_ in self._db.read(sql, (list_id, *after, limit))]
+
     async def take(self, run: StoredRun, resource_type: str, upto: str) -> None:
         def take(conn: apsw.Connection) -> None:
             conn.execute(
@@ -227,21 +231,22 @@ class SqliteRunStore:
 
     async def forget(self, *, runs_before_us: int, lists_before_us: int, limit: int) -> int:
         def forget(conn: apsw.Connection) -> int:
-            conn.execute(
-                "DELETE FROM retention_item WHERE (list_id, resource_type, resource_id) IN (SELECT list_id,"
-                " resource_type, resource_id FROM retention_item JOIN retention_run ON run_id = list_id"
-                " WHERE started_us < ? AND NOT EXISTS (SELECT 1 FROM retention_run a WHERE a.active"
-                " AND json_extract(a.body, '$.list_id') = retention_item.list_id) LIMIT ?)",
-                (lists_before_us, limit),
-            )
-            if deleted := int(conn.changes()):
-                return deleted
             for body in conn.execute(
                 "SELECT body FROM retention_run WHERE started_us < ? AND NOT active"
                 " AND json_extract(body, '$.status') = 'listed' LIMIT ?",
                 (lists_before_us, limit),
             ).fetchall():
                 _put(conn, msgspec.structs.replace(_decode(str(body[0])), status="spent", problem="nobody executed it"))
+            conn.execute(
+                "DELETE FROM retention_item WHERE (list_id, resource_type, resource_id) IN (SELECT list_id,"
+                " resource_type, resource_id FROM retention_item JOIN retention_run ON run_id = list_id"
+                " WHERE started_us < ? AND json_extract(body, '$.status') <> 'listed'"
+                " AND NOT EXISTS (SELECT 1 FROM retention_run a WHERE a.active"
+                " AND json_extract(a.body, '$.list_id') = retention_item.list_id) LIMIT ?)",
+                (lists_before_us, limit),
+            )
+            if deleted := int(conn.changes()):
+                return deleted
             conn.execute(
                 "DELETE FROM retention_run WHERE run_id IN (SELECT run_id FROM retention_run r WHERE started_us < ?"
                 " AND NOT active AND NOT EXISTS (SELECT 1 FROM retention_item WHERE list_id = r.run_id) LIMIT ?)",

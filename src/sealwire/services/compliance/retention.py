@@ -44,6 +44,8 @@ class Retention:
         if policy.action == "tombstone" and resource_type != "messages":
             raise Invalid("Only messages leave tombstones; of this type nothing would be left.", path="$.action")
         now_us = self._clock.now_us()
+        found = await self._store.policies(caller.tenant_id, after="", limit=len(RESOURCE_TYPES))
+        same = [p.updated_at for p in found if p.resource_type == resource_type and _says(p) == _says(policy)]
         event = change_event(
             caller,
             "retention.policy_set",
@@ -54,7 +56,10 @@ class Retention:
             action=policy.action,
         )
         stored = RetentionPolicy(
-            resource_type=resource_type, keep_days=policy.keep_days, action=policy.action, updated_at=rfc3339(now_us)
+            resource_type=resource_type,
+            keep_days=policy.keep_days,
+            action=policy.action,
+            updated_at=same[0] if same else rfc3339(now_us),  # said again it is no other: the schedule does not wait
         )
         await self._store.set_policy(caller.tenant_id, stored, event)
         return stored
@@ -80,3 +85,7 @@ class Retention:
             await self.remove_policy(caller, "audit")
         elif before != keep_days:
             await self.set_policy(caller, "audit", NewRetentionPolicy(keep_days=keep_days))
+
+
+def _says(policy: RetentionPolicy | NewRetentionPolicy) -> tuple[int, str]:
+    return policy.keep_days, policy.action

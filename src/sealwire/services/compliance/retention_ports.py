@@ -80,6 +80,9 @@ class RunStore(Protocol):
     async def next(self, list_id: str, resource_type: str, limit: int) -> Sequence[str]:
         """Return the first of a list, in the order of their ids' bytes."""
 
+    async def page(self, list_id: str, after: tuple[str, str], limit: int) -> Sequence[tuple[str, str]]:
+        """Return (resource type, id) of a list above a place, in the order its hash covers."""
+
     async def take(self, run: StoredRun, resource_type: str, upto: str) -> None:
         """Take what `next` gave, up to this one, off the run's list, and replace the run."""
 
@@ -99,7 +102,10 @@ class RunStore(Protocol):
         """Return tenants that have a policy with a time and began no run by schedule since `before_us`."""
 
     async def forget(self, *, runs_before_us: int, lists_before_us: int, limit: int) -> int:
-        """Delete a chunk of old lists nobody executed, and of old finished runs; return how many rows."""
+        """Delete a chunk of old lists nobody executed, and of old finished runs; return how many rows.
+
+        A run is `spent` before the first of its list goes: what is `listed` is there as a whole.
+        """
 
     async def trim(self, before_us: int) -> None:
         """Drop compliance's own events older than this that every consumer has passed."""

@@ -16,9 +16,21 @@ from msgspec.structs import replace
 
 from sealwire.contracts.compliance_terms import SERVICE
 from sealwire.contracts.custody import Disposal, DueQuery, RetentionCustody
-from sealwire.contracts.retention import ListUnusable, NewRetentionRun, RetentionRun, RetentionRuns, RunActive, RunPart
+from sealwire.contracts.retention import (
+    ListedItem,
+    ListedItems,
+    ListNotWhole,
+    ListQuery,
+    ListUnusable,
+    NewRetentionRun,
+    RetentionRun,
+    RetentionRuns,
+    RunActive,
+    RunPart,
+)
+from sealwire.contracts.retention_policies import RetentionPolicy
 from sealwire.kit.caller import Caller, service_caller
-from sealwire.kit.clock import US_PER_S, Clock, rfc3339
+from sealwire.kit.clock import US_PER_S, Clock, parse_rfc3339, rfc3339
 from sealwire.kit.codec import Page
 from sealwire.kit.cursors import read_cursor, write_cursor
 from sealwire.kit.ids import new_id
@@ -103,7 +115,10 @@ class RetentionEngine:
             if new.dry_run or new.resource_type is not None:
                 raise Invalid("A run that names a dry run does what the dry run found, no more.", path="$.dry_run_id")
             return _shown(await self._execute(caller, new.dry_run_id))
-        run = await self._begin(caller, caller.user_id, dry_run=new.dry_run, resource_type=new.resource_type)
+        policies = [
+            p for p in await self._policies_of(caller.tenant_id) if new.resource_type in (None, p.resource_type)
+        ]
+        run = await self._begin(caller, caller.user_id, policies, dry_run=new.dry_run)
         # Who has things deleted is told by what list, unless the list is long.
         await asyncio.wait({asyncio.ensure_future(self._listed[run.run_id].wait())}, timeout=LIST_PATIENCE_S)
         return await self.run(caller, run.run_id)
@@ -119,17 +134,34 @@ class RetentionEngine:
         """Return a run. Raises: NotFound."""
         return _shown(await self._find(caller.tenant_id, run_id))
 
+    async def items(self, caller: Caller, run_id: str, page: ListQuery) -> ListedItems:
+        """See `RetentionRunning.run_items`."""
+        kind, _, id_ = read_cursor(page.cursor).partition("/")
+        list_id = (await self._find(caller.tenant_id, run_id)).list_id
+        found = await self._runs.page(list_id, (kind, id_), page.limit + 1)
+        # Looked at behind the reading: while it is `listed` nothing has been taken off its list.
+        if (run := await self._find(caller.tenant_id, run_id)).status != "listed":
+            raise ListNotWhole(f"The run is {run.status}; the list of a dry run can be read while it is `listed`.")
+        last = found[page.limit - 1] if len(found) > page.limit else None
+        return ListedItems(
+            items=[ListedItem(resource_type=kind, id=id_) for kind, id_ in found[: page.limit]],
+            next_cursor=None if last is None else write_cursor("/".join(last)),
+        )
+
     async def _find(self, tenant_id: str, run_id: str) -> StoredRun:
         run = await self._runs.run(tenant_id, run_id)
         if run is None:
             raise NotFound("There is no such run.")
         return run
 
+    async def _policies_of(self, tenant_id: str) -> list[RetentionPolicy]:
+        """Return the tenant's policies by which something goes."""
+        return [p for p in await self._policies.policies(tenant_id, after="", limit=POLICIES) if p.keep_days]
+
     async def _begin(
-        self, caller: Caller, asked_by: str, *, dry_run: bool = False, resource_type: str | None = None
+        self, caller: Caller, asked_by: str, policies: Sequence[RetentionPolicy], *, dry_run: bool = False
     ) -> StoredRun:
-        now_us = self._clock.now_us()
-        policies = await self._policies.policies(caller.tenant_id, after="", limit=POLICIES)
+        now_us, run_id = self._clock.now_us(), new_id()
         parts = tuple(
             StoredPart(
                 resource_type=policy.resource_type,
@@ -138,9 +170,7 @@ class RetentionEngine:
                 before_us=now_us - policy.keep_days * DAY_US,
             )
             for policy in policies
-            if policy.keep_days and resource_type in (None, policy.resource_type)
         )
-        run_id = new_id()
         run = StoredRun(
             run_id=run_id,
             tenant_id=caller.tenant_id,
@@ -334,13 +364,19 @@ class RetentionEngine:
             await asyncio.sleep(min(every_s or LONGEST_LOOK_S, LONGEST_LOOK_S))
 
     async def look(self) -> Sequence[str]:
-        """Begin a run for every tenant whose last one by schedule is long enough ago. Return the tenants."""
+        """Begin a run for every tenant whose last one by schedule is long enough ago. Return the tenants.
+
+        A policy counts once it has stood for an interval: so there is time to try it, and to take it back.
+        """
         before_us = self._clock.now_us() - int(self._config.retention_every_s * US_PER_S)
-        tenants = await self._runs.due_tenants(before_us)
-        for tenant_id in tenants:
-            with suppress(RunActive):
-                await self._begin(service_caller(SERVICE, tenant_id), "")
-        return tenants
+        begun: list[str] = []
+        for tenant_id in await self._runs.due_tenants(before_us):
+            settled = [p for p in await self._policies_of(tenant_id) if parse_rfc3339(p.updated_at) <= before_us]
+            if settled:
+                with suppress(RunActive):
+                    await self._begin(service_caller(SERVICE, tenant_id), "", settled)
+                begun.append(tenant_id)
+        return begun
 
     async def tidy(self) -> None:
         """Delete old lists that nobody executed, old runs, events that are recorded, checkpoints by the dozen."""

@@ -24,7 +24,7 @@ from sealwire.contracts.audit_log import (
 from sealwire.contracts.consents import Consent, ConsentHistory, NewConsent
 from sealwire.contracts.crypto import Crypto
 from sealwire.contracts.holds import Hold, Holds, NewHold
-from sealwire.contracts.retention import NewRetentionRun, RetentionRun, RetentionRuns
+from sealwire.contracts.retention import ListedItems, ListQuery, NewRetentionRun, RetentionRun, RetentionRuns
 from sealwire.contracts.retention_policies import NewRetentionPolicy, RetentionPolicies, RetentionPolicy
 from sealwire.contracts.witness import Cosignatures, CosignedCheckpoint
 from sealwire.kit.caller import Caller, service_caller
@@ -348,3 +348,7 @@ class ComplianceService(RightsAnswers):
     async def run(self, caller: Caller, run_id: str) -> RetentionRun:
         """See `RetentionEngine.run`."""
         return await self.keeping.engine.run(caller, run_id)
+
+    async def run_items(self, caller: Caller, run_id: str, page: ListQuery) -> ListedItems:
+        """See `RetentionEngine.items`."""
+        return await self.keeping.engine.items(caller, run_id, page)
