@@ -220,6 +220,31 @@ async def test_search_that_was_down_meanwhile_notices_it_for_everybody(house: Ho
     await room.service.stop()
 
 
+async def test_what_was_trimmed_while_search_was_down_is_no_sign_of_an_older_copy(house: House, tmp_path: Path) -> None:
+    room = SearchRoom(tmp_path, media=cast(Media, None))
+    room.messages = house.place
+    await house.say("first kingfisher")
+    wire, at = await house.ben_listens()
+    await wire.__aexit__(None, None, None)
+    await room.open_search()
+    await room.caught_up()
+    await room.service.stop()
+    await house.say("second kingfisher", "third kingfisher")
+    stores = house.place.stores
+    await stores.positions.load("x")
+    await stores.positions.save("x", await stores.events.newest())
+    assert await stores.events.trim(house.clock.now_us() + 1, 1_000)
+    await house.place.stop()
+    await house.place.open()
+    house.place.join()
+    await room.open_search()
+    async with asyncio.timeout(10):
+        while len(await room.bodies(house.ben, "kingfisher")) < 3:  # noqa: ASYNC110 - search tells nobody
+            await asyncio.sleep(0.02)
+    assert (await house.place.messaging.get(house.ben, house.group.conversation_id)).epoch == at["epoch"]
+    await room.service.stop()
+
+
 async def test_the_stream_says_whether_it_is_the_one_that_was_read(house: House) -> None:
     async def ask(after: int, last: str = "") -> Any:
         return await house.place.messaging.publications(SOCKET, PublicationQuery(after=after, last=last))

@@ -133,7 +133,8 @@ class FeedCases:
     async def _is_another(self, query: PublicationQuery) -> bool:
         """Whether the reader has read another stream than this one: the store was restored from a backup.
 
-        Then the offsets that clients hold mean something else as well, and a new epoch tells them, once a run.
+        Then the offsets that clients hold mean something else as well, and a new epoch tells them, once a run. Of what
+        was trimmed nobody can tell: the reader begins anew, as it missed something, and nobody else is disturbed.
         """
         if query.last:
             run, _, name = query.last.partition(" ")
@@ -142,10 +143,14 @@ class FeedCases:
         elif query.after <= self._tail.newest or query.after >= FROM_NOW:
             return False
         async with self._renewing:
-            if not self._renewed:
+            if not self._renewed and not await self._was_trimmed(query.after):
                 await self._events.renew_epoch()
                 self._renewed = True
         return True
+
+    async def _was_trimmed(self, position: int) -> bool:
+        oldest = await self._events.after(0, 1)
+        return bool(oldest) and oldest[0][0].position > position
 
     async def _may_read(self, caller: Caller, conversation_id: str) -> bool:
         try:

@@ -134,7 +134,7 @@ class Indexer:
         position, _, last = self._mark.partition(" ")
         query = PublicationQuery(after=int(position), last=last, limit=1)
         if (await self._messaging.publications(self._caller, query)).broken:
-            _log.warning("messaging was restored while search was down; indexing anew")
+            _log.warning("messaging was restored, or trimmed its stream, while search was down; indexing anew")
             self.built = False
         self._mark = ""
 
