@@ -11,15 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import apsw
+import msgspec
 import pytest
 from tests.contract.test_compliance_streams import entry
 
 from sealwire.contracts.audit_log import AuditBatch, LogQuery, VerifyQuery
+from sealwire.contracts.retention_policies import NewRetentionPolicy
 from sealwire.kit.caller import Caller, Principal, service_caller
+from sealwire.kit.clock import US_PER_S
 from sealwire.kit.http import App, Edge
 from sealwire.kit.permission import Role
 from sealwire.services.compliance.bundle import verify_bundle
 from sealwire.services.compliance.notes import parse_key
+from sealwire.services.compliance.ports import RecordFilter
 from sealwire.services.compliance.routes import routes
 from sealwire.services.compliance.tiles import read_bundle, write_bundle
 from sealwire.services.compliance.verify import verify_export
@@ -135,3 +139,48 @@ async def test_retention_leaves_what_was_changed_as_it_is(room: ComplianceRoom, 
     found = await room.service.verify(GATEWAY, VerifyQuery())
     assert (found.ok, (found.fault or "").split(":")[0]) == (False, "changed"), found.fault
     assert (await room.stores.audit.records("acme", BAD, 1))[0].body
+
+
+async def test_retention_believes_the_record_and_not_what_is_kept_to_search_by(
+    room: ComplianceRoom, tmp_path: Path
+) -> None:
+    """The traits of a piece are under no hash: whoever makes them say that a record is old would have it taken."""
+    made_us = [
+        d.created_us for d in await room.service.pruning.due("acme", before_us=2**60, after_seq=0, limit=RECORDS)
+    ]
+    old_us = made_us[0] - 400 * 86_400 * US_PER_S
+    conn = apsw.Connection(str(tmp_path / "compliance.db"))
+    place, traits = conn.execute("SELECT place, traits FROM piece ORDER BY place LIMIT 1").fetchone()
+    lie = old_us.to_bytes(8, "little") + traits[8:]
+    conn.execute("UPDATE piece SET traits = ? WHERE place = ?", (lie, place))
+    assert await room.service.pruning.due("acme", before_us=old_us + 1, after_seq=0, limit=RECORDS) == []
+    conn.execute("UPDATE piece SET traits = ? WHERE place = ?", (traits[:16], place))
+    conn.close()
+    async with asyncio.timeout(20):
+        assert len(await room.stores.audit.days("acme", [1, 2, 3, 4])) == 1
+
+
+async def test_an_own_change_that_comes_again_and_is_damaged_holds_up_no_other(tmp_path: Path) -> None:
+    """Compliance was killed between its log and the place in its outbox, and what it had written was changed."""
+    owner = msgspec.structs.replace(AUDITOR, principal=msgspec.structs.replace(AUDITOR.principal, role=Role.OWNER))
+
+    async def set_policies(days: int) -> int:
+        async with open_compliance(tmp_path) as room:
+            await room.service.set_policy(owner, "messages", NewRetentionPolicy(keep_days=days))
+        async with open_compliance(tmp_path) as room:
+            found = await room.stores.audit.search(
+                "acme", RecordFilter(action="retention.policy_set"), after_seq=0, limit=9
+            )
+            return len(found.records)
+
+    assert await set_policies(5) == 1
+    async with open_compliance(tmp_path) as room:
+        await room.service.append(GATEWAY, AuditBatch(records=[entry(i) for i in range(RECORDS)]))
+    damage(tmp_path, lambda body: body.replace(b"messages", b"sessions"), seq=1)
+    conn = apsw.Connection(str(tmp_path / "compliance.db"))
+    conn.execute("DELETE FROM consumer_position WHERE consumer = 'compliance-audit'")
+    assert conn.changes() == 1
+    assert await set_policies(6) == 2
+    there = conn.execute("SELECT position FROM consumer_position WHERE consumer = 'compliance-audit'").get
+    conn.close()
+    assert there, "it goes on behind what it has recorded, and does not begin there for good"

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import apsw
@@ -25,6 +26,7 @@ from sealwire.adapters.embedded.audit_pieces import entries_of, split_digits, un
 from sealwire.adapters.embedded.disposals import Disposals
 from sealwire.adapters.embedded.drivers.sqlite import Database, Row
 from sealwire.contracts.custody import Disposed
+from sealwire.kit.clock import parse_rfc3339
 from sealwire.services.compliance.chain import read_record
 from sealwire.services.compliance.merkle import TILE_WIDTH
 from sealwire.services.compliance.ports import (
@@ -281,7 +283,7 @@ class SqliteAuditStore:
             for place, count, traits in rows:
                 first = place - base
                 old = [i for i in audit_traits.matches(count, traits, older) if first + i > after_seq]
-                found += self._due_of(number, first, count, traits, old, held) if old else ()
+                found += self._due_of(number, first, count, old, before_us, held) if old else ()
                 if len(found) >= limit:
                     return found[:limit]
             if len(rows) < _PIECES_A_LOOK:
@@ -290,15 +292,17 @@ class SqliteAuditStore:
             await asyncio.sleep(0)
 
     def _due_of(
-        self, number: int, first: int, count: int, traits: bytes, old: Sequence[int], held: frozenset[str]
+        self, number: int, first: int, count: int, old: Sequence[int], before_us: int, held: frozenset[str]
     ) -> list[tuple[int, int, bool]]:
-        times = audit_traits.times_of(count, traits)
+        """Look at those that the traits call old: what is chained says how old a record is, the traits are not."""
         records = self._records(number, first, count)
-        return [
-            (r.seq, times[i], audit_pruning.is_held(r.body, held))
-            for i in old
-            if audit_pruning.is_intact(r := records[i])
-        ]
+        found = []
+        for record in (records[i] for i in old if audit_pruning.is_intact(records[i])):
+            with suppress(ValueError):  # changed together with its hash
+                made_us = parse_rfc3339(read_record(record.body).created_at)
+                if made_us < before_us:
+                    found.append((record.seq, made_us, audit_pruning.is_held(record.body, held)))
+        return found
 
     async def prunable(self, tenant_id: str, seqs: Collection[int]) -> list[int]:
         number = self._number(tenant_id)
@@ -332,13 +336,35 @@ class SqliteAuditStore:
             first, times = rows[0][0] - base, audit_traits.times_of(rows[0][1], rows[0][2])
             inside = [seq for seq in left if seq < first + len(times)]
             found.update(times[seq - first] // audit_pruning.DAY_US for seq in inside)
-            left = left[len(inside) :]
+            left = left[max(1, len(inside)) :]  # of traits that were cut nothing is known
             await asyncio.sleep(0)
         return sorted(found)
 
     async def prune(self, tenant_id: str, seqs: Sequence[int], *, run_id: str, at_us: int) -> PruneCount:
         def prune(conn: apsw.Connection, some: Sequence[str]) -> Disposed:
             number = conn.execute("SELECT number FROM tenant WHERE tenant_id = ?", (tenant_id,)).get
+    async def kept_between(self, tenant_id: str, from_us: int, to_us: int, *, after_seq: int) -> bool:
+        number, that_time = self._number(tenant_id), RecordFilter(from_us=from_us, to_us=to_us)
+        if number is None:
+            return False
+        base, at = number << SEQ_BITS, after_seq
+        while True:
+            rows = self._read(
+                "SELECT place, count, traits FROM piece WHERE place > ? AND place < ? AND place + count > ?"
+                " ORDER BY place LIMIT ?",
+                (base | max(0, at + 1 - TILE_WIDTH), base + (1 << SEQ_BITS), base | at + 1, _PIECES_A_LOOK),
+            )
+            for place, count, traits in rows:
+                first = place - base
+                if likely := [i for i in audit_traits.matches(count, traits, that_time) if first + i > after_seq]:
+                    records = self._records(number, first, count)
+                    if any(records[i].body or not records[i].leaf for i in likely):
+                        return True
+            if len(rows) < _PIECES_A_LOOK:
+                return False
+            at = rows[-1][0] - base + rows[-1][1] - 1
+            await asyncio.sleep(0)
+
             if number is None:
                 return Disposed(disposed=0, missing=len(some))
             count = audit_pruning.prune(conn, number, tenant_id, [int(seq) for seq in some])

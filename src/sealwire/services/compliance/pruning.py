@@ -125,10 +125,20 @@ class DueRecord(msgspec.Struct, frozen=True):
 class Pruning:
     """What the retention engine asks of the log."""
 
-    def __init__(self, *, store: AuditStore, append: Append, destroy_keys: DestroyKeys, clock: Clock) -> None:
-        """`append` stores records of compliance's own; `destroy_keys` those of the day keys of a tenant."""
+    def __init__(
+        self,
+        *,
+        store: AuditStore,
+        append: Append,
+        require_whole: Callable[[str], Awaitable[None]],
+        destroy_keys: DestroyKeys,
+        clock: Clock,
+    ) -> None:
+        """`append` stores records of compliance's own; `require_whole` raises LogBroken for a log that is damaged or
+        beside which records wait; `destroy_keys` destroys those of the day keys of a tenant."""
         self._store = store
         self._append = append
+        self._require_whole = require_whole
         self._destroy_keys = destroy_keys
         self._clock = clock
 
@@ -156,11 +166,12 @@ class Pruning:
         """Destroy the keys of days of which no record is left (R4.5): what nobody is known by is in copies too."""
         for day in await self._store.days(tenant_id, seqs):
             begins_us = day * _DAY_US
-            that_day = RecordFilter(from_us=begins_us, to_us=begins_us + _DAY_US)
+            ends_us = begins_us + _DAY_US
             for after in (max(seqs), 0):  # most often the next record is of that day
-                if (await self._store.search(tenant_id, that_day, after_seq=after, limit=1)).records:
+                if await self._store.kept_between(tenant_id, begins_us, ends_us, after_seq=after):
                     break
             else:
+                await self._require_whole(tenant_id)  # what waits beside it may be of that day
                 await self._destroy_keys(tenant_id, day_scope(rfc3339(begins_us)))
 
     async def _say(self, tenant_id: str, seqs: Collection[int], run_id: str) -> None:
