@@ -26,6 +26,7 @@ from sealwire.kit.pages import DegradedOnly
 from sealwire.services.compliance.config import ComplianceConfig
 from sealwire.services.compliance.log_tree import LogBroken
 from sealwire.services.compliance.metrics import AuditCollector
+from sealwire.services.compliance.ports import LogUnreadable
 from sealwire.services.compliance.tiles import read_bundle, write_bundle
 from sealwire.testing.compliance import ComplianceRoom, open_compliance
 
@@ -128,8 +129,39 @@ def _head_put_back(conn: apsw.Connection) -> Mend:
     return lambda conn: conn.execute(sql, (size, last)).fetchall() and None
 
 
+def _other_type(table: str, column: str, where: str) -> Callable[[apsw.Connection], Mend]:
+    def damage(conn: apsw.Connection) -> Mend:
+        held = conn.execute(f"SELECT {column} FROM {table} WHERE {where}").get
+        conn.execute(f"UPDATE {table} SET {column} = 'text' WHERE {where}")
+        sql = f"UPDATE {table} SET {column} = ? WHERE {where}"
+        return lambda conn: conn.execute(sql, (held,)).fetchall() and None
+
+    damage.__name__ = f"_other_type_of_{column}"
+    return damage
+
+
+def _without_row(conn: apsw.Connection) -> Mend:
+    row = conn.execute("SELECT * FROM tenant WHERE tenant_id = 'acme'").fetchone()
+    conn.execute("DELETE FROM tenant WHERE tenant_id = 'acme'")
+    return lambda conn: conn.execute("INSERT INTO tenant VALUES (?, ?, ?, ?)", row).fetchall() and None
+
+
+def _without_row_and_signed(conn: apsw.Connection) -> Mend:
+    rows = conn.execute("SELECT * FROM checkpoint").fetchall()
+    conn.execute("DELETE FROM checkpoint")
+    mend = _without_row(conn)
+
+    def both(conn: apsw.Connection) -> None:
+        mend(conn)
+        conn.executemany("INSERT INTO checkpoint VALUES (?, ?, ?, ?, ?, ?)", rows)
+
+    return both
+
+
 DAMAGES: list[Callable[[apsw.Connection], Mend]] = [
-    _without_piece, _changed_record, _other_head, _cut_tile, _head_put_back,
+    _without_piece, _changed_record, _other_head, _cut_tile, _head_put_back, _without_row, _without_row_and_signed,
+    _other_type("tenant", "last_hash", "tenant_id = 'acme'"), _other_type("tenant", "size", "tenant_id = 'acme'"),
+    _other_type("piece", "count", f"{_SEQ} = 257"),
 ]  # fmt: skip
 
 
@@ -261,4 +293,112 @@ async def test_a_record_that_comes_again_and_is_damaged_in_the_log_holds_up_nobo
         with pytest.raises(AuditConflict) as conflict:
             await room.service.append(GATEWAY, AuditBatch(records=[*sent, *entries(2, "other")]))
         assert conflict.value.extra["conflicts"] == [sent[1].audit_id]
+        assert len(await records(room, "other")) == 2
+
+
+async def test_a_lost_row_is_no_new_log_and_its_number_nobody_elses(tmp_path: Path) -> None:
+    """Else a history that begins again at 1 would be signed by the key of the one before."""
+    _, mend = await damaged(tmp_path, _without_row)
+    async with open_compliance(tmp_path, config=RARELY) as room:
+        answer = await room.service.append(GATEWAY, AuditBatch(records=woven(entries(2), entries(2, "other"))))
+        assert (answer.accepted, answer.parked) == (4, 2)
+        with pytest.raises(LogUnreadable):
+            await room.service.checkpoint(service_caller("gateway", "acme"))
+        assert len(await records(room, "other")) == 2
+    edit(tmp_path, mend)
+    async with open_compliance(tmp_path, config=CONFIG) as room:
+        await until_whole(room)
+        assert len(await records(room)) == 303
+        await room.service.append(GATEWAY, AuditBatch(records=entries(1, "third")))
+        for tenant in ("acme", "other", "third"):
+            await verified(room, tenant)
+
+
+@pytest.mark.parametrize("change", ["tenant_id = 'other'", "audit_id = 'x'", "body = CAST(replace(body, {}) AS BLOB)"])
+async def test_what_was_changed_while_it_waited_damages_no_log_for_good(tmp_path: Path, change: str) -> None:
+    """A record of another tenant, once it is chained and signed, could never be taken out again."""
+    _, mend = await damaged(tmp_path, _without_piece)
+    change = change.format('\'"action":"message.sent"\', \'"action":"audit.pruned"\'')
+    async with open_compliance(tmp_path, config=RARELY) as room:
+        await room.service.append(GATEWAY, AuditBatch(records=[*entries(1), *entries(1, "other")]))
+    edit(tmp_path, lambda conn: conn.execute(f"UPDATE parked SET {change}").fetchall() and None)
+    edit(tmp_path, mend)
+    async with open_compliance(tmp_path, config=CONFIG) as room:
+        tenant = "other" if change.startswith("tenant") else "acme"
+        for _ in range(2):
+            await room.service.append(GATEWAY, AuditBatch(records=[*entries(1, tenant), *entries(1, "third")]))
+            room.service._logs.try_parked()
+            await room.service._logs.settle()
+        with pytest.raises(DegradedOnly, match="1 audit logs are damaged; 3 records wait"):
+            await room.service.checks()["audit_logs"]()
+        for name in ("acme", "other", "third"):
+            if name != "acme" or tenant != "acme":
+                await verified(room, name)
+        assert "audit.pruned" not in {r.action for r in await records(room)}
+
+
+async def test_the_key_of_a_day_outlives_what_waits_beside_the_log(tmp_path: Path) -> None:
+    """A run was killed when the records were gone, and the key of their day was not, and is done again."""
+    (waits,) = entries(1)
+    async with open_compliance(tmp_path) as room:
+        await room.service.append(GATEWAY, AuditBatch(records=entries(3)))
+        await room.stores.audit.prune("acme", [1, 2, 3], run_id="r1", at_us=1)
+    mend: list[Mend] = []
+    edit(tmp_path, lambda conn: mend.append(_other_head(conn)))
+    async with open_compliance(tmp_path, config=RARELY) as room:
+        assert (await room.service.append(GATEWAY, AuditBatch(records=[waits]))).parked == 1
+        for damaged in (True, False):
+            with pytest.raises(LogBroken, match=None if damaged else "Records wait"):
+                await room.service.pruning.prune("acme", [1, 2, 3], run_id="r1")
+            edit(tmp_path, mend[0])
+    async with open_compliance(tmp_path, config=CONFIG) as room:
+        await until_whole(room)
+        assert [r.metadata["email"] for r in await records(room) if r.action == "message.sent"] == ["anna0@example.org"]
+
+
+async def test_the_key_of_a_day_outlives_a_damaged_record_of_it(tmp_path: Path) -> None:
+    """It is not pruned, as it is evidence; and its bytes may come back."""
+    whole: list[bytes] = []
+
+    def cut(conn: apsw.Connection) -> None:
+        whole.append(conn.execute("SELECT bodies FROM piece").get)
+        held = read_bundle(whole[0])
+        held[2] = held[2][:-9]
+        conn.execute("UPDATE piece SET bodies = ?", (write_bundle(held),))
+
+    def put_back(conn: apsw.Connection) -> None:
+        held = read_bundle(conn.execute("SELECT bodies FROM piece ORDER BY place LIMIT 1").get)
+        held[2] = read_bundle(whole[0])[2]
+        conn.execute("UPDATE piece SET bodies = ? WHERE place = (SELECT min(place) FROM piece)", (write_bundle(held),))
+
+    async with open_compliance(tmp_path) as room:
+        await room.service.append(GATEWAY, AuditBatch(records=entries(3)))
+        edit(tmp_path, cut)
+        assert (await room.service.pruning.prune("acme", [1, 2, 3], run_id="r1")).pruned == 2
+        edit(tmp_path, put_back)
+        assert [r.metadata["email"] for r in await records(room) if r.action == "message.sent"] == ["anna2@example.org"]
+        assert (await room.service.pruning.prune("acme", [3], run_id="r2")).pruned == 1
+        await verified(room)
+
+
+@pytest.mark.parametrize("what", ["data_keys", "versions"])
+async def test_a_damaged_key_makes_no_record_a_refused_one(tmp_path: Path, what: str) -> None:
+    """What doesn't open is crypto's damage and not the record's fault: it stands in the log with all that it says."""
+    mine = "key_id IN (SELECT key_id FROM keys WHERE purpose = 'system:compliance' AND name = 'data')"
+    changes = {
+        "data_keys": "UPDATE data_keys SET wrapped = randomblob(length(wrapped)) WHERE service = 'compliance'",
+        "versions": f"UPDATE versions SET wrapped = randomblob(length(wrapped)) WHERE {mine}",
+    }
+    sent = entries(4)
+    async with open_compliance(tmp_path) as room:
+        await room.service.append(GATEWAY, AuditBatch(records=sent[:2]))
+    conn = apsw.Connection(str(tmp_path / "crypto.db"))
+    conn.execute(changes[what])
+    assert conn.changes() >= 1
+    conn.close()
+    async with open_compliance(tmp_path) as room:
+        await send_records(room.service, GATEWAY, [*sent[2:], *entries(2, "other")])
+        found = await records(room)
+        assert [r.audit_id for r in found if r.action == "message.sent"] == [e.audit_id for e in sent]
+        assert [r.metadata["email"] for r in found[2:4]] == [e.personal["email"] for e in sent[2:]]
         assert len(await records(room, "other")) == 2

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from itertools import chain, count, repeat
+from contextlib import suppress
+from itertools import chain, count, pairwise, repeat
 from typing import Any
 
 import apsw
 
 from sealwire.adapters.embedded import audit_traits
+from sealwire.adapters.embedded.audit_pieces import entries_of
 from sealwire.adapters.embedded.drivers.sqlite import Database, Row
+from sealwire.services.compliance.chain import read_link
 from sealwire.services.compliance.merkle import TILE_WIDTH
 from sealwire.services.compliance.ports import AuditIdsTaken, HeadMoved, LogAppend, LogUnreadable
 from sealwire.services.compliance.tiles import write_bundle
@@ -92,7 +95,7 @@ class Appends:
         """Write one. Raises: as `_together`; LogUnreadable where what is stored of its log is in the way."""
         try:
             self._together(conn, [append], given)
-        except (apsw.ConstraintError, apsw.CorruptError) as error:
+        except (apsw.ConstraintError, apsw.CorruptError, TypeError, ValueError, OverflowError) as error:
             if not conn.in_transaction:  # SQLite gave up all of it
                 raise
             raise LogUnreadable(type(error).__name__) from error
@@ -137,12 +140,49 @@ class Appends:
 
 
 def number_to_write(conn: apsw.Connection, tenant_id: str) -> int:
-    """Return the tenant's number, given now if it has none; to be remembered once that is durable."""
+    """Return the tenant's number, given now if it has none; to be remembered once that is durable.
+
+    Raises: LogUnreadable when there is a log of this tenant already, and only its row was lost.
+    """
     number: int | None = conn.execute("SELECT number FROM tenant WHERE tenant_id = ?", (tenant_id,)).get
     if number is None:
-        conn.execute("INSERT INTO tenant (tenant_id, size, last_hash) VALUES (?, 0, zeroblob(32))", (tenant_id,))
-        number = conn.last_insert_rowid()
+        number = _free_number(conn, tenant_id)
+        conn.execute("INSERT INTO tenant VALUES (?, ?, 0, zeroblob(32))", (number, tenant_id))
     return number
+
+
+def _free_number(conn: apsw.Connection, tenant_id: str) -> int:
+    """Return a number for a new log, never that of a log whose row is lost.
+
+    Rows are never deleted and numbers are given one after another: so mostly two counts say that none is lost.
+    Raises: LogUnreadable when this log isn't new: begun again at 1, it would be signed as if nothing had been.
+    """
+    rows: int = conn.execute("SELECT count(*) FROM tenant").get
+    last: int = conn.execute("SELECT ifnull(max(number), 0) FROM tenant").get
+    places = conn.execute("SELECT ifnull(max(place), 0) FROM piece").get
+    top: int = max(last, places >> SEQ_BITS, conn.execute("SELECT ifnull(max(number), 0) FROM checkpoint").get)
+    if rows != top:
+        known = [number for (number,) in conn.execute("SELECT number FROM tenant ORDER BY number")]
+        for low, high in pairwise([0, *known, top + 1]):
+            if high - low > 1 and tenant_id in _owners(conn, low, high):
+                raise LogUnreadable("The row of this log is lost.")
+    return top + 1
+
+
+def _owners(conn: apsw.Connection, low: int, high: int) -> Iterator[str]:
+    """Yield whose logs lie between two numbers, by the first piece and by a checkpoint of each."""
+    at = low
+    piece = "SELECT place >> 40, bodies FROM piece WHERE place > ? AND place < ? ORDER BY place LIMIT 1"
+    while row := conn.execute(piece, (at + 1 << SEQ_BITS, high << SEQ_BITS)).fetchone():
+        at = row[0]
+        for body in entries_of(row[1]):
+            with suppress(ValueError):
+                yield read_link(body).tenant_id
+    at = low
+    checkpoint = "SELECT number, note FROM checkpoint WHERE number > ? AND number < ? ORDER BY number LIMIT 1"
+    while row := conn.execute(checkpoint, (at, high)).fetchone():
+        at = row[0]
+        yield row[1].partition("\n")[0].rpartition("/")[2]
 
 
 def _portions(appends: Sequence[LogAppend]) -> Iterator[Sequence[LogAppend]]:

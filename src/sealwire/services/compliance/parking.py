@@ -13,7 +13,8 @@ from sealwire.contracts.audit_log import Actor, AuditEntry
 from sealwire.contracts.compliance_terms import SERVICE
 from sealwire.kit.clock import Clock, rfc3339
 from sealwire.services.compliance.parking_ports import ParkedRecord, ParkingStore
-from sealwire.services.compliance.ports import AuditStore
+from sealwire.services.compliance.ports import AuditStore, LogUnreadable
+from sealwire.services.compliance.pruning import PRUNED_ACTION
 from sealwire.services.compliance.sealing import Intake, Sealer
 
 CONFLICT_ACTION = "audit.conflict"
@@ -36,7 +37,7 @@ class Alarms:
             tenant_id, audit_id = conflict.entry.tenant_id, conflict.entry.audit_id
             alarm_id = derived_id(CONFLICT_ACTION, tenant_id, audit_id)
             known = alarms.setdefault(tenant_id, {})
-            if alarm_id not in known and not await self._store.find(tenant_id, [alarm_id]):
+            if alarm_id not in known and not await self._is_told(tenant_id, alarm_id):
                 known[alarm_id] = AuditEntry(
                     audit_id=alarm_id,
                     tenant_id=tenant_id,
@@ -53,6 +54,12 @@ class Alarms:
             for tenant_id, entries in alarms.items()
             if entries
         }
+
+    async def _is_told(self, tenant_id: str, alarm_id: str) -> bool:
+        try:
+            return bool(await self._store.find(tenant_id, [alarm_id]))
+        except (LogUnreadable, ValueError):  # a damaged log holds up nobody; its writer will know the id
+            return False
 
 
 class Parking:
@@ -84,9 +91,17 @@ class Parking:
         return await self._store.find(tenant_id, audit_ids)
 
     async def first(self, tenant_id: str) -> tuple[int, list[Intake]]:
-        """Return what waits longest, in order, and what to tell `remove`."""
+        """Return what waits longest, in order, and what to tell `remove`.
+
+        Raises: ValueError for what was changed so that it would damage the log for good: another tenant's record, or
+        one that says what is pruned, which is never parked.
+        """
         up_to, records = await self._store.first(tenant_id, RECORDS_A_STEP)
-        return up_to, [self._sealer.reopen(record.body, record.created_us) for record in records]
+        items = [self._sealer.reopen(record.body, record.created_us) for record in records]
+        for record, entry in zip(records, (item.entry for item in items), strict=True):
+            if (entry.tenant_id, entry.audit_id) != (tenant_id, record.audit_id) or entry.action == PRUNED_ACTION:
+                raise ValueError(f"the parked record {record.audit_id} is not as it was parked")
+        return up_to, items
 
     async def remove(self, tenant_id: str, up_to: int, count: int) -> None:
         """Forget so many records, which are in the log by now."""

@@ -18,6 +18,7 @@ from sealwire.resilience import deadline
 from sealwire.services.compliance.log_tree import LogBroken, Tree, chain_on, grow_from
 from sealwire.services.compliance.parking import Parking
 from sealwire.services.compliance.ports import AuditIdsTaken, AuditStore, HeadMoved, LogUnreadable, StoredRecord
+from sealwire.services.compliance.pruning import PRUNED_ACTION
 from sealwire.services.compliance.sealing import Intake, same_entry
 from sealwire.services.compliance.stored_tree import require_signed
 
@@ -25,6 +26,8 @@ _log = logging.getLogger("sealwire.compliance")
 _ATTEMPTS = 8
 _STEPS_A_TURN = 8
 """How many times 256 parked records go into their log before what came meanwhile is parked behind the others."""
+_OTHER_TYPES = (TypeError, ValueError, LookupError, AttributeError)
+"""What is raised where stored values aren't of the kind that was stored: whoever writes the file can do that."""
 Same = Callable[[Intake, StoredRecord], Awaitable[bool]]
 
 
@@ -148,7 +151,7 @@ class Log:
         except LogBroken:
             self.broken = True
             raise
-        except LogUnreadable as error:
+        except (LogUnreadable, *_OTHER_TYPES) as error:
             self.broken = True
             raise LogBroken("The audit log can't be read; run its verification.") from error
         finally:
@@ -191,10 +194,12 @@ class Log:
         if not self.parked:
             try:
                 return await self._store_items(items)
-            except (LogBroken, LogUnreadable) as error:
+            except (LogBroken, LogUnreadable, *_OTHER_TYPES) as error:
                 _log.error("the audit log of %s can't be continued, its records wait: %r", self.tenant_id, error)
                 self.parked = True
                 self.known = None
+        if any(item.entry.action == PRUNED_ACTION for item in items):
+            raise LogBroken("The audit log is damaged: what it says is pruned can't be said later.")
         return await self._each_once(items, self._park_fresh, self._not_parked)
 
     async def _resume(self) -> None:
