@@ -203,6 +203,19 @@ async def test_guessing_codes_over_many_logins_is_slow(room: AuthRoom) -> None:
     assert (await room.auth.mfa_verify(somebody(), totp(tokens[2], phone.code()))).access_token
 
 
+async def test_a_code_that_has_to_wait_uses_up_nothing_of_the_login(room: AuthRoom) -> None:
+    _, phone, _ = await enrolled(room)
+    tokens = [await wanted(room) for _ in range(2)]
+    for i in range(room.config.lockout_free):
+        with pytest.raises(MfaFailed):
+            await room.auth.mfa_verify(somebody(), totp(tokens[0], f"{i:06}"))
+    for _ in range(room.config.mfa_attempts + 1):
+        with pytest.raises(TooManyAttempts):
+            await room.auth.mfa_verify(somebody(), totp(tokens[1], phone.code()))
+    room.advance(30)
+    assert (await room.auth.mfa_verify(somebody(), totp(tokens[1], phone.code()))).access_token
+
+
 async def fail_at_the_password(room: AuthRoom, times: int) -> None:
     for _ in range(times):
         with pytest.raises(BadCredentials):

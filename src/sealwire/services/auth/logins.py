@@ -37,6 +37,7 @@ from sealwire.services.auth.sessions import SessionKeeper
 from sealwire.services.auth.vault import Vault
 
 _FAILED: Final = "E-mail or password is wrong, or the account is locked for a while."
+_LATE: Final = "The code is not valid, or the login took too long; begin again."
 _AMR: Final = {"totp": ("otp", "mfa"), "recovery": ("mfa",), "password": ("pwd",)}
 """RFC 8176."""
 
@@ -117,14 +118,16 @@ class Logins:
 
     async def mfa_verify(self, caller: Caller, answer: MfaAnswer) -> LoginResult:
         """Check the second factor. Raises: MfaFailed, TooManyAttempts."""
-        token_hash = _hash(answer.mfa_token)
-        challenge = await self._stores.mfa.attempt(
-            token_hash, now_us=self._clock.now_us(), most=self._config.mfa_attempts
-        )
-        user = await self._stores.users.get(challenge.user_id) if challenge is not None else None
-        if challenge is None or user is None:
-            raise MfaFailed("The code is not valid, or the login took too long; begin again.")
+        token_hash, most, mfa = _hash(answer.mfa_token), self._config.mfa_attempts, self._stores.mfa
+        waiting = await mfa.waiting(token_hash, now_us=self._clock.now_us(), most=most)
+        user = await self._stores.users.get(waiting.user_id) if waiting is not None else None
+        if user is None:
+            raise MfaFailed(_LATE)
         async with self._lockout.proof(user.user_id) as standing:
+            # Counted only now: a code that has to wait is not looked at, and must not use up the login.
+            challenge = await mfa.attempt(token_hash, now_us=self._clock.now_us(), most=most)
+            if challenge is None:
+                raise MfaFailed(_LATE)
             proved = await self._proved(caller, user, answer.method, answer.code, Purpose.MFA, token_hash.hex())
             if proved is None:
                 origin = await self._journal.origin(caller, user.tenant_id)
@@ -134,7 +137,7 @@ class Logins:
                 )  # fmt: skip
                 await self._lockout.fail(standing, [event])
                 raise MfaFailed
-        if not await self._stores.mfa.spend(token_hash):
+        if not await mfa.spend(token_hash):
             raise MfaFailed
         amr = (*challenge.amr, *proved)
         forgiven = self._lockout.full_login(user.email_index.hex(), caller.ip, user.user_id)
