@@ -361,8 +361,9 @@ async def test_batches_keep_their_order_and_fail_whole(crypto: Crypto, room: Roo
     opened = await crypto.decrypt_batch(ANNA, key.key_id, CiphertextBatch(items=items))
     assert [o.plaintext for o in opened.items] == texts
     items[50] = msgspec.structs.replace(items[50], context={"i": "other"})
-    with pytest.raises(DecryptionFailed):
+    with pytest.raises(DecryptionFailed) as failed:
         await crypto.decrypt_batch(ANNA, key.key_id, CiphertextBatch(items=items))
+    assert (failed.value.extra, failed.value.detail) == ({"path": "$.items[50]"}, DecryptionFailed.title)
     assert (await crypto.key(ANNA, key.key_id)).versions[0].uses == 100
     await room.service._journal.flush()
     entries = [audit_entry(e) for e in await room.store.feed.read(0, 100)]

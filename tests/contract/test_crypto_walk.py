@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import apsw
+import msgspec
 import pytest
+from msgspec.structs import asdict, replace
 
 from sealwire.adapters.embedded.crypto import MIGRATIONS, SqliteKeyStore
 from sealwire.adapters.embedded.drivers.sqlite import Database
@@ -21,9 +23,10 @@ from sealwire.contracts.data_keys import DataKeyDestruction, DataKeyRequest, Sys
 from sealwire.contracts.keys import Destruction, KeyChange, NewKey, RewrapStep
 from sealwire.contracts.signatures import Signable, SignedMessage, SystemSignable
 from sealwire.kit.caller import Caller, Principal, service_caller
-from sealwire.kit.codec import Page
+from sealwire.kit.codec import Page, decode_body, encode
 from sealwire.kit.operation import Policy
 from sealwire.kit.permission import Role
+from sealwire.kit.problem import Invalid
 from sealwire.services.crypto.config import CryptoConfig
 from sealwire.services.crypto.events import audit_entry
 from sealwire.services.crypto.providers import FileKeyProvider
@@ -251,6 +254,16 @@ async def test_whatever_does_not_fit_fails_alike_and_is_recorded(walk: Walk, fau
         told.add((refused.value.status, refused.value.code, refused.value.detail))
     assert told == {(422, "decryption_failed", "Decryption failed")}
     assert [entry.outcome for entry in await walk.new_entries()] == ["failure"] * 4
+
+
+async def test_what_sign_and_hmac_answer_is_verified_as_it_is_and_by_no_other_key(walk: Walk) -> None:
+    tag = await walk.service.hmac(ANNA, walk.mac, Signable(message=SECRET))
+    for key_id, made in ((walk.signer, walk.signature), (walk.mac, tag)):
+        answer = decode_body(msgspec.json.Decoder(SignedMessage), encode({"message": SECRET, **asdict(made)}))
+        assert (await walk.service.verify(ANNA, key_id, answer)).valid
+        with pytest.raises(Invalid) as refused:
+            await walk.service.verify(ANNA, key_id, replace(answer, key_id=walk.aes))
+        assert refused.value.extra == {"path": "$.key_id"}
 
 
 OFF: dict[str, tuple[Call, str]] = {

@@ -132,7 +132,7 @@ def wrong(tmp: Path) -> list[tuple[tuple[object, ...], int, str]]:
         (("tenant", "create", "clinic", "--name", os.fsdecode(b"\xff"), "--data", "made"), 2, "can be printed"),
         (("tenant", "show", "clinic\x1b[2K", "--data", "made"), 2, "can be printed"),
         (("tenant", "quota", "clinic", "--users", "9" * 5_000, "--data", "made"), 2, "a number, or none"),
-        (("legacy", "report", "--refuse-from", "yesterday", "--data", "made"), 2, "refuse_from: a time like"),
+        (("legacy", "report", "--refuse-from", "yesterday", "--data", "made"), 2, "--refuse-from: a time like"),
         (("drill", "redis-down", "--url", "nonsense", "--control", file), 2, "--url nonsense: an address like"),
         (("drill", "redis-down", "--url", "http://127.0.0.1:9", "--control", tmp / "none"), 1, "none: no `sealwire dr"),
         (("drill", "redis-down", "--fault", "rain"), 2, "--fault rain: one of"),

@@ -148,6 +148,7 @@ async def test_query_is_read_by_type(call):
         (b'{"text":"a","tags":["b",3]}', 422, "invalid", "$.tags[1]"),
         (b'{"text":"a","tags":["b","\\u0000"]}', 422, "invalid", "$.tags[1]"),
         (b"null", 422, "invalid", "$"),
+        (b'{"text":"a","tags":[],"text":"b"}', 422, "invalid", "$.text"),
         (b'{"text":"' + b"a" * 300_000 + b'"}', 413, "too_large", None),
     ],
 )

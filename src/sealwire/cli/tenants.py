@@ -25,6 +25,8 @@ EXPECTED = {
     "refuse_from": "a time like 2026-12-01T00:00:00Z",
 }
 """What a member has to look like, for people: contracts say it as regular expressions."""
+OPTIONS = {"refuse_from": "--refuse-from", "name": "--name"}
+"""By which option a member is given; the others are arguments."""
 
 
 def check(operation: str, takes: dict[str, Any] | None) -> None:
@@ -42,7 +44,7 @@ def check(operation: str, takes: dict[str, Any] | None) -> None:
     except msgspec.ValidationError as error:
         problem = invalid(error, kind)
         member = problem.extra["path"].removeprefix("$.")
-        fail(f"{member}: {EXPECTED.get(member, problem.detail)}", EXIT_USAGE)
+        fail(f"{OPTIONS.get(member, member)}: {EXPECTED.get(member, problem.detail)}", EXIT_USAGE)
 
 
 def ask(data: Path, *calls: tuple[str, tuple[str, ...], dict[str, Any] | None], prepare: bool = False) -> list[Any]:
@@ -101,7 +103,8 @@ def show(found: dict[str, Any], *, json: bool) -> None:
         return
     quotas = ", ".join(f"{name} {most}" for name, most in found["quotas"].items() if most is not None) or "none"
     owner = "owned" if found["owned"] else "no owner yet"
-    say(f"{found['slug']:<24} {found['status']:<10} {found['users']:>7} users   {owner:<13} quotas: {quotas}")
+    users = f"{found['users']:>7} user{' ' if found['users'] == 1 else 's'}"
+    say(f"{found['slug']:<24} {found['status']:<10} {users}   {owner:<13} quotas: {quotas}")
     say(f"  {found['tenant_id']}  {found['name']}")
 
 

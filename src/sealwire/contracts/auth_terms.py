@@ -24,12 +24,14 @@ _EMAIL: Final = form(
     r"^[^\s@\x00-\x20\x7f]+@[^\s@\x00-\x20\x7f]+\.[^\s@.]+$", "Write a whole e-mail address, such as anna@example.org."
 )
 _SLUG: Final = form(r"^[a-z0-9][a-z0-9-]*$", "Write small letters, digits and hyphens, and no hyphen first.")
-_CODE: Final = form(r"^[A-Za-z0-9-]+$", "Write the code as it is shown: letters, digits and hyphens.")
+_CODE: Final = form(
+    r"^ *(?:[A-Za-z0-9][ -]*){6,32}$", "Write the code as it is shown: 6 to 32 letters and digits; spaces don't matter."
+)
 Email = Annotated[str, msgspec.Meta(max_length=254, pattern=_EMAIL)]
 Password = Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
 Slug = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=_SLUG)]
 Token = Annotated[str, msgspec.Meta(min_length=1, max_length=8192)]
-Code = Annotated[str, msgspec.Meta(min_length=6, max_length=32, pattern=_CODE)]
+Code = Annotated[str, msgspec.Meta(min_length=6, max_length=64, pattern=_CODE)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
 """A number or a time as storage and records can keep it: what is larger is refused here, and not by the database."""
 UserRole = Literal["owner", "admin", "auditor", "member", "guest", "operator"]

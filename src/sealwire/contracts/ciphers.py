@@ -59,7 +59,7 @@ class SealedBatch(Output):
 
 
 class CiphertextBatch(Input):
-    """Up to 1,000 at once; one that fails fails all."""
+    """Up to 1,000 at once; one that fails fails all, and is named."""
 
     items: Annotated[list[Ciphertext], msgspec.Meta(min_length=1, max_length=1000)]
 
@@ -153,7 +153,9 @@ class CipherDesk(Protocol):
         """Raises: DecryptionFailed."""
 
     async def encrypt_batch(self, caller: Caller, key_id: str, batch: PlaintextBatch) -> SealedBatch: ...
-    async def decrypt_batch(self, caller: Caller, key_id: str, batch: CiphertextBatch) -> OpenedBatch: ...
+    async def decrypt_batch(self, caller: Caller, key_id: str, batch: CiphertextBatch) -> OpenedBatch:
+        """Raises: DecryptionFailed, whose `path` names the first item that failed."""
+
     async def rewrap(self, caller: Caller, key_id: str, ciphertext: Ciphertext) -> Sealed: ...
     async def encrypt_with_master_key(self, caller: Caller, plaintext: Plaintext) -> Sealed: ...
     async def decrypt_with_master_key(self, caller: Caller, ciphertext: Ciphertext) -> Opened: ...

@@ -15,7 +15,7 @@ import msgspec
 from sealwire.contracts.compliance_terms import SERVICE as COMPLIANCE
 from sealwire.kit.caller import Caller
 from sealwire.kit.clock import Clock, parse_rfc3339
-from sealwire.kit.codec import Id, Input, Output
+from sealwire.kit.codec import Id, Input, Output, RuleBroken
 from sealwire.kit.operation import Operation, Policy, RateClass, Repeat
 from sealwire.kit.problem import Forbidden
 from sealwire.ports.holds import HoldBook
@@ -157,7 +157,8 @@ class HoldPlacement(Input):
 
     def __post_init__(self) -> None:
         if (self.subject_id is None) == (self.conversation_id is None):
-            raise ValueError("give exactly one of subject_id and conversation_id")
+            member = "subject_id" if self.subject_id is None else "conversation_id"
+            raise RuleBroken("Give exactly one of subject_id and conversation_id.", member)
 
 
 class Known(Output):
@@ -178,7 +179,10 @@ class DueQuery(Input):
     cursor: _Cursor = None
 
     def __post_init__(self) -> None:
-        parse_rfc3339(self.before)  # raises ValueError
+        try:
+            parse_rfc3339(self.before)
+        except ValueError as error:
+            raise RuleBroken(str(error), "before") from None
 
 
 class DueItem(Output):

@@ -10,7 +10,7 @@ import msgspec
 
 from sealwire.contracts.auth_terms import ADMIN, PROFILE, SERVICE
 from sealwire.kit.caller import Caller
-from sealwire.kit.codec import Input, Output, Page, ShortText
+from sealwire.kit.codec import Input, Output, Page, RuleBroken, ShortText
 from sealwire.kit.operation import Degraded, Operation, Policy, RateClass, Repeat, table
 from sealwire.kit.problem import NotFound, Problem
 
@@ -73,6 +73,14 @@ def check_uri(uri: str, *, private_use: bool) -> None:
     raise ValueError("an address begins with https://, or is on this machine, or is a scheme named after a domain")
 
 
+def _check_member(member: str, uri: str, *, private_use: bool) -> None:
+    """Raises: RuleBroken."""
+    try:
+        check_uri(uri, private_use=private_use)
+    except ValueError as error:
+        raise RuleBroken(str(error), member) from None
+
+
 class NewClient(Input):
     """An app. `confidential`: it keeps a secret on a server; `public`: it can't (in a browser, on a telephone).
 
@@ -87,12 +95,17 @@ class NewClient(Input):
     scopes: Annotated[tuple[Scope, ...], msgspec.Meta(min_length=1, max_length=3)] = ("openid", "profile", "email")
 
     def __post_init__(self) -> None:
-        for uri in (*self.redirect_uris, *self.post_logout_redirect_uris):
-            check_uri(uri, private_use=self.kind == "public")
+        private_use = self.kind == "public"
+        for name, uris in (
+            ("redirect_uris", self.redirect_uris),
+            ("post_logout_redirect_uris", self.post_logout_redirect_uris),
+        ):
+            for i, uri in enumerate(uris):
+                _check_member(f"{name}[{i}]", uri, private_use=private_use)
         if self.backchannel_logout_uri is not None:
-            check_uri(self.backchannel_logout_uri, private_use=False)
+            _check_member("backchannel_logout_uri", self.backchannel_logout_uri, private_use=False)
         if "openid" not in self.scopes:
-            raise ValueError("an app that signs people in needs the scope openid")
+            raise RuleBroken("An app that signs people in needs the scope openid.", "scopes")
 
 
 class Client(Output):

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from sealwire.contracts.crypto_terms import INTERNAL, USE, Bytes, VersionNumber
 from sealwire.kit.caller import Caller
-from sealwire.kit.codec import Input, Output, ShortText
+from sealwire.kit.codec import Id, Input, Output, ShortText
 from sealwire.kit.operation import Operation, table
 
 
@@ -25,11 +25,12 @@ class Signature(Output):
 
 
 class SignedMessage(Input):
-    """A message and its signature or tag."""
+    """A message, and its signature or tag as `sign` or `hmac` gave it; its `key_id` has to be the one in the path."""
 
     message: Bytes
     signature: Bytes
     version: VersionNumber = 1
+    key_id: Id | None = None
 
 
 class Verdict(Output):
@@ -108,6 +109,8 @@ class SignatureDesk(Protocol):
     """Signs and verifies. Calls with a key id may raise `KeyNotFound` and `KeyUnusable`."""
 
     async def sign(self, caller: Caller, key_id: str, message: Signable) -> Signature: ...
-    async def verify(self, caller: Caller, key_id: str, message: SignedMessage) -> Verdict: ...
+    async def verify(self, caller: Caller, key_id: str, message: SignedMessage) -> Verdict:
+        """Raises: Invalid for what is said to be signed by another key."""
+
     async def hmac(self, caller: Caller, key_id: str, message: Signable) -> Signature: ...
     async def system_sign(self, caller: Caller, message: SystemSignable) -> SystemSignature: ...

@@ -10,7 +10,7 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
-from sealwire.kit.codec import FrozenMeta, Output, form
+from sealwire.kit.codec import FrozenMeta, Output, RuleBroken, form
 
 _IN_BASE64: Final = "Send it as base64url without padding, as the browser gives it."
 _BASE64: Final = form(r"^[A-Za-z0-9_-]+$", _IN_BASE64)
@@ -127,11 +127,12 @@ class RequestOptions(Output, rename="camel"):
 
 # ---- beside other proofs
 Proof = Annotated[str, msgspec.Meta(min_length=6, max_length=65_536)]
-"""A code of six and more letters and digits; of a passkey its assertion, as JSON in a text."""
-_CODE = re.compile(r"[A-Za-z0-9-]{6,32}")
+"""A code: six and more letters and digits, spaces and hyphens aside. Of a passkey its assertion, as JSON in a text."""
+_CODE = re.compile(r" *(?:[A-Za-z0-9][ -]*){6,32}")
+_MOST_CODE = 64
 
 
 def check_proof(method: str, code: str | Assertion) -> None:
-    """Raises: ValueError when the code can't be one of that method."""
-    if method != "passkey" and not (isinstance(code, str) and _CODE.fullmatch(code)):
-        raise ValueError("a code is 6 to 32 letters, digits and hyphens")
+    """Raises: RuleBroken when the code can't be one of that method."""
+    if method != "passkey" and not (isinstance(code, str) and len(code) <= _MOST_CODE and _CODE.fullmatch(code)):
+        raise RuleBroken("A code is 6 to 32 letters and digits, spaces and hyphens aside.", "code")

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final, TypeVar, dataclass_transform
 import msgspec
 
 from sealwire.kit.allowed import allowed_at
+from sealwire.kit.doubles import double_path
 from sealwire.kit.problem import Invalid, Malformed
 
 T = TypeVar("T")
@@ -44,6 +45,14 @@ class Input(msgspec.Struct, metaclass=FrozenMeta, forbid_unknown_fields=True):
 
 class Output(msgspec.Struct, metaclass=FrozenMeta):
     """What we answer: members may be added later, readers pass over those they don't know."""
+
+
+class RuleBroken(ValueError):
+    """Raised by a struct whose members don't fit: `member` is the one at fault, which the refusal names."""
+
+    def __init__(self, text: str, member: str) -> None:
+        super().__init__(text)
+        self.member = member
 
 
 class Page(Input):
@@ -102,6 +111,8 @@ def invalid(error: msgspec.ValidationError, kind: Any) -> Invalid:
         text, at = at, "$"
     key = at.startswith("key` in `")
     path = at.removeprefix("key` in `").rstrip("`")
+    if isinstance(rule := error.__cause__, RuleBroken):
+        return Invalid(text, path=f"{path}.{rule.member}")
     no_value = text.startswith(("Invalid enum value", "Invalid value"))
     allowed = allowed_at(kind, path, key=key, solely=not no_value) if no_value or ", got `" in text else []
     if allowed:
@@ -109,10 +120,10 @@ def invalid(error: msgspec.ValidationError, kind: Any) -> Invalid:
     return Invalid("Invalid value" if no_value else _ASKED.get(text, text), path=path)
 
 
-def decode_body(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
-    """Read a request body.
+def decode_body(decoder: msgspec.json.Decoder[T], body: bytes, *, once: bool = True) -> T:
+    """Read a request body; `once`: no member may stand in it twice.
 
-    Raises: Malformed for what is no JSON in UTF-8, Invalid with `path` for what breaks a rule.
+    Raises: Malformed for what is no JSON in UTF-8, Invalid with `path` for what breaks a rule or stands there twice.
     """
     if too_deep(body):
         raise Malformed(f"The document nests deeper than {MAX_DEPTH} levels.", path="$")
@@ -120,6 +131,8 @@ def decode_body(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
         value = decoder.decode(body)
         if b"\\" in body and b"\\u0000" in body and (path := fault_path(_ANY.decode(body))):
             raise Invalid("Text must not hold the character NUL.", path=path)
+        if once and (path := double_path(body)):
+            raise Invalid("This member stands there twice.", path=path)
     except msgspec.ValidationError as error:
         raise invalid(error, decoder.type) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -26,7 +26,7 @@ from sealwire.kit.exchange import (
     Send,
     read_form,
 )
-from sealwire.kit.operation import SAFE_VERBS, Degraded, Operation, Policy, RateClass
+from sealwire.kit.operation import BODY_LIMIT_BYTES, SAFE_VERBS, Degraded, Operation, Policy, RateClass
 from sealwire.kit.permission import GRANTS, Permission
 from sealwire.kit.problem import (
     DeadlineExceeded,
@@ -211,6 +211,7 @@ def _compile(operation: Operation, call: Callable[..., Awaitable[Any]], decorate
     takes, gives, status = operation.takes, operation.gives, operation.status
     decoder = msgspec.json.Decoder(takes) if takes is not None and not operation.takes_query else None
     limit_bytes = operation.body_limit_bytes
+    once = limit_bytes <= BODY_LIMIT_BYTES  # of bulk (batches of crypto and audit) it would cost more than reading it
     fixed = status if isinstance(status, int) else 0
     status_of = None if isinstance(status, int) else status
 
@@ -219,7 +220,7 @@ def _compile(operation: Operation, call: Callable[..., Awaitable[Any]], decorate
         if decoder is None or operation.form or exchange.header(b"content-type") != b"application/json":
             return None
         body = exchange.body_at_hand(limit_bytes)
-        return None if body is None else decode_body(decoder, body or b"{}")
+        return None if body is None else decode_body(decoder, body or b"{}", once=once)
 
     async def take(exchange: Exchange) -> Any:
         assert takes is not None
@@ -234,7 +235,7 @@ def _compile(operation: Operation, call: Callable[..., Awaitable[Any]], decorate
         if content_type is None or content_type != b"application/json":
             _require_json(content_type, body)
         assert decoder is not None
-        return decode_body(decoder, body or b"{}")
+        return decode_body(decoder, body or b"{}", once=once)
 
     async def run(exchange: Exchange, caller: Caller) -> None:
         params = exchange.params

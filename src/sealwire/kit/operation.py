@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -63,6 +63,10 @@ class RateClass(StrEnum):
     NONE = "none"
 
 
+BODY_LIMIT_BYTES: Final = 256 * 1024
+"""Of what an operation takes, unless it is made for more."""
+
+
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
     """One call of a contract.
 
@@ -91,7 +95,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     callers: frozenset[str] = frozenset()
     carriers: frozenset[str] = frozenset()
     form: bool = False
-    body_limit_bytes: int = 256 * 1024
+    body_limit_bytes: int = BODY_LIMIT_BYTES
 
     def __post_init__(self) -> None:
         if not self.path.startswith("/"):

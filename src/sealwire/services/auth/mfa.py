@@ -141,7 +141,7 @@ def matching_step(secret: str, code: str, *, now_us: int, drift_steps: int = 1) 
     """
     totp = pyotp.TOTP(secret, interval=STEP_S)
     now = now_us // US_PER_S // STEP_S
-    given = code.encode(errors="replace")
+    given = _plain(code).encode(errors="replace")
     found = None
     for step in range(now - drift_steps, now + drift_steps + 1):
         if step >= 0 and hmac.compare_digest(totp.generate_otp(step).encode(), given):
@@ -166,4 +166,5 @@ def _new_recovery_code() -> str:
 
 
 def _plain(code: str) -> str:
-    return code.replace("-", "").lower()
+    """Return a code as it is compared: people write hyphens and spaces where they are shown some, or don't."""
+    return code.replace("-", "").replace(" ", "").lower()

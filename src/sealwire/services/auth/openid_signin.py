@@ -334,4 +334,4 @@ def _proof(form: Mapping[str, str], interaction: Interaction) -> StepUp:
 
 
 def _method(code: str) -> str:
-    return "totp" if code.isdigit() else "recovery"
+    return "totp" if code.replace(" ", "").isdigit() else "recovery"

@@ -50,8 +50,11 @@ class Ciphers:
         self.note(caller, live, action, version, count=count)
         return sealed
 
-    async def decrypt(self, caller: Caller, live: LiveKey, items: Sequence[Ciphertext], action: str) -> list[Opened]:
-        """Decrypt all, or none. Raises: DecryptionFailed on any mismatch; KeyUnusable, Unavailable."""
+    async def decrypt(
+        self, caller: Caller, live: LiveKey, items: Sequence[Ciphertext], action: str, *, named: bool = False
+    ) -> list[Opened]:
+        """Decrypt all, or none. Raises: DecryptionFailed on any mismatch, `named`: by which item; KeyUnusable,
+        Unavailable."""
         item = items[0]
         opened = []
         version = 0
@@ -71,7 +74,7 @@ class Ciphers:
                     raise InvalidTag
                 opened.append(Opened(plaintext=decrypt(iv, item.ciphertext + tag, aad)))
         except (InvalidTag, KeyNotFound, DecryptionFailed):
-            self.refuse(caller, live, action, item.version)
+            self.refuse(caller, live, action, item.version, path=f"$.items[{len(opened)}]" if named else "")
         except KeyUnusable:
             self.note(caller, live, action, item.version, outcome="denied", count=len(items))
             raise
@@ -87,10 +90,10 @@ class Ciphers:
         self.note(caller, live, action, material.version)
         return Signature(signature=signature, key_id=live.stored.key_id, version=material.version)
 
-    def refuse(self, caller: Caller, live: LiveKey, action: str, version: int) -> NoReturn:
-        """Record a failure, and tell nothing of its reason. Raises: DecryptionFailed."""
+    def refuse(self, caller: Caller, live: LiveKey, action: str, version: int, *, path: str = "") -> NoReturn:
+        """Record a failure, and tell nothing of its reason; `path`: which of many it was. Raises: DecryptionFailed."""
         self.note(caller, live, action, version, outcome="failure")
-        raise DecryptionFailed
+        raise DecryptionFailed(path=path) if path else DecryptionFailed
 
     def note(
         self, caller: Caller, live: LiveKey, action: str, version: int, *, outcome: Outcome = "success", count: int = 1

@@ -36,7 +36,7 @@ from sealwire.kit.clock import Clock, rfc3339
 from sealwire.kit.codec import Page
 from sealwire.kit.cursors import read_cursor, write_cursor
 from sealwire.kit.permission import Permission
-from sealwire.kit.problem import Forbidden
+from sealwire.kit.problem import Forbidden, Invalid
 from sealwire.services.crypto.ciphers import Ciphers
 from sealwire.services.crypto.config import CryptoConfig
 from sealwire.services.crypto.data_keys import DataKeys, system_purpose
@@ -216,7 +216,7 @@ class CryptoService:
     async def decrypt_batch(self, caller: Caller, key_id: str, batch: CiphertextBatch) -> OpenedBatch:
         _require(caller, Permission.USE_KEYS)
         live = await self._usable(caller, key_id, "aes-256-gcm")
-        return OpenedBatch(items=await self._ciphers.decrypt(caller, live, batch.items, "crypto.decrypt"))
+        return OpenedBatch(items=await self._ciphers.decrypt(caller, live, batch.items, "crypto.decrypt", named=True))
 
     async def rewrap(self, caller: Caller, key_id: str, ciphertext: Ciphertext) -> Sealed:
         _require(caller, Permission.USE_KEYS)
@@ -254,6 +254,8 @@ class CryptoService:
 
     async def verify(self, caller: Caller, key_id: str, message: SignedMessage) -> Verdict:
         _require(caller, Permission.USE_KEYS)
+        if message.key_id not in (None, key_id):
+            raise Invalid("The signature is of another key than the one in the path.", path="$.key_id")
         live = await self._usable(caller, key_id, "ed25519", "hmac-sha256")
         text, signature = message.message, message.signature
         version = next((v for v in live.stored.versions if v.version == message.version), None)
