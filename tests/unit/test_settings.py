@@ -58,6 +58,17 @@ def test_passkeys_are_for_a_domain_that_the_pages_are_of(tmp_path):
     assert loaded.auth.passkey_origins == ("https://chat.example.org", "https://example.org")
 
 
+def test_the_address_people_reach_us_at_names_all_tokens(tmp_path):
+    assert load(tmp_path).auth.issuer == "https://sealwire.local"
+    assert load(tmp_path, SEALWIRE_SERVER__PUBLIC_URL="https://a.example.org/").auth.issuer == "https://a.example.org"
+    named = {"SEALWIRE_SERVER__PUBLIC_URL": "https://a.example.org", "SEALWIRE_AUTH__ISSUER": "https://b.example.org"}
+    assert load(tmp_path, **named).auth.issuer == "https://b.example.org"
+    del named["SEALWIRE_AUTH__ISSUER"]
+    _, found = settings.load(flags={}, env=named, file=tmp_path / "none.toml")
+    told = next(setting for setting in found if setting.name == "auth.issuer")
+    assert (told.value, told.origin) == ("https://a.example.org", "server.public_url")
+
+
 def test_only_our_own_folder_is_removed(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "thesis.doc").write_text("years of work")

@@ -139,7 +139,7 @@ def load(
     """Read and check all settings. Raises: SettingError naming the setting at fault."""
     sections, found = load_sections(SECTIONS, file=file or Path(FILE), env=env, flags=flags)
     found = [_without_password(setting) for setting in found]
-    settings = Settings(**sections)
+    settings, found = _with_issuer(Settings(**sections), found)
     production = installation(settings.data) is not None
     registration = settings.auth.registration
     if (production or not settings.loopback) and any(
@@ -164,6 +164,19 @@ def load(
     except ValueError as error:
         raise SettingError(str(error)) from None
     return settings, found
+
+
+def _with_issuer(settings: Settings, found: list[Setting]) -> tuple[Settings, list[Setting]]:
+    """Name people's own tokens after the address they reach us at, as apps' tokens are, unless a name is set."""
+    url = settings.server.public_url.rstrip("/")
+    if not url or any(s.name == "auth.issuer" and s.origin != "default" for s in found):
+        return settings, found
+    found = [
+        msgspec.structs.replace(s, value=url, origin="server.public_url") if s.name == "auth.issuer" else s
+        for s in found
+    ]
+    auth = msgspec.structs.replace(settings.auth, issuer=url)
+    return msgspec.structs.replace(settings, auth=auth), found
 
 
 def _check_cache(cache: CacheConfig, found: list[Setting]) -> None:

@@ -56,7 +56,11 @@ class AuthConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Who may come in, for how long, and at what cost."""
 
     issuer: Annotated[
-        str, Meta(description="`iss` of our tokens: the URL people reach this installation at", min_length=1)
+        str,
+        Meta(
+            description="`iss` of our tokens: the URL people reach this installation at; unset: `server.public_url`",
+            min_length=1,
+        ),
     ] = "https://sealwire.local"
     audience: Annotated[str, Meta(description="`aud` of our access tokens", min_length=1)] = "sealwire"
     client_id: Annotated[str, Meta(description="`client_id` of tokens given to our own front ends", min_length=1)] = (
