@@ -82,7 +82,7 @@ def _raw_routes() -> list[str]:
 def _health(edge: Edge) -> list[str]:
     """The pages of every service, and the health of the boundary."""
     pages = Pages(edge=edge, service="", version="", checks=MagicMock(), registry=MagicMock())
-    needed = dict.fromkeys(("normalizer", "breakers", "self_test", "authenticator", "receipts"), MagicMock())
+    needed = dict.fromkeys(("normalizer", "breakers", "self_test", "authenticator", "receipt_of"), MagicMock())
     health = IntegrationHealth(components=dict.fromkeys(COMPONENTS, MagicMock()), **needed)
     lines = ["## Health", "", "At the root, not under `/api/v1`; the first five on every service's own port too.",
              "States are for everybody; details and the self-test for owners, admins, operators and services.", "",

@@ -64,6 +64,7 @@ ENDS: dict[str, frozenset[str]] = {
     "session": NOTHING,
     "profiles": NOTHING,
     "revocations": NOTHING,
+    "opened": NOTHING,
     "seen": NOTHING,
     "rotate_signing": TENANT,  # by compromise: every tenant's
     # contracts/credentials.py

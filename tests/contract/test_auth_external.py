@@ -86,6 +86,8 @@ async def test_a_login_by_a_provider_and_a_second_factor_says_nothing_of_a_passw
     answer = MfaAnswer(mfa_token=waits.mfa_token, method="recovery", code=codes[0])
     granted = await room.auth.mfa_verify(somebody(), answer)
     assert room.caller(granted).principal.amr == ("fed", "mfa")
+    told = [login.session_id for login in await room.opened()]
+    assert told == [caller.principal.session_id, granted.session_id], "each way in is told of, once somebody is in"
 
 
 async def test_a_proof_is_used_once_also_when_the_clock_is_put_back(door: OpenDoor) -> None:

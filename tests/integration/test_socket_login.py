@@ -185,3 +185,36 @@ async def test_the_sockets_that_stay_are_told_of_what_ended_and_what_changed(ins
         assert told(stays, eve.user_id)[2]["session_id"] == eve.grant["session_id"], "the one that stays"
         assert told(others, owner.user_id) == []
         assert all(push.get("channel") != f"user:{eve.user_id}" for push in others.pushes)
+
+
+async def test_the_other_sockets_of_a_person_are_told_of_a_login(installation, stranger) -> None:
+    owner = stranger("owner")
+    eve = Person(installation.url, "eve", tenant=owner.tenant["tenant"])
+    here, there, others, own = (Wire(url) for url in (*ports(installation), installation.url))
+
+    def opened(wire: Wire) -> list[dict[str, Any]]:
+        data = [p["pub"]["data"] for p in wire.pushes if p.get("channel") == f"user:{eve.user_id}" and "pub" in p]
+        return [d for d in data if d["type"] == "session.opened" and d["session_id"] == eve.grant["session_id"]]
+
+    async with here, there, others, own:
+        for wire in (here, there):
+            assert "client" in await wire.connect(eve.token)
+        assert "client" in await others.connect(owner.token)
+        await asyncio.to_thread(eve.log_in)
+        assert "client" in await own.connect(eve.token)
+        for wire in (here, there):
+            await wire.until(lambda wire=wire: bool(opened(wire)))
+            (told,) = opened(wire)
+            assert set(told) == {"type", "session_id", "reason", "change_id", "at"}, "and nothing personal"
+            assert told["reason"] == "login"
+            assert told["at"].endswith("Z")
+            assert (await wire.ask(ping={}))["ping"] == {}, "it ends nothing"
+        assert (await own.ask(ping={}))["ping"] == {}
+        assert opened(own) == [], "whoever logs in knows"
+        assert all(push.get("channel") != f"user:{eve.user_id}" for push in others.pushes)
+        health = httpx.URL(installation.url).copy_with(path="/api/integration-health/service-boundary-coordinator")
+        seen = (await asyncio.to_thread(owner.http.get, health, params={"change_id": told["change_id"]})).json()
+    applied = seen["receipt"]["applied"]
+    assert (seen["receipt"]["kind"], set(applied)) == ("login", {"socket1", "socket2"})
+    assert sum(heard["sockets"] for heard in applied.values()) == 2
+    assert not any(heard["fault"] for heard in applied.values())

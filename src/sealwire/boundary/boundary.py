@@ -14,6 +14,7 @@ from sealwire.boundary.fallback_session_provider import FallbackSessionProvider
 from sealwire.boundary.integration_health import IntegrationHealth
 from sealwire.boundary.jwt_token_adapter import JwtTokenAdapter, LegacyRule
 from sealwire.boundary.legacy_log import LegacyLog
+from sealwire.boundary.login_feed import Tell
 from sealwire.boundary.model import ComponentHealth, Health
 from sealwire.boundary.ports import SessionJournal
 from sealwire.boundary.self_test import SelfTest
@@ -189,7 +190,7 @@ class Boundary:
                 clock=clock,
             ),
             authenticator=authenticator,
-            receipts=coordinator.receipts,
+            receipt_of=coordinator.receipt_of,
             self_test_every_s=config.self_test_every_s,
         )
         return cls(
@@ -203,10 +204,13 @@ class Boundary:
             legacy_log=legacy_log,
         )
 
-    def serve_sockets(self, instance: str, tell: Callable[[Revocation], None] | None = None) -> None:
+    def serve_sockets(
+        self, instance: str, tell: Callable[[Revocation], None] | None = None, opened: Tell | None = None
+    ) -> None:
         """Have every change applied at a socket instance of this process, with a receipt of its own.
 
-        `tell` is called after the sockets that a change ends are closed, for those that stay open.
+        `tell` is called after the sockets that a change ends are closed, for those that stay open; `opened` of a
+        login, which ends nothing.
         """
         end = self.sockets.instance(instance)
 
@@ -220,6 +224,8 @@ class Boundary:
             return touched
 
         self.coordinator.subscribe(instance, apply)
+        if opened is not None:
+            self.coordinator.logins.subscribe(instance, opened)
 
     async def start(self) -> None:
         """Read the journal, then follow auth. An auth that does not answer yet is no reason not to start."""

@@ -11,7 +11,7 @@ from typing import Any, Final
 from sealwire.boundary import credentials
 from sealwire.boundary.authenticator import Authenticator
 from sealwire.boundary.model import ComponentHealth, Health
-from sealwire.boundary.receipts import Receipts
+from sealwire.boundary.receipts import Receipt
 from sealwire.boundary.self_test import Report, SelfTest
 from sealwire.boundary.session_validation_normalizer import SessionValidationNormalizer
 from sealwire.kit.caller import Caller
@@ -42,7 +42,7 @@ class IntegrationHealth:
         breakers: Registry,
         self_test: SelfTest,
         authenticator: Authenticator,
-        receipts: Receipts,
+        receipt_of: Callable[[str], Receipt | None],
         self_test_every_s: float = 60.0,
     ) -> None:
         """`components` by their name in answers (underscores), each with what tells how it fares."""
@@ -51,7 +51,7 @@ class IntegrationHealth:
         self._breakers = breakers
         self._self_test = self_test
         self._authenticator = authenticator
-        self._receipts = receipts
+        self._receipt_of = receipt_of
         self._every_s = self_test_every_s
         self._task: asyncio.Task[None] | None = None
 
@@ -130,7 +130,7 @@ class IntegrationHealth:
             detailed = await self._detailed(exchange)
             answer = {"component": name} | _shown(self._components[name](), detailed)
             if detailed and name == COORDINATOR and (change_id := exchange.query.get("change_id")):
-                answer["receipt"] = self._receipts.of(change_id)
+                answer["receipt"] = self._receipt_of(change_id)
             await self._answer(exchange, answer)
 
         return show

@@ -6,14 +6,17 @@ from collections import OrderedDict, deque
 
 import msgspec
 
+from sealwire.contracts.opened import Opened
 from sealwire.contracts.revocations import Revocation
 from sealwire.kit.clock import Clock
+
+Change = Revocation | Opened
 
 
 class Applied(msgspec.Struct, frozen=True, kw_only=True):
     """A change came into force at one boundary. `took_us`: since it was stored in auth. `fault`: empty when it did.
 
-    `sockets` is how many open ones it ended or authorised anew there.
+    `sockets` is how many open ones it ended or authorised anew there; of a login, how many were told of it.
     """
 
     at_us: int
@@ -52,7 +55,7 @@ class Receipts:
         self._times_us: dict[str, deque[int]] = {}
         self._began_us = clock.now_us()
 
-    def open(self, change: Revocation) -> None:
+    def open(self, change: Change) -> None:
         """Begin the receipt of a change; one that is known goes on."""
         if change.change_id not in self._receipts:
             self._receipts[change.change_id] = Receipt(
@@ -66,7 +69,7 @@ class Receipts:
             if len(self._receipts) > self._kept:
                 self._receipts.popitem(last=False)
 
-    def note(self, change: Revocation, where: str, fault: str = "", *, sockets: int = 0) -> None:
+    def note(self, change: Change, where: str, fault: str = "", *, sockets: int = 0) -> None:
         """Note that a change came into force at `where`, or why it did not.
 
         Two kinds have no part in the distribution: the self-test's, which have no number, and those that a process

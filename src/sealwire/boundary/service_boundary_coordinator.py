@@ -2,6 +2,7 @@
 
 It follows auth's numbered revocation feed, which is also the heartbeat: an answer, even an empty one, says that nothing
 else had ended when it was asked for. A feed not heard of for `bound_s` makes every cached session unconfirmed.
+Logins, which end nothing, come by a feed of their own (`login_feed`).
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from random import Random
 from typing import Any, Final
 
 from sealwire.boundary.fallback_session_provider import FallbackSessionProvider
+from sealwire.boundary.login_feed import LoginFeed
 from sealwire.boundary.model import ComponentHealth, Health
-from sealwire.boundary.receipts import Receipts
+from sealwire.boundary.receipts import Receipt, Receipts
 from sealwire.contracts.auth import Auth
 from sealwire.contracts.revocations import FeedQuery, Revocation
 from sealwire.kit.caller import SYSTEM_TENANT, service_caller
@@ -73,6 +75,7 @@ class ServiceBoundaryCoordinator:
         """Until when, on the monotonic clock, what the feed said covers the present."""
         self.receipts = Receipts(clock=clock)
         self.changes = 0
+        self.logins = LoginFeed(auth=auth, clock=clock, rng=rng, service=service)
 
     def subscribe(self, name: str, apply: Apply) -> None:
         """Have every change applied by `apply`, called on the loop in the feed's order."""
@@ -83,9 +86,11 @@ class ServiceBoundaryCoordinator:
         with contextlib.suppress(Exception):
             await self._read(wait_ms=0)
         self._task = asyncio.create_task(self._follow(), name="revocation-feed")
+        self.logins.start()
 
     async def stop(self) -> None:
         """Stop following and finish what is being applied. Safe to call twice."""
+        await self.logins.stop()
         tasks = [task for task in (self._task, self._probe) if task is not None]
         self._task = self._probe = None
         for task in tasks:
@@ -134,9 +139,14 @@ class ServiceBoundaryCoordinator:
             "boundaries": [FALLBACK, JOURNAL, *self._boundaries],
             "propagation": self.receipts.spread(),
             "latest_changes": self.receipts.latest(5),
+            "logins": self.logins.details(),
             "breakers_active": self._breakers.active,
         }
         return ComponentHealth(status=status, details=details)
+
+    def receipt_of(self, change_id: str) -> Receipt | None:
+        """Return the receipt of a change or of a login, if it is among the last ones."""
+        return self.receipts.of(change_id) or self.logins.receipts.of(change_id)
 
     # -- the feed
 

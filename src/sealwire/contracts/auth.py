@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from sealwire.contracts import logins, revocations, sessions, tenants, tokens, users
+from sealwire.contracts import logins, opened, revocations, sessions, tenants, tokens, users
 from sealwire.kit.operation import table
 
 OPERATIONS = table(
@@ -17,6 +17,7 @@ OPERATIONS = table(
     *sessions.OPERATIONS.values(),
     *tokens.OPERATIONS.values(),
     *revocations.OPERATIONS.values(),
+    *opened.OPERATIONS.values(),
     *tenants.OPERATIONS.values(),
 )
 
@@ -27,6 +28,7 @@ class Auth(
     sessions.SessionBook,
     tokens.TokenDesk,
     revocations.RevocationFeed,
+    opened.OpenedFeed,
     tenants.TenantRegistry,
     Protocol,
 ):

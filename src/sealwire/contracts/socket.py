@@ -108,12 +108,14 @@ class MentionPublished(Output):
 
 
 class SessionPublished(Output):
-    """In `user:<id>`: a session of the user ended (`session_id`), or all but `session_id`, or their role changed.
+    """In `user:<id>`: a session of the user was opened or ended (`session_id`), or all but `session_id` ended, or their
+    role changed.
 
-    Front ends ask anew for what they show of it: sessions, or what the user may do.
+    Front ends ask anew for what they show of it: sessions, or what the user may do. That one was opened is told
+    within a second or so, and to the other sessions; where it ended at once, the end may be told first.
     """
 
-    type: Literal["session.ended", "sessions.ended", "role.changed"]
+    type: Literal["session.opened", "session.ended", "sessions.ended", "role.changed"]
     session_id: str
     reason: str
     change_id: str

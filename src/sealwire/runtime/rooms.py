@@ -361,7 +361,7 @@ def _socket_builder(instance: str) -> Callable[[Assembly], Awaitable[Room]]:
             meter=_socket_meter(assembly),
             records=await assembly.records(),
         )
-        assembly.boundary.serve_sockets(instance, service.changed)
+        assembly.boundary.serve_sockets(instance, service.changed, service.opened)
         return Room(
             service=service,
             contract=service,

@@ -20,6 +20,7 @@ from sealwire.clients.key_ring import KeyRing
 from sealwire.contracts.auth_terms import UserRole
 from sealwire.contracts.identity import OPERATIONS, Identity
 from sealwire.contracts.logins import Login, LoginResult
+from sealwire.contracts.opened import Opened, OpenedQuery
 from sealwire.contracts.sessions import SessionQuery
 from sealwire.contracts.users import NewUser, Registration
 from sealwire.kit.caller import ANONYMOUS, Caller, Principal, service_caller
@@ -119,6 +120,10 @@ class AuthRoom:
     async def events(self) -> list[str]:
         """Return the kinds of all events, in order."""
         return [event.kind for event in await self.service.events.read(0, 10_000)]
+
+    async def opened(self) -> list[Opened]:
+        """Return what is told of logins, in order."""
+        return (await self.auth.opened(BOUNDARY, OpenedQuery(after=0, limit=1_000))).items
 
     # ---- time
 

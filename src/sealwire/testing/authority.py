@@ -1,7 +1,7 @@
 """Auth for tests of what stands around it: real keys, real tokens, sessions and a numbered feed in memory.
 
-It answers `jwks`, `session`, `profiles`, `revocations` and `seen` as contracts/auth.py says. `outage` makes every
-answer fail with that error; `hang` makes it never come.
+It answers `jwks`, `session`, `profiles`, `revocations`, `opened` and `seen` as contracts/auth.py says. `outage` makes
+every answer fail with that error; `hang` makes it never come.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import msgspec
 from sealwire.contracts.auth import Auth
 from sealwire.contracts.auth_terms import ACCESS_TYP
 from sealwire.contracts.legacy import LegacyUse, LegacyUses
+from sealwire.contracts.opened import Opened, OpenedQuery, OpenedSessions
 from sealwire.contracts.revocations import FeedQuery, Revocation, Revocations
 from sealwire.contracts.sessions import Seen, SessionNotFound, SessionQuery, SessionState
 from sealwire.contracts.tokens import AccessClaims, Jwks
@@ -38,6 +39,7 @@ class MemoryAuthority:
         self.users: dict[str, Profile] = {}
         self.sessions: dict[str, SessionState] = {}
         self.feed: list[Revocation] = []
+        self.logins: list[Opened] = []
         self.outage: Exception | None = None
         self.hang = False
         self.asked: list[str] = []
@@ -80,6 +82,15 @@ class MemoryAuthority:
             active=True,
             expires_at_s=self.clock.now_us() // US_PER_S + 86_400,
         )
+        login = Opened(
+            number=len(self.logins) + 1,
+            change_id=new_id(),
+            tenant_id=user.tenant_id,
+            subject=user_id,
+            session_id=session_id,
+            at_us=self.clock.now_us(),
+        )
+        self.logins.append(login)
         return self.sessions[session_id]
 
     def token(self, session: SessionState, **changes: Any) -> str:
@@ -189,6 +200,14 @@ class MemoryAuthority:
         return Revocations(
             items=self.feed[query.after : query.after + query.limit], newest=len(self.feed), run=self.run
         )
+
+    async def opened(self, caller: Caller, query: OpenedQuery) -> OpenedSessions:
+        await self._enter("opened")
+        newest = len(self.logins)
+        if not 0 <= query.after <= newest:
+            return OpenedSessions(items=[], upto=newest, newest=newest)
+        items = self.logins[query.after : query.after + query.limit]
+        return OpenedSessions(items=items, upto=query.after + len(items), newest=newest)
 
     async def seen(self, caller: Caller, seen: Seen) -> None:
         await self._enter("seen")

@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from sealwire.contracts.audit_log import Actor, AuditEntry, Outcome
+from sealwire.contracts.opened import Opened
 from sealwire.kit.caller import ANONYMOUS_TENANT, Caller
 from sealwire.kit.clock import Clock
 from sealwire.kit.ids import new_id
@@ -169,6 +170,19 @@ class Journal:
             subject_id=body.subject_id,
             created_at_us=event.at_us,
         )
+
+
+def opened_of(event: Event) -> Opened:
+    """Return what is told of a login: who and which session, and nothing of the request."""
+    body = _decode(event.data)
+    return Opened(
+        number=event.position,
+        change_id=event.event_id,
+        tenant_id=event.tenant_id,
+        subject=body.subject_id,
+        session_id=body.resource_id,
+        at_us=event.at_us,
+    )
 
 
 def _metadata(facts: dict[str, Any]) -> dict[str, Fact]:

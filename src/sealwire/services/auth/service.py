@@ -25,6 +25,7 @@ from sealwire.contracts.logins import (
     TotpCode,
     TotpEnrollment,
 )
+from sealwire.contracts.opened import OpenedQuery, OpenedSessions
 from sealwire.contracts.revocations import FeedQuery, Revocations
 from sealwire.contracts.sessions import RefreshRequest, Seen, SessionNotFound, SessionQuery, Sessions, SessionState
 from sealwire.contracts.tokens import Introspection, Jwks, SigningRotation, TokenQuery
@@ -61,6 +62,7 @@ from sealwire.services.auth.logins import Logins
 from sealwire.services.auth.mfa import SecondFactors
 from sealwire.services.auth.mfa_policy import MfaPolicy
 from sealwire.services.auth.notices import Herald
+from sealwire.services.auth.opened import read_opened
 from sealwire.services.auth.openid import OpenIdProvider, issuer_of
 from sealwire.services.auth.openid_ports import Outward
 from sealwire.services.auth.openid_service import OpenIdService
@@ -417,6 +419,10 @@ class AuthService(
         if not items and query.wait_ms and await feed.wait(query.after, query.wait_ms / 1000):
             items = await feed.read(query.after, query.limit)
         return Revocations(items=list(items), newest=await feed.newest(), run=feed.run)
+
+    async def opened(self, caller: Caller, query: OpenedQuery) -> OpenedSessions:
+        _require_service(caller)
+        return await read_opened(self._stores.events, query)
 
 
 def _require(caller: Caller, permission: Permission) -> None:

@@ -48,7 +48,7 @@ OF_USER: dict[str, type[Any]] = {
     "conversation.removed": publications.ConversationPublished,
     "unread": calls.UnreadPublished,
     "mention": calls.MentionPublished,
-    "session.ended, sessions.ended, role.changed": calls.SessionPublished,
+    "session.ended, sessions.ended, role.changed, session.opened": calls.SessionPublished,
 }
 CLOSES = (
     protocol.SHUTDOWN,

@@ -13,6 +13,7 @@ from typing import Final, Literal
 import msgspec
 
 from sealwire.contracts.messaging_stream import Publication
+from sealwire.contracts.opened import Opened
 from sealwire.contracts.revocations import Revocation
 from sealwire.contracts.socket import USER_CHANNEL, MentionPublished, SessionPublished, UnreadPublished
 from sealwire.kit.clock import rfc3339
@@ -162,6 +163,21 @@ class Audience:
                 at=rfc3339(change.at_us),
             )
             self.tell(change.tenant_id, change.subject, encode(told))
+
+    def opened(self, login: Opened) -> int:
+        """Tell the other sessions of a person that one was opened; return how many connections hear it."""
+        key = (login.tenant_id, USER_CHANNEL + login.subject)
+        if not self._hub.room(key):
+            return 0
+        told = SessionPublished(
+            type="session.opened",
+            session_id=login.session_id,
+            reason=login.kind,
+            change_id=login.change_id,
+            at=rfc3339(login.at_us),
+        )
+        frame = publication_frame(key[1], encode_publication(encode(told)))
+        return self._hub.publish_beside(login.session_id, key, frame)
 
     def tell(self, tenant_id: str, user_id: str, data: bytes) -> None:
         """Publish in the channel of a user; nobody hears it when they have no connection here."""

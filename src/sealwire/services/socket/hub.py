@@ -176,6 +176,20 @@ class Hub:
         room = self._rooms.get(key)
         return room.members if room is not None else ()
 
+    def publish_beside(self, session_id: str, key: RoomKey, frame: bytes) -> int:
+        """Write a whole frame to those members at once that are not of this session; return how many they are."""
+        own = self._sessions.get((key[0], session_id), ())
+        members = [member for member in self.room(key) if member not in own]
+        for member in members:
+            if member.live:
+                member.write(frame)
+            else:
+                member.missed = True
+        if members:
+            self._publications += 1
+            self._deliveries += len(members)
+        return len(members)
+
     def publish(self, key: RoomKey, frame: bytes) -> bool:
         """Write a whole frame to every member at the end of this loop iteration; answer whether there is one."""
         room = self._rooms.get(key)

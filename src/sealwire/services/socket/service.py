@@ -13,6 +13,7 @@ from sealwire import __version__
 from sealwire.contracts.admission import SocketGateway
 from sealwire.contracts.messaging import Messaging
 from sealwire.contracts.messaging_stream import Passing, Publication
+from sealwire.contracts.opened import Opened
 from sealwire.contracts.revocations import Revocation
 from sealwire.contracts.socket import CONVERSATION_CHANNEL
 from sealwire.kit.clock import Clock
@@ -221,6 +222,10 @@ class SocketService:
         """Tell a person's sockets of a change to their sessions or role; those that it ended are closed by now."""
         if not self._draining:
             self._audience.changed(change)
+
+    def opened(self, login: Opened) -> int:
+        """Tell a person's other sessions that one was opened; return how many sockets heard it."""
+        return 0 if self._draining else self._audience.opened(login)
 
     def _published(self, publication: Publication) -> None:
         kind = publication.kind
