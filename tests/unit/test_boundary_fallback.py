@@ -305,6 +305,25 @@ async def test_what_a_full_disk_refused_is_written_before_anything_later(tmp_pat
     await kept.stop()
 
 
+async def test_what_is_over_is_forgotten_on_a_full_disk_too(tmp_path: Path) -> None:
+    clock = ManualClock()
+    disk = FullDisk(tmp_path / "journal", KEY)
+    kept = FallbackSessionProvider(journal=disk, clock=clock)
+    await kept.start()
+    kept.remember(session(clock, "s1", life_s=60), 0)
+    kept.take([ended(clock, 1, "s2")], 1)
+    disk.full = True
+    clock.advance(60)
+    for left, passed_s in (({"sessions": 0, "revocations": 1}, 24 * 3600), ({"sessions": 0, "revocations": 0}, 0)):
+        kept.remember(session(clock, "s3", life_s=0), 1)
+        with pytest.raises(OSError, match="No space"):
+            await kept.clean()
+        assert left.items() <= kept.health().details.items()
+        clock.advance(passed_s)
+    disk.full = False
+    await kept.stop()
+
+
 async def test_threads_and_tasks_may_use_it_at_once(tmp_path: Path) -> None:
     clock = ManualClock()
     kept = provider(tmp_path, clock, max_sessions=500)

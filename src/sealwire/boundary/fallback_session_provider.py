@@ -186,11 +186,11 @@ class FallbackSessionProvider:
             await self._write([Moment(self.newest_us)])
 
     async def clean(self) -> None:
-        """Forget what is over; rewrite the journal when most of it is garbage."""
-        await self.stamp()
+        """Forget what is over, on a full disk too; rewrite the journal when most of it is garbage."""
         with self._lock:
             self._forget_ended()
             self.book.prune()
+        await self.stamp()
         if self._garbage() > max(MIN_GARBAGE, len(self._sessions) + len(self.book)):
             await self._compact()
 
