@@ -340,9 +340,6 @@ class SqliteAuditStore:
             await asyncio.sleep(0)
         return sorted(found)
 
-    async def prune(self, tenant_id: str, seqs: Sequence[int], *, run_id: str, at_us: int) -> PruneCount:
-        def prune(conn: apsw.Connection, some: Sequence[str]) -> Disposed:
-            number = conn.execute("SELECT number FROM tenant WHERE tenant_id = ?", (tenant_id,)).get
     async def kept_between(self, tenant_id: str, from_us: int, to_us: int, *, after_seq: int) -> bool:
         number, that_time = self._number(tenant_id), RecordFilter(from_us=from_us, to_us=to_us)
         if number is None:
@@ -365,6 +362,9 @@ class SqliteAuditStore:
             at = rows[-1][0] - base + rows[-1][1] - 1
             await asyncio.sleep(0)
 
+    async def prune(self, tenant_id: str, seqs: Sequence[int], *, run_id: str, at_us: int) -> PruneCount:
+        def prune(conn: apsw.Connection, some: Sequence[str]) -> Disposed:
+            number = conn.execute("SELECT number FROM tenant WHERE tenant_id = ?", (tenant_id,)).get
             if number is None:
                 return Disposed(disposed=0, missing=len(some))
             count = audit_pruning.prune(conn, number, tenant_id, [int(seq) for seq in some])

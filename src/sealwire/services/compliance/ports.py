@@ -200,10 +200,10 @@ class AuditStore(Protocol):
     async def days(self, tenant_id: str, seqs: Collection[int]) -> Sequence[int]:
         """Return the days (since 1970, UTC) on which these records were made, also of those that are pruned."""
 
-    async def prune(self, tenant_id: str, seqs: Sequence[int], *, run_id: str, at_us: int) -> PruneCount:
     async def kept_between(self, tenant_id: str, from_us: int, to_us: int, *, after_seq: int) -> bool:
         """Whether any record above `after_seq` of this time (from it, before it) was not pruned, damaged ones too."""
 
+    async def prune(self, tenant_id: str, seqs: Sequence[int], *, run_id: str, at_us: int) -> PruneCount:
         """Take the bytes of these records out, a few at a time; what a hold covers stays. Durable on return.
 
         Each few in a transaction that looks at the holds and keeps what came of it: the last call of a run, made again,
