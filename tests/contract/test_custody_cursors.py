@@ -16,7 +16,7 @@ from sealwire.kit.caller import service_caller
 from sealwire.kit.clock import parse_rfc3339, rfc3339
 from sealwire.kit.problem import Invalid
 from sealwire.ports.events import NewEvent
-from sealwire.services.compliance.job_ports import Archive, StoredJob
+from sealwire.services.compliance.job_ports import Archive, JobFilter, StoredJob
 from sealwire.testing.keeping_room import KeepingRoom
 
 COMPLIANCE = service_caller("compliance", "default")
@@ -88,3 +88,19 @@ async def test_due_exports_are_found_by_their_archives_beside_the_loop(room: Kee
         found, cursor = [*found, *due.items], due.next_cursor
     assert [(item.id, item.held) for item in found] == [("job-2", False), ("job-1", True), ("job-0", False)]
     assert len(threads) == 4, "three with one each, and one that finds no more"
+
+
+@pytest.mark.parametrize("wanted", [JobFilter(), JobFilter(kind="erasure", status="done"), JobFilter(due_before_us=9)])
+async def test_a_page_of_jobs_sorts_none_but_those_on_it(room: KeepingRoom, wanted: JobFilter) -> None:
+    rights: Any = room.compliance.stores.rights
+    read, plans = rights._db.read, list[str]()
+
+    def explained(sql: str, params: Any = ()) -> Any:
+        plans.extend(str(row[3]) for row in read(f"EXPLAIN QUERY PLAN {sql}", params))
+        return read(sql, params)
+
+    rights._db.read = explained
+    for before in ("", "job-9"):
+        await rights.jobs("default", wanted, before=before, limit=9)
+    assert len(plans) == 2, plans
+    assert not any("TEMP B-TREE" in step for step in plans), plans

@@ -21,6 +21,7 @@ from sealwire.adapters.embedded.compliance_retention import (
     SqliteRunStore,
 )
 from sealwire.adapters.embedded.compliance_rights import (
+    LISTED_SCHEMA,
     PARTS_SCHEMA,
     RIGHTS_SCHEMA,
     SPARING_SCHEMA,
@@ -90,6 +91,7 @@ MIGRATIONS: Final = (
     FOUND_SCHEMA,
     SPARING_SCHEMA,
     PARKING_SCHEMA,
+    LISTED_SCHEMA,
 )
 _IN_FORCE: Final = (
     "SELECT policy_version, given_at FROM consent"

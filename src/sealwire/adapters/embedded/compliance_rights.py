@@ -73,6 +73,8 @@ CREATE INDEX gdpr_export_part_blob ON gdpr_export_part (blob_key);
 """
 # A restriction that a crash kept from being told is told at the next start: as who asked for it might have it told.
 SPARING_SCHEMA: Final = "ALTER TABLE restriction ADD COLUMN spares_owners INTEGER NOT NULL DEFAULT 0;"
+# A page of a tenant's jobs, the newest first, without sorting all there ever were.
+LISTED_SCHEMA: Final = "CREATE INDEX gdpr_job_listed ON gdpr_job (tenant_id, job_id);"
 _COLUMNS: Final = (
     "job_id, tenant_id, kind, subject_id, status, requested_by, requested_us, due_us, finished_us, progress, receipts,"
     " problem, box, certificate, public_key, archive"

@@ -51,7 +51,7 @@ from sealwire.services.compliance.retention_ports import HoldStore
 from sealwire.services.compliance.sealing import Keys
 
 SWEEP_S: Final = 60.0
-JOBS_A_LOOK: Final = 200
+JOBS_A_LOOK: Final = 40
 PREFIX: Final = "/api/v1"
 
 
@@ -234,6 +234,7 @@ class Rights:
                     box = Box(reason="a hold was released", pseudonym=new_id(), messages=policy_of(job.certificate))
                     await self._ask(caller, "erasure", job.subject_id, box, waits=True, after=job.job_id)
                 seen.add(job.subject_id)
+            await asyncio.sleep(0)  # there are as many as ever were
 
     async def gaps(self, tenant_id: str, hold: Hold) -> list[HoldGap]:
         """Return what erasures have taken of what a hold covers; of other people, those that are under way.
