@@ -491,3 +491,10 @@ async def test_who_reads_slowly_gets_the_whole_answer(port: int) -> None:
             await asyncio.sleep(0.005)
     comer.close()
     assert got > MUCH
+
+
+async def test_a_head_behind_a_whole_request_has_the_same_bound(wire: Wire) -> None:
+    large = b"GET /look/2 HTTP/1.1\r\nHost: a\r\n" + b"".join(b"x-%d: %b\r\n" % (i, b"a" * 900) for i in range(6))
+    await wire.say(said("1") + large, b"\r\n")
+    assert (await wire.answer())[2] == b'{"word":"1"}'
+    assert (await wire.answer())[0] == 431

@@ -54,6 +54,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._answer: Answer | None = getattr(self.app, "answer", None)
         self._in_head = True
         self._head_bytes = 0
+        self._begun_behind = False
         self._unread_bytes = 0
         self._piece_bytes = 0
         self._left_bytes = -1
@@ -152,8 +153,8 @@ class BoundedHttp(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         self.url = b""
         self.headers = []
-        if not self._head_bytes:  # behind a whole request in the same piece
-            self._head_bytes, self._since_s = 1, self.loop.time()
+        if not self._head_bytes:  # behind a whole request in the same piece: of that, nobody knows how much is its own
+            self._head_bytes, self._since_s, self._begun_behind = 1, self.loop.time(), True
 
     def on_url(self, url: bytes) -> None:
         self.url += url
@@ -165,8 +166,10 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_head = False
-        if len(self.headers) > MAX_HEADERS or (self._piece_bytes > self.limit_bytes and self._is_too_large()):
+        uncounted = self._begun_behind or self._piece_bytes > self.limit_bytes
+        if len(self.headers) > MAX_HEADERS or (uncounted and self._is_too_large()):
             self._too_large()
+        self._begun_behind = False
         parser = self.parser
         version = parser.get_http_version()
         if version not in ("1.1", "1.0"):  # a line without a version is HTTP/0.9, which has no headers to be safe by
@@ -249,7 +252,7 @@ class BoundedHttp(HttpToolsProtocol):
                 raise ValueError("the target names another host")
 
     def _is_too_large(self) -> bool:
-        """Whether a head that came in one large piece is longer than allowed (in several: see `data_received`)."""
+        """Whether a head is longer than allowed whose bytes were not counted as they came (see `data_received`)."""
         return len(self.url) + sum(map(len, chain.from_iterable(self.headers))) > self.limit_bytes
 
     def _is_bare_get(self) -> bool:
