@@ -145,10 +145,8 @@ async def test_retention_believes_the_record_and_not_what_is_kept_to_search_by(
     room: ComplianceRoom, tmp_path: Path
 ) -> None:
     """The traits of a piece are under no hash: whoever makes them say that a record is old would have it taken."""
-    made_us = [
-        d.created_us for d in await room.service.pruning.due("acme", before_us=2**60, after_seq=0, limit=RECORDS)
-    ]
-    old_us = made_us[0] - 400 * 86_400 * US_PER_S
+    (first,) = await room.service.pruning.due("acme", before_us=2**60, after_seq=0, limit=1)
+    old_us = first.created_us - 400 * 86_400 * US_PER_S
     conn = apsw.Connection(str(tmp_path / "compliance.db"))
     place, traits = conn.execute("SELECT place, traits FROM piece ORDER BY place LIMIT 1").fetchone()
     lie = old_us.to_bytes(8, "little") + traits[8:]
@@ -158,6 +156,14 @@ async def test_retention_believes_the_record_and_not_what_is_kept_to_search_by(
     conn.close()
     async with asyncio.timeout(20):
         assert len(await room.stores.audit.days("acme", [1, 2, 3, 4])) == 1
+    for wanted, count in (
+        (RecordFilter(action=entry(1).action), RECORDS),
+        (RecordFilter(action="another"), 0),
+        (RecordFilter(from_us=first.created_us, to_us=first.created_us + 1), RECORDS),
+        (RecordFilter(from_us=first.created_us + 1), 0),
+    ):
+        found = await room.stores.audit.search("acme", wanted, after_seq=0, limit=1000)
+        assert len(found.records) == count, "where they were cut, the records themselves are asked"
 
 
 async def test_an_own_change_that_comes_again_and_is_damaged_holds_up_no_other(tmp_path: Path) -> None:

@@ -402,9 +402,13 @@ def _checkpoint(row: Row) -> StoredCheckpoint:
 
 
 def _matches(record: StoredRecord, wanted: RecordFilter) -> bool:
-    """Compare with the record itself: codes may collide. (Times were compared exactly.)"""
+    """Compare with the record itself: codes may collide, and traits be damaged."""
     try:
         r = read_record(record.body)
+        if wanted.from_us is not None or wanted.to_us is not None:
+            made_us = parse_rfc3339(r.created_at)
+            if made_us < (wanted.from_us or 0) or (wanted.to_us is not None and made_us >= wanted.to_us):
+                return False
     except ValueError:
         return False
     pairs = (

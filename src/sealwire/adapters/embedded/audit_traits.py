@@ -18,6 +18,7 @@ from sealwire.services.compliance.ports import RecordFilter
 _SWAP = sys.byteorder == "big"
 _TIME_BYTES = 8
 _CODE_BYTES = 4
+_RECORD_BYTES = _TIME_BYTES + 5 * _CODE_BYTES
 _MAX_CODES = 50_000
 
 
@@ -59,8 +60,10 @@ def merge(traits: Sequence[tuple[int, bytes]]) -> bytes:
 
 
 def matches(count: int, traits: bytes, wanted: RecordFilter) -> Sequence[int]:
-    """Return which records of a piece may match, as indexes in order."""
+    """Return which records of a piece may match, as indexes in order: of damaged traits, all."""
     found: Sequence[int] = range(count)
+    if len(traits) != count * _RECORD_BYTES:
+        return found
     texts = (wanted.resource_id, wanted.actor, wanted.action, wanted.resource_type, wanted.outcome)
     for column, text in zip((4, 1, 2, 3, 5), texts, strict=True):
         if text is not None:
