@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import resource
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import typer
 
+from sealwire.cli import audit_live
 from sealwire.cli.audit import verify_source
-from sealwire.cli.audit_commands import audit_cosign, live
+from sealwire.cli.audit_commands import audit_bundle, audit_cosign, audit_export, live
 from sealwire.cli.audit_live import PREFIX, LiveLog, Refused
 from sealwire.cli.terminal import EXIT_USAGE
 from sealwire.services.compliance.notes import NoteSignature, TreeHead, checkpoint_text, write_note
@@ -28,6 +29,13 @@ NOTE = write_note(
     checkpoint_text(TreeHead(origin="log", size=RECORDS, root=bytes(32))), [NoteSignature("log", b"0123", bytes(64))]
 )
 CHECKPOINT = {"checkpoint": NOTE, "tree_size": RECORDS, "root": "", "public_key": "k", "first_key": "k"}
+
+
+BROKEN = {"code": "audit_log_broken", "detail": "The audit log is damaged; run its verification."}
+FOUND: dict[str, Any] = {
+    "ok": False, "records": 284, "first_bad_seq": 285, "root": "", "checkpoint": "",
+    "fault": "truncated: the log has 285 records, the last 1 are missing",
+}  # fmt: skip
 
 
 class Shelf(BaseHTTPRequestHandler):
@@ -51,14 +59,13 @@ class Shelf(BaseHTTPRequestHandler):
 class Damaged(BaseHTTPRequestHandler):
     """Answers as a gateway does for a log whose last record is gone."""
 
-    fault: str | None = "truncated: the log has 285 records, the last 1 are missing"
+    fault: str | None = FOUND["fault"]
 
     def do_GET(self) -> None:
         """Sign nothing, and say what the verification finds."""
-        broken = {"code": "audit_log_broken", "detail": "The audit log is damaged; run its verification."}
-        found = {"ok": False, "records": 284, "first_bad_seq": 285, "root": "", "checkpoint": "", "fault": self.fault}
+        found = {**FOUND, "fault": self.fault}
         verifies = self.path.removeprefix(PREFIX) == "/verify"
-        content = json.dumps(found if verifies else broken).encode()
+        content = json.dumps(found if verifies else BROKEN).encode()
         self.send_response(200 if verifies else 503)
         self.send_header("content-type", "application/json" if verifies else "application/problem+json")
         self.send_header("content-length", str(len(content)))
@@ -140,3 +147,55 @@ def test_what_is_no_token_is_wrong_usage(token: str) -> None:
     with pytest.raises(typer.Exit) as left:
         live("http://127.0.0.1:9", token, None)
     assert left.value.exit_code == EXIT_USAGE
+
+
+class Signed(Damaged):
+    """The same, up to a seq that was signed before; the verification is a long one."""
+
+    looked = 0
+    asked: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        """Give what was signed, or nothing."""
+        self.asked.append(path := self.path.removeprefix(PREFIX))
+        if "to_seq=284" in path:
+            self.answer(200, b'{"end":{"records":256,"sha256":""}}\n', "application/x-ndjson")
+        elif path == "/verify":
+            self.answer(202, json.dumps({**FOUND, "fault": None, "job_id": "j", "progress": 0.0}).encode())
+        elif path == "/verify/j":
+            Signed.looked += 1
+            done = Signed.looked % 2 == 0
+            self.answer(200, json.dumps({**FOUND, "job_id": "j", "progress": 1.0 if done else 0.5}).encode())
+        else:
+            self.answer(503, json.dumps(BROKEN).encode(), "application/problem+json")
+
+    def answer(self, status: int, content: bytes, kind: str = "application/json") -> None:
+        """Answer."""
+        self.send_response(status)
+        self.send_header("content-type", kind)
+        self.send_header("content-length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+
+@pytest.mark.parametrize("save", [audit_export, audit_bundle])
+def test_of_a_damaged_log_it_is_said_what_can_be_saved_and_not_to_ask_again(
+    save: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit_live, "LOOK_S", 0.01)
+    file = tmp_path / "log"
+    Signed.asked.clear()
+    with serving(Signed) as log, pytest.raises(typer.Exit):
+        save(file, url=str(log).removesuffix(PREFIX), token="token")
+    told = capsys.readouterr().err
+    assert "at seq 285: truncated: the log has 285 records" in told
+    assert "\n`--to-seq 284` saves what was signed of seq 1 to 284\n" in told
+    assert told.endswith("nothing was saved\n")
+    assert [path.partition("?")[0] for path in Signed.asked[1:]] == ["/verify", "/verify/j", "/verify/j"], "once"
+    if save is audit_export:
+        with serving(Signed) as log:
+            save(file, url=str(log).removesuffix(PREFIX), token="token", to_seq=284)
+        assert "256 records" in capsys.readouterr().out
+    with serving(Signed) as log, pytest.raises(typer.Exit):
+        save(file, url=str(log).removesuffix(PREFIX), token="token", to_seq=9)
+    assert "is damaged" in capsys.readouterr().err

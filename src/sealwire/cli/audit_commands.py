@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sealwire.cli.audit_saved import Saved
 
 BUSY = 503
+DAMAGED = "audit_log_broken"
 BUSY_ATTEMPTS = 5
 BUSY_WAIT_S = 2.0
 
@@ -207,8 +208,9 @@ def _save(save: Callable[[], Saved], place: Path, *, json: bool) -> None:
             saved = save()
             break
         except Refused as error:
-            if error.status != BUSY or not left:
-                fail(f"{why(error)}\n{_kept(place)}")
+            damaged = error.code == DAMAGED
+            if damaged or error.status != BUSY or not left:
+                fail(f"{why(error)}\n{_kept(place, again=not damaged)}")
         except Cut as error:
             fail(f"{place}: {error}\n{_kept(place)}")
         except NoFile as error:
@@ -220,10 +222,11 @@ def _save(save: Callable[[], Saved], place: Path, *, json: bool) -> None:
     tell(saved, as_json=json)
 
 
-def _kept(place: Path) -> str:
-    """Say what is there after a failure, and what to do."""
+def _kept(place: Path, *, again: bool = True) -> str:
+    """Say what is there after a failure, and what to do where asking again may help."""
     from os.path import exists, isdir  # these say no where pathlib's raise
 
     if isdir(place):
-        return f"what {place} holds is whole; ask again, and it goes on from there"
-    return f"{place} is as it was before; ask again" if exists(place) else "nothing was saved; ask again"
+        return f"what {place} holds is whole" + ("; ask again, and it goes on from there" if again else "")
+    kept = f"{place} is as it was before" if exists(place) else "nothing was saved"
+    return f"{kept}; ask again" if again else kept

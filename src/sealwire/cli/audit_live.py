@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.client import HTTPException, IncompleteRead
 from pathlib import Path
+from time import sleep
 from typing import Any, BinaryIO, TypeVar
 
 import msgspec
@@ -34,6 +35,8 @@ RECORDS_A_REQUEST = 20_000
 ATTEMPTS = 5
 _ROUNDS = 5
 """How often a mirror goes on to a newer checkpoint, at most: where it ends pruned, each round sees so again."""
+LOOK_S = 1.0
+"""Between looks how far a long verification is."""
 MOST_DETAIL = 300
 """Characters of what somebody else's server says that are repeated to people."""
 _JSON = "application/json"
@@ -81,12 +84,19 @@ class LiveLog:
         except Refused as error:
             if error.code != LogBroken.code:
                 raise
-            found = self._document("verify", Verification)
-            if found.fault is None:
-                raise
-            at = "" if found.first_bad_seq is None else f" at seq {found.first_bad_seq}"
-            text = f"{self._url}: the log is damaged, and nothing is signed over it{at}: {found.fault}"
-            raise Refused(plain(text)[: 2 * MOST_DETAIL], error.status, error.code) from None
+            raise self._damaged(error)[0] from None
+
+    def _damaged(self, error: Refused) -> tuple[Refused, int]:
+        """Say what is wrong with a log that is damaged, as the installation finds, and how many records hold."""
+        found = self._document("verify", Verification)
+        while found.job_id and found.progress < 1:
+            sleep(LOOK_S)
+            found = self._document(f"verify/{found.job_id}", Verification)
+        if found.fault is None:
+            return error, 0
+        at = "" if found.first_bad_seq is None else f" at seq {found.first_bad_seq}"
+        text = f"{self._url}: the log is damaged, and nothing is signed over it{at}: {found.fault}"
+        return Refused(plain(text)[: 2 * MOST_DETAIL], error.status, error.code), found.records
 
     def consistency(self, older: int, newer: int) -> list[bytes]:
         """Return the proof that the tree of one size continues that of another; empty from nothing, or to the same."""
@@ -222,7 +232,15 @@ class LiveLog:
             raise _broken(self._url, error) from None
 
     def _pour(self, path: str, query: dict[str, str], gives: str, out: BinaryIO) -> None:
-        with self._open(path, query, gives=gives) as answer:
+        try:
+            opened = self._open(path, query, gives=gives)
+        except Refused as error:
+            if error.code != LogBroken.code or "to_seq" in query:
+                raise
+            told, records = self._damaged(error)
+            more = f"\n`--to-seq {records}` saves what was signed of seq 1 to {records}" if records else ""
+            raise Refused(f"{told}{more}", error.status, error.code) from None
+        with opened as answer:
             while True:
                 try:
                     chunk = answer.read(_READ_BYTES)

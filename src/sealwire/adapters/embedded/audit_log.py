@@ -28,7 +28,7 @@ from sealwire.adapters.embedded.drivers.sqlite import Database, Row
 from sealwire.contracts.custody import Disposed
 from sealwire.kit.clock import parse_rfc3339
 from sealwire.services.compliance.chain import read_record
-from sealwire.services.compliance.merkle import TILE_WIDTH
+from sealwire.services.compliance.merkle import HASH_BYTES, TILE_WIDTH
 from sealwire.services.compliance.ports import (
     Found,
     LogAppend,
@@ -151,10 +151,12 @@ class SqliteAuditStore:
         rows = self._read("SELECT size, last_hash FROM tenant WHERE tenant_id = ?", (tenant_id,))
         return LogHead(size=rows[0][0], last_hash=rows[0][1].hex()) if rows else LogHead()
 
-    async def edge(self, tenant_id: str) -> LogEdge:
+    async def edge(self, tenant_id: str, size: int | None = None) -> LogEdge:
         head, number = await self.head(tenant_id), self._number(tenant_id)
         if number is None:
             return LogEdge(head=head)
+        if size is not None:
+            head = LogHead(size=size, last_hash="".join(r.hash for r in self._records(number, size, 1)))
         tiled = head.size - head.size % TILE_WIDTH
         records = self._records(number, tiled + 1, head.size - tiled) if tiled < head.size else []
         tiles: dict[int, tuple[int, bytes]] = {}
@@ -163,7 +165,8 @@ class SqliteAuditStore:
             at = nodes // TILE_WIDTH
             if nodes % TILE_WIDTH:
                 found = await self.tiles(tenant_id, [(level, at)])
-                tiles[level] = (at, found.get((level, at), b""))
+                held = found.get((level, at), b"")
+                tiles[level] = (at, held if size is None else held[: nodes % TILE_WIDTH * HASH_BYTES])
             else:
                 tiles[level] = (at, b"")
             level, nodes = level + 1, at
@@ -373,8 +376,9 @@ class SqliteAuditStore:
         done = await self._disposals.dispose(run_id, [str(seq) for seq in seqs], at_us, prune)
         return PruneCount(pruned=done.disposed, held=done.held, missing=done.missing)
 
-    async def last_checkpoint(self, tenant_id: str) -> StoredCheckpoint | None:
-        rows = self._read(_CHECKPOINT + " WHERE number = ? ORDER BY size DESC LIMIT 1", (self._number(tenant_id),))
+    async def last_checkpoint(self, tenant_id: str, at_most: int | None = None) -> StoredCheckpoint | None:
+        sql = _CHECKPOINT + " WHERE number = ? AND size <= ? ORDER BY size DESC LIMIT 1"
+        rows = self._read(sql, (self._number(tenant_id), 1 << SEQ_BITS if at_most is None else at_most))
         return _checkpoint(rows[0]) if rows else None
 
     async def checkpoints(self, tenant_id: str, *, above: int, limit: int) -> Sequence[StoredCheckpoint]:

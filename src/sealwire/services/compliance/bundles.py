@@ -23,10 +23,10 @@ from sealwire.services.compliance.bundle_file import (
     write_head,
     write_later,
 )
-from sealwire.services.compliance.evidence import Evidence
+from sealwire.services.compliance.evidence import Evidence, size_of
+from sealwire.services.compliance.log_tree import Tree
 from sealwire.services.compliance.manifest import FORMAT as EXPORT_FORMAT
 from sealwire.services.compliance.manifest import Manifest
-from sealwire.services.compliance.notes import parse_checkpoint, parse_note
 from sealwire.services.compliance.ports import AuditStore, RecordFilter, StoredRecord
 from sealwire.services.compliance.pruning import PRUNED_ACTION, Range, joined, pruned_by, without
 from sealwire.services.compliance.remains import PrunedRecord, line_or_damage
@@ -47,8 +47,9 @@ class Bundles:
         self._most_records = most_records
 
     async def manifest(self, tenant_id: str, from_seq: int | None, to_seq: int | None) -> Manifest:
-        """Return the manifest of an export over a range of the log as it is now."""
-        c = await self._evidence.answer(tenant_id)
+        """Return the manifest of an export over a range of the log as it is now; of a damaged one as it was signed last
+        at `to_seq` or before. Raises: LogBroken when it never was, or there is no `to_seq`."""
+        c, _ = await self._evidence.answer_for(tenant_id, from_seq or 1, to_seq)
         return Manifest(
             format=EXPORT_FORMAT,
             origin=self._evidence.origin(tenant_id),
@@ -67,18 +68,21 @@ class Bundles:
     async def collect(self, tenant_id: str, query: EvidenceQuery) -> AsyncIterator[bytes]:
         """Return a bundle's file in parts, each made when it is asked for.
 
-        Raises: EvidenceTooLarge when more records match than a bundle holds; Invalid.
+        Raises: EvidenceTooLarge when more records match than a bundle holds; LogBroken as `manifest` does, and where
+        what is stored proves nothing any more; Invalid.
         """
         if query.to_seq is not None and query.to_seq < (query.from_seq or 1):
             raise Invalid("`to_seq` is not below `from_seq`.", path="$.to_seq")
-        checkpoint = await self._evidence.answer(tenant_id)
+        checkpoint, tree = await self._evidence.answer_for(tenant_id, query.from_seq or 1, query.to_seq)
         last = min(query.to_seq or checkpoint.tree_size, checkpoint.tree_size)
         await self._refuse_too_many(tenant_id, query, last)
         head = self._head(tenant_id, query, checkpoint, last)
-        if older := _size_of(checkpoint.cosigned):
-            proof = await self._consistency(tenant_id, older, checkpoint.tree_size)
+        if older := size_of(checkpoint.cosigned):
+            proof = await self._consistency(tenant_id, older, checkpoint.tree_size, tree)
             head = msgspec.structs.replace(head, consistency=proof)
-        return self._written(tenant_id, query, head, checkpoint.tree_size, last)
+        if last:
+            await self._evidence.prover(tenant_id, [last], checkpoint.tree_size, tree)  # refused before it begins
+        return self._written(tenant_id, query, head, checkpoint, tree, last)
 
     async def _refuse_too_many(self, tenant_id: str, query: EvidenceQuery, last: int) -> None:
         count = 0 if not query.is_range else last - (query.from_seq or 1) + 1
@@ -91,14 +95,15 @@ class Bundles:
             raise EvidenceTooLarge(f"A bundle holds {self._most_records} records; ask for less.")
 
     async def _written(
-        self, tenant_id: str, query: EvidenceQuery, head: BundleHead, size: int, last: int
+        self, tenant_id: str, query: EvidenceQuery, head: BundleHead, under: Checkpoint, tree: Tree | None, last: int
     ) -> AsyncIterator[bytes]:
         yield write_head(head)
+        size = under.tree_size
         gone: list[Range] = []
         first = True
         async for page in self._pages(tenant_id, query, last):
             parts: list[bytes] = []
-            prove = await self._evidence.prover(tenant_id, [r.seq for r in page], size)
+            prove = await self._evidence.prover(tenant_id, [r.seq for r in page], size, tree)
             for record in page:
                 parts.append(write_exhibit(_exhibit(record, prove(record.seq)), first=first))
                 first = False
@@ -107,20 +112,20 @@ class Bundles:
             if parts:
                 yield b"".join(parts)
         if gone:  # perhaps since it began: by now the log says so of each, and a checkpoint covers what it says
-            now = await self._evidence.answer(tenant_id)
-            proof = await self._consistency(tenant_id, size, now.tree_size)
+            now = under if tree is not None else await self._evidence.answer(tenant_id)
+            proof = await self._consistency(tenant_id, size, now.tree_size, tree)
             rotations = now.rotations[len(head.rotations) :]
             yield write_later(Later(checkpoint=now.checkpoint, consistency=proof, rotations=rotations), empty=first)
             first = True
             async for record in self._naming(tenant_id, gone, now.tree_size):
-                prove = await self._evidence.prover(tenant_id, [record.seq], now.tree_size)
+                prove = await self._evidence.prover(tenant_id, [record.seq], now.tree_size, tree)
                 yield write_exhibit(_exhibit(record, prove(record.seq)), first=first)
                 first = False
         yield write_end(empty=first)
 
-    async def _consistency(self, tenant_id: str, older: int, newer: int) -> list[str]:
+    async def _consistency(self, tenant_id: str, older: int, newer: int, tree: Tree | None) -> list[str]:
         """Prove that the tree of one size continues that of another."""
-        return (await self._evidence.consistency(tenant_id, ConsistencyQuery(from_=older, to=newer))).hashes
+        return (await self._evidence.consistency(tenant_id, ConsistencyQuery(from_=older, to=newer), tree)).hashes
 
     async def _naming(self, tenant_id: str, gone: Sequence[Range], size: int) -> AsyncIterator[StoredRecord]:
         """Yield the newest records of pruning that name these records, as few as do."""
@@ -177,7 +182,3 @@ def _exhibit(record: StoredRecord, proof: list[str]) -> Exhibit:
     if record.leaf:
         return Exhibit(pruned=PrunedRecord(record.hash, record.leaf.hex(), record.seq), proof=proof)
     return Exhibit(record=msgspec.Raw(line_or_damage(record.body, record.hash, record.seq)), proof=proof)
-
-
-def _size_of(note: str) -> int:
-    return parse_checkpoint(parse_note(note).text).size if note else 0

@@ -7,23 +7,27 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 
+import msgspec
+
 from sealwire.contracts.audit_log import AuditRangeEmpty, Checkpoint, ConsistencyQuery, InclusionQuery, Proof
 from sealwire.contracts.crypto import Crypto
 from sealwire.kit.clock import Clock
 from sealwire.kit.problem import Invalid
 from sealwire.services.compliance import merkle
 from sealwire.services.compliance.key_chain import KeyChain
-from sealwire.services.compliance.log_tree import LogBroken, Tree
+from sealwire.services.compliance.log_tree import LogBroken, Tree, grow_from
 from sealwire.services.compliance.notes import (
     NoteInvalid,
     TreeHead,
     VerifierKey,
     checkpoint_text,
+    parse_checkpoint,
     parse_key,
+    parse_note,
     verify_note,
     write_note,
 )
-from sealwire.services.compliance.ports import AuditStore, StoredCheckpoint
+from sealwire.services.compliance.ports import AuditStore, LogUnreadable, StoredCheckpoint
 from sealwire.services.compliance.sequencer import Logs
 from sealwire.services.compliance.signers import SERVICE, Signers
 from sealwire.services.compliance.stored_tree import require_signed, tiles_under
@@ -137,7 +141,37 @@ class Evidence:
 
     async def answer(self, tenant_id: str) -> Checkpoint:
         """Return the checkpoint over the log as it is now, as the contract gives it, with its keys."""
-        checkpoint = await self.checkpoint(tenant_id)
+        return await self._told(tenant_id, await self.checkpoint(tenant_id))
+
+    async def answer_for(self, tenant_id: str, first: int, last: int | None) -> tuple[Checkpoint, Tree | None]:
+        """Return the checkpoint to give out records `first` to `last` under, as `answer`.
+
+        Of a log that is damaged, and so is signed no more, the newest of at most `last` records that there is, with the
+        tree of its time if what is stored still leads to it. Raises: LogBroken when there is none, or no `last`.
+        """
+        try:
+            return await self.answer(tenant_id), None
+        except LogBroken:
+            found = None if last is None else await self._store.last_checkpoint(tenant_id, last)
+            if found is None or found.size < first:
+                if last is None:
+                    raise
+                what = f"no checkpoint of {first} to {last} records was made"
+                raise LogBroken(f"The audit log is damaged, and {what}; run its verification.") from None
+        told = await self._told(tenant_id, found)
+        if size_of(told.cosigned) > found.size:
+            told = msgspec.structs.replace(told, cosigned="")
+        return told, await self._tree_at(tenant_id, found)
+
+    async def _tree_at(self, tenant_id: str, checkpoint: StoredCheckpoint) -> Tree | None:
+        """Return the tree of a checkpoint out of what is stored; None when that leads to another."""
+        with suppress(LogBroken, LogUnreadable):
+            tree = grow_from(await self._store.edge(tenant_id, checkpoint.size))
+            if tree.frontier.root() == checkpoint.root:
+                return tree
+        return None
+
+    async def _told(self, tenant_id: str, checkpoint: StoredCheckpoint) -> Checkpoint:
         first, rotations = await self.succession(tenant_id)
         return Checkpoint(
             checkpoint=await self._witnesses.under(tenant_id, checkpoint),
@@ -188,20 +222,22 @@ class Evidence:
         tiles = await tiles_under(self._store, tenant_id, tree, merkle.inclusion_ranges(index, size))
         return _proof(index, size, merkle.inclusion_proof(index, size, tiles))
 
-    async def prover(self, tenant_id: str, seqs: Sequence[int], size: int) -> Callable[[int], list[str]]:
+    async def prover(
+        self, tenant_id: str, seqs: Sequence[int], size: int, tree: Tree | None = None
+    ) -> Callable[[int], list[str]]:
         """Return what proves any of these records to be in the tree of `size` records; tiles are read once for all.
 
-        For records near one another: their tiles are held meanwhile.
+        For records near one another: their tiles are held meanwhile. `tree`: the log's, or that of `answer_for`.
         """
-        tree = await self._logs.of(tenant_id).tree()
+        tree = tree or await self._logs.of(tenant_id).tree()
         ranges = {part for seq in seqs for part in merkle.inclusion_ranges(seq - 1, size)}
         tiles = await tiles_under(self._store, tenant_id, tree, list(ranges))
         return lambda seq: [h.hex() for h in merkle.inclusion_proof(seq - 1, size, tiles)]
 
-    async def consistency(self, tenant_id: str, query: ConsistencyQuery) -> Proof:
+    async def consistency(self, tenant_id: str, query: ConsistencyQuery, tree: Tree | None = None) -> Proof:
         """Prove that the tree of `to` records continues that of `from`; `leaf_index` repeats `from`."""
         newer = query.to or (await self.checkpoint(tenant_id)).size
-        tree = await self._logs.of(tenant_id).tree()
+        tree = tree or await self._logs.of(tenant_id).tree()
         if newer > tree.head.size:
             raise AuditRangeEmpty("The log is not that long.")
         if query.from_ > newer:
@@ -243,6 +279,11 @@ class Evidence:
             if len(split_hashes(hashes)) == address.width:
                 return hashes
         raise LogBroken("The tile is missing; run the log's verification.")
+
+
+def size_of(note: str) -> int:
+    """Return how many records a checkpoint is of; 0 for none."""
+    return parse_checkpoint(parse_note(note).text).size if note else 0
 
 
 def _proof(leaf_index: int, tree_size: int, hashes: Sequence[bytes]) -> Proof:

@@ -151,8 +151,9 @@ class AuditStore(Protocol):
     the tree and every proof still verify. MongoDB: the piece is replaced in a transaction that reads the holds.
     """
 
-    async def edge(self, tenant_id: str) -> LogEdge:
-        """Return where the tenant's log ends; an empty edge for a tenant without records."""
+    async def edge(self, tenant_id: str, size: int | None = None) -> LogEdge:
+        """Return where the tenant's log ends, or ended when it was of `size` (whatever its head says by now); an empty
+        edge for a tenant without records."""
 
     async def append(self, append: LogAppend) -> None:
         """Add the records, their tiles and the new head. Atomic per call, durable on return.
@@ -219,8 +220,8 @@ class AuditStore(Protocol):
     async def checkpoint_keys(self, tenant_id: str) -> Sequence[StoredKey]:
         """Return the keys of a log's checkpoints, oldest first."""
 
-    async def last_checkpoint(self, tenant_id: str) -> StoredCheckpoint | None:
-        """Return the newest checkpoint."""
+    async def last_checkpoint(self, tenant_id: str, at_most: int | None = None) -> StoredCheckpoint | None:
+        """Return the newest checkpoint, or the newest of at most so many records."""
 
     async def checkpoints(self, tenant_id: str, *, above: int, limit: int) -> Sequence[StoredCheckpoint]:
         """Return checkpoints of sizes above `above` (-1: all), smallest first."""
