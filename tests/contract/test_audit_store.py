@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sealwire.contracts.audit_log import Actor, AuditEntry
+from sealwire.kit.clock import rfc3339
 from sealwire.kit.ids import new_id
 from sealwire.services.compliance.canonical import canonical
 from sealwire.services.compliance.chain import form_of, read_record, record_bytes
@@ -70,7 +71,7 @@ def intake(number: int, *, audit_id: str = "", tenant: str = "acme", **changes: 
         metadata={"n": number},
     )
     at_us = changes.pop("at_us", 1_000_000 + number)
-    at = "2026-01-01T00:00:00.000000Z"
+    at = rfc3339(at_us)
     return Intake(entry, form_of(record_bytes(blank(entry, canonical(entry.metadata), at))), at, at_us)
 
 
