@@ -294,7 +294,14 @@ async def test_a_flood_of_guesses_keeps_nobody_out_of_a_network_they_are_logged_
     with pytest.raises(BadCredentials):
         await room.auth.login(there, login)
     beside = somebody("2001:db8:1::2")
-    assert (await room.auth.login(beside, login)).access_token, "the network is theirs, whichever address in it"
+    back = await room.auth.login(beside, login)
+    assert back.access_token, "the network is theirs, whichever address in it"
+    events = [event for event in await room.service.events.read(0, 1_000) if event.kind == "auth.session-established"]
+    told = await room.service.audit_entries(events)
+    assert told[-1].metadata["failed_before"] == 6
+    await room.auth.refresh(there, refresh_with(back.refresh_token))
+    with pytest.raises(BadCredentials):  # neither who gets in at home lifts it for others, nor a session taken along
+        await room.auth.login(there, login)
     await flood()
     for _ in range(3):
         with pytest.raises(BadCredentials):

@@ -23,9 +23,14 @@ _MAX_JUDGED = 1_024
 
 
 class Standing(msgspec.Struct, frozen=True):
-    """How one attempt stands: what it counts under, and whether account or pair are locked now."""
+    """How one attempt stands: what it counts under, and whether account or pair are locked now.
+
+    `own`: where failures of its account, or of its person's proofs, are counted. `forgivable`: which of those a success
+    forgives.
+    """
 
     keys: tuple[tuple[bytes, int], ...]
+    own: tuple[bytes, ...]
     forgivable: tuple[bytes, ...]
     locked: bool
 
@@ -69,7 +74,9 @@ class Lockout:
                 (by_ip, config.lockout_free_ip),
             )
             locked = await self._is_locked(by_pair, pair_us, account_us)
-            yield Standing(keys, (by_pair, by_account), locked)
+            own = (by_pair, by_account)
+            # Where a lock of the account holds for everybody else, who gets in does not lift it for them.
+            yield Standing(keys, own, (by_pair,) if account_us else own, locked)
 
     @asynccontextmanager
     async def proof(self, user_id: str) -> AsyncIterator[Standing]:
@@ -79,7 +86,7 @@ class Lockout:
             (left_us,) = await self._left_us([key])
             if left_us:
                 raise _wait(left_us)
-            yield Standing(((key, self._config.lockout_free),), (key,), False)
+            yield Standing(((key, self._config.lockout_free),), (key,), (key,), False)
 
     @asynccontextmanager
     async def verdict(self, standing: Standing) -> AsyncIterator[Standing]:
@@ -92,7 +99,7 @@ class Lockout:
         async with self._turn(by_account, most=_MAX_JUDGED), self._turn(by_ip, most=_MAX_JUDGED):
             pair_us, account_us, ip_us = await self._left_us([by_pair, by_account, by_ip])
             locked = standing.locked or bool(ip_us) or await self._is_locked(by_pair, pair_us, account_us)
-            yield Standing(standing.keys, standing.forgivable, locked)
+            yield msgspec.structs.replace(standing, locked=locked)
 
     async def _is_locked(self, by_pair: bytes, pair_us: int, account_us: int) -> bool:
         """Tell whether an account is locked for an address: by failures from there, or by failures from everywhere.

@@ -87,7 +87,7 @@ class Logins:
             return await self._challenge(caller, user, _AMR["password"])
         granted = await self._sessions.open(
             caller, user, amr=_AMR["password"], forgive=standing.forgivable,
-            failed_before=await self._lockout.failures(standing.forgivable),
+            failed_before=await self._lockout.failures(standing.own),
         )  # fmt: skip
         if granted is None:
             raise BadCredentials(_FAILED)
