@@ -178,9 +178,11 @@ async def test_keys_are_let_go_when_nobody_keeps_what_they_open(room: KeepingRoo
 
 
 async def test_a_hold_names_one_thing(room: KeepingRoom, anna: Caller) -> None:
-    for wrong in (NewHold(reason="r"), NewHold(reason="r", subject_id="a", conversation_id="b")):
-        with pytest.raises(Invalid):
+    both = NewHold(reason="r", subject_id="a", conversation_id="b")
+    for wrong, member in ((NewHold(reason="r"), "subject_id"), (both, "conversation_id")):
+        with pytest.raises(Invalid) as refused:
             await room.compliance.service.hold(anna, wrong)
+        assert refused.value.extra["path"] == f"$.{member}"
 
 
 async def test_a_hold_says_whether_there_is_what_it_names(room: KeepingRoom, anna: Caller) -> None:

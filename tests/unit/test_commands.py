@@ -22,6 +22,7 @@ from tests.unit.test_transfers import EXPORT, TOKEN, TYPES, Stranger, given, str
 from sealwire.cli import main as command_line
 from sealwire.cli.audit_commands import audit_export
 from sealwire.cli.draft import draft_of
+from sealwire.cli.tenants import show
 from sealwire.cli.terminal import plain
 from sealwire.services.compliance.notes import ED25519, VerifierKey
 
@@ -179,6 +180,21 @@ def test_what_others_wrote_does_not_move_the_terminals_cursor(sealwire: Command,
     assert code == 1
     assert "\x1b" not in out + err
     assert f"key {plain(forger.text)} came" in out or "BROKEN" in out
+
+
+@pytest.mark.parametrize(("users", "told"), [(0, " 0 users   owned"), (1, " 1 user    owned"), (2, " 2 users   owned")])
+def test_one_user_is_no_users(capsys: pytest.CaptureFixture[str], users: int, told: str) -> None:
+    found = {
+        "slug": "clinic",
+        "status": "active",
+        "users": users,
+        "owned": True,
+        "quotas": {},
+        "tenant_id": "t",
+        "name": "C",
+    }
+    show(found, json=False)
+    assert told in capsys.readouterr().out
 
 
 def run(*words: object, **more: Any) -> subprocess.Popen[str]:

@@ -87,7 +87,8 @@ class HoldKeeper:
         itself, and `GET /compliance/holds` says when.
         """
         if (new.subject_id is None) == (new.conversation_id is None):
-            raise Invalid("Name either subject_id or conversation_id.", path="$")
+            member = "subject_id" if new.subject_id is None else "conversation_id"
+            raise Invalid("Name either subject_id or conversation_id.", path=f"$.{member}")
         now_us = self._clock.now_us()
         hold = Hold(
             hold_id=new_id(),
