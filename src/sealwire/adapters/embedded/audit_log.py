@@ -299,6 +299,8 @@ class SqliteAuditStore:
     ) -> list[tuple[int, int, bool]]:
         """Look at those that the traits call old: what is chained says how old a record is, the traits are not."""
         records = self._records(number, first, count)
+        if audit_pruning.was_emptied(records):
+            return []
         found = []
         for record in (records[i] for i in old if audit_pruning.is_intact(records[i])):
             with suppress(ValueError):  # changed together with its hash
@@ -316,9 +318,12 @@ class SqliteAuditStore:
         left = sorted(set(seqs))
         while left:
             wanted = {seq for seq in left if seq < left[0] + TILE_WIDTH}
-            records = self._records(number, left[0], TILE_WIDTH)
-            there = [r for r in records if r.seq in wanted and audit_pruning.is_intact(r)]
-            found += [r.seq for r in there if not audit_pruning.is_held(r.body, held)]
+            for place, count, hashes, bodies, leaves in self._pieces(number, left[0], TILE_WIDTH):
+                records = unpack(place - (number << SEQ_BITS), count, hashes, bodies)
+                if leaves is None and audit_pruning.was_emptied(records):
+                    continue
+                there = [r for r in records if r.seq in wanted and audit_pruning.is_intact(r)]
+                found += [r.seq for r in there if not audit_pruning.is_held(r.body, held)]
             left = left[len(wanted) :]
             await asyncio.sleep(0)
         return found

@@ -60,6 +60,11 @@ def is_intact(record: StoredRecord) -> bool:
     return bool(record.body) and record_hash(record.body) == record.hash
 
 
+def was_emptied(records: Sequence[StoredRecord]) -> bool:
+    """Whether somebody emptied records of a piece that lost none to pruning: how it is, is evidence, and stays."""
+    return any(not record.body and not record.leaf for record in records)
+
+
 class SqliteCheckpointThinning:
     """`CheckpointThinning` in the table `checkpoint`."""
 

@@ -87,7 +87,10 @@ class Evidence:
                 return last
             if last is not None:
                 await self._check_grown(tenant_id, tree, last)
-            return await self._sign(tenant_id, tree)
+            try:
+                return await self._sign(tenant_id, tree)
+            except LogUnreadable as error:
+                raise LogBroken("The audit log can't be read; run its verification.") from error
 
     async def _sign(self, tenant_id: str, tree: Tree) -> StoredCheckpoint:
         root = tree.frontier.root()

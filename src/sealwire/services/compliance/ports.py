@@ -196,7 +196,7 @@ class AuditStore(Protocol):
         number, time in µs, whether a legal hold covers somebody it is about."""
 
     async def prunable(self, tenant_id: str, seqs: Collection[int]) -> list[int]:
-        """Return those of these records that are there and that no legal hold covers."""
+        """Return those of these records that `prune` would take: there, as chained, and covered by no legal hold."""
 
     async def days(self, tenant_id: str, seqs: Collection[int]) -> Sequence[int]:
         """Return the days (since 1970, UTC) on which these records were made, also of those that are pruned."""
