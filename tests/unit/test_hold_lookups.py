@@ -49,6 +49,9 @@ async def test_of_the_holds_of_a_tenant_those_in_force_on_people_are_read_and_no
         sql = f"EXPLAIN QUERY PLAN SELECT 1 FROM conversation c WHERE c.num = 1 AND {messaging_held.HELD_PLACE}"
         plan = [str(row[3]) for row in db.read(sql)]
         assert "SEARCH h USING INDEX legal_hold_subject (tenant_id=? AND subject_id>?)" in plan
+        # Of few people each is looked up among the holds, however many there are.
+        assert "SEARCH h USING INDEX legal_hold_subject (tenant_id=? AND subject_id=?)" in plan
+        assert any("COVERING INDEX trace_of (conversation=?)" in step for step in plan), plan
         assert any("COVERING INDEX trace_of (conversation=? AND user_id=?)" in step for step in plan), plan
         # Whom a message mentions is read of that message alone, and each looked up.
         sql = "EXPLAIN QUERY PLAN SELECT 1 FROM message m JOIN conversation c ON c.num = m.key >> 32 WHERE m.key = 1"
@@ -73,5 +76,28 @@ async def test_what_is_looked_for_by_nothing_is_not_held(tmp_path: Path) -> None
         assert not await book.covers("t", subject_id="c", conversation_id="s")
         await book.release("t", "h1", at_us=2)
         assert not await book.covers("t", subject_id="s")
+    finally:
+        await db.close()
+
+
+@pytest.mark.parametrize("members", [0, messaging_held.FEW, messaging_held.FEW + 1])
+async def test_a_place_is_held_by_who_was_there_however_many_are(tmp_path: Path, members: int) -> None:
+    db = Database.open(tmp_path / "holds.db", SCHEMAS["messaging"])
+    try:
+        new = (
+            "INSERT INTO conversation (num, conversation_id, tenant_id, kind, created_by, created_at_us, member_count)"
+        )
+        await db.write(lambda conn: conn.execute(f"{new} VALUES (1, 'c', 't', 'group', 's', 1, ?)", (members,)))
+        await db.write(lambda conn: conn.execute("INSERT INTO trace VALUES ('s', 1), ('p', 1), ('elsewhere', 2)"))
+        held, book = f"SELECT {messaging_held.HELD_PLACE} FROM conversation c", SqliteHoldBook(db)
+        for tenant, subject, conversation, covers in [
+            ("t", "elsewhere", "", False), ("u", "s", "", False), ("u", "", "c", False), ("t", "p", "", True),
+            ("t", "", "c", True),
+        ]:  # fmt: skip
+            hold_id = f"{tenant}-{subject}-{conversation}"
+            await book.put(tenant, hold_id, subject_id=subject, conversation_id=conversation, at_us=1)
+            assert db.read(held) == [(covers,)], hold_id
+            await book.release(tenant, hold_id, at_us=2)
+            assert db.read(held) == [(False,)], hold_id
     finally:
         await db.close()

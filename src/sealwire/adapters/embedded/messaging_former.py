@@ -129,11 +129,11 @@ class SqliteFormer:
         return [FormerSeat(*row) for row in rows]
 
     async def held(self, tenant_id: str, subject_id: str) -> Sequence[tuple[str, str, int]]:
-        return [
-            (str(conversation_id), kind, int(count))
-            for kind, sql in _HELD
-            for conversation_id, count in self._db.read(sql, (tenant_id, subject_id))
-        ]
+        def look(conn: apsw.Connection) -> list[tuple[str, str, int]]:
+            who = (tenant_id, subject_id)
+            return [(str(id_), kind, int(count)) for kind, sql in _HELD for id_, count in fetch(conn, sql, who)]
+
+        return await self._db.scan(look)
 
     async def erase(self, tenant_id: str, subject_id: str, limit: int) -> int:
         def erase(conn: apsw.Connection) -> int:

@@ -13,10 +13,16 @@ import apsw
 from sealwire.adapters.embedded.drivers.sqlite import fetch
 from sealwire.adapters.embedded.holds import anybody_held_sql, held_sql
 
+FEW: Final = 500
+"""Of so many members or fewer each is looked up among the holds; of more, each hold on a person among them."""
+_ANY_OF_FEW: Final = (
+    "EXISTS (SELECT 1 FROM trace t CROSS JOIN legal_hold h INDEXED BY legal_hold_subject ON h.tenant_id = c.tenant_id"
+    " AND h.subject_id = t.user_id WHERE t.conversation = c.num AND h.released_us IS NULL)"
+)
+_ANY_OF_MANY: Final = anybody_held_sql("c.tenant_id", "trace t ON t.user_id = h.subject_id AND t.conversation = c.num")
 HELD_PLACE: Final = (
-    f"({held_sql('c.tenant_id', conversation='c.conversation_id')} OR "
-    + anybody_held_sql("c.tenant_id", "trace t ON t.user_id = h.subject_id AND t.conversation = c.num")
-    + ")"
+    f"({held_sql('c.tenant_id', conversation='c.conversation_id')}"
+    f" OR iif(c.member_count <= {FEW}, {_ANY_OF_FEW}, {_ANY_OF_MANY}))"
 )
 """Of a conversation `c`: its title, its seats, who made it, whose pair it is. By a hold on it, or on anybody who left a
 trace there: leaving does not end that."""

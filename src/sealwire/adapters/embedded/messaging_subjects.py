@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -195,16 +195,11 @@ class SqliteMessagingSubjects:
             left[f"{kind}s"] = sum(count - kept for _, count, kept in rows)
             held += [HeldPlace(id_, kind, kept) for id_, _, kept in rows if kept]
         left["reactions"] = sum(count for (count,) in await self._each("reactions left", who))
-        counted = {"former_reactions": COUNT_FREE, "former_memberships": COUNT_FREE_SEATS, "memberships": _SEATS}
-        left.update({place: int(self._db.read(sql, who)[0][0]) for place, sql in counted.items()})
-        return Remains(left, held)
+        places = ("former_reactions", "former_memberships", "memberships")
+        return Remains({**left, **await self._db.scan(partial(_count, who, places))}, held)
 
     async def counts(self, tenant_id: str, subject_id: str) -> Mapping[str, int]:
-        def count(conn: apsw.Connection) -> dict[str, int]:
-            params = (tenant_id, subject_id)
-            return {place: int(conn.execute(sql, params).get or 0) for place, sql in _COUNTS.items()}
-
-        return await self._db.scan(count)
+        return await self._db.scan(partial(_count, (tenant_id, subject_id), _COUNTS))
 
     async def holders(self, tenant_id: str, conversation_ids: Collection[str]) -> tuple[Sequence[str], Sequence[str]]:
         return await self._db.scan(lambda conn: holders(conn, tenant_id, json.dumps(list(conversation_ids))))
@@ -381,6 +376,11 @@ class SqliteMessagingSubjects:
             by_conversation.setdefault(key >> 32, []).append(change)
         for num, changes in by_conversation.items():
             self._events.record(conn, num, changes)
+
+
+def _count(who: tuple[str, str], places: Iterable[str], conn: apsw.Connection) -> dict[str, int]:
+    """In a thread."""
+    return {place: int(conn.execute(_COUNTS[place], who).get or 0) for place in places}
 
 
 def _former(tenant_id: str, conversation_id: str, *row: Any, deleted: bool) -> FormerMessage:
