@@ -50,6 +50,7 @@ PUBLIC = {
     ("POST", "/crypto/keys/{key_id}/rewrap"), ("POST", "/crypto/keys/{key_id}/data-key"),
     ("POST", "/crypto/keys/{key_id}/sign"), ("POST", "/crypto/keys/{key_id}/verify"),
     ("POST", "/crypto/keys/{key_id}/hmac"), ("POST", "/crypto/master/rewrap"),
+    ("POST", "/crypto/master/encrypt-batch"), ("POST", "/crypto/master/decrypt-batch"),
 }  # fmt: skip
 """The Crypto table of the wire contract, and the sweep after a rotation."""
 
@@ -152,6 +153,13 @@ CALLS: dict[str, tuple[Call, str | None]] = {
     "decrypt_with_master_key": (
         lambda w: w.service.decrypt_with_master_key(ANNA, back(w.master)), "crypto.decrypt",
     ),
+    "encrypt_batch_with_master_key": (
+        lambda w: w.service.encrypt_batch_with_master_key(ANNA, PlaintextBatch(items=[plain()] * 3)), "crypto.encrypt",
+    ),
+    "decrypt_batch_with_master_key": (
+        lambda w: w.service.decrypt_batch_with_master_key(ANNA, CiphertextBatch(items=[back(w.master)] * 3)),
+        "crypto.decrypt",
+    ),
     "system_data_key": (
         lambda w: w.service.system_data_key(MESSAGING, SystemDataKeyRequest(context={"scope": "c1"})),
         "crypto.data_key.loaded",
@@ -248,12 +256,27 @@ async def test_whatever_does_not_fit_fails_alike_and_is_recorded(walk: Walk, fau
         walk.service.decrypt_batch(
             ANNA, walk.aes, CiphertextBatch(items=[back(walk.sealed), back(walk.sealed, **FAILURES[fault])])
         ),
+        walk.service.decrypt_batch_with_master_key(
+            ANNA, CiphertextBatch(items=[back(walk.master), back(walk.master, **FAILURES[fault])])
+        ),
     ):
         with pytest.raises(DecryptionFailed) as refused:
             await call
         told.add((refused.value.status, refused.value.code, refused.value.detail))
     assert told == {(422, "decryption_failed", "Decryption failed")}
-    assert [entry.outcome for entry in await walk.new_entries()] == ["failure"] * 4
+    assert [entry.outcome for entry in await walk.new_entries()] == ["failure"] * 5
+
+
+async def test_a_batch_under_the_master_key_keeps_its_order_and_fails_whole(walk: Walk) -> None:
+    texts = [b"%d" % number for number in range(20)]
+    batch = PlaintextBatch(items=[Plaintext(plaintext=text, context=CONTEXT) for text in texts])
+    sealed = [back(item) for item in (await walk.service.encrypt_batch_with_master_key(ANNA, batch)).items]
+    opened = await walk.service.decrypt_batch_with_master_key(ANNA, CiphertextBatch(items=sealed))
+    assert [item.plaintext for item in opened.items] == texts
+    sealed[7] = back(walk.sealed)  # under another key
+    with pytest.raises(DecryptionFailed) as refused:
+        await walk.service.decrypt_batch_with_master_key(ANNA, CiphertextBatch(items=sealed))
+    assert refused.value.extra == {"path": "$.items[7]"}
 
 
 async def test_what_sign_and_hmac_answer_is_verified_as_it_is_and_by_no_other_key(walk: Walk) -> None:

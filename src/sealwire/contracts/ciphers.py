@@ -30,7 +30,7 @@ class Sealed(msgspec.Struct, frozen=True, kw_only=True, gc=False):  # plain: by 
 
 
 class Ciphertext(Input):
-    """What `encrypt` gave, with the same context. `key_id` is read by `master/decrypt` only."""
+    """What `encrypt` gave, with the same context. `key_id` is read under `/crypto/master` only."""
 
     ciphertext: Bytes
     iv: Bytes
@@ -133,6 +133,24 @@ MASTER_DECRYPT = Operation(
     summary="Decrypt under the tenant's master key",
     **USE,
 )
+MASTER_ENCRYPT_BATCH = Operation(
+    name="encrypt_batch_with_master_key",
+    verb="POST",
+    path="/crypto/master/encrypt-batch",
+    takes=PlaintextBatch,
+    gives=SealedBatch,
+    summary="Encrypt many under the tenant's master key",
+    **USE,
+)
+MASTER_DECRYPT_BATCH = Operation(
+    name="decrypt_batch_with_master_key",
+    verb="POST",
+    path="/crypto/master/decrypt-batch",
+    takes=CiphertextBatch,
+    gives=OpenedBatch,
+    summary="Decrypt many under the tenant's master key",
+    **USE,
+)
 
 OPERATIONS = table(
     ENCRYPT,
@@ -142,6 +160,8 @@ OPERATIONS = table(
     REWRAP,
     MASTER_ENCRYPT,
     MASTER_DECRYPT,
+    MASTER_ENCRYPT_BATCH,
+    MASTER_DECRYPT_BATCH,
 )
 
 
@@ -159,3 +179,6 @@ class CipherDesk(Protocol):
     async def rewrap(self, caller: Caller, key_id: str, ciphertext: Ciphertext) -> Sealed: ...
     async def encrypt_with_master_key(self, caller: Caller, plaintext: Plaintext) -> Sealed: ...
     async def decrypt_with_master_key(self, caller: Caller, ciphertext: Ciphertext) -> Opened: ...
+    async def encrypt_batch_with_master_key(self, caller: Caller, batch: PlaintextBatch) -> SealedBatch: ...
+    async def decrypt_batch_with_master_key(self, caller: Caller, batch: CiphertextBatch) -> OpenedBatch:
+        """Raises: DecryptionFailed, whose `path` names the first item that failed."""

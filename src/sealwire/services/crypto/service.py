@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 from sealwire.contracts.ciphers import (
@@ -231,14 +231,30 @@ class CryptoService:
         return (await self._ciphers.encrypt(caller, live, (plaintext,), "crypto.encrypt"))[0]
 
     async def decrypt_with_master_key(self, caller: Caller, ciphertext: Ciphertext) -> Opened:
+        live = await self._master_of(caller, (ciphertext,))
+        return (await self._ciphers.decrypt(caller, live, (ciphertext,), "crypto.decrypt"))[0]
+
+    async def encrypt_batch_with_master_key(self, caller: Caller, batch: PlaintextBatch) -> SealedBatch:
+        _require(caller, Permission.USE_KEYS)
+        live = await self._chain.master(caller.tenant_id)
+        return SealedBatch(items=await self._ciphers.encrypt(caller, live, batch.items, "crypto.encrypt"))
+
+    async def decrypt_batch_with_master_key(self, caller: Caller, batch: CiphertextBatch) -> OpenedBatch:
+        live = await self._master_of(caller, batch.items, named=True)
+        return OpenedBatch(items=await self._ciphers.decrypt(caller, live, batch.items, "crypto.decrypt", named=True))
+
+    async def _master_of(self, caller: Caller, items: Sequence[Ciphertext], *, named: bool = False) -> LiveKey:
+        """Return the master key that encrypted all of these. Raises: Forbidden, DecryptionFailed."""
         _require(caller, Permission.USE_KEYS)
         try:
             live = await self._chain.master(caller.tenant_id, make=False)
         except KeyNotFound:
             raise DecryptionFailed from None
-        if ciphertext.key_id not in (None, live.stored.key_id):
-            self._ciphers.refuse(caller, live, "crypto.decrypt", ciphertext.version)
-        return (await self._ciphers.decrypt(caller, live, (ciphertext,), "crypto.decrypt"))[0]
+        for place, item in enumerate(items):
+            if item.key_id not in (None, live.stored.key_id):
+                path = f"$.items[{place}]" if named else ""
+                self._ciphers.refuse(caller, live, "crypto.decrypt", item.version, path=path)
+        return live
 
     # ---- sign and authenticate
 
