@@ -115,5 +115,11 @@ async def test_nobody_is_erased_who_is_not_there_but_on_purpose(tmp_path: Path) 
         with pytest.raises(PersonNotFound):
             await room.compliance.service.request_erasure(anna, NewErasure(subject_id="nobody-1"))
         assert (await erased(room, anna, NewErasure(subject_id="nobody-1", again=True))).status == "done"
+        # Of another tenant it erases nobody, and its certificate tells nothing of who is there.
+        stranger = replace(anna, principal=replace(anna.principal, tenant_id="elsewhere", subject="stranger-1"))
+        job = await erased(room, stranger, NewErasure(subject_id=anna.user_id, again=True))
+        statement = read_certificate(job.certificate or "", [parse_key(job.public_key or "")])
+        assert (job.problem, statement["probe"]["found"]) == (None, 0)
+        assert await room.messages.say(anna, await room.messages.group(anna), "still here")
     finally:
         await room.close()

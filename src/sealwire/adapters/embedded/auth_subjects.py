@@ -19,6 +19,9 @@ from sealwire.ports.events import NewEvent
 from sealwire.services.auth.records import Cut, UserRecord
 from sealwire.services.auth.subject_ports import Erasing, KeptStatus, RowKind, SubjectRow
 
+_WHOSE: Final = (
+    "SELECT tenant_id FROM user WHERE user_id = ?1 UNION ALL SELECT tenant_id FROM erased_user WHERE user_id = ?1"
+)
 _REFERENCES: Final = (
     """SELECT t.name, f."from" FROM sqlite_master t, pragma_foreign_key_list(t.name) f"""
     " WHERE t.type = 'table' AND f.\"table\" = 'user' ORDER BY t.name"
@@ -171,12 +174,15 @@ class SqliteSubjectStore:
             for row_id, at_us, sealed, *facts in self._db.read(_ROWS[kind], (user_id, after, limit))
         ]  # fmt: skip
 
-    async def places(self, user_id: str, email_index: bytes, words: Sequence[bytes]) -> Mapping[str, int]:
+    async def places(
+        self, tenant_id: str, user_id: str, email_index: bytes, words: Sequence[bytes]
+    ) -> Mapping[str, int]:
         def count(conn: apsw.Connection) -> dict[str, int]:
-            found = _referring(conn, user_id) | {"invitation": _invitations(conn, email_index)}
-            found["user"] = conn.execute("SELECT count(*) FROM user WHERE user_id = ?", (user_id,)).get
+            who = user_id if conn.execute(_WHOSE, (user_id,)).get in (None, tenant_id) else ""
+            found = _referring(conn, who) | {"invitation": _invitations(conn, email_index)}
+            found["user"] = conn.execute("SELECT count(*) FROM user WHERE user_id = ?", (who,)).get
             found["erasing"] = conn.execute(
-                "SELECT count(*) FROM erased_user WHERE user_id = ? AND sealed IS NOT NULL", (user_id,)
+                "SELECT count(*) FROM erased_user WHERE user_id = ? AND sealed IS NOT NULL", (who,)
             ).get
             found["words_in_file"] = sum(
                 _occurrences(path, words) for path in self._db.path.parent.glob(self._db.path.name + "*")

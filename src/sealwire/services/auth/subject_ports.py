@@ -82,5 +82,8 @@ class SubjectStore(Protocol):
     async def rows(self, user_id: str, kind: RowKind, after: str, limit: int) -> Sequence[SubjectRow]:
         """Return rows of a kind in the order of their ids, ended or not."""
 
-    async def places(self, user_id: str, email_index: bytes, words: Sequence[bytes]) -> Mapping[str, int]:
-        """Count rows that refer to the user by table, and the words in the file itself."""
+    async def places(
+        self, tenant_id: str, user_id: str, email_index: bytes, words: Sequence[bytes]
+    ) -> Mapping[str, int]:
+        """Count rows that refer to the user by table, none for one of another tenant, and the words in the file
+        itself."""

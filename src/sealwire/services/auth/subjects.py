@@ -298,7 +298,8 @@ class SubjectService:
         person = await self._readable(user) if user is not None else None
         email = person.email if person is not None else ""
         index = user.email_index if user is not None else b""
-        places = dict(await self._subjects.places(subject_id, index, [word.encode() for word in probe.words]))
+        words = [word.encode() for word in probe.words]
+        places = dict(await self._subjects.places(tenant_id, subject_id, index, words))
         places["letters_waiting"], places["letters_kept"] = await self._post.count(tenant_id, email, probe.words)
         return SubjectFindings(places=places)
 
