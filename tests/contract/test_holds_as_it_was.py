@@ -238,6 +238,34 @@ async def test_a_hold_that_comes_before_a_removed_conversation_is_forgotten_find
     assert (bodies(room), await store.live_subject_keys("default", anna.user_id)) == (0, 0)
 
 
+@pytest.mark.parametrize("cut", ["before the keys", "before the mark"])
+async def test_what_was_being_forgotten_at_a_crash_is_forgotten_the_next_time(
+    room: MessagingRoom, anna: Caller, monkeypatch: pytest.MonkeyPatch, cut: str
+) -> None:
+    group = await room.group(anna)
+    await tell(room, anna, group, "about nobody")
+    await room.messaging.remove(anna, group.conversation_id)
+    await room.stores.positions.save("audit", await room.stores.events.newest())
+    room.clock.advance(8 * 86_400)  # type: ignore[attr-defined]  # a room's clock is a manual one
+
+    async def die(*_: Any, **__: Any) -> None:
+        raise ConnectionError
+
+    with monkeypatch.context() as patch:
+        if cut == "before the keys":
+            patch.setattr(room.ring, "destroy", die)
+        else:
+            patch.setattr(room.stores.conversations, "mark_forgotten", die)
+        with pytest.raises(ConnectionError):
+            await room.service._jobs.tidy()
+    assert await room.stores.keeping.forgotten(0, 9) == []
+    await room.again()
+    await room.service._jobs.tidy()
+    told = [conversation_id for _, _, conversation_id in await room.stores.keeping.forgotten(0, 9)]
+    live = await room.people.crypto._data_keys._store.live_subject_keys("default", anna.user_id)
+    assert (told, bodies(room), live) == ([group.conversation_id], 0, 0)
+
+
 async def test_whenever_a_hold_is_released_what_it_kept_is_found_again(
     room: MessagingRoom, anna: Caller, ben: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -245,7 +245,12 @@ class SqliteConversationStore:
     async def mark_forgotten(self, conversation_id: str) -> None:
         def mark(conn: apsw.Connection) -> None:
             num, tenant_id = _require_free(conn, conversation_id)
-            conn.execute("UPDATE conversation SET forgotten = 1, title = NULL, member_count = 0 WHERE num = ?", (num,))
+            done = (
+                "UPDATE conversation SET forgotten = 1, title = NULL, member_count = 0 WHERE num = ? AND forgotten = 0"
+            )
+            conn.execute(done, (num,))
+            if not conn.changes():
+                return
             conn.execute(
                 "INSERT INTO forgotten (tenant_id, conversation_id, at_us)"
                 " SELECT ?, ?, removed_at_us FROM conversation WHERE num = ?",

@@ -118,7 +118,7 @@ class ConversationStore(Protocol):
         """
 
     async def mark_forgotten(self, conversation_id: str) -> None:
-        """Tell that it is forgotten: when its content is gone, and its keys. Raises: LegalHold, as `forget`."""
+        """Tell, once, that it is forgotten: when its content and its keys are gone. Raises: LegalHold, as `forget`."""
 
 
 class MessageStore(Protocol):
