@@ -320,6 +320,8 @@ async def test_a_removed_conversation_is_found_no_more_and_forgotten_once_everyb
     assert await stores.conversations.forgettable(101, 10) == [("t", id_)]
     while await stores.conversations.forget(id_, 2):
         pass
+    assert await stores.conversations.forgettable(101, 10) == [("t", id_)], "its keys are to go before it is marked"
+    await stores.conversations.mark_forgotten(id_)
     assert await stores.conversations.forgettable(101, 10) == []
     for table in ("message", "message_version", "reaction"):
         assert stores.db.read(f"SELECT count(*) FROM {table}") == [(0,)]

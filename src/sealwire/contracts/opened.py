@@ -31,7 +31,7 @@ class OpenedQuery(Input):
     """Those with a number above `after`; with -1 none, and where they end is told. Of what auth announced, `limit`
     entries are looked at."""
 
-    after: Annotated[int, msgspec.Meta(ge=-1, le=2**63 - 1)] = -1
+    after: Annotated[int, msgspec.Meta(ge=-1, le=2**53 - 1)] = -1
     limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 500
 
 

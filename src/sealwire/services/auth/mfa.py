@@ -131,7 +131,7 @@ class SecondFactors:
 
     async def _step(self, user: UserRecord, sealed: bytes, code: str) -> int | None:
         secret = (await self._vault.open(user.tenant_id, _record(user.user_id), sealed)).decode()
-        return matching_step(secret, code, now_us=self._clock.now_us(), drift_steps=self._drift_steps)
+        return matching_step(secret, _plain(code), now_us=self._clock.now_us(), drift_steps=self._drift_steps)
 
 
 def matching_step(secret: str, code: str, *, now_us: int, drift_steps: int = 1) -> int | None:
@@ -141,7 +141,7 @@ def matching_step(secret: str, code: str, *, now_us: int, drift_steps: int = 1) 
     """
     totp = pyotp.TOTP(secret, interval=STEP_S)
     now = now_us // US_PER_S // STEP_S
-    given = _plain(code).encode(errors="replace")
+    given = code.encode(errors="replace")
     found = None
     for step in range(now - drift_steps, now + drift_steps + 1):
         if step >= 0 and hmac.compare_digest(totp.generate_otp(step).encode(), given):
