@@ -233,11 +233,7 @@ class SqliteAuditStore:
         found: list[StoredRecord] = []
         at = after_seq
         while True:
-            rows = self._read(
-                "SELECT place, count, traits FROM piece WHERE place > ? AND place < ? AND place + count > ?"
-                " ORDER BY place LIMIT ?",
-                (base | max(0, at + 1 - TILE_WIDTH), base + (1 << SEQ_BITS), base | at + 1, _PIECES_A_LOOK),
-            )
+            rows = self._traits_behind(base, at)
             for place, count, traits in rows:
                 found += self._matching(place, count, traits, wanted, place - base, after_seq, limit - len(found))
                 if len(found) >= limit:
@@ -278,11 +274,7 @@ class SqliteAuditStore:
         base, at, older = number << SEQ_BITS, after_seq, RecordFilter(to_us=before_us)
         held = audit_pruning.held_in(self._read(audit_pruning.HELD, (tenant_id,)))
         while True:
-            rows = self._read(
-                "SELECT place, count, traits FROM piece WHERE place > ? AND place < ? AND place + count > ?"
-                " ORDER BY place LIMIT ?",
-                (base | max(0, at + 1 - TILE_WIDTH), base + (1 << SEQ_BITS), base | at + 1, _PIECES_A_LOOK),
-            )
+            rows = self._traits_behind(base, at)
             for place, count, traits in rows:
                 first = place - base
                 old = [i for i in audit_traits.matches(count, traits, older) if first + i > after_seq]
@@ -348,17 +340,21 @@ class SqliteAuditStore:
             await asyncio.sleep(0)
         return sorted(found)
 
+    def _traits_behind(self, base: int, seq: int) -> list[Row]:
+        """Return place, count and traits of the next pieces of a log that hold a record above `seq`."""
+        return self._read(
+            "SELECT place, count, traits FROM piece WHERE place > ? AND place < ? AND place + count > ?"
+            " ORDER BY place LIMIT ?",
+            (base | max(0, seq + 1 - TILE_WIDTH), base + (1 << SEQ_BITS), base | seq + 1, _PIECES_A_LOOK),
+        )
+
     async def kept_between(self, tenant_id: str, from_us: int, to_us: int, *, after_seq: int) -> bool:
         number, that_time = self._number(tenant_id), RecordFilter(from_us=from_us, to_us=to_us)
         if number is None:
             return False
         base, at = number << SEQ_BITS, after_seq
         while True:
-            rows = self._read(
-                "SELECT place, count, traits FROM piece WHERE place > ? AND place < ? AND place + count > ?"
-                " ORDER BY place LIMIT ?",
-                (base | max(0, at + 1 - TILE_WIDTH), base + (1 << SEQ_BITS), base | at + 1, _PIECES_A_LOOK),
-            )
+            rows = self._traits_behind(base, at)
             for place, count, traits in rows:
                 first = place - base
                 if likely := [i for i in audit_traits.matches(count, traits, that_time) if first + i > after_seq]:
