@@ -147,6 +147,8 @@ class Load:
                     raise failed
 
     async def look_through(self) -> None:
+        for caller, key_id in self.keys:  # who switched one off may have given up before switching it on again
+            await self.crypto.change_key(caller, key_id, KeyChange(state="enabled"))
         for caller, one in self.sealed:
             await self.open(caller, one)
             for zeros in UNDER_ZEROS:
