@@ -18,7 +18,7 @@ from sealwire.services.compliance.key_chain import KeyChain, refuse_other_keys
 from sealwire.services.compliance.merkle import ProofInvalid, leaf_hash, verify_consistency, verify_inclusion
 from sealwire.services.compliance.notes import NoteInvalid, TreeHead, VerifierKey, parse_key
 from sealwire.services.compliance.plain_form import plain_records
-from sealwire.services.compliance.pruning import PRUNED_START, Range, joined, pruned_by, without
+from sealwire.services.compliance.pruning import PRUNED_START, Range, joined, kept_by, pruned_by, without
 from sealwire.services.compliance.remains import is_hash
 from sealwire.services.compliance.verify import Report, read_item
 from sealwire.services.compliance.walk import UNREADABLE, UNSHOWN, Fault, Tampering
@@ -214,6 +214,8 @@ class _Check:
             return link.seq, stated, b"", link.prev_hash, fault
         if body.startswith(PRUNED_START):
             self._said += pruned_by(body)  # believed only when it is proved: the verdict waits for that
+            if kept := kept_by(body):
+                self._said = without(joined(self._said), joined(kept))
             if len(self._said) > _RANGES_WAIT:
                 self._said = joined(self._said)
         return link.seq, stated, leaf_hash(body), link.prev_hash, None

@@ -28,7 +28,7 @@ from sealwire.services.compliance.log_tree import Tree
 from sealwire.services.compliance.manifest import FORMAT as EXPORT_FORMAT
 from sealwire.services.compliance.manifest import Manifest
 from sealwire.services.compliance.ports import AuditStore, RecordFilter, StoredRecord
-from sealwire.services.compliance.pruning import PRUNED_ACTION, Range, joined, pruned_by, without
+from sealwire.services.compliance.pruning import PRUNED_ACTION, Range, joined, kept_by, pruned_by, without
 from sealwire.services.compliance.remains import PrunedRecord, line_or_damage
 
 _PAGE = 256
@@ -140,6 +140,7 @@ class Bundles:
         left = list(gone)
         while left and seqs:
             record = (await self._store.records(tenant_id, seqs.pop(), 1))[0]
+            left = without(left, joined(kept_by(record.body)))  # no older one vouches for what this one takes back
             rest = without(left, joined(pruned_by(record.body)))
             if rest != left:
                 yield record

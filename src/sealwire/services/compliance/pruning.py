@@ -1,11 +1,13 @@
 """Pruning (R4.6): records past their time leave the log, their hashes stay, so chain, tree and proofs still verify.
 
 Before records leave, the log itself says which: a record `audit.pruned` names all that are gone, ranges of `seq` from
-the first on. So verification tells a pruned record from one that somebody took out.
+the first on. So verification tells a pruned record from one that somebody took out. A legal hold that comes between the
+two wins: the record stays, and another `audit.pruned` says so (`kept`): the first one's word is good for nothing then.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from typing import Any, Final
 
@@ -104,14 +106,33 @@ def read_ranges(text: str) -> list[Range]:
 
 def pruned_by(body: bytes) -> list[Range]:
     """Return which records before it a record of pruning says are gone; none for any other record."""
+    return _named(body, "pruned")
+
+
+def kept_by(body: bytes) -> list[Range]:
+    """Return which records before it a record of pruning says are there after all; none for any other record."""
+    return _named(body, "kept")
+
+
+def _named(body: bytes, member: str) -> list[Range]:
     try:
         record = read_record(body)
         if (record.action, record.actor.type, record.actor.id) != (PRUNED_ACTION, "service", SERVICE):
             return []
-        named = read_ranges(str(_read_metadata(record.metadata).get("pruned", "")))
+        named = read_ranges(str(_read_metadata(record.metadata).get(member, "")))
         return [(first, min(last, record.seq - 1)) for first, last in named if first < record.seq]
     except (ValueError, msgspec.MsgspecError):
         return []
+
+
+def gone_by(said: Iterable[tuple[Sequence[Range], Sequence[Range]]]) -> list[Range]:
+    """Return which are gone by what records of pruning say, in their order: which are gone, which there after all."""
+    gone: list[Range] = []
+    for pruned, kept in said:
+        gone += pruned
+        if kept:
+            gone = without(joined(gone), joined(kept))
+    return joined(gone)
 
 
 class DueRecord(msgspec.Struct, frozen=True):
@@ -151,7 +172,8 @@ class Pruning:
         """Take these records out of the log; idempotent. What a hold covers stays, and so do all hashes.
 
         First the log says that they go, then they go: after a crash call it again, with the same records; then it
-        counts what went before the crash too. Raises: LogBroken.
+        counts what went before the crash too. Of those that a hold kept which came between, it says so behind.
+        Raises: LogBroken.
         """
         size = (await self._store.head(tenant_id)).size
         wanted = {seq for seq in seqs if 1 <= seq <= size}
@@ -159,6 +181,8 @@ class Pruning:
         if there:
             await self._say(tenant_id, there, run_id)
         pruned = await self._store.prune(tenant_id, sorted(set(seqs)), run_id=run_id, at_us=self._clock.now_us())
+        if pruned.held:
+            await self._take_back(tenant_id, wanted, run_id)
         await self._end_days(tenant_id, seqs)
         return pruned
 
@@ -176,6 +200,25 @@ class Pruning:
 
     async def _say(self, tenant_id: str, seqs: Collection[int], run_id: str) -> None:
         gone = joined([*await self._said(tenant_id), *ranges_of(seqs)])
+        parts = [gone[start : start + _RANGES_A_RECORD] for start in range(0, len(gone), _RANGES_A_RECORD)]
+        await self._tell(tenant_id, run_id, [{"pruned": write_ranges(part), "count": len(seqs)} for part in parts])
+
+    async def _take_back(self, tenant_id: str, seqs: Collection[int], run_id: str) -> None:
+        """Say of those records that the log says are gone and that are there, that they are; once."""
+        said = ranges_of(seqs)
+        left = deque(_each(without(said, without(said, await self._said(tenant_id)))))
+        kept: list[int] = []
+        while left:
+            records = await self._store.records(tenant_id, left[0], RECORDS_A_WRITE)
+            there = {record.seq for record in records if record.body}
+            end = left[0] + RECORDS_A_WRITE
+            while left and left[0] < end:
+                if (seq := left.popleft()) in there:
+                    kept.append(seq)
+        if kept:
+            await self._tell(tenant_id, run_id, [{"pruned": "", "count": 0, "kept": write_ranges(ranges_of(kept))}])
+
+    async def _tell(self, tenant_id: str, run_id: str, what: Iterable[dict[str, str | int]]) -> None:
         records = [
             AuditEntry(
                 audit_id=new_id(),
@@ -184,23 +227,26 @@ class Pruning:
                 action=PRUNED_ACTION,
                 resource_type="audit_record",
                 resource_id=run_id,
-                metadata={"pruned": write_ranges(gone[start : start + _RANGES_A_RECORD]), "count": len(seqs)},
+                metadata={**metadata},
                 created_at_us=self._clock.now_us(),
             )
-            for start in range(0, len(gone), _RANGES_A_RECORD)
+            for metadata in what
         ]
         if (await self._append(service_caller(SERVICE, tenant_id), AuditBatch(records=records))).parked:
             raise LogBroken("The audit log is damaged: nothing is pruned that it can't name.")
 
     async def _said(self, tenant_id: str) -> list[Range]:
         """Return what the log says is gone: by its own records alone, so that nobody else's pruning is taken over."""
-        said: list[Range] = []
+        said: list[tuple[list[Range], list[Range]]] = []
         after: int | None = 0
         while after is not None:
             found = await self._store.search(
                 tenant_id, RecordFilter(action=PRUNED_ACTION), after_seq=after, limit=RECORDS_A_WRITE
             )
-            for record in found.records:
-                said += pruned_by(record.body)
+            said += [(pruned_by(record.body), kept_by(record.body)) for record in found.records]
             after = found.looked_up_to
-        return said
+        return gone_by(said)
+
+
+def _each(ranges: Iterable[Range]) -> Iterable[int]:
+    return (seq for first, last in ranges for seq in range(first, last + 1))

@@ -14,12 +14,13 @@ from sealwire.services.compliance.canonical import NotCanonical, canonical
 from sealwire.services.compliance.chain import Link, Record, read_link, read_record, record_bytes, record_hashes
 from sealwire.services.compliance.merkle import Frontier, leaf_hashes
 from sealwire.services.compliance.plain_form import PlainRecord, plain_records
-from sealwire.services.compliance.pruning import PRUNED_START, joined, pruned_by, without
+from sealwire.services.compliance.pruning import PRUNED_START, Range, gone_by, kept_by, pruned_by, without
 from sealwire.services.compliance.remains import PRUNED, as_pruned, is_hash
 
 UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 Item = tuple[bytes, str]
 """A record's canonical bytes and the hash stated for it; of a pruned record `pruned_item` instead of the bytes."""
+_Said = tuple[int, Sequence[Range], Sequence[Range]]
 
 
 _TOGETHER = 32
@@ -94,8 +95,8 @@ class Walk:
         self.hashed = hashed
         self.pruned: list[tuple[int, int]] = []
         """Ranges of pruned records seen."""
-        self.said: list[tuple[int, list[tuple[int, int]]]] = []
-        """Records of pruning: `seq`, and the ranges that each names."""
+        self.said: list[_Said] = []
+        """Records of pruning: `seq`, and the ranges that each says are gone, and are there after all."""
         self.gained: list[list[bytes]] = []
         """The new nodes at heights 0, 8, 16 … that the last `feed` brought."""
 
@@ -118,7 +119,7 @@ class Walk:
         if self.tenant_id is None or self.prev_hash is None:
             self._believe([*zip(bodies[:1], stated, strict=False)])
         expected, prev = self.expected, self.prev_hash
-        said: list[tuple[int, list[tuple[int, int]]]] = []
+        said: list[_Said] = []
         leaves: list[bytes] = []
         try:
             for at in range(0, len(bodies), _TOGETHER):
@@ -127,7 +128,7 @@ class Walk:
                 if hashes != list(stated[at : at + _TOGETHER]) or not self._continues(part, expected, prev, hashes):
                     return None
                 if self.pruned:
-                    said += [(seq, pruned_by(b)) for seq, b in enumerate(part, expected) if b.startswith(PRUNED_START)]
+                    said += [_said(seq, b) for seq, b in enumerate(part, expected) if b.startswith(PRUNED_START)]
                 leaves += leaf_hashes(part)
                 expected, prev = expected + len(part), hashes[-1]
         except UNREADABLE:
@@ -176,7 +177,7 @@ class Walk:
                 if strict and not _is_canonical(body, link):  # type: ignore[arg-type]  # strict reads Records
                     break
                 if self.pruned and body.startswith(PRUNED_START):
-                    self.said.append((expected, pruned_by(body)))
+                    self.said.append(_said(expected, body))
                 add(h(b"\x00" + body).digest())
                 prev = stated
                 expected += 1
@@ -215,7 +216,7 @@ class Walk:
         what lies above it nothing is asked.
         """
         size = self.records if covered is None else covered
-        named = joined(pair for seq, ranges in self.said if seq <= size for pair in ranges)
+        named = gone_by((gone, kept) for seq, gone, kept in self.said if seq <= size)
         left = [pair for pair in without(self.pruned, named) if pair[0] <= size]
         if not left:
             return None
@@ -265,6 +266,10 @@ class Walk:
                 return Fault(Tampering.INSERTED, link.seq, f"a second record with seq {seq}")
         missing = link.seq - expected
         return Fault(Tampering.REMOVED, expected, f"{missing} record{'s' * (missing > 1)} missing")
+
+
+def _said(seq: int, body: bytes) -> _Said:
+    return seq, pruned_by(body), kept_by(body)
 
 
 def _seq_of(body: bytes) -> int | None:
