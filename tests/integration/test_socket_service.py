@@ -488,6 +488,19 @@ async def test_a_connection_ends_with_its_token_unless_it_is_refreshed(pair: Pai
     assert await kept.closed(2) == 4501
 
 
+async def test_a_refresh_that_comes_just_after_the_end_of_the_token_is_answered(pair: Pair) -> None:
+    """A token is good a little longer than it says, for clocks that differ, and so is the socket it opened."""
+    door = pair.room.door
+    door.leeway_s = 60.0
+    wire = await on(pair.room, door.token(pair.ann, expires_in_s=1.5))
+    (admission,) = door.inside
+    await until(lambda: time.time() > admission.expires_at_s + 0.5)  # twice the wheel's step: it was looked at since
+    assert (await wire.ask(ping={}))["ping"] == {}
+    reply = await wire.ask(refresh={"token": door.token(pair.ann, expires_in_s=60)})
+    assert reply["refresh"]["expires"]
+    await wire.__aexit__(None, None, None)
+
+
 async def test_pings_go_out_and_silence_is_closed(tmp_path: Path) -> None:
     config = SocketConfig(ping_s=1, pong_s=0.5, authenticate_s=0.5, drain_s=0.1)
     async with socket_room(tmp_path, config=config, instances=1) as room:

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from sealwire.boundary.authenticator import CsrfNeeded
 from sealwire.boundary.config import BoundaryConfig
 from sealwire.contracts.admission import CredentialExpired, SessionRevoked
 from sealwire.kit.caller import Caller
+from sealwire.kit.clock import US_PER_S
 from sealwire.kit.exchange import Exchange
 from sealwire.kit.operation import Policy
 from sealwire.kit.permission import Role
 from sealwire.kit.problem import Forbidden, Problem, SessionUnconfirmed, Unauthenticated, Unavailable
+from sealwire.testing.authority import TTL_S
 from sealwire.testing.boundary_room import BoundaryRoom, bearer, exchange_of
 from sealwire.testing.clock import ManualClock
 
@@ -213,3 +216,21 @@ async def test_uses_of_sessions_are_told_to_auth_now_and_then(room: Room) -> Non
     await room.ask(request)
     await room.boundary.authenticator.start()
     await room.boundary.authenticator.stop()
+
+
+async def test_what_was_resolved_is_forgotten_when_its_session_ends(room: Room) -> None:
+    """A session that ends with its token is over then, whatever clocks may differ; one that goes on is not."""
+    authority, clock = room.authority, room.clock
+    ends_at_s = clock.now_us() // US_PER_S + TTL_S
+    going_on, ending = authority.log_in("anna"), authority.log_in("anna")
+    authority.sessions[ending.session_id] = msgspec.structs.replace(ending, expires_at_s=ends_at_s)
+    tokens = [authority.token(session) for session in (going_on, ending)]
+    clock.advance(ends_at_s - clock.now_us() / US_PER_S - 1)
+    assert await room.boundary.coordinator.ensure_fresh()
+    for token in tokens:
+        assert (await room.ask(exchange_of(bearer(token)))).confirmed
+    clock.advance(2)
+    assert await room.boundary.coordinator.ensure_fresh()
+    assert (await room.ask(exchange_of(bearer(tokens[0])))).confirmed
+    with pytest.raises(SessionRevoked):
+        await room.ask(exchange_of(bearer(tokens[1])))

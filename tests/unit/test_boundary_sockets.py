@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from sealwire.boundary.config import BoundaryConfig
@@ -15,9 +16,11 @@ from sealwire.contracts.conversations import CREATE
 from sealwire.contracts.messages import SEND
 from sealwire.contracts.sessions import SessionState
 from sealwire.kit.carrying import check_service
+from sealwire.kit.clock import US_PER_S
 from sealwire.kit.exchange import Headers, Scope
 from sealwire.kit.permission import Role
 from sealwire.kit.problem import Forbidden, Problem, SessionUnconfirmed, Unauthenticated, Unavailable
+from sealwire.testing.authority import TTL_S
 from sealwire.testing.boundary_room import BoundaryRoom, bearer
 from sealwire.testing.clock import ManualClock
 
@@ -265,6 +268,30 @@ async def test_in_band_refresh_takes_only_a_token_of_the_same_session(room: Room
     assert socket.caller.confirmed
     room.clock.advance(400)
     await room.boundary.coordinator.ensure_fresh()
+    with pytest.raises(CredentialExpired):
+        _ = socket.caller
+
+
+async def test_a_socket_may_be_refreshed_as_long_as_its_token_is_good_anywhere(room: Room) -> None:
+    session, token = room.log_in()
+    socket = await room.admit(token)
+    room.clock.advance(socket.expires_at_s - room.clock.now_us() / US_PER_S + 4.5)
+    await room.boundary.coordinator.ensure_fresh()
+    assert 0 < socket.until_s - room.clock.monotonic() < 1
+    await room.boundary.sockets.renew(socket, room.authority.token(session))
+    assert socket.caller.confirmed
+
+
+async def test_a_socket_never_outlives_its_session(room: Room) -> None:
+    """What clocks may differ is for the end of a token whose session goes on: the next token would have come."""
+    session, token = room.log_in()
+    expires_at_s = room.clock.now_us() // US_PER_S + TTL_S
+    room.authority.sessions[session.session_id] = msgspec.structs.replace(session, expires_at_s=expires_at_s)
+    socket = await room.admit(token)
+    assert socket.expires_at_s == expires_at_s
+    room.clock.advance(expires_at_s - room.clock.now_us() / US_PER_S)
+    await room.boundary.coordinator.ensure_fresh()
+    assert socket.until_s <= room.clock.monotonic()
     with pytest.raises(CredentialExpired):
         _ = socket.caller
 

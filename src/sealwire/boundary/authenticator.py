@@ -196,7 +196,7 @@ class Authenticator:
         validation = self._normalizer.cached(token) or await self._normalizer.validate(token)
         principal = principal_of(validation)
         confirmed = validation.status is Status.VALID
-        left_s = token.expires_at_s + self._leeway_s - self._clock.now_us() / US_PER_S
+        left_s = validation.good_until_s(token, self._leeway_s) - self._clock.now_us() / US_PER_S
         if principal.auth_time_s:
             if proof_left_s := self._proofs.left_s(principal.session_id, principal.auth_time_s):
                 left_s = min(left_s, proof_left_s)

@@ -86,7 +86,8 @@ class Validation(msgspec.Struct, frozen=True, kw_only=True):
     """The one shape of every answer about a session (R6.2). `checked_at` is in microseconds since the epoch.
 
     `principal` is None unless the status is `valid` or `unconfirmed`. `until_s` is when, on the monotonic clock, the
-    answer has to be asked for again.
+    answer has to be asked for again. `session_ends_at_s` is when the session ends by itself, in Unix seconds; 0 where
+    nobody could say.
     """
 
     status: Status
@@ -96,6 +97,12 @@ class Validation(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     checked_at: int
     until_s: float = 0.0
+    session_ends_at_s: int = 0
+
+    def good_until_s(self, token: VerifiedToken, leeway_s: int) -> int:
+        """Return until when the token opens anything, in Unix seconds: past its end by `leeway_s`, as clocks may
+        differ, but not past that of its session, which no token to come would prolong."""
+        return max(token.expires_at_s, min(token.expires_at_s + leeway_s, self.session_ends_at_s))
 
 
 class Health(StrEnum):

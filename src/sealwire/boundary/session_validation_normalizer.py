@@ -290,7 +290,7 @@ class SessionValidationNormalizer:
             return self._answer(Status.REVOKED, None, source, reason)
         state = known.state
         principal = token.principal(role=state.role, email=state.email, enrol_only=state.enrol_only)
-        return self._answer(Status.VALID, principal, source, "")
+        return self._answer(Status.VALID, principal, source, "", ends_at_s=state.expires_at_s)
 
     def _judge_again(self, token: VerifiedToken, known: KnownSession, source: Source) -> Validation:
         """Judge after somebody was asked: the session may have ended while the answer was on its way."""
@@ -326,20 +326,22 @@ class SessionValidationNormalizer:
             since_us = known.confirmed_at_us
             role = Role.GUEST if self._stale(known) else lower(judged.principal.role, token.role)
             principal = token.principal(role=role, email=known.state.email, enrol_only=known.state.enrol_only)
-            source = Source.FALLBACK
+            source, ends_at_s = Source.FALLBACK, known.state.expires_at_s
         elif token.legacy:
             # Whose it is, and what their tenant asks of them, is for auth to say (R6.1): nobody has said it yet.
             return self._answer(Status.UNKNOWN, None, Source.TOKEN, "legacy_unresolved")
         else:
             since_us = token.issued_at_s * US_PER_S
             principal = token.principal(role=lower(token.role, Role.MEMBER), email=token.email)
-            source = Source.TOKEN
+            source, ends_at_s = Source.TOKEN, 0
         # Below zero, past what clocks may differ, the wall clock was stepped back: that must not prolong the bound.
         if not -CLOCKS_DIFFER_US <= now_us - since_us < self._unconfirmed_s * US_PER_S:
             return self._answer(Status.UNKNOWN, None, source, "unconfirmed_too_long")
-        return self._answer(Status.UNCONFIRMED, principal, source, "auth_unavailable")
+        return self._answer(Status.UNCONFIRMED, principal, source, "auth_unavailable", ends_at_s=ends_at_s)
 
-    def _answer(self, status: Status, principal: Principal | None, source: Source, reason: str) -> Validation:
+    def _answer(
+        self, status: Status, principal: Principal | None, source: Source, reason: str, *, ends_at_s: int = 0
+    ) -> Validation:
         self.answers[status, source] += 1
         return Validation(
             status=status,
@@ -349,6 +351,7 @@ class SessionValidationNormalizer:
             reason=reason,
             checked_at=self._clock.now_us(),
             until_s=self._clock.monotonic() + self._memory_ttl_s,
+            session_ends_at_s=ends_at_s,
         )
 
     def _stale(self, known: KnownSession) -> bool:

@@ -317,7 +317,7 @@ class WebSocketAuthGateway:
             user_agent=user_agent,
             trace_id=trace_id,
         )
-        left_s = token.expires_at_s + self._leeway_s - self._clock.now_us() / US_PER_S
+        left_s = validation.good_until_s(token, self._leeway_s) - self._clock.now_us() / US_PER_S
         socket.admit(token, caller, checked=self._book.version, until_s=self._monotonic() + left_s)
 
     def _touched(self, change: Revocation) -> list[AdmittedSocket]:

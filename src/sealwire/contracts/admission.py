@@ -62,7 +62,7 @@ class Handshake(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Admission(Protocol):
-    """An authenticated socket. `expires_at_s` (Unix seconds) moves with `renew` and with a longer outage."""
+    """An authenticated socket. `expires_at_s` and `until_s` move with `renew`."""
 
     @property
     def caller(self) -> Caller:
@@ -73,7 +73,14 @@ class Admission(Protocol):
 
     @property
     def expires_at_s(self) -> int:
-        """When the socket has to be closed with 3005 unless it was renewed."""
+        """When its token ends, in Unix seconds: by then the client should have renewed it."""
+
+    @property
+    def until_s(self) -> float:
+        """When the socket has to be closed with 3005 unless it was renewed, on the monotonic clock.
+
+        As long as its token is good anywhere, a little past its end for a renewal that is late; never past its session.
+        """
 
 
 class SocketGateway(Protocol):

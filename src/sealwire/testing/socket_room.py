@@ -42,9 +42,15 @@ class Pass:
         """Who is on the socket. Raises: what the test said."""
         if self.problem is not None:
             raise self.problem
-        if self._door.clock.now_us() >= self.expires_at_s * US_PER_S:
+        if self._door.clock.monotonic() >= self.until_s:
             raise CredentialExpired
         return self._caller
+
+    @property
+    def until_s(self) -> float:
+        """When the socket is closed, in monotonic time."""
+        left_s = self.expires_at_s + self._door.leeway_s - self._door.clock.now_us() / US_PER_S
+        return self._door.clock.monotonic() + left_s
 
 
 class Door:
@@ -54,6 +60,7 @@ class Door:
         self.clock = clock
         self._tokens: dict[str, tuple[Caller, int]] = {}
         self.inside: list[Pass] = []
+        self.leeway_s = 0.0
         self.outage: Problem | None = None
 
     def token(self, caller: Caller, *, expires_in_s: float = 900.0) -> str:

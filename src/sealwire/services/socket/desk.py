@@ -192,16 +192,11 @@ class FrontDesk:
 
     def expiry(self, connection: Connection) -> float:
         session = connection.session
-        if session is None or session.admission is None:
-            return 0.0
-        return self._clock.monotonic() + self._left_s(session.admission)
-
-    def _left_s(self, admission: Admission) -> float:
-        return admission.expires_at_s - self._clock.now_us() / US_PER_S
+        return 0.0 if session is None or session.admission is None else session.admission.until_s
 
     def _ttl_s(self, admission: Admission) -> int:
         """When the client is told to refresh: early enough to be done before the token ends."""
-        left_s = self._left_s(admission)
+        left_s = admission.expires_at_s - self._clock.now_us() / US_PER_S
         return max(1, int(left_s - min(self._config.refresh_lead_s, left_s / 3)))
 
     def gone(self, connection: Connection, code: int) -> None:
