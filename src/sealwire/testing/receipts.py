@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import httpx
 
-PATIENCE_S: Final = 20.0
+PATIENCE_S: Final = 40.0
 EVERYWHERE: Final = frozenset({
     "fallback_session_provider", "journal", "jwt_token_adapter", "websocket_auth_gateway",
     "session_validation_normalizer", "socket1", "socket2",

@@ -69,7 +69,7 @@ class SearchRoom:
         await self.service.stop()
         await self.messages.close()
 
-    async def caught_up(self, within_s: float = 10.0) -> None:
+    async def caught_up(self, within_s: float = 60.0) -> None:
         """Wait until everything announced can be found. Raises: TimeoutError."""
         async with asyncio.timeout(within_s):
             newest = await self.messages.stores.events.newest()
