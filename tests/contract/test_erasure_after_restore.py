@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from sealwire.contracts.messages import History
 from sealwire.contracts.users import UserChange
 from sealwire.kit.caller import Caller, service_caller
 from sealwire.kit.permission import Role
+from sealwire.kit.problem import Unavailable
 from sealwire.services.compliance.certificates import read_certificate
 from sealwire.services.compliance.notes import parse_key
 from sealwire.testing.keeping_room import KeepingRoom
@@ -48,12 +51,7 @@ async def test_who_came_back_with_a_copy_is_erased_again(tmp_path: Path, put_bac
     await room.open()
     first = await erased(room, anna, NewErasure(subject_id=agnes.user_id))
     await room.close()
-    for name in put_back:
-        for old in room.folder.glob(f"{name}*"):
-            shutil.rmtree(old) if old.is_dir() else old.unlink()
-        for kept in copy.glob(f"{name}*"):
-            target = room.folder / kept.name
-            shutil.copytree(kept, target) if kept.is_dir() else shutil.copy(kept, target)
+    put_back_from(copy, room, put_back)
     await room.open()
     try:
         told = await room.messages.messaging.history(anna, group.conversation_id, History())
@@ -75,6 +73,65 @@ async def test_who_came_back_with_a_copy_is_erased_again(tmp_path: Path, put_bac
         for custodian in services:
             found = await custodian.probe_subject(COMPLIANCE, agnes.user_id, SubjectProbe(words=["kingfisher"]))
             assert set(found.places.values()) <= {0}
+    finally:
+        await room.close()
+
+
+def put_back_from(copy: Path, room: KeepingRoom, names: Sequence[str]) -> None:
+    for name in names:
+        for old in room.folder.glob(f"{name}*"):
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
+        for kept in copy.glob(f"{name}*"):
+            target = room.folder / kept.name
+            shutil.copytree(kept, target) if kept.is_dir() else shutil.copy(kept, target)
+
+
+async def test_a_hold_that_older_files_do_not_know_is_told_to_them_again(tmp_path: Path) -> None:
+    room, copy = KeepingRoom(tmp_path / "data"), tmp_path / "copy"
+    room.folder.mkdir()
+    await room.open()
+    anna, agnes = await room.files.enter("anna"), await room.files.enter("agnes")
+    group = await room.messages.group(anna, agnes)
+    await room.messages.say(agnes, group, "kept for the court")
+    await room.close()
+    shutil.copytree(room.folder, copy)
+    await room.open()
+    await room.hold(anna, conversation_id=group.conversation_id)
+    ended = await room.hold(anna, subject_id=anna.user_id)
+    await room.compliance.service.release(anna, ended)
+    await room.close()
+    put_back_from(copy, room, ("auth.db", "crypto.db", "messaging.db", "media.db"))
+    await room.open()
+    try:
+        job = await erased(room, anna, NewErasure(subject_id=agnes.user_id, again=True))
+        told = await room.messages.messaging.history(anna, group.conversation_id, History())
+        assert [m.body for m in told.items] == ["kept for the court"]
+        assert {r.service: r.kept.get("message") for r in job.receipts}["messaging"] == 1
+        people = room.messages.people
+        for db in (people._crypto_db, people.storage.db, room.messages.stores.db, room.files.db):
+            held = db.read("SELECT conversation_id FROM legal_hold WHERE released_us IS NULL")
+            assert held == [(group.conversation_id,)]
+    finally:
+        await room.close()
+
+
+async def test_nothing_is_erased_before_every_service_was_told_the_holds_again(tmp_path: Path) -> None:
+    room = KeepingRoom(tmp_path)
+    await room.open()
+    try:
+        anna, agnes = await room.files.enter("anna"), await room.files.enter("agnes")
+        await room.hold(anna, subject_id=anna.user_id)
+        await room.close_compliance()
+        await room.open_compliance(shut=("media",))
+        with pytest.raises(Unavailable, match="told"):
+            await room.compliance.service.request_erasure(anna, NewErasure(subject_id=agnes.user_id))
+        room.doors["media"].shut = False
+        async with asyncio.timeout(60):
+            while True:
+                with suppress(Unavailable):
+                    await erased(room, anna, NewErasure(subject_id=agnes.user_id))
+                    break
+                await asyncio.sleep(0.02)
     finally:
         await room.close()
 

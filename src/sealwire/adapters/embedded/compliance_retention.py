@@ -134,6 +134,10 @@ class SqliteHoldStore:
         rows = self._db.read(f"SELECT tenant_id, {_HOLD} FROM hold WHERE state <> 'in_force'")
         return [(row[0], hold_of(row[1:])) for row in rows]
 
+    async def in_force(self) -> Sequence[tuple[str, Hold]]:
+        rows = self._db.read(f"SELECT tenant_id, {_HOLD} FROM hold WHERE state = 'in_force'")
+        return [(row[0], hold_of(row[1:])) for row in rows]
+
 
 class SqliteRunStore:
     """`RunStore` in the tables `retention_run` and `retention_item`."""

@@ -76,6 +76,8 @@ class SqliteHoldBook:
 
     async def put(self, tenant_id: str, hold_id: str, *, subject_id: str, conversation_id: str, at_us: int) -> None:
         row = (tenant_id, hold_id, subject_id or None, conversation_id or None, at_us)
+        if self._db.read("SELECT 1 FROM legal_hold WHERE tenant_id = ? AND hold_id = ?", row[:2]):
+            return  # as mostly when it is told again
         await self._db.write(
             lambda conn: conn.execute("INSERT OR IGNORE INTO legal_hold VALUES (?, ?, ?, ?, ?, NULL)", row).fetchall()
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 from sealwire.contracts.compliance_terms import SERVICE
@@ -19,7 +20,7 @@ from sealwire.kit.clock import Clock, rfc3339
 from sealwire.kit.codec import Page
 from sealwire.kit.cursors import read_cursor, write_cursor
 from sealwire.kit.ids import new_id
-from sealwire.kit.problem import Invalid, NotFound
+from sealwire.kit.problem import Invalid, NotFound, Unavailable
 from sealwire.kit.tasks import cancel_and_wait
 from sealwire.ports.events import NewEvent
 from sealwire.services.compliance.events import change_event
@@ -59,17 +60,49 @@ class HoldKeeper:
         self._custodians = custodians
         self._clock = clock
         self._patience_s = patience_s
+        self._untold: list[tuple[str, Hold]] = []
+        self._telling: asyncio.Task[None] | None = None
         self._work: dict[str, asyncio.Task[None]] = {}
         self._decisions: set[asyncio.Task[asyncio.Task[None] | None]] = set()
 
     async def start(self) -> None:
-        """Take up what is unsettled."""
+        """Take up what is unsettled, and tell the services what is in force, once more.
+
+        A service whose file was put back from an older copy knows no hold that is newer.
+        """
+        self._untold = list(await self._store.in_force())
         for tenant_id, hold in await self._store.unsettled():
             self._settle(tenant_id, hold)
+        with suppress(Exception):  # mostly they come up later than this
+            await self._tell()
+        if self._untold:
+            self._telling = asyncio.get_running_loop().create_task(self._tell_soon(), name="legal-holds-told")
+
+    def require_told(self) -> None:
+        """Raise Unavailable until every service has every hold that is in force: nothing is deleted for compliance
+        before."""
+        if self._untold:
+            raise Unavailable("Legal holds are being told to the services once more.")
+
+    async def _tell(self) -> None:
+        while self._untold:
+            tenant_id, hold = self._untold[-1]
+            await self._put(tenant_id, hold)
+            self._untold.pop()
+
+    async def _tell_soon(self) -> None:
+        while self._untold:
+            try:
+                await self._tell()
+            except Exception as error:
+                _log.debug("legal holds wait to be told again: %r", error)
+                await asyncio.sleep(FIRST_PAUSE_S)
 
     async def stop(self) -> None:
         """End; what is unsettled is taken up at the next start."""
         await cancel_and_wait(*self._decisions)
+        if self._telling is not None:
+            await cancel_and_wait(self._telling)
         work, self._work = list(self._work.values()), {}
         await cancel_and_wait(*work)
 
@@ -172,11 +205,15 @@ class HoldKeeper:
             await asyncio.sleep(pause_s)
             pause_s = min(LONGEST_PAUSE_S, pause_s * 2)
 
-    async def _place(self, tenant_id: str, hold: Hold) -> None:
+    async def _put(self, tenant_id: str, hold: Hold) -> None:
         caller = service_caller(SERVICE, tenant_id)
         placement = HoldPlacement(subject_id=hold.subject_id, conversation_id=hold.conversation_id)
         for custodian in self._holders():
             await custodian.put_hold(caller, hold.hold_id, placement)
+
+    async def _place(self, tenant_id: str, hold: Hold) -> None:
+        caller = service_caller(SERVICE, tenant_id)
+        await self._put(tenant_id, hold)
         now_us = self._clock.now_us()
         gaps = await self._gaps(tenant_id, hold)  # nothing more can go: what is gone now is all
         found = any(gap.subject_id == hold.subject_id for gap in gaps) or await self._knows(tenant_id, hold)

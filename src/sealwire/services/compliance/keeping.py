@@ -101,11 +101,16 @@ class Keeping:
         self.engine = RetentionEngine(
             runs=stores.runs,
             policies=stores.retention,
-            custodians=lambda: {**custodians(), SERVICE: shelf},
+            custodians=lambda: {**self.custodians(), SERVICE: shelf},
             clock=clock,
             config=config,
             thin=thin,
         )
+
+    def custodians(self) -> Mapping[str, Any]:
+        """Return the services that hold data, for what deletes. Raises: Unavailable until they have every hold."""
+        self.holds.require_told()
+        return self._custodians()
 
     async def _knows(self, tenant_id: str, hold: Hold) -> bool | None:
         """Ask who has people, or conversations, whether there is the one that a hold names; None without an answer.

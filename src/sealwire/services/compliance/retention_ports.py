@@ -151,6 +151,9 @@ class HoldStore(Protocol):
     async def unsettled(self) -> Sequence[tuple[str, Hold]]:
         """Return (tenant, hold) of all that are being placed or released."""
 
+    async def in_force(self) -> Sequence[tuple[str, Hold]]:
+        """Return (tenant, hold) of all that are in force."""
+
 
 class PolicyStore(Protocol):
     """Policies, for the engine."""

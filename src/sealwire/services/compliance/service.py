@@ -117,7 +117,8 @@ class ComplianceService(RightsAnswers):
         self._consents = Consents(store=stores.consents, clock=clock)
         self._retention = Retention(store=stores.retention, clock=clock)
         self.rights = Rights(
-            store=stores.rights, holds=stores.holds, crypto=crypto, keys=keys, around=around,
+            store=stores.rights, holds=stores.holds, crypto=crypto, keys=keys,
+            around=around._replace(custodians=lambda: self.keeping.custodians()),
             forget_person=sealer.forget, clock=clock, config=config,
         )  # fmt: skip
         self.own = OwnCustody(
@@ -150,8 +151,8 @@ class ComplianceService(RightsAnswers):
             self._signing = asyncio.create_task(self._sign_now_and_then(), name="audit-checkpoints")
             self._trying = asyncio.create_task(self._try_parked_now_and_then(), name="audit-parking")
             self._relay.start()
-            await self.rights.start()
             await self.keeping.start()
+            await self.rights.start()
 
     async def drain(self) -> None:
         """End the live streams: their readers come back with the last `seq` they have."""
