@@ -86,6 +86,8 @@ async def main():
                 spool.put(entry(f"{round_}.{put}"))
                 put += 1
             await asyncio.sleep(0.006)
+            while put % 60 == 0 and (spool.stats.put < put or spool._unsynced or spool._syncing):
+                await asyncio.sleep(0.001)  # or a slow disk would never be done with what was put
             if not spool._unsynced and not spool._syncing and spool.stats.put > promised:
                 promised = spool.stats.put
                 say(f"{promised}")
