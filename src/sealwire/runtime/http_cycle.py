@@ -34,6 +34,9 @@ class Connection(Protocol):
     def answered(self) -> None:
         """Hear that the answer is complete."""
 
+    def close_slowly(self) -> None:
+        """Close, for a client that may still be sending."""
+
 
 class Admission(Protocol):
     """Who says how many requests may be in work at once (services/gateway/admission.py)."""
@@ -215,5 +218,5 @@ class Cycle:
     def _complete(self) -> None:
         self.wake()
         if not self.keep_alive:
-            self._connection.transport.close()
+            self._connection.close_slowly() if self.more_body else self._connection.transport.close()
         self._connection.answered()

@@ -7,7 +7,6 @@ for every message: no timer, no event and one write per answered request.
 from __future__ import annotations
 
 import asyncio
-import re
 import urllib.parse
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -23,6 +22,8 @@ from sealwire.kit.exchange import Exchange, trace_of
 from sealwire.kit.problem import Malformed, Problem
 from sealwire.runtime.glance import Glance
 from sealwire.runtime.http_cycle import Admission, Cycle, log
+from sealwire.runtime.http_framing import check_framing
+from sealwire.runtime.http_linger import Linger
 from sealwire.runtime.http_refusals import HeadTooLarge, HeadTooSlow, QuickProblem, document_about, path_of
 
 MAX_HEADERS = 100
@@ -31,8 +32,6 @@ NO_TRAILERS: deque[tuple[bytes, bytes]] = deque(maxlen=0)
 """Takes the headers that come after a chunked body. They are dropped: none may pass for one of the head, which was
 looked at before (RFC 9110 section 6.5.1)."""
 Answer = Callable[[Exchange], Awaitable[None]]
-_HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
-"""RFC 9112 section 3.2 and RFC 3986 section 3.2, without the comma that joins two."""
 
 
 class BoundedHttp(HttpToolsProtocol):
@@ -59,6 +58,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._piece_bytes = 0
         self._left_bytes = -1
         self._last_words = b""
+        self._linger: Linger | None = None
         self._upgrading = False
         self._refusal: type[Problem] | None = None
         self._since_s = self.loop.time()
@@ -90,6 +90,9 @@ class BoundedHttp(HttpToolsProtocol):
         self.parser = None  # type: ignore[assignment]  # as uvicorn does: nothing is parsed any more
 
     def data_received(self, data: bytes) -> None:
+        if self._linger is not None:
+            self._linger.heard(len(data), now_s=self.loop.time())
+            return
         if self._last_words:
             return
         self._piece_bytes = size = len(data)
@@ -122,6 +125,9 @@ class BoundedHttp(HttpToolsProtocol):
         if self.transport.is_closing():
             self._sweep_out(now_s)
             return
+        if self._linger is not None:
+            self._linger.sweep(now_s)
+            return
         waited_s = now_s - self._since_s
         if not self._in_head:
             if self.cycle is not None and self.cycle.response_complete and waited_s > self.timeout_s:
@@ -143,10 +149,16 @@ class BoundedHttp(HttpToolsProtocol):
             self.transport.abort()
 
     def shutdown(self) -> None:
-        if self.cycle is None or self.cycle.response_complete:
+        if self.cycle is None or self.cycle.response_complete or self._linger is not None:
             self.transport.close()
         else:
             self.cycle.keep_alive = False
+
+    def close_slowly(self) -> None:
+        """Close behind what is written, for a client that may still be sending; safe to call twice."""
+        if self._linger is None and not self.transport.is_closing():
+            self._linger = Linger(self.transport, now_s=self.loop.time())
+            self.flow.resume_reading()
 
     # ---- the parser's side
 
@@ -174,8 +186,8 @@ class BoundedHttp(HttpToolsProtocol):
         version = parser.get_http_version()
         if version not in ("1.1", "1.0"):  # a line without a version is HTTP/0.9, which has no headers to be safe by
             raise ValueError("not HTTP/1")
-        self._check_framing(version)
         url = self.url
+        self._host = check_framing(version, url, self.headers, known=self._host)
         if b"#" in url:  # RFC 9112 section 3.2: no form of a target has one
             raise ValueError("a fragment in the target")
         if b"%" in url or b"?" in url or url[:1] != b"/" or not url.isascii():
@@ -220,36 +232,6 @@ class BoundedHttp(HttpToolsProtocol):
         else:  # pipelined: answered in order
             self.flow.pause_reading()
             self._waiting.append(cycle)
-
-    def _check_framing(self, version: str) -> None:
-        """Refuse what a proxy before us may have read in another way: where a request goes, and where it ends.
-
-        RFC 9112 sections 3.2 (one Host, well formed, the target's own) and 6.1 (chunked, and nothing with it).
-        Raises: ValueError.
-        """
-        host: bytes | None = None
-        for name, value in self.headers:
-            if name == b"host":
-                if host is not None:
-                    raise ValueError("two hosts")
-                host = value
-            elif name == b"transfer-encoding" and (value.lower() != b"chunked" or version == "1.0"):
-                raise ValueError("a transfer coding that nobody knows here")
-        if host is None:
-            if version == "1.1":
-                raise ValueError("no host")
-        elif host != self._host:
-            host = host.strip(b" \t")  # blanks around a value are no part of it (RFC 9112 section 5)
-            if _HOST.fullmatch(host) is None:
-                raise ValueError("not a host")
-            self._host = host
-        if self.url[:1] not in (b"/", b"*"):
-            scheme, _, rest = self.url.partition(b"://")
-            named = rest.partition(b"/")[0].lower()
-            if scheme.lower() not in (b"http", b"https") or not named or _HOST.fullmatch(named) is None:
-                raise ValueError("a target that is not on the web")
-            if host is not None and named != host.lower():
-                raise ValueError("the target names another host")
 
     def _is_too_large(self) -> bool:
         """Whether a head is longer than allowed whose bytes were not counted as they came (see `data_received`)."""
@@ -364,7 +346,7 @@ class BoundedHttp(HttpToolsProtocol):
         self.server_state.total_requests += 1
         self._answered_any = True
         self._since_s = self.loop.time()
-        if self.transport.is_closing():
+        if self.transport.is_closing() or self._linger is not None:
             return
         if self._waiting:
             self._start(self._waiting.popleft())
@@ -385,7 +367,7 @@ class BoundedHttp(HttpToolsProtocol):
         In its turn: what was asked before is answered first (RFC 9112 section 9.3.2). Nothing is written into an answer
         that has begun, nor behind one that is complete: it would pass for that of a request to come.
         """
-        if self.transport.is_closing() or self._last_words:
+        if self.transport.is_closing() or self._linger is not None or self._last_words:
             return
         path, headers, read = self._asked()
         body = document_about(kind, path, headers)
@@ -397,7 +379,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._held = None
         if read is not None:
             if read.response_started:
-                self.transport.close() if read.response_complete else self.transport.abort()
+                self.close_slowly() if read.response_complete else self.transport.abort()
                 return
             read.disconnected = True
             read.wake()
@@ -412,7 +394,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def _say_last_words(self) -> None:
         self.transport.write(self._last_words)
-        self.transport.close()
+        self.close_slowly()
 
     def _asked(self) -> tuple[str, Sequence[tuple[bytes, bytes]], Cycle | None]:
         """Return path and headers of what is being read, as far as they are known: its line was read whole. And the
