@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import random
 import socket
 import time
@@ -23,7 +22,7 @@ from sealwire.kit.caller import Caller
 from sealwire.kit.problem import SessionUnconfirmed, Unavailable
 from sealwire.services.gateway.limiter import CallMeter
 from sealwire.services.gateway.minute_counts import MinuteCounts
-from sealwire.services.socket import protocol
+from sealwire.services.socket import calls, protocol
 from sealwire.services.socket.config import SocketConfig
 from sealwire.testing.clock import ManualClock
 from sealwire.testing.patience import until
@@ -312,9 +311,8 @@ async def test_the_channel_of_one_s_own_tells_of_memberships_unread_messages_and
     await ben.until(lambda: bool(heard("member.changed")))
     for body in ("1", "2", "3"):
         await pair.room.people.say(pair.ann, other, body)
-    await ben.until(lambda: bool(heard("unread")))
-    last = heard("unread")[-1]
-    assert (last["conversation_id"], last["last_seq"]) == (other.conversation_id, 3)
+    await ben.until(lambda: any(told["last_seq"] == 3 for told in heard("unread")))  # gathered, or one by one
+    assert {told["conversation_id"] for told in heard("unread")} == {other.conversation_id}
     await pair.room.people.say(pair.ben, pair.group, "my own")
     draft = Draft(body='see "mentions":["nobody"]', client_message_id="m", mentions=[pair.ben.user_id])
     sent = await pair.room.messaging.send(pair.ann, pair.id, draft)
@@ -335,7 +333,8 @@ async def test_the_channel_of_one_s_own_tells_of_memberships_unread_messages_and
     await ben.__aexit__(None, None, None)
 
 
-async def test_receipts_and_typing_pass_by_without_an_offset(pair: Pair) -> None:
+async def test_receipts_and_typing_pass_by_without_an_offset(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calls, "TYPING_EVERY_S", 600.0)  # one is told, however long the three take
     ann, ben = await on(pair.room, pair.ann_token), await on(pair.room, pair.ben_token, instance=1)
     for wire in (ann, ben):
         await wire.subscribe(pair.id)
@@ -406,12 +405,18 @@ async def test_many_calls_in_one_frame_share_commits(pair: Pair) -> None:
     )  # fmt: skip
     replies = [asyncio.get_running_loop().create_future() for _ in range(300)]
     wire._replies.update({1_000 + n: future for n, future in enumerate(replies)})
-    started = time.perf_counter()
+    commits = 0
+
+    def count() -> None:
+        nonlocal commits
+        commits += 1
+
+    pair.room.people.stores.events._db.on_commit(count)  # type: ignore[attr-defined]  # of the embedded family
     await wire._socket.send(frame)
-    answers = await asyncio.wait_for(asyncio.gather(*replies), 10)
+    answers = await asyncio.wait_for(asyncio.gather(*replies), 60)
     assert sorted(a["rpc"]["data"]["seq"] for a in answers) == list(range(1, 301))
     assert [a["rpc"]["data"]["seq"] for a in answers] == list(range(1, 301)), "in the order they were sent"
-    assert time.perf_counter() - started < 5
+    assert commits < 150, "many of them in one"
     await wire.__aexit__(None, None, None)
 
 
@@ -419,7 +424,7 @@ async def test_a_revoked_session_closes_its_sockets_and_no_others(pair: Pair) ->
     mine = [await on(pair.room, pair.ann_token, instance=i) for i in (0, 1)]
     ben = await on(pair.room, pair.ben_token)
     pair.room.door.end(pair.ann)
-    assert [await wire.closed(1) for wire in mine] == [4502, 4502]
+    assert [await wire.closed() for wire in mine] == [4502, 4502]
     await ben.rpc("typing", conversation_id=pair.id)
     assert ben.close_code is None
     assert [e.action for e in pair.room.records.entries].count("socket.close") == 2
@@ -432,7 +437,7 @@ async def test_a_revocation_that_is_only_noticed_at_the_next_command_closes_too(
         admission.expires_at_s = 1
     with pytest.raises(ConnectionError):
         await wire.rpc("typing", conversation_id=pair.id)
-    assert await wire.closed(1) == 3005
+    assert await wire.closed() == 3005
 
 
 async def test_refusals_have_codes_and_no_detail(pair: Pair) -> None:
@@ -445,13 +450,13 @@ async def test_refusals_have_codes_and_no_detail(pair: Pair) -> None:
     for token in ("", "nonsense"):
         wire = await Wire(room.urls[0]).__aenter__()
         waiting = wire.post(connect={"token": token})
-        assert await wire.closed(2) == 4501
+        assert await wire.closed() == 4501
         assert isinstance(waiting.exception(), ConnectionError)
     for outage in (Unavailable(), SessionUnconfirmed()):
         room.door.outage = outage
         wire = await Wire(room.urls[0]).__aenter__()
         waiting = wire.post(connect={"token": pair.ann_token})
-        assert await wire.closed(2) == 4001
+        assert await wire.closed() == 4001
         assert waiting.exception()
     room.door.outage = None
     denied = [e for e in room.records.entries if e.action == "socket.refuse"]
@@ -470,22 +475,22 @@ async def test_credentials_of_the_handshake(pair: Pair) -> None:
             assert wire._socket.subprotocol == ("sealwire.v1" if "subprotocols" in options else None)
     two = {"Authorization": "Bearer a"}
     wire = await Wire(pair.room.urls[0], additional_headers=two, subprotocols=["sealwire.v1", "bearer.b"]).__aenter__()
-    assert await wire.closed(2) == 4501
+    assert await wire.closed() == 4501
 
 
 async def test_a_connection_ends_with_its_token_unless_it_is_refreshed(pair: Pair) -> None:
     door = pair.room.door
-    wires = [await on(pair.room, door.token(pair.ann, expires_in_s=2.5)) for _ in range(2)]
+    wires = [await on(pair.room, door.token(pair.ann, expires_in_s=5)) for _ in range(2)]
     kept = wires[1]
     reply = await kept.ask(refresh={"token": door.token(pair.ann, expires_in_s=60)})
     assert reply["refresh"]["expires"]
     assert 30 <= reply["refresh"]["ttl"] <= 60
-    assert await wires[0].closed(4) == 3005
+    assert await wires[0].closed() == 3005
     assert (await kept.ask(ping={}))["ping"] == {}
     expired = await kept.ask(refresh={"token": door.token(pair.ann, expires_in_s=-1)})
     assert expired["error"] == {"code": 109, "message": "token expired", "temporary": True}
     kept.post(refresh={"token": pair.ben_token}).add_done_callback(lambda f: f.exception())
-    assert await kept.closed(2) == 4501
+    assert await kept.closed() == 4501
 
 
 async def test_a_refresh_that_comes_just_after_the_end_of_the_token_is_answered(pair: Pair) -> None:
@@ -502,15 +507,15 @@ async def test_a_refresh_that_comes_just_after_the_end_of_the_token_is_answered(
 
 
 async def test_pings_go_out_and_silence_is_closed(tmp_path: Path) -> None:
-    config = SocketConfig(ping_s=1, pong_s=0.5, authenticate_s=0.5, drain_s=0.1)
+    config = SocketConfig(ping_s=1, pong_s=3, authenticate_s=3, drain_s=0.1)
     async with socket_room(tmp_path, config=config, instances=1) as room:
         _, token = await room.enter("ann")
         async with Wire(room.urls[0]) as wire, connect(room.urls[0].replace("http", "ws") + "/ws") as mute:
             assert (await wire.connect(token))["ping"] == 1
             await mute.send(json.dumps({"id": 1, "connect": {"token": token}}))
             silent = await Wire(room.urls[0]).__aenter__()
-            assert await silent.closed(2) == 4501
-            await asyncio.wait_for(mute.wait_closed(), 4)
+            assert await silent.closed() == 4501
+            await asyncio.wait_for(mute.wait_closed(), 40)
             assert mute.close_code == 3012
             assert wire.close_code is None
 
@@ -563,7 +568,7 @@ async def test_an_instance_that_is_full_or_stopping_says_so(tmp_path: Path) -> N
         with pytest.raises(InvalidStatus, match="503"):
             await Wire(room.urls[0]).__aenter__()
         await room.services[0].drain()
-        assert [await wire.closed(2) for wire in (*first, third)] == [3001] * 3
+        assert [await wire.closed() for wire in (*first, third)] == [3001] * 3
         with pytest.raises(InvalidStatus, match="503"):
             await Wire(room.urls[0]).__aenter__()
 
@@ -612,20 +617,20 @@ async def test_malformed_frames_end_the_connection_and_nothing_else(pair: Pair) 
     for frame in MALFORMED:
         wire = await on(pair.room, pair.ann_token)
         await wire._socket.send(frame)
-        assert await wire.closed(5) == 3501, frame[:40]
+        assert await wire.closed() == 3501, frame[:40]
     assert await witness.rpc("typing", conversation_id=pair.id) == {}
     await witness.__aexit__(None, None, None)
 
 
-async def test_random_commands_never_hang_or_break_the_instance(pair: Pair) -> None:
+@pytest.mark.parametrize("seed", [1, 2])
+async def test_random_commands_never_hang_or_break_the_instance(pair: Pair, seed: int) -> None:
     """Valid JSON of every shape: each connection is answered or closed with a code, and a witness stays served."""
     witness = await on(pair.room, pair.ben_token)
     scraps = [0, -1, 1, "x", "", None, [], {}, True, 1.5, "conversation:x", {"a": [1]}, 2**70, "\0", "💥"]
     kinds = ["rpc", "subscribe", "unsubscribe", "publish", "presence", "history", "refresh", "send", "ping", "nothing"]
     members = ["method", "data", "channel", "offset", "epoch", "recover", "limit", "since", "token"]
-    seed = int.from_bytes(os.urandom(4), "big")
     rng = random.Random(seed)
-    for _ in range(60):
+    for _ in range(30):
         wire = await on(pair.room, pair.ann_token, instance=rng.randrange(2))
         for number in range(rng.randrange(1, 6)):
             body = {rng.choice(members): rng.choice(scraps) for _ in range(rng.randrange(4))}
