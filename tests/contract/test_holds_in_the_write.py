@@ -22,6 +22,7 @@ from sealwire.contracts.messages import Draft, History, Message
 from sealwire.kit.caller import Caller, service_caller
 from sealwire.kit.ids import new_id
 from sealwire.services.media.events import media_event
+from sealwire.services.media.keeping_ports import HoldCame, Spared
 from sealwire.services.messaging.config import MessagingConfig
 from sealwire.services.messaging.model import Actor
 from sealwire.services.messaging.subject_ports import Rewritten
@@ -29,6 +30,7 @@ from sealwire.testing.media_room import MediaRoom
 
 SELF = Actor("service", "compliance")
 LATER_US = 1 << 60
+NOBODY = Spared(frozenset(), {})
 
 
 @pytest.fixture
@@ -211,10 +213,11 @@ async def test_deleting_files(room: MediaRoom, anna: Caller, monkeypatch: pytest
     event = media_event(anna, "media.deleted", media_id=media_id, at_us=LATER_US)
     hold_meanwhile(room.db, monkeypatch, anna)
     if what == "delete":
-        await room.store.delete(media_id, event=event)
+        with pytest.raises(HoldCame):
+            await room.store.delete(media_id, event=event, spared=NOBODY)
     else:
         with pytest.raises(LegalHold):
-            await room.store.subjects.erase("default", anna.user_id, 10, lambda *_: event)
+            await room.store.subjects.erase("default", anna.user_id, [media_id], lambda *_: event, spared=NOBODY)
     assert room.db.read("SELECT count(*) FROM segments") == [(1,)]
 
 

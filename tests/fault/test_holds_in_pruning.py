@@ -66,7 +66,7 @@ def hold_between(room: ComplianceRoom, then: Callable[[], None] = lambda: None) 
         await room.service.hold(ADMIN, NewHold(reason="a case", subject_id="ben"))
         then()
 
-    room.service.pruning._store = Between(room.stores.audit, put)  # type: ignore[assignment]  # all else is the store's
+    room.service.pruning._store = Between(room.stores.audit, put)
 
 
 async def judge(room: ComplianceRoom, folder: Path) -> None:

@@ -140,6 +140,25 @@ class Forgotten(Output):
     items: list[ForgottenConversation]
 
 
+class HeldFilesQuery(Input):
+    """Which files, by id."""
+
+    media_ids: Annotated[list[Id], msgspec.Meta(max_length=1000)]
+
+
+class HeldFile(Output):
+    """A file that is attached to messages which these legal holds keep."""
+
+    media_id: str
+    hold_ids: list[str]
+
+
+class HeldFiles(Output):
+    """Those of the files that were asked for which a held message has attached, in no order."""
+
+    items: list[HeldFile]
+
+
 class CatalogueQuery(Input):
     """Messages after a place."""
 
@@ -243,6 +262,17 @@ FORGOTTEN = Operation(
     **_INTERNAL,
 )
 
+HELD_FILES = Operation(
+    name="held_files",
+    verb="POST",
+    path="/messaging/internal/held-files",
+    takes=HeldFilesQuery,
+    gives=HeldFiles,
+    callers=frozenset({"media"}),
+    summary="Files that legal holds keep with a message",
+    **_INTERNAL,
+)
+
 OPERATIONS = table(
     PUBLICATIONS,
     STREAM,
@@ -251,6 +281,7 @@ OPERATIONS = table(
     CURRENT,
     CATALOGUE,
     FORGOTTEN,
+    HELD_FILES,
 )
 
 
@@ -264,3 +295,4 @@ class MessagingStream(Protocol):
     async def current(self, caller: Caller, query: CurrentQuery) -> Current: ...
     async def catalogue(self, caller: Caller, query: CatalogueQuery) -> Catalogue: ...
     async def forgotten(self, caller: Caller, query: ForgottenQuery) -> Forgotten: ...
+    async def held_files(self, caller: Caller, query: HeldFilesQuery) -> HeldFiles: ...

@@ -22,6 +22,7 @@ from sealwire.adapters.embedded.media_subjects import SUBJECT_SCHEMA, SqliteMedi
 from sealwire.adapters.embedded.outbox import OUTBOX_SCHEMA, POSITIONS_SCHEMA, SqliteOutbox
 from sealwire.kit.problem import QuotaExceeded
 from sealwire.ports.events import NewEvent
+from sealwire.services.media.keeping_ports import Spared
 from sealwire.services.media.model import FileState
 from sealwire.services.media.ports import StoredFile, StoredSegment
 
@@ -186,12 +187,11 @@ class SqliteMediaStore:
 
         return await self._db.write(conclude)
 
-    async def delete(self, media_id: str, *, event: NewEvent | None) -> bool:
+    async def delete(self, media_id: str, *, event: NewEvent, spared: Spared) -> bool:
         def delete(conn: apsw.Connection) -> bool:
-            if not hide_or_delete(conn, media_id, event.at_us if event is not None else 0):
+            if not hide_or_delete(conn, media_id, event.at_us, spared):
                 return False
-            if event is not None:
-                self.feed.append(conn, (event,))
+            self.feed.append(conn, (event,))
             return True
 
         return await self._db.write(delete)

@@ -9,15 +9,18 @@ from collections.abc import Sequence
 from typing import Final
 
 import apsw
+import msgspec
 
 from sealwire.adapters.embedded.disposals import DISPOSALS_SCHEMA, Disposals, restricted_sql
 from sealwire.adapters.embedded.drivers.sqlite import Database, fetch
 from sealwire.adapters.embedded.holds import HOLDS_SCHEMA, SqliteHoldBook, held_sql
+from sealwire.adapters.embedded.media_rows import read_files
 from sealwire.adapters.embedded.outbox import SqliteOutbox
 from sealwire.contracts.custody import Disposed, Due, DueItem
 from sealwire.kit.problem import QuotaExceeded
 from sealwire.ports.events import NewEvent
-from sealwire.services.media.keeping_ports import EventOf
+from sealwire.services.media.keeping_ports import EventOf, HoldCame, Spared
+from sealwire.services.media.ports import StoredFile
 
 KEEPING_SCHEMA: Final = (
     HOLDS_SCHEMA
@@ -36,12 +39,27 @@ _KEPT: Final = f"({_HELD} OR {restricted_sql('files.tenant_id', 'files.owner_id'
 _UNDER_WAY: Final = "state NOT IN ('open', 'partial')"
 
 
-def hide_or_delete(conn: apsw.Connection, media_id: str, at_us: int) -> bool:
-    """From inside a write: delete a file, or hide it while a hold covers it; False when nobody finds it anyway."""
-    row = conn.execute(f"SELECT {_HELD} FROM files WHERE media_id = ? AND hidden_us IS NULL", (media_id,)).fetchone()
+_IN_FORCE: Final = "SELECT hold_id FROM legal_hold WHERE tenant_id = ? AND released_us IS NULL"
+_IN: Final = "IN (SELECT value FROM json_each(?))"
+
+
+def require_looked(conn: apsw.Connection, tenant_id: str, spared: Spared) -> None:
+    """From inside a write. Raises: HoldCame when a hold is in force that wasn't when messaging was asked."""
+    if any(hold_id not in spared.looked for (hold_id,) in fetch(conn, _IN_FORCE, (tenant_id,))):
+        raise HoldCame
+
+
+def hide_or_delete(conn: apsw.Connection, media_id: str, at_us: int, spared: Spared) -> bool:
+    """From inside a write: delete a file, or hide it while a hold covers it; False when nobody finds it anyway.
+
+    Raises: HoldCame.
+    """
+    sql = f"SELECT {_HELD}, tenant_id FROM files WHERE media_id = ? AND hidden_us IS NULL"
+    row = conn.execute(sql, (media_id,)).fetchone()
     if row is None:
         return False
-    if row[0]:
+    require_looked(conn, str(row[1]), spared)
+    if row[0] or media_id in spared.holds:
         conn.execute("UPDATE files SET hidden_us = ? WHERE media_id = ?", (at_us, media_id))
     else:
         delete(conn, media_id)
@@ -94,23 +112,27 @@ class SqliteMediaKeeping:
         self._disposals = Disposals(db)
         self.holds = SqliteHoldBook(db)
 
-    async def purge_released(self, after: str, limit: int) -> str:
+    async def in_force(self, tenant_id: str) -> frozenset[str]:
+        return frozenset(str(hold_id) for (hold_id,) in self._db.read(_IN_FORCE, (tenant_id,)))
+
+    async def hidden(self, after: str, limit: int) -> Sequence[tuple[str, str, bool]]:
         rows = self._db.read(
-            f"SELECT media_id, {_HELD} FROM files WHERE hidden_us IS NOT NULL AND media_id > ?"
+            f"SELECT media_id, tenant_id, {_HELD} FROM files WHERE hidden_us IS NOT NULL AND media_id > ?"
             " ORDER BY media_id LIMIT ?",
             (after, limit),
         )
-        free = [media_id for media_id, held in rows if not held]
+        return [(str(media_id), str(tenant_id), bool(held)) for media_id, tenant_id, held in rows]
+
+    async def purge(self, tenant_id: str, media_ids: Sequence[str], *, spared: Spared) -> None:
+        free = msgspec.json.encode([media_id for media_id in media_ids if media_id not in spared.holds]).decode()
 
         def purge(conn: apsw.Connection) -> None:
-            for media_id in free:
-                sql = f"SELECT 1 FROM files WHERE media_id = ? AND hidden_us IS NOT NULL AND NOT {_HELD}"
-                if conn.execute(sql, (media_id,)).get:
-                    delete(conn, media_id)
+            require_looked(conn, tenant_id, spared)
+            sql = f"SELECT media_id FROM files WHERE tenant_id = ? AND hidden_us IS NOT NULL AND media_id {_IN}"
+            for (media_id,) in fetch(conn, f"{sql} AND NOT {_HELD}", (tenant_id, free)):
+                delete(conn, media_id)
 
-        if free:
-            await self._db.write(purge)
-        return str(rows[-1][0]) if rows else ""
+        await self._db.write(purge)
 
     async def due(self, tenant_id: str, before_us: int, *, after: tuple[int, str], limit: int) -> Due:
         rows = self._db.read(
@@ -122,9 +144,10 @@ class SqliteMediaKeeping:
         return Due(items=items, next_cursor=f"{rows[-1][1]}:{rows[-1][0]}" if len(rows) == limit else None)
 
     async def dispose(
-        self, tenant_id: str, run_id: str, media_ids: Sequence[str], *, at_us: int, event: EventOf
+        self, tenant_id: str, run_id: str, media_ids: Sequence[str], *, at_us: int, event: EventOf, spared: Spared
     ) -> Disposed:
         def dispose(conn: apsw.Connection, some: Sequence[str]) -> Disposed:
+            require_looked(conn, tenant_id, spared)
             gone = held = 0
             events: list[NewEvent] = []
             for media_id in some:
@@ -135,7 +158,7 @@ class SqliteMediaKeeping:
                 ).fetchone()
                 if row is None:
                     continue
-                if row[0]:
+                if row[0] or media_id in spared.holds:
                     held += 1
                     continue
                 delete(conn, media_id)
@@ -146,22 +169,13 @@ class SqliteMediaKeeping:
 
         return await self._disposals.dispose(run_id, media_ids, at_us, dispose)
 
-    async def forget_conversation(
-        self, tenant_id: str, conversation_id: str, *, at_us: int, limit: int, event: EventOf
-    ) -> int:
-        def forget(conn: apsw.Connection) -> int:
-            rows = fetch(
-                conn,
-                'SELECT media_id, owner_id, "offset" FROM files WHERE conversation_id = ? AND tenant_id = ?'
-                " AND hidden_us IS NULL LIMIT ?",
-                (conversation_id, tenant_id, limit),
-            )
-            for media_id, owner_id, size in rows:
-                hide_or_delete(conn, media_id, at_us)
-                self._feed.append(conn, [event(media_id, owner_id, conversation_id, size)])
-            return len(rows)
+    async def of_conversation(self, tenant_id: str, conversation_id: str, limit: int) -> Sequence[StoredFile]:
+        where = "WHERE conversation_id = ? AND tenant_id = ? AND hidden_us IS NULL LIMIT ?"
+        return read_files(self._db.read, where, (conversation_id, tenant_id, limit))
 
-        return await self._db.write(forget)
+    async def keeps_any(self, tenant_id: str, conversation_id: str) -> bool:
+        sql = "SELECT 1 FROM files WHERE conversation_id = ? AND tenant_id = ? LIMIT 1"
+        return bool(self._db.read(sql, (conversation_id, tenant_id)))
 
     async def followed(self, feed: str) -> int:
         rows = self._db.read("SELECT number FROM followed WHERE feed = ?", (feed,))

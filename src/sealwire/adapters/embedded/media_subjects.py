@@ -8,17 +8,19 @@ from pathlib import Path
 from typing import Final
 
 import apsw
+import msgspec
 
 from sealwire.adapters.embedded.drivers.sqlite import Database, fetch
 from sealwire.adapters.embedded.holds import held_sql, is_held
-from sealwire.adapters.embedded.media_keeping import delete
+from sealwire.adapters.embedded.media_keeping import delete, require_looked
 from sealwire.adapters.embedded.media_rows import read_files
 from sealwire.adapters.embedded.outbox import SqliteOutbox
 from sealwire.contracts.custody import ProcessingRestricted
 from sealwire.contracts.holds import LegalHold
 from sealwire.kit.files import count_in_files
-from sealwire.services.media.keeping_ports import EventOf
-from sealwire.services.media.subject_ports import OwnedFile, SubjectLeft
+from sealwire.services.media.keeping_ports import EventOf, Spared
+from sealwire.services.media.model import PERSONAL
+from sealwire.services.media.subject_ports import OwnedFile
 
 SUBJECT_SCHEMA: Final = """
 CREATE TABLE subject_mark (
@@ -65,15 +67,28 @@ class SqliteMediaSubjects:
         hidden = self._db.read(f"SELECT hidden_us FROM files {where}", who)
         return OwnedFile(read_files(self._db.read, where, who)[0], hidden[0][0]) if hidden else None
 
-    async def erase(self, tenant_id: str, subject_id: str, limit: int, event: EventOf) -> int:
+    async def free(self, tenant_id: str, subject_id: str, after: str, limit: int) -> Sequence[str]:
+        rows = self._db.read(
+            f"SELECT media_id FROM files WHERE tenant_id = ? AND owner_id = ? AND media_id > ? AND NOT {_HELD}"
+            " ORDER BY media_id LIMIT ?",
+            (tenant_id, subject_id, after, limit),
+        )
+        return [str(media_id) for (media_id,) in rows]
+
+    async def erase(
+        self, tenant_id: str, subject_id: str, media_ids: Sequence[str], event: EventOf, *, spared: Spared
+    ) -> int:
+        free = msgspec.json.encode([media_id for media_id in media_ids if media_id not in spared.holds]).decode()
+
         def erase(conn: apsw.Connection) -> int:
             _refuse_held(conn, tenant_id, subject_id)
+            require_looked(conn, tenant_id, spared)
             conn.execute("REPLACE INTO subject_mark VALUES (?, ?, 'erased')", (tenant_id, subject_id))
             rows = fetch(
                 conn,
                 'SELECT media_id, conversation_id, "offset" FROM files WHERE tenant_id = ? AND owner_id = ?'
-                f" AND NOT {_HELD} LIMIT ?",
-                (tenant_id, subject_id, limit),
+                f" AND NOT {_HELD} AND media_id IN (SELECT value FROM json_each(?))",
+                (tenant_id, subject_id, free),
             )
             for media_id, conversation_id, size_bytes in rows:
                 delete(conn, media_id)
@@ -82,10 +97,18 @@ class SqliteMediaSubjects:
 
         return await self._db.write(erase)
 
-    async def left(self, tenant_id: str, subject_id: str) -> SubjectLeft:
-        sql = f"SELECT count(*), ifnull(sum({_HELD}), 0) FROM files WHERE tenant_id = ? AND owner_id = ?"
-        count, held = self._db.read(sql, (tenant_id, subject_id))[0]
-        return SubjectLeft(int(count) - int(held), int(held))
+    async def held(self, tenant_id: str, subject_id: str) -> int:
+        sql = f"SELECT count(*) FROM files WHERE tenant_id = ? AND owner_id = ? AND {_HELD}"
+        return int(self._db.read(sql, (tenant_id, subject_id))[0][0])
+
+    async def scopes(self, media_ids: Sequence[str]) -> Sequence[str]:
+        rows = self._db.read(
+            "SELECT s.scope FROM segments s JOIN json_each(?1) j ON s.media_id = j.value UNION"
+            f" SELECT ifnull(f.conversation_id, '{PERSONAL}') FROM files f JOIN json_each(?1) j ON f.media_id = j.value"
+            " ORDER BY 1",
+            (msgspec.json.encode(list(media_ids)).decode(),),
+        )
+        return [str(scope) for (scope,) in rows]
 
     async def count_in_files(self, texts: Sequence[bytes]) -> int:
         path = self._db.path

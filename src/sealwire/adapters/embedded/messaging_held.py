@@ -34,6 +34,17 @@ HELD_MESSAGE: Final = (
 """Of a message `m` of `c`: by a hold on the conversation, on who wrote it, or on anybody it mentions."""
 HELD_REACTION: Final = f"({held_sql('c.tenant_id', 'r.user_id')} OR {HELD_MESSAGE})"
 """Of a reaction `r` to `m`, which may be gone: by one on who put it, or by what holds its message."""
+_KEEPS_MESSAGE: Final = (
+    "(h.conversation_id = c.conversation_id OR h.subject_id = m.sender_id"
+    " OR h.subject_id IN (SELECT value FROM json_each(CAST(m.meta AS TEXT), '$.mentions')))"
+)
+"""Of a hold `h` in force in the tenant: it keeps `m`."""
+_HOLDS_ON_FILES: Final = (
+    "SELECT DISTINCT j.value, h.hold_id FROM json_each(?2) j CROSS JOIN attachment a ON a.media_id = j.value"
+    " CROSS JOIN message m ON m.key = a.key CROSS JOIN conversation c ON c.num = m.key >> 32 AND c.tenant_id = ?1"
+    f" CROSS JOIN legal_hold h ON h.tenant_id = ?1 AND h.released_us IS NULL AND {_KEEPS_MESSAGE}"
+    f" WHERE {HELD_MESSAGE} ORDER BY 1, 2"
+)
 _HOLDS_ON_PEOPLE: Final = (
     "SELECT DISTINCT h.hold_id FROM conversation c JOIN trace t ON t.conversation = c.num"
     " JOIN legal_hold h INDEXED BY legal_hold_subject ON h.tenant_id = c.tenant_id AND h.subject_id = t.user_id"
@@ -51,3 +62,11 @@ def holders(conn: apsw.Connection, tenant_id: str, conversation_ids: str) -> tup
     params = (tenant_id, conversation_ids)
     held = [str(id_) for (id_,) in fetch(conn, _HELD_CONVERSATIONS, params)]
     return held, [str(id_) for (id_,) in fetch(conn, _HOLDS_ON_PEOPLE, params)]
+
+
+def held_files(conn: apsw.Connection, tenant_id: str, media_ids: str) -> dict[str, list[str]]:
+    """Return those of these files (a JSON list) that are attached to held messages, with the holds that keep these."""
+    found: dict[str, list[str]] = {}
+    for media_id, hold_id in fetch(conn, _HOLDS_ON_FILES, (tenant_id, media_ids)):
+        found.setdefault(str(media_id), []).append(str(hold_id))
+    return found

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import apsw
@@ -18,7 +18,7 @@ from sealwire.adapters.embedded.drivers.sqlite import Database, Row, fetch, fetc
 from sealwire.adapters.embedded.holds import SqliteHoldBook, is_tenant_held
 from sealwire.adapters.embedded.messaging_events import Change, SqliteConversationEvents
 from sealwire.adapters.embedded.messaging_former import SqliteFormer, keep_reactions
-from sealwire.adapters.embedded.messaging_held import HELD_MESSAGE
+from sealwire.adapters.embedded.messaging_held import HELD_MESSAGE, held_files
 from sealwire.adapters.embedded.messaging_requests import RequestIndex
 from sealwire.adapters.embedded.messaging_schema import LAST, SEQ_BITS, key_of
 from sealwire.contracts.custody import Disposed, Due, DueItem
@@ -112,6 +112,9 @@ class SqliteKeeping:
         if free:
             await self._db.write(purge)
         return int(rows[-1][0]) if rows else 0
+
+    async def held_files(self, tenant_id: str, media_ids: Sequence[str]) -> Mapping[str, Sequence[str]]:
+        return await self._db.scan(lambda conn: held_files(conn, tenant_id, _encode(media_ids).decode()))
 
     # ---- retention
 

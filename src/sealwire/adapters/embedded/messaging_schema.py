@@ -93,6 +93,29 @@ CREATE TABLE former_seat (
 CREATE INDEX former_seat_of ON former_seat (conversation);
 CREATE INDEX former_seat_by ON former_seat (user_id);
 """
+# Which files are attached to which messages, as long as these say so: media asks before a file goes what holds keep.
+ATTACHMENT_SCHEMA = """
+CREATE TABLE attachment (
+    media_id TEXT NOT NULL,
+    key INTEGER NOT NULL,
+    PRIMARY KEY (media_id, key)
+) WITHOUT ROWID;
+CREATE INDEX attachment_of ON attachment (key);
+CREATE TRIGGER message_attached AFTER INSERT ON message WHEN NEW.meta IS NOT NULL BEGIN
+    INSERT OR IGNORE INTO attachment
+        SELECT j.value, NEW.key FROM json_each(CAST(NEW.meta AS TEXT), '$.attachments') j;
+END;
+CREATE TRIGGER message_detached AFTER UPDATE OF meta ON message WHEN OLD.meta IS NOT NULL BEGIN
+    DELETE FROM attachment WHERE key = OLD.key;
+    INSERT OR IGNORE INTO attachment
+        SELECT j.value, NEW.key FROM json_each(CAST(NEW.meta AS TEXT), '$.attachments') j;
+END;
+CREATE TRIGGER message_gone AFTER DELETE ON message WHEN OLD.meta IS NOT NULL BEGIN
+    DELETE FROM attachment WHERE key = OLD.key;
+END;
+INSERT OR IGNORE INTO attachment SELECT j.value, m.key
+    FROM message m, json_each(CAST(m.meta AS TEXT), '$.attachments') j WHERE m.meta IS NOT NULL;
+"""
 MIGRATIONS = (
     """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -187,6 +210,7 @@ CREATE TABLE event (
     TRACE_SCHEMA,
     FORMER_SCHEMA,
     SEATS_SCHEMA,
+    ATTACHMENT_SCHEMA,
 )
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 
-from sealwire.contracts.custody import Disposal, Disposed, Due, DueQuery, HoldDesk, HoldPlacement, Reclaimed
+from sealwire.contracts.custody import Disposal, Disposed, Due, DueItem, DueQuery, HoldDesk, HoldPlacement, Reclaimed
 from sealwire.contracts.custody import require_custodian as custodian
 from sealwire.contracts.holds import LegalHold
 from sealwire.contracts.media import SERVICE
@@ -16,8 +18,9 @@ from sealwire.kit.clock import Clock, parse_rfc3339
 from sealwire.kit.cursors import read_number
 from sealwire.ports.events import NewEvent
 from sealwire.services.media.events import media_event
-from sealwire.services.media.keeping_ports import EventOf, MediaKeeping
+from sealwire.services.media.keeping_ports import EventOf, MediaKeeping, Spared
 from sealwire.services.media.ports import DataKeys
+from sealwire.services.media.sparing import Sparing
 
 MEDIA = "media"
 CHUNK = 100
@@ -31,6 +34,7 @@ class KeepingCases:
         self,
         *,
         store: MediaKeeping,
+        sparing: Sparing,
         messaging: Messaging,
         keys: DataKeys,
         clock: Clock,
@@ -38,6 +42,7 @@ class KeepingCases:
     ) -> None:
         """`bury` has doomed blobs deleted soon."""
         self._store = store
+        self._sparing = sparing
         self._messaging = messaging
         self._keys = keys
         self._clock = clock
@@ -66,11 +71,21 @@ class KeepingCases:
         self._released = False
         try:
             place = ""
-            while place := await self._store.purge_released(place, CHUNK):
-                pass
+            while hidden := await self._store.hidden(place, CHUNK):
+                place = hidden[-1][0]
+                free: dict[str, list[str]] = {}
+                for media_id, tenant_id, held in hidden:
+                    if not held:
+                        free.setdefault(tenant_id, []).append(media_id)
+                for tenant_id, media_ids in free.items():
+                    purge = partial(self._purge, tenant_id, media_ids)
+                    await self._sparing.deciding(tenant_id, media_ids, purge)
         except BaseException:
             self._released = True
             raise
+
+    async def _purge(self, tenant_id: str, media_ids: Sequence[str], spared: Spared) -> None:
+        await self._store.purge(tenant_id, media_ids, spared=spared)
 
     async def follow_forgotten(self) -> None:
         """Delete the files of conversations that messaging forgot, then their keys; what a hold covers stays."""
@@ -84,11 +99,13 @@ class KeepingCases:
 
     async def _forget(self, tenant_id: str, conversation_id: str) -> None:
         event = self._event_of(service_caller(SERVICE, tenant_id), "media.deleted", "conversation")
-        while await self._store.forget_conversation(
-            tenant_id, conversation_id, at_us=self._clock.now_us(), limit=CHUNK, event=event
-        ):
-            pass
-        with suppress(LegalHold):  # the files that are kept need their keys
+        while files := await self._store.of_conversation(tenant_id, conversation_id, CHUNK):
+            await asyncio.gather(
+                *(self._sparing.delete(f, event(f.media_id, f.owner_id, conversation_id, f.offset)) for f in files)
+            )
+        if await self._store.keeps_any(tenant_id, conversation_id):
+            return  # the files that are kept need their keys
+        with suppress(LegalHold):
             await self._keys.destroy(tenant_id, scope=conversation_id)
 
     async def due(self, caller: Caller, resource_type: str, query: DueQuery) -> Due:
@@ -98,19 +115,28 @@ class KeepingCases:
             return Due(items=[])
         made, _, media_id = (query.cursor or "0:").partition(":")
         before_us = parse_rfc3339(query.before)
-        return await self._store.due(tenant_id, before_us, after=(read_number(made), media_id), limit=query.limit)
+        after = (read_number(made), media_id)
+        found = await self._store.due(tenant_id, before_us, after=after, limit=query.limit)
+        spared = await self._sparing.ask(tenant_id, [item.id for item in found.items if not item.held])
+        items = [DueItem(id=item.id, held=item.held or item.id in spared.holds) for item in found.items]
+        return Due(items=items, next_cursor=found.next_cursor)
 
     async def dispose(self, caller: Caller, resource_type: str, disposal: Disposal) -> Disposed:
         """See `RetentionCustody`. The bytes go right after."""
         tenant_id = custodian(caller)
         if resource_type != MEDIA:
             return Disposed(disposed=0, missing=len(disposal.ids))
-        done = await self._store.dispose(
+        done = await self._sparing.deciding(
             tenant_id,
-            disposal.run_id,
             disposal.ids,
-            at_us=self._clock.now_us(),
-            event=self._event_of(caller, "media.deleted", "retention"),
+            lambda spared: self._store.dispose(
+                tenant_id,
+                disposal.run_id,
+                disposal.ids,
+                at_us=self._clock.now_us(),
+                event=self._event_of(caller, "media.deleted", "retention"),
+                spared=spared,
+            ),
         )
         self._bury()
         return done

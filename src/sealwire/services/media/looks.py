@@ -16,6 +16,7 @@ from sealwire.services.media.examination import Examination
 from sealwire.services.media.model import FileState
 from sealwire.services.media.ports import MediaStore, StoredFile
 from sealwire.services.media.scanning import Scanner
+from sealwire.services.media.sparing import Sparing
 from sealwire.services.media.uploads import Uploads, verdict
 from sealwire.services.media.vault import Vault
 
@@ -27,8 +28,18 @@ _PAGE: Final = 100
 class Looks:
     """A background task over files in the state `scanning`; after a restart it goes on where it was."""
 
-    def __init__(self, *, store: MediaStore, vault: Vault, scanner: Scanner, clock: Clock, config: MediaConfig) -> None:
+    def __init__(
+        self,
+        *,
+        store: MediaStore,
+        sparing: Sparing,
+        vault: Vault,
+        scanner: Scanner,
+        clock: Clock,
+        config: MediaConfig,
+    ) -> None:
         self._store = store
+        self._sparing = sparing
         self._vault = vault
         self._scanner = scanner
         self._clock = clock
@@ -99,7 +110,7 @@ class Looks:
             outcome="success" if state is FileState.CLEAN and not refused else "denied",
         )
         if refused:
-            await self._store.delete(file.media_id, event=event)
+            await self._sparing.delete(file, event)
         else:
             sealed = await uploads.seal_facts(file, facts)
             await self._store.conclude(file.media_id, state=state, facts=sealed, event=event)

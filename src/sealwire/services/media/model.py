@@ -9,6 +9,8 @@ from typing import Final
 from urllib.parse import quote
 
 MAX_NAME_BYTES: Final = 255
+PERSONAL: Final = "personal"
+"""The scope of data keys for files of no conversation."""
 _TYPE: Final = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,62}/[a-z0-9][a-z0-9!#$&^_.+-]{0,62}")
 _UNSAFE: Final = re.compile(r'[\\/:*?"<>|]')
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 import msgspec
@@ -10,7 +10,7 @@ import msgspec
 from sealwire.contracts.data_keys import Destroyed
 from sealwire.kit.envelopes import SealingKey
 from sealwire.ports.events import NewEvent
-from sealwire.services.media.keeping_ports import MediaKeeping
+from sealwire.services.media.keeping_ports import MediaKeeping, Spared
 from sealwire.services.media.model import FileState
 from sealwire.services.media.subject_ports import MediaSubjects
 
@@ -74,8 +74,9 @@ class DataKeys(Protocol):
     async def destroy(self, tenant_id: str, *, scope: str = "", subject_id: str = "") -> int:
         """Destroy the data keys of a scope or subject for good. Raises: LegalHold."""
 
-    async def destroy_free(self, tenant_id: str, *, subject_id: str) -> Destroyed:
-        """Destroy the data keys of a person for good but for those that a hold keeps; say what stays."""
+    async def destroy_free(self, tenant_id: str, *, subject_id: str, spare: Collection[str] = ()) -> Destroyed:
+        """Destroy the data keys of a person for good but for those that a hold keeps, and of these scopes; say what
+        stays."""
 
     def sweep(self) -> None:
         """Wipe what is past its time."""
@@ -140,10 +141,10 @@ class MediaStore(Protocol):
     async def conclude(self, media_id: str, *, state: FileState, facts: bytes, event: NewEvent) -> bool:
         """Store what a look at the whole file found; False when it isn't `scanning` any more."""
 
-    async def delete(self, media_id: str, *, event: NewEvent | None) -> bool:
+    async def delete(self, media_id: str, *, event: NewEvent, spared: Spared) -> bool:
         """Delete a file, give its room back, doom the blobs that only it named; False when it wasn't there.
 
-        While a hold covers it, it is only found no more, until `MediaKeeping.purge_released`.
+        While a hold covers it, it is only found no more, until `MediaKeeping.purge`. Raises: HoldCame.
         """
 
     async def expired(self, now_us: int, limit: int) -> list[StoredFile]:

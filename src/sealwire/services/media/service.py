@@ -23,6 +23,7 @@ from sealwire.services.media.looks import Looks
 from sealwire.services.media.model import FileState
 from sealwire.services.media.ports import DataKeys, MediaStore
 from sealwire.services.media.scanning import Scanner
+from sealwire.services.media.sparing import Sparing
 from sealwire.services.media.subjects import SubjectFiles
 from sealwire.services.media.sweeping import Sweeper
 from sealwire.services.media.transfers import Transfers
@@ -53,14 +54,17 @@ class MediaService:
         self.config = config
         vault = Vault(blobs=blobs, keys=keys)
         access = Access(auth=auth, messaging=messaging)
+        self._sparing = sparing = Sparing(store=store, messaging=messaging)
         cases = KeepingCases(
-            store=store.keeping, messaging=messaging, keys=keys, clock=clock, bury=lambda: self._sweeper.soon()
-        )
+            store=store.keeping, sparing=sparing, messaging=messaging, keys=keys, clock=clock,
+            bury=lambda: self._sweeper.soon(),
+        )  # fmt: skip
         self.put_hold, self.release_hold = cases.put_hold, cases.release_hold
         self.due, self.dispose, self.reclaim = cases.due, cases.dispose, cases.reclaim
         self.follow_forgotten = cases.follow_forgotten
         self._sweeper = Sweeper(
             store=store,
+            sparing=sparing,
             blobs=blobs,
             keys=keys,
             clock=clock,
@@ -68,10 +72,11 @@ class MediaService:
             released=cases.purge_released,
             forgotten=cases.follow_forgotten,
         )
-        self._looks = Looks(store=store, vault=vault, scanner=scanner, clock=clock, config=config)
+        self._looks = Looks(store=store, sparing=sparing, vault=vault, scanner=scanner, clock=clock, config=config)
         self.transfers = Transfers(still=access.still, clock=clock, watch_s=config.watch_s, stall_s=config.stall_s)
         self.uploads = Uploads(
             store=store,
+            sparing=sparing,
             vault=vault,
             access=access,
             transfers=self.transfers,
@@ -93,8 +98,8 @@ class MediaService:
             config=config,
         )
         subjects = SubjectFiles(
-            store=store, subjects=store.subjects, vault=vault, keys=keys, describe=self.downloads.describe,
-            bury=self._sweeper.bury, clock=clock,
+            store=store, subjects=store.subjects, sparing=sparing, vault=vault, keys=keys,
+            describe=self.downloads.describe, bury=self._sweeper.bury, clock=clock,
         )  # fmt: skip
         self.export_subject, self.subject_content = subjects.export_subject, subjects.subject_content
         self.erase_subject, self.probe_subject = subjects.erase_subject, subjects.probe_subject
@@ -153,5 +158,5 @@ class MediaService:
             size_bytes=file.offset,
             detail="quarantined" if file.state is FileState.QUARANTINED else "",
         )
-        await self._store.delete(media_id, event=event)
+        await self._sparing.delete(file, event)
         self._sweeper.soon()

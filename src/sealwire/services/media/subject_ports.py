@@ -5,17 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from sealwire.services.media.keeping_ports import EventOf
+from sealwire.services.media.keeping_ports import EventOf, Spared
 
 if TYPE_CHECKING:
     from sealwire.services.media.ports import StoredFile
-
-
-class SubjectLeft(NamedTuple):
-    """How many files of a person are left: free to be erased, and kept by a hold on their conversation."""
-
-    free: int
-    held: int
 
 
 class OwnedFile(NamedTuple):
@@ -43,11 +36,22 @@ class MediaSubjects(Protocol):
     async def file(self, tenant_id: str, subject_id: str, media_id: str) -> OwnedFile | None:
         """Return a file of the person, also one that was deleted and that a hold keeps."""
 
-    async def erase(self, tenant_id: str, subject_id: str, limit: int, event: EventOf) -> int:
-        """Refuse new files of the person for good and delete up to `limit` that no hold keeps. Raises: LegalHold."""
+    async def free(self, tenant_id: str, subject_id: str, after: str, limit: int) -> Sequence[str]:
+        """Return the ids of a person's files above an id that no hold on their conversation keeps."""
 
-    async def left(self, tenant_id: str, subject_id: str) -> SubjectLeft:
-        """Return how many files of the person there are."""
+    async def erase(
+        self, tenant_id: str, subject_id: str, media_ids: Sequence[str], event: EventOf, *, spared: Spared
+    ) -> int:
+        """Refuse new files of the person for good and delete those of these that no hold keeps; return how many.
+
+        Raises: LegalHold, HoldCame.
+        """
+
+    async def held(self, tenant_id: str, subject_id: str) -> int:
+        """Return how many files of the person a hold on their conversation keeps."""
+
+    async def scopes(self, media_ids: Sequence[str]) -> Sequence[str]:
+        """Return the scopes of the data keys that these files are sealed under, in their order."""
 
     async def count_in_files(self, texts: Sequence[bytes]) -> int:
         """Return how often these texts stand in the raw bytes of the files and blobs."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -31,8 +32,10 @@ from sealwire.kit.envelopes import EnvelopeRefused
 from sealwire.kit.problem import Invalid
 from sealwire.ports.events import NewEvent
 from sealwire.services.media.events import media_event
+from sealwire.services.media.keeping_ports import Spared
 from sealwire.services.media.model import FileState
 from sealwire.services.media.ports import DataKeys, MediaStore, StoredFile
+from sealwire.services.media.sparing import Sparing
 from sealwire.services.media.subject_ports import MediaSubjects
 from sealwire.services.media.vault import Vault
 
@@ -48,6 +51,7 @@ class SubjectFiles:
         *,
         store: MediaStore,
         subjects: MediaSubjects,
+        sparing: Sparing,
         vault: Vault,
         keys: DataKeys,
         describe: Callable[[StoredFile], Awaitable[MediaInfo]],
@@ -57,6 +61,8 @@ class SubjectFiles:
         """`bury` deletes doomed blobs and returns when they are gone."""
         self._store = store
         self._subjects = subjects
+        self._sparing = sparing
+        self._places: dict[str, str] = {}
         self._vault = vault
         self._keys = keys
         self._describe = describe
@@ -118,20 +124,47 @@ class SubjectFiles:
                 conversation_id=conversation_id, size_bytes=size_bytes, detail="person erased",
             )  # fmt: skip
 
-        if gone := await self._subjects.erase(tenant_id, subject_id, min(erasure.limit, CHUNK), event):
-            await self._bury()
-            return SubjectErased(done=False, erased={"file": gone})
+        async def erase(media_ids: Sequence[str], spared: Spared) -> int:
+            return await self._subjects.erase(tenant_id, subject_id, media_ids, event, spared=spared)
+
+        if erasure.job_id not in self._places:
+            await self._sparing.deciding(tenant_id, [], partial(erase, []))  # nothing new is taken in
+            self._places[erasure.job_id] = ""
+        while ids := await self._subjects.free(
+            tenant_id, subject_id, self._places[erasure.job_id], min(erasure.limit, CHUNK)
+        ):
+            gone = await self._sparing.deciding(tenant_id, ids, partial(erase, ids))
+            self._places[erasure.job_id] = ids[-1]
+            if gone:
+                await self._bury()
+                return SubjectErased(done=False, erased={"file": gone})
         await self._bury()
-        held = (await self._subjects.left(tenant_id, subject_id)).held
-        keys = await self._keys.destroy_free(tenant_id, subject_id=subject_id)
+        left, spared = await self._left(tenant_id, subject_id)
+        del self._places[erasure.job_id]
+        if left:  # a hold was released meanwhile
+            return SubjectErased(done=False)
+        held = await self._subjects.held(tenant_id, subject_id)
+        scopes = await self._subjects.scopes(list(spared))
+        keys = await self._keys.destroy_free(tenant_id, subject_id=subject_id, spare=scopes)
         await self._subjects.compact()
-        kept = {"file": held, "data_key": keys.kept}
+        kept = {"file": held + len(spared), "data_key": keys.kept}
         return SubjectErased(
             done=True,
             erased={"data_key": keys.destroyed} if keys.destroyed else {},
             kept={kind: count for kind, count in kept.items() if count},
             kept_in=keys.kept_scopes,
+            kept_by=sorted(set[str]().union(*spared.values())),
         )
+
+    async def _left(self, tenant_id: str, subject_id: str) -> tuple[int, dict[str, frozenset[str]]]:
+        """Return how many files of a person no hold keeps, and which holds keep which with a message."""
+        left, kept, place = 0, dict[str, frozenset[str]](), ""
+        while ids := await self._subjects.free(tenant_id, subject_id, place, CHUNK):
+            spared = (await self._sparing.ask(tenant_id, ids)).holds
+            left += len(ids) - len(spared)
+            kept.update(spared)
+            place = ids[-1]
+        return left, kept
 
     async def rectify_subject(self, caller: Caller, subject_id: str, changes: SubjectChanges) -> SubjectRectified:
         """See `SubjectCustody`. Media knows people by their ids alone."""
@@ -144,6 +177,6 @@ class SubjectFiles:
 
     async def probe_subject(self, caller: Caller, subject_id: str, probe: SubjectProbe) -> SubjectFindings:
         """See `SubjectCustody`."""
-        left = await self._subjects.left(require_custodian(caller), subject_id)
+        left, _ = await self._left(require_custodian(caller), subject_id)
         raw = await self._subjects.count_in_files([word.encode() for word in probe.words])
-        return SubjectFindings(places={"files": left.free, "bytes": raw})
+        return SubjectFindings(places={"files": left, "bytes": raw})

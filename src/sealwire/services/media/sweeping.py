@@ -15,6 +15,7 @@ from sealwire.ports.blobs import BlobStore
 from sealwire.services.media.config import MediaConfig
 from sealwire.services.media.events import media_event
 from sealwire.services.media.ports import DataKeys, MediaStore
+from sealwire.services.media.sparing import Sparing
 
 _log = logging.getLogger("sealwire.media")
 _AT_ONCE: Final = 100
@@ -29,6 +30,7 @@ class Sweeper:
         self,
         *,
         store: MediaStore,
+        sparing: Sparing,
         blobs: BlobStore,
         keys: DataKeys,
         clock: Clock,
@@ -40,6 +42,7 @@ class Sweeper:
         self._released = released
         self._forgotten = forgotten
         self._store = store
+        self._sparing = sparing
         self._keys = keys
         self._blobs = blobs
         self._clock = clock
@@ -76,7 +79,7 @@ class Sweeper:
                     conversation_id=file.conversation_id,
                     size_bytes=file.offset,
                 )
-                count += await self._store.delete(file.media_id, event=event)
+                count += await self._sparing.delete(file, event)
         return count
 
     async def bury(self) -> int:

@@ -25,6 +25,7 @@ from sealwire.services.media.examination import Examination, Facts, Meta, decode
 from sealwire.services.media.model import FileState
 from sealwire.services.media.ports import MediaStore, StoredFile, StoredSegment
 from sealwire.services.media.scanning import Scanner
+from sealwire.services.media.sparing import Sparing
 from sealwire.services.media.transfers import Stalled, Transfer, Transfers
 from sealwire.services.media.vault import SegmentWriter, Vault
 
@@ -119,6 +120,7 @@ class Uploads:
         self,
         *,
         store: MediaStore,
+        sparing: Sparing,
         vault: Vault,
         access: Access,
         transfers: Transfers,
@@ -131,6 +133,7 @@ class Uploads:
     ) -> None:
         """`examine` has a complete file looked at later, `bury` has doomed blobs deleted soon."""
         self._store = store
+        self._sparing = sparing
         self._vault = vault
         self._access = access
         self._transfers = transfers
@@ -398,7 +401,7 @@ class Uploads:
 
     async def _delete(self, caller: Caller, file: StoredFile, kind: str) -> None:
         self._examinations.pop(file.media_id, None)
-        await self._store.delete(file.media_id, event=self._event(caller, kind, file, size_bytes=file.offset))
+        await self._sparing.delete(file, self._event(caller, kind, file, size_bytes=file.offset))
         self._bury()
 
     def _resume_examination(self, file: StoredFile) -> Examination | None:

@@ -11,13 +11,12 @@ from sealwire.contracts.media import MediaDamaged
 from sealwire.kit.envelopes import EnvelopeRefused, bind
 from sealwire.kit.segments import CHUNK_BYTES, SegmentOpener, SegmentSealer, header_key_id, span
 from sealwire.ports.blobs import BlobMissing, BlobStore, BlobWriter
+from sealwire.services.media.model import PERSONAL
 from sealwire.services.media.ports import DataKeys, StoredSegment
 
 WRITE_BYTES: Final = 8 * CHUNK_BYTES
 """Sealed bytes that are handed to the blob store at once; one hop to a thread costs as much as sealing 64 KiB."""
 READ_CHUNKS: Final = 4
-PERSONAL: Final = "personal"
-"""The scope of data keys for files of no conversation."""
 
 
 class SegmentWriter:

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from sealwire.contracts.custody import Disposal, Disposed, Due, DueQuery, HoldDesk, HoldPlacement, Known, Reclaimed
 from sealwire.contracts.custody import require_custodian as custodian
-from sealwire.contracts.messaging_stream import Forgotten, ForgottenConversation, ForgottenQuery
+from sealwire.contracts.messaging_stream import (
+    Forgotten,
+    ForgottenConversation,
+    ForgottenQuery,
+    HeldFile,
+    HeldFiles,
+    HeldFilesQuery,
+)
 from sealwire.kit.caller import Caller
 from sealwire.kit.clock import Clock, parse_rfc3339
 from sealwire.kit.cursors import read_number
@@ -91,3 +98,10 @@ class KeepingCases:
             raise Forbidden("Only a service may follow all conversations.")
         found = await self._store.forgotten(query.after, query.limit)
         return Forgotten(items=[ForgottenConversation(number=n, tenant_id=t, conversation_id=c) for n, t, c in found])
+
+    async def held_files(self, caller: Caller, query: HeldFilesQuery) -> HeldFiles:
+        """Return which of these files are attached to messages that holds keep, and which holds. For services only."""
+        if not caller.is_service:
+            raise Forbidden("Only a service may ask what holds keep.")
+        found = await self._store.held_files(caller.tenant_id, query.media_ids)
+        return HeldFiles(items=[HeldFile(media_id=id_, hold_ids=list(hold_ids)) for id_, hold_ids in found.items()])

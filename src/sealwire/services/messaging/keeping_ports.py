@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from sealwire.contracts.custody import Disposed, Due
@@ -35,6 +35,9 @@ class Keeping(Protocol):
 
         Return the place of the last looked at, 0 when there was none.
         """
+
+    async def held_files(self, tenant_id: str, media_ids: Sequence[str]) -> Mapping[str, Sequence[str]]:
+        """Return those of these files that are attached to held messages, with the ids of the holds that keep them."""
 
     async def due(self, tenant_id: str, before_us: int, *, rows: bool, cursor: int, limit: int) -> Due:
         """Return messages made before `before_us`: those with content; with `rows` tombstones too."""

@@ -119,6 +119,7 @@ class MessagingService:
         self.put_hold, self.release_hold = cases.put_hold, cases.release_hold
         self.knows_conversation = cases.knows_conversation
         self.due, self.dispose, self.reclaim, self.forgotten = cases.due, cases.dispose, cases.reclaim, cases.forgotten
+        self.held_files = cases.held_files
         self._jobs = Jobs(
             conversations=conversations,
             messages=messages,
