@@ -179,6 +179,33 @@ def test_a_person_is_erased_and_the_log_stays_proven(installation, tmp_path):
     second = owner.http.post("/compliance/gdpr/erasures", json={"subject_id": agnes.user_id, "reason": "again"})
     assert second.json()["job_id"] == job["job_id"]
 
+    # After older data was put back, whom certificates name is erased again, once for each folder.
+    (tmp_path / "kept.json").write_text(json.dumps(job))
+    owner.log_in()
+    command = [
+        *command[:4],
+        "replay",
+        "kept.json",
+        "--key",
+        "key",
+        "--save",
+        "again",
+        "--yes",
+        "--url",
+        installation.url,
+    ]
+    for before in (False, True):
+        done = subprocess.run(
+            [*command, "--json", "--token", owner.token], cwd=tmp_path, capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0, done.stderr
+        person, told = map(json.loads, done.stdout.splitlines())
+        assert (person["subject_id"], person["outcome"], person["before"]) == (agnes.user_id, "erased", before)
+        assert told == {"ok": True, "people": 1, "erased": 1}
+    saved = json.loads((tmp_path / "again" / f"{agnes.user_id}.json").read_text())
+    assert saved["job_id"] != job["job_id"]
+    assert digest(saved["certificate"]) == person["sha256"]
+
 
 def test_an_export_holds_what_is_theirs(installation):
     scene = Scene(installation)

@@ -73,6 +73,9 @@ def test_every_command_explains_itself_and_refuses_what_it_does_not_know(sealwir
         assert "help" in err
 
 
+GATE = ("--save", "new", "--url", "http://127.0.0.1:9", "--token", "t")
+
+
 def wrong(tmp: Path) -> list[tuple[tuple[object, ...], int, str]]:
     """Words, the exit code, and what is said on stderr."""
     for name in ("made", "made/keys", "folder", "damaged"):
@@ -102,6 +105,9 @@ def wrong(tmp: Path) -> list[tuple[tuple[object, ...], int, str]]:
         (("gdpr", "verify-certificate", tmp / "deep", "--key", key), 1, "deep: not genuine: the document holds no"),
         (("gdpr", "verify-certificate", tmp / "large", "--key", key), 1, "large: not genuine: the file is far too"),
         (("gdpr", "verify-certificate", tmp / "none", "--key", key), 2, "none"),
+        (("gdpr", "replay", key, "--key", file, *GATE), 2, "binary: not a public key line: the file is no text"),
+        (("gdpr", "replay", tmp / "deep", key, "--key", key, *GATE), 1, "deep: not genuine: the document holds no"),
+        (("gdpr", "replay", key, "--key", key, *GATE[:3], "nonsense", *GATE[4:]), 2, "--url nonsense: an address"),
         (("audit", "verify", tmp / "none"), 2, "none"),
         (("audit", "verify", tmp / "vast"), 2, "vast: too large, and not line by line as `sealwire audit bundle`"),
         (("audit", "verify", "/dev/zero"), 2, "/dev/zero: no file that can be read twice"),

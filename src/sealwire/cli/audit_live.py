@@ -43,19 +43,21 @@ _JSON = "application/json"
 _NDJSON = "application/x-ndjson"
 _BYTES = "application/octet-stream"
 _READ_BYTES = 1 << 20
-_REMEDIES = {
+REMEDIES = {
     401: "the token has ended or is none: log in, and give the new one (--token, or SEALWIRE_TOKEN)",
     404: "is this the address of the gateway?",
 }
+"""What people can do about an answer, by its status."""
 
 
 class Refused(ConnectionError):
     """The installation did not answer, or refused; `status` and `code` are of its answer, 0 and "" without one."""
 
-    def __init__(self, text: str, status: int = 0, code: str = "") -> None:
+    def __init__(self, text: str, status: int = 0, code: str = "", *, retry_after_s: float = 0.0) -> None:
         super().__init__(text)
         self.status = status
         self.code = code
+        self.retry_after_s = retry_after_s
 
 
 class Broken(Refused):
@@ -220,7 +222,7 @@ class LiveLog:
         try:
             return msgspec.json.decode(document, type=kind)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            raise Refused(f"{self._url}/{path} gives something else than it should: {_REMEDIES[404]}") from None
+            raise Refused(f"{self._url}/{path} gives something else than it should: {REMEDIES[404]}") from None
 
     def _whole(self, path: str, gives: str, query: dict[str, Any] | None = None, content: bytes | None = None) -> bytes:
         try:
@@ -229,7 +231,7 @@ class LiveLog:
         except Refused:
             raise
         except (OSError, HTTPException) as error:
-            raise _broken(self._url, error) from None
+            raise broken_off(self._url, error) from None
 
     def _pour(self, path: str, query: dict[str, str], gives: str, out: BinaryIO) -> None:
         try:
@@ -245,7 +247,7 @@ class LiveLog:
                 try:
                     chunk = answer.read(_READ_BYTES)
                 except (OSError, HTTPException) as error:
-                    raise _broken(self._url, error) from None
+                    raise broken_off(self._url, error) from None
                 if not chunk:
                     return
                 out.write(chunk)
@@ -265,7 +267,7 @@ class LiveLog:
         answer = self._ask(request, path)
         if (got := answer.headers.get_content_type()) != gives:
             answer.close()
-            raise Refused(f"{self._url}/{path} gives {plain(got)} and not {gives}: {_REMEDIES[404]}")
+            raise Refused(f"{self._url}/{path} gives {plain(got)} and not {gives}: {REMEDIES[404]}")
         return answer
 
     def _ask(self, request: urllib.request.Request, path: str) -> Any:
@@ -274,11 +276,11 @@ class LiveLog:
         try:
             return OPENER.open(request, timeout=TIMEOUT_S)
         except urllib.error.HTTPError as error:
-            raise _refusal(f"{self._url}/{path}", error) from None
+            raise refusal(f"{self._url}/{path}", error) from None
         except urllib.error.URLError as error:
             raise Refused(f"{self._url} can't be reached: {why(error)}") from None
         except (OSError, HTTPException) as error:
-            raise _broken(self._url, error) from None
+            raise broken_off(self._url, error) from None
 
 
 class _Stay(urllib.request.HTTPRedirectHandler):
@@ -292,18 +294,21 @@ OPENER = urllib.request.build_opener(_Stay)
 """How the command line asks others; a redirect is an error."""
 
 
-def _refusal(name: str, error: urllib.error.HTTPError) -> Refused:
+def refusal(name: str, error: urllib.error.HTTPError) -> Refused:
     """Say what an installation answered, and what can be done about it."""
     with error:
         if 300 <= error.code < 400:
             where = plain(str(error.headers.get("location", "elsewhere")))[:MOST_DETAIL]
             return Refused(f"{name} answers {error.code}: it is at {where}; give that address", error.code)
-        remedy = f" ({_REMEDIES[error.code]})" if error.code in _REMEDIES else ""
+        remedy = f" ({REMEDIES[error.code]})" if error.code in REMEDIES else ""
         detail, code = _problem(error)
-        return Refused(f"{name} answers {error.code}: {detail}{remedy}", error.code, code)
+        wait = error.headers.get("retry-after", "")
+        wait_s = float(wait) if wait.isdecimal() and len(wait) < 4 else 0.0
+        return Refused(f"{name} answers {error.code}: {detail}{remedy}", error.code, code, retry_after_s=wait_s)
 
 
-def _broken(name: str, error: Exception) -> Broken:
+def broken_off(name: str, error: Exception) -> Broken:
+    """Say how a connection ended before the answer did."""
     said = "it answered with half of what it meant to" if isinstance(error, IncompleteRead) else why(error)
     return Broken(f"{name}: the connection broke: {plain(said)[:MOST_DETAIL]}")
 
