@@ -16,6 +16,7 @@ from sealwire.contracts.tokens import SigningRotation
 from sealwire.contracts.users import UserQuery
 from sealwire.kit.caller import service_caller
 from sealwire.kit.clock import US_PER_S, parse_rfc3339, rfc3339
+from sealwire.kit.codec import decode_body, encode
 from sealwire.kit.problem import Forbidden, Invalid
 from sealwire.services.auth.config import LegacyIssuer
 from sealwire.services.auth.legacy import KEPT_S
@@ -73,6 +74,21 @@ async def test_uses_are_counted_once_a_token_and_survive_a_restart(room: AuthRoo
     found = await tenant(room)
     assert (found.sessions, found.users, found.live_sessions) == (3, 2, 2)
     assert (found.first_seen_at, found.last_seen_at) == (begun, rfc3339(room.clock.now_us()))
+
+
+async def test_times_that_can_not_be_written_are_refused(room: AuthRoom) -> None:
+    """Else one of them, once stored, would be in the way of every report of its tenant."""
+    owner, _ = await room.enter("owner")
+    decoder = msgspec.json.Decoder(LegacyUses)
+    last_s = parse_rfc3339("9999-12-31T23:59:59Z") // US_PER_S
+    for member in ("at_s", "expires_at_s"):
+        for absurd in (last_s + 1, 2**53 - 1, 2**64):
+            use_ = msgspec.to_builtins(use(room, "t1", owner.user_id)) | {member: absurd}
+            with pytest.raises(Invalid) as refused:
+                decode_body(decoder, encode({"items": [use_]}))
+            assert refused.value.extra["path"] == f"$.items[0].{member}"
+    await note(room, msgspec.structs.replace(use(room, "t1", owner.user_id), at_s=last_s, expires_at_s=last_s))
+    assert (await tenant(room)).last_seen_at == "9999-12-31T23:59:59.000000Z"
 
 
 async def test_a_dry_run_says_what_refusing_them_would_mean(room: AuthRoom) -> None:

@@ -6,22 +6,26 @@ from typing import Annotated, Protocol
 
 import msgspec
 
-from sealwire.contracts.auth_terms import BOUNDARY, SERVICE, Count
+from sealwire.contracts.auth_terms import BOUNDARY, SERVICE
 from sealwire.kit.caller import Caller
 from sealwire.kit.codec import Id, Input, Output
 from sealwire.kit.operation import Degraded, Operation, Policy, RateClass, Repeat, table
 from sealwire.kit.permission import Permission
 
 
+Time = Annotated[int, msgspec.Meta(ge=0, le=253_402_300_799)]
+"""Unix seconds, to the end of the year 9999: later ones can't be written as RFC 3339."""
+
+
 class LegacyUse(Input):
-    """A legacy token was used: `session_id` is its hash, `kid` the key that verified it. Times in Unix seconds."""
+    """A legacy token was used: `session_id` is its hash, `kid` the key that verified it."""
 
     tenant_id: Id
     session_id: Id
     user_id: Id
     kid: Annotated[str, msgspec.Meta(max_length=64)]
-    expires_at_s: Count
-    at_s: Count
+    expires_at_s: Time
+    at_s: Time
 
 
 class LegacyUses(Input):
