@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Final, TypeVar, dataclass_transform
 
 import msgspec
@@ -15,6 +16,8 @@ T = TypeVar("T")
 encode = msgspec.json.Encoder().encode
 _ANY = msgspec.json.Decoder()
 MAX_DEPTH = 32
+_MEMBER: Final = re.compile(r"(Object (?:contains unknown|missing required) field) `(.*)`", re.DOTALL)
+_LONGEST_NAME: Final = 64
 
 _ASKED: Final[dict[str, str]] = {}
 
@@ -113,6 +116,10 @@ def invalid(error: msgspec.ValidationError, kind: Any) -> Invalid:
     path = at.removeprefix("key` in `").rstrip("`")
     if isinstance(rule := error.__cause__, RuleBroken):
         return Invalid(text, path=f"{path}.{rule.member}")
+    if member := _MEMBER.fullmatch(text):
+        fault, name = member.groups()
+        name = name if len(name) <= _LONGEST_NAME else name[:_LONGEST_NAME] + "…"
+        return Invalid(f"{fault} `{name}`", path=f"{path}.{name}")
     no_value = text.startswith(("Invalid enum value", "Invalid value"))
     allowed = allowed_at(kind, path, key=key, solely=not no_value) if no_value or ", got `" in text else []
     if allowed:
@@ -144,7 +151,7 @@ def convert_query(value: dict[str, Any], type_: type[T]) -> T:
     """Read query parameters (all strings) into a struct. Raises: Invalid with `path`."""
     for name, text in value.items():
         if "\0" in name or "\0" in text:
-            raise Invalid("Text must not hold the character NUL.", path="$")
+            raise Invalid("Text must not hold the character NUL.", path="$" if "\0" in name else f"$.{name}")
     try:
         return msgspec.convert(value, type_, strict=False)
     except msgspec.ValidationError as error:

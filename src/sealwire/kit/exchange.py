@@ -282,5 +282,7 @@ def read_form(raw: bytes) -> dict[str, str]:
         raise Malformed("The parameters are not readable: write them as name=value, percent-encoded UTF-8.") from None
     form = dict(pairs)
     if len(form) != len(pairs):
-        raise Invalid("A parameter stands there twice.", path="$")
+        names = [name for name, _ in pairs]
+        twice = next(name for number, name in enumerate(names) if name in names[:number])
+        raise Invalid("This parameter stands there twice.", path=f"$.{twice}")
     return form
