@@ -12,7 +12,6 @@ from sealwire.kit.codec import Id, Input, Output
 from sealwire.kit.operation import Degraded, Operation, Policy, RateClass, Repeat, table
 from sealwire.kit.permission import Permission
 
-
 Time = Annotated[int, msgspec.Meta(ge=0, le=253_402_300_799)]
 """Unix seconds, to the end of the year 9999: later ones can't be written as RFC 3339."""
 
