@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from sealwire.adapters.embedded.drivers.memory_folder import remove_stale
+from sealwire.testing import new_files
 
 # Times are no property of ours on a machine shared with others; a failing example prints how to run it again.
 # The examples follow from the test's own text: a commit passes or fails wherever and whenever it is tested. Others are
@@ -25,6 +26,12 @@ for part in ("connect", "read", "write", "pool"):  # of a call that names no tim
     setattr(httpx._config.DEFAULT_TIMEOUT_CONFIG, part, BARE_CALL_S)
 
 MEMORY = Path("/dev/shm")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _new_databases_are_copies() -> Iterator[None]:
+    with new_files.copied():
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

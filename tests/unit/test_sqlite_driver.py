@@ -210,6 +210,14 @@ async def test_migrations_run_once_and_a_newer_file_is_refused(tmp_path):
     await db.close()
 
 
+async def test_a_new_file_gets_its_whole_schema_or_none_of_it(tmp_path):
+    with pytest.raises(apsw.SQLError):
+        Database.open(tmp_path / "t.db", [SCHEMA[0], "CREATE TABLE n (x)"])
+    db = Database.open(tmp_path / "t.db", [])
+    assert db.read("SELECT name FROM sqlite_schema") == []
+    await db.close()
+
+
 async def test_scans_run_in_threads_and_see_one_snapshot_and_nobody_reads_and_writes_at_once(db):
     await db.write(put(1))
     began, go_on = threading.Event(), threading.Event()

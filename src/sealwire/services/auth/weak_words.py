@@ -6,6 +6,7 @@ these are a phrase: with thousands to choose from that is more than a guesser of
 
 from __future__ import annotations
 
+from functools import cache
 from importlib import resources
 from typing import Final
 
@@ -55,12 +56,17 @@ class WeakWords:
         return len(self._words)
 
     def _load(self) -> frozenset[str]:
-        first = _read(TRIED_FIRST)
-        common = _read(COMMON) - first
-        self._words = first | common
-        self._longest = max(map(len, self._words))
-        self._common = common
-        return common
+        self._common, self._words, self._longest = _lists()
+        return self._common
+
+
+@cache
+def _lists() -> tuple[frozenset[str], frozenset[str], int]:
+    """Return the common words, all words, and how long the longest is: read once, whoever asks."""
+    first = _read(TRIED_FIRST)
+    common = _read(COMMON) - first
+    words = first | common
+    return common, words, max(map(len, words))
 
 
 def _read(name: str) -> frozenset[str]:

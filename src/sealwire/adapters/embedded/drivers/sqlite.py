@@ -88,7 +88,8 @@ class Database:
         """Open or make the file at `path` and bring its schema up to date.
 
         `migrations[i]` is the SQL that leads from schema version i to i + 1; each runs once, in its own transaction
-        (`PRAGMA user_version`). `vfs` names an apsw VFS (fault tests); past `max_waiting` waiting writes are refused.
+        (`PRAGMA user_version`), those of a new file in one. `vfs` names an apsw VFS (fault tests); past `max_waiting`
+        waiting writes are refused.
         Raises: DatabaseInUse, DatabaseTooNew, apsw.Error when the file can't be opened or a migration fails.
         """
         path = Path(path)
@@ -295,9 +296,14 @@ def _migrate(path: Path, vfs: str, migrations: Sequence[str]) -> None:
         version = conn.execute("PRAGMA user_version").get
         if version > len(migrations):
             raise DatabaseTooNew(path, version, len(migrations))
-        for number, sql in enumerate(migrations[version:], version + 1):
+        steps: list[Sequence[str]] = [[sql] for sql in migrations[version:]]
+        if version == 0 and steps:
+            steps = [migrations]
+        for step in steps:
+            version += len(step)
             with conn:
-                conn.execute(sql)
-                conn.execute(f"PRAGMA user_version={number}")
+                for sql in step:
+                    conn.execute(sql)
+                conn.execute(f"PRAGMA user_version={version}")
     finally:
         conn.close()
