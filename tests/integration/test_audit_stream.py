@@ -14,11 +14,13 @@ from typing import Any
 import httpx
 import pytest
 
+from sealwire.testing.held_up import HeldUp
 from sealwire.testing.installation import Installation, Person
 from sealwire.testing.patience import until_seen
 
 PATH = "/api/v1/compliance/audit/stream"
 STALL_S = 1.0
+PATIENCE_S = 40.0
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +53,7 @@ class Reader:
         self.ended_at = 0.0
         self.status = 0
         self.opened = threading.Event()
-        self._client = httpx.Client(timeout=httpx.Timeout(20))
+        self._client = httpx.Client(timeout=httpx.Timeout(PATIENCE_S))
         self._headers = {"authorization": f"Bearer {token}", "accept": "text/event-stream"}
         if last_id:
             self._headers["last-event-id"] = last_id
@@ -110,7 +112,7 @@ def auditor(stranger: Callable[[str], Person]) -> Person:
 
 def test_records_come_as_they_are_written_and_heartbeats_between(installation, auditor):
     reader = Reader(installation.url, auditor.token)
-    reader.opened.wait(10)
+    reader.opened.wait(PATIENCE_S)
     assert reader.status == 200
     room = auditor.converse()
     sent = auditor.send(room, "now")
@@ -130,6 +132,7 @@ def test_a_client_that_comes_back_gets_each_record_once_in_order(installation, a
 
     def write() -> None:
         for i in range(120):
+            until_seen(lambda i=i: breaks >= i // 30)  # it goes on after the break, and so do the breaks
             auditor.send(room, f"{i}")
         done.set()
 
@@ -137,18 +140,18 @@ def test_a_client_that_comes_back_gets_each_record_once_in_order(installation, a
     seen: list[int] = []
     events: list[dict[str, Any]] = []
     last_id = "0"
+    breaks = 0
     writer.start()
     finished = lambda: done.is_set() and sum(e["data"]["action"] == "message.created" for e in events) == 120  # noqa: E731 - a condition
     deadline = time.monotonic() + 120
-    breaks = 0
     while not finished():
         assert time.monotonic() < deadline, f"{len(seen)} records after {breaks} breaks"
         reader = Reader(installation.url, auditor.token, last_id=last_id)
-        reader.opened.wait(10)
+        reader.opened.wait(PATIENCE_S)
         wanted = 17 + breaks * 5
         until_seen(lambda r=reader, n=wanted: len(r.events) >= n or r.comments or r.ended.is_set())
         reader.break_off()
-        assert reader.ended.wait(10)
+        assert reader.ended.wait(PATIENCE_S)
         breaks += 1
         seen += reader.seqs
         events += [e for e in reader.events if e["event"] == "record"]
@@ -189,12 +192,13 @@ def test_siems_get_ocsf_events(installation, auditor):
 
 def test_the_stream_ends_within_a_second_after_logout(installation, auditor):
     reader = Reader(installation.url, auditor.token)
-    reader.opened.wait(10)
+    reader.opened.wait(PATIENCE_S)
     assert reader.status == 200
-    before = time.monotonic()
-    assert auditor.http.post("/auth/logout").status_code == 204
-    assert reader.ended.wait(10)
-    assert reader.ended_at - before < 2.5, "a second, and what a busy machine adds"
+    with HeldUp(installation.pid, installation.data.parent) as held:
+        before = time.monotonic()
+        assert auditor.http.post("/auth/logout").status_code == 204
+        assert reader.ended.wait(PATIENCE_S)
+        assert reader.ended_at - before < 1.5 + held.up_s, "a second, and the way there and back"
 
 
 def test_who_may_not_read_the_log_gets_no_stream(installation, auditor, stranger):
@@ -216,7 +220,7 @@ def test_who_may_not_read_the_log_gets_no_stream(installation, auditor, stranger
 def test_a_tenant_has_so_many_streams_at_once(installation, auditor):
     readers = [Reader(installation.url, auditor.token) for _ in range(4)]
     for reader in readers:
-        reader.opened.wait(10)
+        reader.opened.wait(PATIENCE_S)
     answer = auditor.http.get("/compliance/audit/stream")
     assert (answer.status_code, answer.json()["code"]) == (429, "too_many_streams")
     assert "retry-after" in answer.headers
@@ -226,7 +230,7 @@ def test_a_tenant_has_so_many_streams_at_once(installation, auditor):
 
     def opens() -> bool:
         nonlocal reader
-        reader.opened.wait(10)
+        reader.opened.wait(PATIENCE_S)
         if reader.status == 200:
             return True
         reader = Reader(installation.url, auditor.token)
@@ -236,6 +240,7 @@ def test_a_tenant_has_so_many_streams_at_once(installation, auditor):
     reader.break_off()
 
 
+@pytest.mark.timeout(300)
 def test_a_reader_that_takes_nothing_is_ended_and_holds_nobody_up(installation, auditor):
     room = auditor.converse()
     agent = "x" * 250
@@ -262,7 +267,7 @@ def test_a_reader_that_takes_nothing_is_ended_and_holds_nobody_up(installation, 
     until_seen(lambda: sum(e["data"]["action"] == "GET_/api/v1/auth/me" for e in list(quick.events)) >= sent)
     assert quick.seqs == list(range(1, len(quick.seqs) + 1))
     taken = b""
-    connection.settimeout(10)
+    connection.settimeout(PATIENCE_S)
     while True:
         try:
             part = connection.recv(1 << 16)
@@ -279,11 +284,12 @@ def test_a_reader_that_takes_nothing_is_ended_and_holds_nobody_up(installation, 
 
 def test_a_stop_ends_streams_at_once(installation, auditor):
     reader = Reader(installation.url, auditor.token)
-    reader.opened.wait(10)
-    before = time.monotonic()
-    assert installation.stop() == 0
-    assert reader.ended.wait(10)
-    assert time.monotonic() - before < 8
+    reader.opened.wait(PATIENCE_S)
+    with HeldUp(installation.pid, installation.data.parent) as held:
+        before = time.monotonic()
+        assert installation.stop() == 0
+        assert reader.ended.wait(PATIENCE_S)
+        assert reader.ended_at - before < 5 + held.up_s
     installation.start()
     again = Reader(installation.url, auditor.token, last_id=reader.last_id)
     auditor.converse()

@@ -21,7 +21,7 @@ SCRIPT = Path(__file__).resolve().parents[1] / "node" / "centrifuge_client.js"
 
 @pytest.fixture
 async def room(tmp_path: Path) -> AsyncIterator[SocketRoom]:
-    async with socket_room(tmp_path, config=SocketConfig(drain_s=0.1, ping_s=1, pong_s=0.8)) as room:
+    async with socket_room(tmp_path, config=SocketConfig(drain_s=0.1, ping_s=1, pong_s=4)) as room:
         yield room
 
 
@@ -75,7 +75,7 @@ async def test_npm_client_sends_receives_is_cut_and_recovers_exactly(room: Socke
         assert (await js.answer("wrong"))["error"] == {
             "code": 404, "message": "conversation_not_found", "temporary": False,
         }  # fmt: skip
-        await asyncio.sleep(2.5)  # two pings, answered by the client: it stays
+        await asyncio.sleep(5.5)  # who did not answer the ping is gone by now
         assert len(js.seen("connected")) == 2
 
 
@@ -109,7 +109,7 @@ async def test_npm_client_is_thrown_out_of_a_conversation_and_of_the_server(room
         await room.messaging.remove_member(ann, group.conversation_id, ben.user_id)
         await js.until(lambda: js.seen("unsubscribed", channel=channel))
         room.door.end(ben)
-        await js.until(lambda: js.seen("disconnected"), within_s=1.0)
+        await js.until(lambda: js.seen("disconnected"))
         assert js.seen("disconnected")[0]["code"] == 4502
         assert len(js.seen("connected")) == 1, "it does not come back by itself"
 

@@ -7,6 +7,7 @@ import time
 
 import httpx
 
+from sealwire.testing.held_up import HeldUp
 from sealwire.testing.installation import PASSWORD, Person
 from sealwire.testing.wire import Wire
 
@@ -31,11 +32,12 @@ async def test_logout_closes_every_socket_of_the_session_and_no_other(installati
     others = await open_sockets(installation, ann)
     await asyncio.to_thread(ann.log_in)
     mine = await open_sockets(installation, ann)
-    started = time.monotonic()
-    answer = await asyncio.to_thread(ann.http.post, "/auth/logout")
-    assert answer.status_code == 204
-    codes = [await wire.closed(5) for wire in mine]
-    assert time.monotonic() - started < BOUND_S
+    with HeldUp(installation.pid, installation.data.parent) as held:
+        started = time.monotonic()
+        answer = await asyncio.to_thread(ann.http.post, "/auth/logout")
+        assert answer.status_code == 204
+        codes = [await wire.closed() for wire in mine]
+        assert time.monotonic() - started < BOUND_S + held.up_s
     assert codes == [4502] * 3
     assert all(wire.close_code is None for wire in others)
     refused = await asyncio.to_thread(ann.http.get, "/auth/me")
@@ -68,12 +70,13 @@ async def test_disabling_a_user_ends_tokens_sockets_and_refresh(installation, ow
     ben = person("ben")
     wires = await open_sockets(installation, ben)
     await asyncio.to_thread(owner.log_in)
-    started = time.monotonic()
-    done = await asyncio.to_thread(owner.http.patch, f"/auth/users/{ben.user_id}", json={"status": "disabled"})
-    assert done.status_code == 200, done.text
-    for wire in wires:
-        assert await wire.closed(5) == 4502
-    assert time.monotonic() - started < BOUND_S
+    with HeldUp(installation.pid, installation.data.parent) as held:
+        started = time.monotonic()
+        done = await asyncio.to_thread(owner.http.patch, f"/auth/users/{ben.user_id}", json={"status": "disabled"})
+        assert done.status_code == 200, done.text
+        for wire in wires:
+            assert await wire.closed() == 4502
+        assert time.monotonic() - started < BOUND_S + held.up_s
     assert (await asyncio.to_thread(ben.http.get, "/auth/me")).status_code == 401
     refused = await asyncio.to_thread(
         ben.http.post,

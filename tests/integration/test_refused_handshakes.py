@@ -39,6 +39,7 @@ def gated(tmp_path: Path) -> Iterator[tuple[Installation, httpx.Client]]:
         "SEALWIRE_GATEWAY__RATE_LIMITS": "on",
         "SEALWIRE_GATEWAY__TRUSTED_PROXIES": '["127.0.0.1"]',
         "SEALWIRE_BOUNDARY__WAITING_PER_IP": "2",
+        "SEALWIRE_SOCKET__AUTHENTICATE_S": "60",  # those who wait go on waiting while the others knock
         "SEALWIRE_BOUNDARY__HANDSHAKES_PER_MINUTE": "30",
     }
     running = Installation(data, env=env).start()

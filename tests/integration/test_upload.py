@@ -17,6 +17,7 @@ import psutil
 import pytest
 from tusclient.client import TusClient
 
+from sealwire.testing.held_up import HeldUp
 from sealwire.testing.installation import Installation, Person
 from sealwire.testing.node import NodeMissing, NodeScript
 
@@ -92,7 +93,7 @@ def test_the_audit_trail_tells_of_it(
     uploader = client.uploader(str(path), metadata={"filename": "salaries.txt"})
     uploader.upload()
     query = {"resource_type": "media", "resource_id": media_id(uploader.url)}
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 40
     while True:
         found = owner.http.get("/compliance/audit", params=query)
         actions = [record["action"] for record in found.json()["items"]]
@@ -187,10 +188,11 @@ def test_an_upload_ends_within_a_second_after_the_logout(
     where = begin(anna, 1_000_000)
     with slow_patch(installation, anna, where, b"x" * 50_000) as connection:
         time.sleep(0.1)
-        assert anna.http.post("/auth/logout").status_code == 204
-        started = time.monotonic()
-        answer = connection.recv(65_536)
-        assert time.monotonic() - started < 1.0
+        with HeldUp(installation.pid, installation.data.parent) as held:
+            assert anna.http.post("/auth/logout").status_code == 204
+            started = time.monotonic()
+            answer = connection.recv(65_536)
+            assert time.monotonic() - started < 1.0 + held.up_s
         assert b" 401 " in answer.partition(b"\r\n")[0]
     anna.log_in()
     head = anna.http.head(where, headers={"tus-resumable": "1.0.0"})
@@ -204,7 +206,7 @@ def test_a_cut_connection_loses_nothing_that_arrived(
     where = begin(anna, 1_000_000)
     with slow_patch(installation, anna, where, b"x" * 300_000):
         time.sleep(0.3)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 40
     offset = 0
     while offset != 300_000 and time.monotonic() < deadline:
         offset = int(anna.http.head(where, headers={"tus-resumable": "1.0.0"}).headers["upload-offset"])
@@ -250,7 +252,7 @@ def begin(person: Person, size: int) -> str:
 
 def slow_patch(installation: Installation, person: Person, where: str, sent: bytes) -> socket.socket:
     """Send the head of a long PATCH and its first bytes; the rest never comes."""
-    connection = socket.create_connection(("127.0.0.1", installation.base), timeout=5)
+    connection = socket.create_connection(("127.0.0.1", installation.base), timeout=40)
     head = (
         f"PATCH {urlsplit(where).path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {person.token}\r\n"
         "tus-resumable: 1.0.0\r\nupload-offset: 0\r\ncontent-length: 1000000\r\n"
