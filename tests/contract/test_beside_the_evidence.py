@@ -20,6 +20,7 @@ from sealwire.services.compliance.chain import line_of
 from sealwire.services.compliance.config import ComplianceConfig
 from sealwire.services.compliance.evidence import Evidence
 from sealwire.services.compliance.notes import VerifierKey, parse_key
+from sealwire.services.compliance.ports import AuditStore
 from sealwire.services.compliance.verification import StoredLog
 from sealwire.services.compliance.verify import Report, verify_export
 from sealwire.testing.compliance import open_compliance
@@ -217,6 +218,43 @@ async def test_a_record_that_is_pruned_while_its_log_is_verified_is_not_called_r
         log = StoredLog(store=room.stores.audit, evidence=evidence, tenant_id="acme", progress=lambda records: None)
         assert await log.verify(1, head.size, head) is None
         assert log.walk.pruned == [(270, 270)]
+
+
+class SignedLate:
+    """A store that shows no checkpoint before the second tile was read: it was being signed until then."""
+
+    def __init__(self, store: AuditStore, *, changed: bool) -> None:
+        self._store, self._changed = store, changed
+        self._read_up_to = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def span(self, tenant_id: str, first_seq: int, limit: int) -> Any:
+        self._read_up_to = first_seq + limit - 1
+        return await self._store.span(tenant_id, first_seq, limit)
+
+    async def checkpoints(self, tenant_id: str, *, above: int, limit: int) -> Any:
+        if self._read_up_to <= 256:
+            return []
+        found = await self._store.checkpoints(tenant_id, above=above, limit=limit)
+        return [msgspec.structs.replace(c, root=bytes(32)) for c in found] if self._changed else found
+
+
+@pytest.mark.parametrize(("signed", "changed"), [(300, False), (700, False), (700, True)])
+async def test_a_checkpoint_that_is_signed_while_a_log_is_verified(tmp_path: Path, signed: int, changed: bool) -> None:
+    """Of what the walk has passed no root is known any more; of where it ends there is."""
+    async with open_compliance(tmp_path) as room:
+        await add(room, signed)
+        await checkpoint(room)
+        await add(room, 700 - signed, signed)
+        head = await room.stores.audit.head("acme")
+        evidence: Evidence = room.service._evidence
+        late: Any = SignedLate(room.stores.audit, changed=changed)
+        log = StoredLog(store=late, evidence=evidence, tenant_id="acme", progress=lambda records: None)
+        async with asyncio.timeout(60):
+            fault = await log.verify(1, head.size, head)
+        assert (fault and fault.kind) == ("checkpoint" if changed else None)
 
 
 async def test_a_checkpoint_held_that_a_bundle_is_not_tied_to_is_not_passed_over(tmp_path: Path, capsys: Any) -> None:

@@ -50,6 +50,8 @@ class StoredLog:
         self._tiling = Tiling()
         self._waiting: list[StoredCheckpoint] = []
         self._seen_size = -1
+        self._more = True
+        """Whether there may be checkpoints behind those that wait to be reached."""
         self._chain = KeyChain(())
         self.walk = Walk(strict=canonical)
 
@@ -85,6 +87,7 @@ class StoredLog:
     async def _go(self, last: int) -> Fault | None:
         """Walk in steps that end at a tile's border or at a checkpoint, giving way to others in between."""
         walk = self.walk
+        self._more = True
         while True:
             checkpoint = await self._next_checkpoint(last) if walk.frontier is not None else None
             if checkpoint is not None and checkpoint.size == walk.records:
@@ -186,10 +189,17 @@ class StoredLog:
         return None
 
     async def _next_checkpoint(self, last: int) -> StoredCheckpoint | None:
-        if not self._waiting:
-            found = await self._store.checkpoints(self._tenant_id, above=self._seen_size, limit=_CHECKPOINTS_A_LOOK)
+        """Return the next one to be reached.
+
+        Of those that are signed while this goes on only one where it ends is looked at: no root is known any more of
+        what was passed.
+        """
+        if not self._waiting and (self._more or self.walk.expected > last):
+            above = max(self._seen_size, self.walk.records - 1)
+            found = await self._store.checkpoints(self._tenant_id, above=above, limit=_CHECKPOINTS_A_LOOK)
             self._waiting = list(found)
-            self._seen_size = found[-1].size if found else self._seen_size
+            self._seen_size = found[-1].size if found else above
+            self._more = len(found) == _CHECKPOINTS_A_LOOK
         return self._waiting[0] if self._waiting and self._waiting[0].size <= last else None
 
     async def _check_checkpoint(self, checkpoint: StoredCheckpoint) -> Fault | None:
