@@ -191,7 +191,7 @@ async def test_records_of_a_damaged_log_wait_beside_it_and_nobody_elses_do(
             answer = await room.service.append(GATEWAY, AuditBatch(records=batch))
             assert (answer.accepted, answer.duplicates, answer.parked) == (20, 0, 10)
         assert [r.audit_id for r in await records(room, "other")] == [e.audit_id for e in others[:30]]
-        with pytest.raises(DegradedOnly, match="1 audit logs are damaged; 30 records wait"):
+        with pytest.raises(DegradedOnly, match="1 audit logs, or the keys they need, are damaged; 30 records wait"):
             await room.service.checks()["audit_logs"]()
         counts = {m.name: m.samples[0].value for m in AuditCollector(room.service).collect()}
         assert counts == {"sealwire_audit_damaged_logs": 1, "sealwire_audit_parked_records": 30}
@@ -328,7 +328,7 @@ async def test_what_was_changed_while_it_waited_damages_no_log_for_good(tmp_path
             await room.service.append(GATEWAY, AuditBatch(records=[*entries(1, tenant), *entries(1, "third")]))
             room.service._logs.try_parked()
             await room.service._logs.settle()
-        with pytest.raises(DegradedOnly, match="1 audit logs are damaged; 3 records wait"):
+        with pytest.raises(DegradedOnly, match="1 audit logs, or the keys they need, are damaged; 3 records wait"):
             await room.service.checks()["audit_logs"]()
         for name in ("acme", "other", "third"):
             if name != "acme" or tenant != "acme":

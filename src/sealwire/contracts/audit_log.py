@@ -76,7 +76,8 @@ class Accepted(Output):
 
 
 class AuditRecord(Output):
-    """A record as a reader sees it: sealed fields opened, or `erased`. `hash` covers the sealed form."""
+    """A record as a reader sees it: sealed fields opened, `erased`, or `key_damaged` (until it is
+    put back). `hash` covers the sealed form."""
 
     audit_id: str
     tenant_id: str

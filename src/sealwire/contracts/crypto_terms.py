@@ -8,7 +8,7 @@ import msgspec
 
 from sealwire.kit.operation import Policy, Repeat
 from sealwire.kit.permission import Permission
-from sealwire.kit.problem import Conflict, Invalid, NotFound
+from sealwire.kit.problem import Conflict, Invalid, NotFound, PartOut
 
 SERVICE = "crypto"
 MAX_PLAINTEXT_BYTES = 1024 * 1024
@@ -40,6 +40,21 @@ class KeyUnusable(Conflict):
     """The key's state or type does not allow this."""
 
     code, title = "key_unusable", "The key can't be used for this"
+
+
+class DataKeyDestroyed(KeyUnusable):
+    """The data key was destroyed, and with it what was sealed under it."""
+
+    code, title = "data_key_destroyed", "The data key is destroyed"
+
+
+class KeyDamaged(PartOut):
+    """What is stored of the tenant's keys was changed or lost. Once it is put back, all is as it was.
+
+    It says nothing against crypto, nor against any other tenant's keys.
+    """
+
+    code, title = "key_damaged", "A stored key is damaged"
 
 
 class DecryptionFailed(Invalid):

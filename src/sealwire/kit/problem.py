@@ -138,6 +138,12 @@ class Unavailable(Problem):
         super().__init__(detail, retry_after_s=retry_after_s, **extra)
 
 
+class PartOut(Unavailable):
+    """A part behind the one that was asked is out; what doesn't need it is answered."""
+
+    code, title = "part_out", "Something this call needs is out for the moment"
+
+
 class SessionUnconfirmed(Unavailable):
     """The session could not be confirmed for now and this operation needs that (R6.6)."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sealwire.kit.operation import Repeat
-from sealwire.kit.problem import DeadlineExceeded, Problem, Retry, SessionUnconfirmed, Unavailable
+from sealwire.kit.problem import DeadlineExceeded, PartOut, Problem, Retry, SessionUnconfirmed, Unavailable
 
 
 class CircuitOpen(Unavailable):
@@ -22,12 +22,6 @@ class Unreachable(Unavailable):
     """No connection to the part came about; nothing was sent."""
 
     code, title = "unreachable", "A part this needs can't be reached"
-
-
-class PartOut(Unavailable):
-    """A part behind the one that was asked is out; what doesn't need it is answered."""
-
-    code, title = "part_out", "Something this call needs is out for the moment"
 
 
 class TimedOut(DeadlineExceeded):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -12,11 +13,12 @@ from sealwire.adapters.embedded.crypto_rewraps import REWRAPS_SCHEMA, SqliteRewr
 from sealwire.adapters.embedded.drivers.sqlite import Database
 from sealwire.adapters.embedded.holds import HOLDS_SCHEMA, SqliteHoldBook, held_sql, is_tenant_held, tenant_held_sql
 from sealwire.adapters.embedded.outbox import OUTBOX_SCHEMA, POSITIONS_SCHEMA, SqliteOutbox
+from sealwire.contracts.crypto_terms import KeyDamaged
 from sealwire.contracts.holds import LegalHold
 from sealwire.kit.problem import QuotaExceeded
 from sealwire.services.crypto.events import KeyEvent
 from sealwire.services.crypto.model import KeyState, Life
-from sealwire.services.crypto.ports import StoredDataKey, StoredKey, StoredVersion
+from sealwire.services.crypto.ports import MASTER, StoredDataKey, StoredKey, StoredVersion
 
 MIGRATIONS: Final = (
     f"""
@@ -81,12 +83,13 @@ MIGRATIONS: Final = (
 _KEY = "key_id, tenant_id, key_type, purpose, name, state, destroy_at_us, created_at_us"
 _VERSION = "version, created_at_us, reserved_uses, wrapped, kek_id, master_version, public_key"
 _DATA_KEY = (
-    "data_key_id, tenant_id, service, scope, subject_id, context_digest, key_id, version, wrapped, reserved_uses,"
-    " created_at_us"
+    "data_key_id, tenant_id, service, scope, subject_id, context_digest, key_id, version, wrapped, reserved_uses, "
+    "created_at_us"
 )
 OF_SUBJECT = "tenant_id = ? AND subject_id = ? AND subject_id != ''"
 """As the index of data keys by person is made: it has none of nobody's."""
 _HELD = held_sql("data_keys.tenant_id", "data_keys.subject_id", "data_keys.scope")
+_log = logging.getLogger("sealwire.crypto")
 Row = tuple[Any, ...]
 Rows = Callable[[str, tuple[Any, ...]], list[Row]]
 
@@ -106,6 +109,8 @@ class SqliteKeyStore:
             if key.purpose != "tenant":
                 if (there := _one(_on(conn), *_where_name(key.tenant_id, key.purpose, key.name))) is not None:
                     return there
+                if _is_lost(conn, key):
+                    raise KeyDamaged("A key that other keys are under is lost; no new one takes its place.")
             elif _count(conn, key.tenant_id) >= max_keys:
                 raise QuotaExceeded(f"A tenant may have {max_keys} keys that aren't destroyed.", limit=max_keys)
             conn.execute(
@@ -170,7 +175,7 @@ class SqliteKeyStore:
 
     async def due(self, now_us: int, limit: int) -> list[StoredKey]:
         where = f"WHERE destroy_at_us <= ? AND NOT {tenant_held_sql('keys.tenant_id')} ORDER BY destroy_at_us LIMIT ?"
-        return _many(self._db.read, where, (now_us, limit))
+        return _many(self._db.read, where, (now_us, limit), skip=True)
 
     async def reserve(self, key_id: str, version: int, count: int, *, limit: int) -> int | None:
         def reserve(conn: apsw.Connection) -> int | None:
@@ -354,37 +359,47 @@ def _one(rows: Rows, where: str, params: Row) -> StoredKey | None:
     return found[0] if found else None
 
 
-def _many(rows: Rows, where: str, params: Row) -> list[StoredKey]:
+def _many(rows: Rows, where: str, params: Row, *, skip: bool = False) -> list[StoredKey]:
+    """Read keys with their versions. Raises: KeyDamaged for one that isn't as it was written, unless they are to be
+    skipped."""
     keys = []
-    for key_id, tenant_id, key_type, purpose, name, state, destroy_at_us, created_at_us in rows(
-        f"SELECT {_KEY} FROM keys {where}",
-        params,
-    ):
-        versions = rows(f"SELECT {_VERSION} FROM versions WHERE key_id = ? ORDER BY version", (key_id,))
-        keys.append(
-            StoredKey(
-                key_id=key_id,
-                tenant_id=tenant_id,
-                key_type=key_type,
-                purpose=purpose,
-                name=name,
-                life=Life(state=KeyState(state), destroy_at_us=destroy_at_us),
-                created_at_us=created_at_us,
-                versions=tuple(
-                    StoredVersion(
-                        version=number,
-                        created_at_us=made_us,
-                        reserved_uses=uses,
-                        wrapped=wrapped,
-                        kek_id=kek_id,
-                        master_version=master_version,
-                        public_key=public_key,
-                    )
-                    for number, made_us, uses, wrapped, kek_id, master_version, public_key in versions
-                ),
-            )
-        )
+    for row in rows(f"SELECT {_KEY} FROM keys {where}", params):
+        versions = rows(f"SELECT {_VERSION} FROM versions WHERE key_id = ? ORDER BY version", row[:1])
+        try:
+            keys.append(_read_key(row, versions))
+        except KeyDamaged as fault:
+            if not skip:
+                raise
+            _log.error("%s", fault)
     return keys
+
+
+def _read_key(row: Row, versions: Sequence[Row]) -> StoredKey:
+    """Make a key of what is stored of it, which whoever writes the file may have changed. Raises: KeyDamaged."""
+    key = dict(zip(_KEY.split(", "), row, strict=True))
+    key["life"] = {"state": key.pop("state"), "destroy_at_us": key.pop("destroy_at_us")}
+    key["versions"] = [dict(zip(_VERSION.split(", "), version, strict=True)) for version in versions]
+    try:
+        read = msgspec.convert(key, StoredKey)
+    except msgspec.ValidationError as fault:
+        raise KeyDamaged(f"What is stored of the key {row[0]} is damaged: {fault}.") from None
+    if not versions or (read.purpose == MASTER and read.key_type != "aes-256-gcm"):
+        raise KeyDamaged(f"What is stored of the key {row[0]} is damaged.")
+    return read
+
+
+def _is_lost(conn: apsw.Connection, key: StoredKey) -> bool:
+    """Whether there was this key before: something is under it. Another in its place would be in the way of the row
+    when that is put back, and its versions would have numbers that others had."""
+    if key.purpose == MASTER:
+        sql, params = "SELECT 1 FROM keys WHERE tenant_id = ? LIMIT 1", [key.tenant_id]
+    else:
+        sql = (
+            "SELECT 1 FROM data_keys d WHERE current AND tenant_id = ? AND service = ?"
+            " AND NOT EXISTS (SELECT 1 FROM keys k WHERE k.key_id = d.key_id) LIMIT 1"
+        )
+        params = [key.tenant_id, key.purpose.removeprefix("system:")]
+    return bool(conn.execute(sql, params).fetchall())
 
 
 def _data_key(rows: Rows, where: str, params: Row) -> StoredDataKey | None:
@@ -393,17 +408,7 @@ def _data_key(rows: Rows, where: str, params: Row) -> StoredDataKey | None:
 
 
 def _read_data_key(row: Row) -> StoredDataKey:
-    (name, tenant_id, service, scope, subject_id, digest, key_id, version, wrapped, uses, made_us) = row
-    return StoredDataKey(
-        data_key_id=name,
-        tenant_id=tenant_id,
-        service=service,
-        scope=scope,
-        subject_id=subject_id,
-        context_digest=digest,
-        key_id=key_id,
-        version=version,
-        wrapped=wrapped,
-        reserved_uses=uses,
-        created_at_us=made_us,
-    )
+    try:
+        return msgspec.convert(dict(zip(_DATA_KEY.split(", "), row, strict=True)), StoredDataKey)
+    except msgspec.ValidationError as fault:
+        raise KeyDamaged(f"What is stored of the data key {row[0]} is damaged: {fault}.") from None

@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from sealwire.contracts.audit_log import Actor, AuditEntry, Outcome
+from sealwire.contracts.crypto_terms import KeyDamaged
 from sealwire.contracts.opened import Opened
 from sealwire.kit.caller import ANONYMOUS_TENANT, Caller
 from sealwire.kit.clock import Clock
@@ -152,11 +153,15 @@ class Journal:
     async def audit_entry(self, event: Event) -> AuditEntry:
         """Turn an event into what compliance stores; its id is the event's, so sending it twice changes nothing."""
         body = _decode(event.data)
+        metadata = _metadata(body.facts)
         personal: dict[str, str] = {}
         if body.sealed:
             owner = event.tenant_id if event.tenant_id != ANONYMOUS_TENANT else ""
-            opened = await self._vault.open_if_possible(owner, "event", body.sealed)
-            personal = _decode_personal(opened) if opened is not None else {}
+            try:
+                opened = await self._vault.open_if_possible(owner, "event", body.sealed)
+                personal = _decode_personal(opened) if opened is not None else {}
+            except KeyDamaged:  # all tenants' events stand in one row: none waits for the keys of another's
+                metadata["personal"] = "key_damaged"
         return AuditEntry(
             audit_id=event.event_id,
             tenant_id=event.tenant_id,
@@ -165,7 +170,7 @@ class Journal:
             resource_type=body.resource_type,
             resource_id=body.resource_id,
             outcome=body.outcome,
-            metadata=_metadata(body.facts),
+            metadata=metadata,
             personal=personal,
             subject_id=body.subject_id,
             created_at_us=event.at_us,

@@ -24,6 +24,7 @@ from sealwire.services.compliance.boxes import Boxes, JobKeys
 from sealwire.services.compliance.certificates import KIND, SERVICE, Certificates
 from sealwire.services.compliance.events import job_event
 from sealwire.services.compliance.job_ports import Box, RightsStore, StoredJob
+from sealwire.services.compliance.sealing import parked_owner
 
 ORDER: Final = ("auth", "messaging", "media", "search", "gateway", "compliance", "crypto")
 AUDIT: Final = "audit"
@@ -215,6 +216,8 @@ class Erasures:
             await self._store.mark_erased(job.tenant_id, job.subject_id)
             self._forget_person(job.tenant_id, job.subject_id)
             destroyed = await self._keys.destroy(job.tenant_id, subject_id=job.subject_id)
+            owner, scope, person = parked_owner(job.tenant_id, job.subject_id)
+            destroyed += await self._keys.destroy(owner, scope=scope, subject_id=person)
             counts = _sum(receipt.counts, {"data_key": destroyed})
             receipt = replace(receipt, done=True, counts=counts, finished_at=rfc3339(self._clock.now_us()))
             job = self._with(job, receipt)

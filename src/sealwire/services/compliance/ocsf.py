@@ -21,7 +21,7 @@ from typing import Any, Final
 from sealwire import __version__
 from sealwire.contracts.audit_log import AuditRecord
 from sealwire.kit.clock import parse_rfc3339
-from sealwire.services.compliance.sealing import ERASED, UNREADABLE
+from sealwire.services.compliance.sealing import ERASED, KEY_DAMAGED, UNREADABLE
 
 OCSF_VERSION: Final = "1.3.0"
 API_ACTIVITY: Final = 6003
@@ -152,7 +152,7 @@ def _api(record: AuditRecord) -> dict[str, Any]:
 
 def _endpoint(address: str) -> dict[str, str]:
     """An address that was erased, or never known, is none: the schema has a name for what there is instead."""
-    return {"name": address or "unknown"} if address in {"", ERASED, UNREADABLE} else {"ip": address}
+    return {"name": address or "unknown"} if address in {"", ERASED, KEY_DAMAGED, UNREADABLE} else {"ip": address}
 
 
 def _http_request(record: AuditRecord) -> dict[str, Any]:

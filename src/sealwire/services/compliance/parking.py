@@ -94,10 +94,10 @@ class Parking:
         """Return what waits longest, in order, and what to tell `remove`.
 
         Raises: ValueError for what was changed so that it would damage the log for good: another tenant's record, or
-        one that says what is pruned, which is never parked.
+        one that says what is pruned, which is never parked. And as `Sealer.reseal`.
         """
         up_to, records = await self._store.first(tenant_id, RECORDS_A_STEP)
-        items = [self._sealer.reopen(record.body, record.created_us) for record in records]
+        items = [await self._sealer.reseal(self._sealer.reopen(r.body, r.created_us)) for r in records]
         for record, entry in zip(records, (item.entry for item in items), strict=True):
             if (entry.tenant_id, entry.audit_id) != (tenant_id, record.audit_id) or entry.action == PRUNED_ACTION:
                 raise ValueError(f"the parked record {record.audit_id} is not as it was parked")

@@ -96,7 +96,7 @@ class Logs:
         chained: list[tuple[Group, LogAppend, Tree]] = []
         for group in groups:
             tree = group.log.known
-            if tree is None or group.log.parked or group.repeats:
+            if tree is None or group.log.parked or group.is_odd:
                 self._start(self._write_alone(group))
                 continue
             try:

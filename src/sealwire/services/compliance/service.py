@@ -179,7 +179,9 @@ class ComplianceService(RightsAnswers):
     async def _check_logs(self) -> None:
         logs, records = self.damaged()
         if logs:
-            raise DegradedOnly(f"{logs} audit logs are damaged; {records} records wait beside them")
+            raise DegradedOnly(
+                f"{logs} audit logs, or the keys they need, are damaged; {records} records wait beside them"
+            )
 
     def damaged(self) -> tuple[int, int]:
         """Return how many logs can't be continued, as far as somebody tried, and how many records wait beside them."""

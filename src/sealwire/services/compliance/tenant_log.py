@@ -191,6 +191,9 @@ class Log:
         if self.due:
             self.due = False
             await self._resume()
+        if not self.parked and any(item.parks for item in items):
+            _log.error("records of %s wait beside its audit log: its keys are damaged", self.tenant_id)
+            self.parked = True
         if not self.parked:
             try:
                 return await self._store_items(items)
@@ -207,15 +210,15 @@ class Log:
         parking, tenant_id = self._parking, self.tenant_id
         try:
             await self.tree()
-            if not self._announced:
-                await self._store_items(await parking.announcement(tenant_id))
-                self._announced = True
             for _ in range(_STEPS_A_TURN):
                 up_to, items = await parking.first(tenant_id)
                 if not items:
                     self.parked = self.due = self._announced = False
                     _log.warning("the audit log of %s goes on, with all that waited", tenant_id)
                     return
+                if not self._announced:
+                    await self._store_items(await parking.announcement(tenant_id))
+                    self._announced = True
                 verdicts = await self._store_items(items)
                 conflicts = [item for item, v in zip(items, verdicts, strict=True) if v is Verdict.CONFLICT]
                 await self._store_items(await parking.alarms(tenant_id, conflicts))
@@ -309,9 +312,10 @@ class Group:
         self.items = list(waiting[0].items) if len(waiting) == 1 else [i for some in waiting for i in some.items]
 
     @property
-    def repeats(self) -> bool:
-        """Whether an audit id is in it twice."""
-        return len({item.entry.audit_id for item in self.items}) < len(self.items)
+    def is_odd(self) -> bool:
+        """Whether an audit id is in it twice, or an entry that is to wait."""
+        items = self.items
+        return len({item.entry.audit_id for item in items}) < len(items) or any(item.parks for item in items)
 
     def settle(self, verdicts: Sequence[Verdict]) -> None:
         """Tell the batches what became of each entry."""

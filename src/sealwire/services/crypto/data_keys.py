@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from hashlib import sha256
 from typing import Final, NoReturn
 
-from sealwire.contracts.crypto_terms import DecryptionFailed, KeyNotFound, KeyUnusable
+from sealwire.contracts.crypto_terms import DataKeyDestroyed, DecryptionFailed, KeyDamaged, KeyNotFound
 from sealwire.contracts.data_keys import (
     DATA_KEY_USES,
     DataKey,
@@ -30,7 +30,7 @@ from sealwire.kit.problem import Invalid
 from sealwire.services.crypto.events import KeyEvent, Outcome, key_event
 from sealwire.services.crypto.journal import UseJournal
 from sealwire.services.crypto.keys import KeyChain, LiveKey
-from sealwire.services.crypto.model import ROTATE_AT_USES, KeyUse
+from sealwire.services.crypto.model import ROTATE_AT_USES, KeyUse, allows
 from sealwire.services.crypto.ports import KeyStore, StoredDataKey
 
 _ID_CHARS: Final = 36
@@ -67,34 +67,34 @@ class DataKeys:
 
         One whose row is damaged is followed by a new one: what it protects waits for the row, what comes does not.
         """
-        live = await self._chain.named(caller, system_purpose(caller.service), DATA, "aes-256-gcm")
-        with self._refusals(caller, _LOADED, live.stored.key_id, 0, live.stored.purpose):
-            return await self._current(caller, live, request)
-
-    async def _current(self, caller: Caller, live: LiveKey, request: SystemDataKeyRequest) -> SystemDataKey:
-        live.require(KeyUse.PROTECT)
+        purpose = system_purpose(caller.service)
+        live = await self._chain.named(caller, purpose, DATA, "aes-256-gcm")
+        with self._refusals(caller, _LOADED, live.stored.key_id, 0, purpose):
+            if not allows(live.stored.life.state, KeyUse.PROTECT):  # nobody can have switched it off but in the file
+                await self._chain.refresh(live)
+            live.require(KeyUse.PROTECT)
         digest = sha256(canonical_context(request.context)).digest()
         fresh = request.fresh
         while True:
             stored = await self._store.current_data_key(caller.tenant_id, caller.service, digest)
             if stored is None or fresh or stored.reserved_uses + DATA_KEY_USES > ROTATE_AT_USES:
-                made = await self._make(caller, live, request.context, digest, stored)
+                with self._refusals(caller, _LOADED, live.stored.key_id, 0, purpose):
+                    made = await self._make(caller, live, request.context, digest, stored)
                 if made is not None:
                     return made
                 fresh = False  # another call made one at the same time
                 continue
             event = self._event(caller, _LOADED, stored)
             if await self._store.grant_uses(stored.data_key_id, DATA_KEY_USES, event):
-                purpose = system_purpose(stored.service)
                 try:
                     with self._refusals(caller, _LOADED, stored.key_id, stored.version, purpose):
                         return _data_key(stored, await self._unwrap(live, stored))
-                except (DecryptionFailed, KeyNotFound):
+                except (DecryptionFailed, KeyDamaged, KeyNotFound):
                     _log.error("data key %s does not open: its row was changed; a new one follows", stored.data_key_id)
                     fresh = True
 
     async def open(self, caller: Caller, key: WrappedKey) -> PlainKey:
-        """Return a data key in the clear. Raises: DecryptionFailed, KeyUnusable."""
+        """Return a data key in the clear. Raises: DecryptionFailed, KeyUnusable, KeyDamaged."""
         if len(key.wrapped) != _ID_CHARS:
             return await self._open_wrapped(caller, key)
         stored = await self._store.data_key(caller.tenant_id, caller.service, key.wrapped)
@@ -104,7 +104,7 @@ class DataKeys:
             if sha256(canonical_context(key.context)).digest() != stored.context_digest:
                 raise DecryptionFailed
             if stored.wrapped is None:
-                raise KeyUnusable("The data key is destroyed.")
+                raise DataKeyDestroyed
             live = await self._chain.find(caller.tenant_id, stored.key_id)
             live.require(KeyUse.PROCESS)
             plain = await self._unwrap(live, stored)
@@ -214,7 +214,7 @@ class DataKeys:
         newest = live.stored.newest.version
         try:
             material = await self._chain.material(live, newest)
-        except DecryptionFailed:  # damaged as well
+        except (DecryptionFailed, KeyDamaged):  # damaged as well
             live = await self._chain.rotate(caller, live, expected=newest)
             material = await self._chain.material(live, live.stored.newest.version)
         data_key_id = new_id()

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from sealwire.contracts.crypto_terms import DecryptionFailed, KeyNotFound, KeyType, KeyUnusable
+from sealwire.contracts.crypto_terms import DecryptionFailed, KeyDamaged, KeyNotFound, KeyType, KeyUnusable
 from sealwire.contracts.tenancy import QuotaSource
 from sealwire.kit.caller import Caller, service_caller
 from sealwire.kit.clock import Clock
 from sealwire.kit.envelopes import EnvelopeRefused, bind, wipe, wiping
 from sealwire.kit.ids import new_id
-from sealwire.resilience.failure import PartOut
+from sealwire.kit.problem import PartOut
 from sealwire.services.crypto.config import CryptoConfig
 from sealwire.services.crypto.events import KeyEvent, key_event
 from sealwire.services.crypto.flights import Flights
@@ -22,6 +22,7 @@ from sealwire.services.crypto.material import Material, new_material
 from sealwire.services.crypto.model import (
     REFUSE_AT_USES,
     BudgetExhausted,
+    KeyState,
     KeyUse,
     Life,
     UseBudget,
@@ -237,33 +238,26 @@ class KeyChain:
         """Return a version's material; use it before the next await.
 
         Raises: KeyNotFound for a version there isn't; KeyUnusable when it is destroyed; DecryptionFailed when what is
-        stored of it does not open; Unavailable.
+        stored of it does not open, KeyDamaged when that of a master key doesn't; Unavailable.
         """
         while True:
             material = live.materials.get(version)
             if material is not None and self._monotonic() < material.expires_s:
                 return material
-            stored = next((v for v in live.stored.versions if v.version == version), None)
+            stored = _version(live.stored, version) or _version((await self.refresh(live)).stored, version)
             if stored is None:
                 raise KeyNotFound("The key has no such version.")
             await self._flights.join(("unwrap", live.stored.key_id, version), partial(self._unwrap, live, stored))
 
     async def _unwrap(self, live: LiveKey, version: StoredVersion) -> None:
-        key, wrapped = live.stored, version.wrapped
-        if wrapped is None:
-            raise KeyUnusable("The key is destroyed.")
-        context = version_context(key.purpose, key.tenant_id, key.key_id, version.version, key.key_type)
-        if key.purpose == MASTER:
-            if not self._provider.holds(wrapped):  # moved to another provider since it was read
-                wrapped = (await self.refresh(live)).stored.versions[version.version - 1].wrapped or wrapped
-            root = await self.unwrap_master(wrapped, context)
-        else:
-            above = await self.material(await self.master(key.tenant_id), version.master_version)
-            try:
-                root = above.unwrap(wrapped, context)
-            except EnvelopeRefused:
-                _log.error("version %d of key %s does not open: its row was changed", version.version, key.key_id)
-                raise DecryptionFailed from None
+        try:
+            root = await self._root(live.stored, version)
+        except (DecryptionFailed, PartOut):  # since it was read, it may have moved, or been put back
+            again = _version((await self.refresh(live)).stored, version.version)
+            if again is None or again == version:
+                raise
+            root = await self._root(live.stored, version := again)
+        key = live.stored
         if not allows(state := live.stored.life.state, KeyUse.PROCESS):  # since this began
             wipe(root)
             raise KeyUnusable(f"The key is {state.value}.")
@@ -286,14 +280,35 @@ class KeyChain:
             if len(self._strays) > self._config.cache_keys:
                 self._strays.popleft().wipe()
 
-    async def unwrap_master(self, wrapped: bytes, context: bytes) -> bytearray:
-        """Have the provider unwrap a version of a master key. Raises: Unavailable."""
+    async def _root(self, key: StoredKey, version: StoredVersion) -> bytearray:
+        """Return the root of a version. Raises: KeyUnusable, KeyDamaged, DecryptionFailed, Unavailable."""
+        wrapped = version.wrapped
+        if wrapped is None:
+            if key.life.state is not KeyState.DESTROYED:
+                raise KeyDamaged(f"Version {version.version} of key {key.key_id} is lost.")
+            raise KeyUnusable("The key is destroyed.")
+        context = version_context(key.purpose, key.tenant_id, key.key_id, version.version, key.key_type)
+        if key.purpose == MASTER:
+            return await self.unwrap_master(wrapped, context, version.kek_id)
+        try:
+            above = await self.material(await self.master(key.tenant_id), version.master_version)
+            return above.unwrap(wrapped, context)
+        except KeyNotFound:
+            raise KeyDamaged("A version of the tenant's master key is lost.") from None
+        except EnvelopeRefused:
+            _log.error("version %d of key %s does not open: its row was changed", version.version, key.key_id)
+            raise DecryptionFailed from None
+
+    async def unwrap_master(self, wrapped: bytes, context: bytes, kek_id: str) -> bytearray:
+        """Have the provider unwrap a version of a master key, which `kek_id` wraps. Raises: KeyDamaged, Unavailable."""
         try:
             return await self._provider.unwrap(wrapped, context)
         except (KekUnusable, WrapRefused) as fault:
+            if isinstance(fault, WrapRefused) and kek_id in self._provider.kek_ids:
+                raise self._out(fault, "What is stored of the tenant's master key is damaged.", KeyDamaged) from None
             raise self._out(fault, "The key provider can't unwrap the tenant's master key.") from None
 
-    def _out(self, fault: Exception, detail: str) -> PartOut:
+    def _out(self, fault: Exception, detail: str, kind: type[PartOut] = PartOut) -> PartOut:
         """Log what the provider's fault is, once a second at most, and return what callers are told.
 
         It says nothing against crypto itself: keys that are unwrapped go on being used meanwhile.
@@ -301,8 +316,8 @@ class KeyChain:
         now_s = self._monotonic()
         if now_s >= self._quiet_until_s:
             self._quiet_until_s = now_s + _QUIET_S
-            _log.error("the key provider is out: %s", fault)
-        return PartOut(detail)
+            _log.error("%s: %s", "the key provider is out" if kind is PartOut else "a master key does not open", fault)
+        return kind(detail)
 
     async def _new_version(
         self, tenant_id: str, key_id: str, key_type: KeyType, purpose: str, number: int, now_us: int
@@ -405,6 +420,10 @@ class KeyChain:
             self._keys.popitem(last=False)[1].wipe()
         live = self._keys[name] = LiveKey(stored)
         return live
+
+
+def _version(stored: StoredKey, number: int) -> StoredVersion | None:
+    return next((version for version in stored.versions if version.version == number), None)
 
 
 def version_context(purpose: str, tenant_id: str, key_id: str, version: int, key_type: str) -> bytes:

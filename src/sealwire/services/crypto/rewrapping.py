@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from sealwire.contracts.crypto_terms import DecryptionFailed, KeyNotFound, KeyUnusable
+from sealwire.contracts.crypto_terms import DecryptionFailed, KeyDamaged, KeyNotFound, KeyUnusable
 from sealwire.contracts.keys import Rewrapped
 from sealwire.kit.caller import SYSTEM_TENANT, Caller, service_caller
 from sealwire.kit.clock import Clock
@@ -30,6 +30,7 @@ from sealwire.services.crypto.providers import KekUnusable, KeyProvider
 
 _log = logging.getLogger("sealwire.crypto")
 AT_ONCE: Final = 100
+_DAMAGED_OR_OFF: Final = (EnvelopeRefused, DecryptionFailed, KeyDamaged, KeyNotFound, KeyUnusable)
 _FROM_THE_START: Final = ("", 0)
 
 
@@ -72,8 +73,11 @@ class Rewrapping:
         moved = 0
         for number, tenant_id in enumerate(tenants, 1):
             on_behalf = service_caller(caller.service or "crypto", tenant_id)
-            while count := await self._step(on_behalf, AT_ONCE):
-                moved += count
+            try:
+                while count := await self._step(on_behalf, AT_ONCE):
+                    moved += count
+            except KeyDamaged as fault:  # no reason to stop for the others
+                _log.error("keys of %s stay as they are: %s", tenant_id, fault)
             tell(Progress(step="tenants", done=number, total=len(tenants)))
         return moved
 
@@ -88,7 +92,7 @@ class Rewrapping:
             await asyncio.sleep(0)  # others go on between two keys
             try:
                 rewraps.append(await self._rewrap(master, item))
-            except (EnvelopeRefused, DecryptionFailed, KeyUnusable) as fault:  # damaged, or off: no reason to stop
+            except _DAMAGED_OR_OFF as fault:  # no reason to stop
                 _log.error("%s %s does not open, and stays as it is: %r", item.kind, item.id, fault)
         event = key_event(
             caller,
@@ -154,7 +158,7 @@ class Rewrapping:
         for item in items:
             await asyncio.sleep(0)  # others go on between two keys
             context = _master_context(item)
-            with wiping(await self._chain.unwrap_master(item.wrapped, context)) as plain:
+            with wiping(await self._chain.unwrap_master(item.wrapped, context, item.under)) as plain:
                 wrapped = await self._providers.wrap(plain, context)
                 with wiping(await self._providers.unwrap(wrapped, context)) as again:
                     if not compare_digest(plain, again):
