@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from unittest.mock import patch
 
 import httpx
 import pytest
+from httpx._transports import default as httpx_transports
 from hypothesis import HealthCheck, settings
 
 from sealwire.adapters.embedded.drivers.memory_folder import remove_stale
@@ -31,6 +34,13 @@ MEMORY = Path("/dev/shm")
 @pytest.fixture(scope="session", autouse=True)
 def _new_databases_are_copies() -> Iterator[None]:
     with new_files.copied():
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _authorities_are_read_once() -> Iterator[None]:
+    """By default httpx reads all of the machine's for each client, for plain HTTP too: most of a request's cost."""
+    with patch.object(httpx_transports, "create_ssl_context", cache(httpx_transports.create_ssl_context)):
         yield
 
 
