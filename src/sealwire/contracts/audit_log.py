@@ -119,13 +119,15 @@ class VerifyQuery(Input):
     """A range of records, inclusive; without it all.
 
     `canonical` also asks of every record whether its bytes are the RFC 8785 form of what they hold: half as much work
-    again for plain records, three times as much where texts are not ASCII.
+    again for plain records, three times as much where texts are not ASCII. `index` also asks whether queries find each
+    record by what it says, once all else fits.
     """
 
     from_seq: Annotated[int, msgspec.Meta(ge=1)] | None = None
     to_seq: Annotated[int, msgspec.Meta(ge=1)] | None = None
     tenant_id: Id | None = None
     canonical: bool = False
+    index: bool = False
 
 
 class LogQuery(Input):

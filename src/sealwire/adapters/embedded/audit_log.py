@@ -254,6 +254,24 @@ class SqliteAuditStore:
         records = unpack(first, count, *rows[0]) if rows else []
         return [r for i in likely if _matches(r := records[i], wanted)][:limit]
 
+    async def misfiled(self, tenant_id: str, first_seq: int, limit: int) -> int | None:
+        number = self._number(tenant_id)
+        if number is None:
+            return None
+        base = number << SEQ_BITS
+        rows = self._read(
+            "SELECT place, count, CAST(traits AS BLOB), CAST(bodies AS BLOB) FROM piece"
+            " WHERE place > ? AND place < ? AND place + count > ? ORDER BY place",
+            (base | max(0, first_seq - TILE_WIDTH), base | first_seq + limit, base | first_seq),
+        )
+        for place, count, traits, bundle in rows:
+            entries = entries_of(bundle)
+            entries += [b""] * (count - len(entries))
+            for i in audit_traits.differing(traits, entries):
+                if first_seq <= place - base + i < first_seq + limit:
+                    return int(place) - base + i
+        return None
+
     async def tiles(self, tenant_id: str, addresses: Iterable[tuple[int, int]]) -> dict[tuple[int, int], bytes]:
         number = self._number(tenant_id)
         found: dict[tuple[int, int], bytes] = {}
@@ -327,7 +345,8 @@ class SqliteAuditStore:
         found: set[int] = set()
         while left:
             rows = self._read(
-                "SELECT place, count, traits FROM piece WHERE place > ? AND place <= ? AND place + count > ? LIMIT 1",
+                "SELECT place, count, CAST(traits AS BLOB) FROM piece"
+                " WHERE place > ? AND place <= ? AND place + count > ? LIMIT 1",
                 (base | max(0, left[0] - TILE_WIDTH), base | left[0], base | left[0]),
             )
             if not rows:
@@ -343,7 +362,7 @@ class SqliteAuditStore:
     def _traits_behind(self, base: int, seq: int) -> list[Row]:
         """Return place, count and traits of the next pieces of a log that hold a record above `seq`."""
         return self._read(
-            "SELECT place, count, traits FROM piece WHERE place > ? AND place < ? AND place + count > ?"
+            "SELECT place, count, CAST(traits AS BLOB) FROM piece WHERE place > ? AND place < ? AND place + count > ?"
             " ORDER BY place LIMIT ?",
             (base | max(0, seq + 1 - TILE_WIDTH), base + (1 << SEQ_BITS), base | seq + 1, _PIECES_A_LOOK),
         )

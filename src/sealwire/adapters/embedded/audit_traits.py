@@ -12,7 +12,10 @@ from array import array
 from collections.abc import Sequence
 from zlib import crc32
 
+import msgspec
+
 from sealwire.contracts.audit_log import AuditEntry
+from sealwire.kit.clock import parse_rfc3339
 from sealwire.services.compliance.ports import RecordFilter
 
 _SWAP = sys.byteorder == "big"
@@ -84,6 +87,74 @@ def times_of(count: int, traits: bytes) -> Sequence[int]:
     if _SWAP:
         times.byteswap()
     return times
+
+
+class _Actor(msgspec.Struct, frozen=True, gc=False):
+    id: str
+
+
+class _Said(msgspec.Struct, frozen=True, gc=False):
+    """What a record itself says of all that there are traits of."""
+
+    action: str
+    actor: _Actor
+    created_at: str
+    outcome: str
+    resource_id: str
+    resource_type: str
+
+
+_read_said = msgspec.json.Decoder(_Said).decode
+
+
+def differing(traits: bytes, bodies: Sequence[bytes]) -> Sequence[int]:
+    """Return which records of a piece have traits that don't fit their bytes, as indexes in order: all of traits that
+    were cut. What is pruned says nothing, and neither does what can't be read."""
+    count = len(bodies)
+    if len(traits) != count * _RECORD_BYTES:
+        return range(count)
+    there: list[int] = []
+    said: list[_Said] = []
+    times = array("q")
+    seconds: dict[str, int] = {}
+    for i, body in enumerate(bodies):
+        try:
+            record = _read_said(body)
+            times.append(_time_us(record.created_at, seconds))
+        except ValueError:
+            continue
+        there.append(i)
+        said.append(record)
+    code = _codes
+    columns = (
+        times,
+        array("I", [code[r.actor.id] for r in said]),
+        array("I", [code[r.action] for r in said]),
+        array("I", [code[r.resource_type] for r in said]),
+        array("I", [crc32(r.resource_id.encode()) for r in said]),
+        array("I", [code[r.outcome] for r in said]),
+    )
+    found: set[int] = set()
+    for column, expected in enumerate(map(_bytes, columns)):
+        start, width = _column(column, count)
+        stored = traits[start : start + width * count]
+        if expected == stored:
+            continue
+        for at, i in enumerate(there):
+            if stored[i * width : i * width + width] != expected[at * width : at * width + width]:
+                found.add(i)
+    return sorted(found)
+
+
+def _time_us(text: str, seconds: dict[str, int]) -> int:
+    """Read a record's time; what was read of a second before it is remembered. Raises: ValueError."""
+    fraction = text[20:26]
+    if len(text) != 27 or text[19] != "." or text[26] != "Z" or not (fraction.isascii() and fraction.isdecimal()):
+        return parse_rfc3339(text)
+    second = text[:19]
+    if (start_us := seconds.get(second)) is None:
+        start_us = seconds[second] = parse_rfc3339(f"{second}Z")
+    return start_us + int(fraction)
 
 
 def _equal(traits: bytes, count: int, column: int, code: int, among: Sequence[int]) -> list[int]:

@@ -186,6 +186,10 @@ class AuditStore(Protocol):
     async def search(self, tenant_id: str, wanted: RecordFilter, *, after_seq: int, limit: int) -> Found:
         """Return up to `limit` records above `after_seq` that match, without blocking others for long."""
 
+    async def misfiled(self, tenant_id: str, first_seq: int, limit: int) -> int | None:
+        """Return the first record, of those from `first_seq` to `first_seq + limit - 1`, that `search` knows by another
+        time, actor, action, resource or outcome than it states itself; `limit` <= 256. What is pruned states none."""
+
     async def tiles(self, tenant_id: str, addresses: Iterable[tuple[int, int]]) -> dict[tuple[int, int], bytes]:
         """Return the stored tiles among these (level, number): full ones of level 0, the newest form of those above."""
 

@@ -257,7 +257,7 @@ class Verifier:
         head = await self._store.head(tenant_id)
         first, last = _range(query, head)
         if last - first + 1 <= self._at_once:
-            return await self._run(tenant_id, first, last, head, query.canonical, lambda records: None)
+            return await self._run(tenant_id, first, last, head, query, lambda records: None)
         under_way = [
             job
             for job in self._jobs.values()
@@ -296,7 +296,7 @@ class Verifier:
         async def run() -> None:
             async with self._turns:
                 try:
-                    done = await self._run(tenant_id, first, last, head, query.canonical, progress)
+                    done = await self._run(tenant_id, first, last, head, query, progress)
                     job.result = msgspec.structs.replace(done, job_id=job_id)
                 except Exception as error:
                     fault = f"the verification could not be finished: {type(error).__name__}"
@@ -318,15 +318,21 @@ class Verifier:
         first: int,
         last: int,
         head: LogHead,
-        canonical: bool,
+        query: VerifyQuery,
         progress: Callable[[int], None],
     ) -> Verification:
         note = await self._sign_first(tenant_id)
         log = StoredLog(
-            store=self._store, evidence=self._evidence, tenant_id=tenant_id, progress=progress, canonical=canonical
+            store=self._store,
+            evidence=self._evidence,
+            tenant_id=tenant_id,
+            progress=progress,
+            canonical=query.canonical,
         )
         try:
             fault = await log.verify(first, last, head) or await self._check_last(tenant_id)
+            if fault is None and query.index:
+                fault = await self._check_index(tenant_id, first, last)
         except LogUnreadable as error:
             fault = Fault(Tampering.CHANGED, log.walk.expected, f"what is stored here can't be read: {error}")
         return Verification(
@@ -346,6 +352,16 @@ class Verifier:
         except (LogBroken, LogUnreadable):
             last = await self._store.last_checkpoint(tenant_id)
             return last.note if last else ""
+
+    async def _check_index(self, tenant_id: str, first: int, last: int) -> Fault | None:
+        """Compare what queries find records by with the records, which fit."""
+        for at in range(first - (first - 1) % TILE_WIDTH, last + 1, TILE_WIDTH):
+            start, stop = max(first, at), min(last, at + TILE_WIDTH - 1)
+            seq = await self._store.misfiled(tenant_id, start, stop - start + 1)
+            if seq is not None:
+                return Fault(Tampering.INDEX, seq, "queries know the record by something else than it says")
+            await asyncio.sleep(0)
+        return None
 
     async def _check_last(self, tenant_id: str) -> Fault | None:
         last = await self._store.last_checkpoint(tenant_id)

@@ -41,6 +41,8 @@ class Tampering(StrEnum):
     """The checkpoint itself: not a note, or not signed by the key."""
     TREE = "tree"
     """Stored hashes of the tree don't fit the records, which fit one another."""
+    INDEX = "index"
+    """What queries find a record by says something else than the record, which fits."""
     NOT_SHOWN = "not shown"
     """Nothing that can be told: a record is said to be pruned, and what is here does not prove it; or a checkpoint is
     held that what is here is not tied to."""
