@@ -168,6 +168,6 @@ async def test_a_task_that_asks_on_and_on_can_be_cancelled_at_any_moment() -> No
         for _ in range(i):
             await asyncio.sleep(0)
         task.cancel()
-        await asyncio.wait([task], timeout=5)
+        await asyncio.wait([task], timeout=30)
         assert task.cancelled()
     await driver.aclose()

@@ -98,7 +98,7 @@ async def test_wait_returns_at_once_when_there_is_something_and_wakes_when_somet
     beyond = asyncio.ensure_future(backend.feed.wait(1, 10))
     await asyncio.sleep(0)
     await backend.append(event(1))
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(30):
         assert await asyncio.gather(*waiting) == [True] * 3
     assert await backend.feed.wait(0, 10)
     assert not beyond.done()
@@ -234,7 +234,7 @@ async def test_stopping_does_not_wait_for_a_handler_for_ever(backend):
     c = consumer(backend, stuck)
     c.start()
     await asyncio.sleep(0.01)
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(30):
         await c.stop(grace_s=0.02)
     assert await backend.positions.load("c") == 0
 

@@ -82,7 +82,7 @@ async def test_a_busy_loop_is_noticed_and_so_is_its_end() -> None:
     it = admission()
     for _ in range(20):
         it.begin()
-    deadline = time.monotonic() + 5.0
+    deadline = time.monotonic() + 60.0
     while it.limit == 100:
         assert time.monotonic() < deadline
         time.sleep(0.02)  # noqa: ASYNC251 - the loop is kept busy on purpose
@@ -230,7 +230,7 @@ async def served() -> AsyncIterator[tuple[Shut, asyncio.StreamReader, asyncio.St
 async def statuses(reader: asyncio.StreamReader, count: int) -> list[int]:
     """Read the heads of so many answers, and the bodies of refusals."""
     found = []
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         for _ in range(count):
             head = await reader.readuntil(b"\r\n\r\n")
             found.append(int(head.split()[1]))
@@ -266,7 +266,7 @@ async def test_a_request_in_one_piece_is_refused_like_one_that_is_read(served: A
     answers, problems = [], []
     for pieces in ((named + BODY,), (named + BODY, b"\r\n"), (named + BODY,)):  # more behind it: not looked at
         writer.write(b"".join(pieces))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             head = await reader.readuntil(b"\r\n\r\n")
             answers.append(b"\r\n".join(line for line in head.split(b"\r\n") if not line.startswith(b"date:")))
             if b" 503 " in head:
@@ -296,7 +296,7 @@ async def test_what_is_wrong_is_wrong_also_when_nobody_is_let_in(served: Any, na
     request, status = ODD[name]
     writer.write(request)
     assert await statuses(reader, 1) == [status]
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await reader.read()
     assert reader.at_eof(), "what follows on such a connection can't be trusted"
 
@@ -318,7 +318,7 @@ async def test_who_closes_afterwards_is_closed_and_a_head_has_no_body(served: An
     shut, reader, writer = served
     shut.shut = True
     writer.write(b"HEAD /note HTTP/1.1\r\nHost: a\r\n\r\n")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         head = await reader.readuntil(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 503 ")
         writer.write(HEAD.replace(b"Host", b"Connection: close\r\nHost") + BODY)
@@ -385,6 +385,6 @@ async def test_who_leaves_gives_the_places_back(served: Any, requests: int) -> N
     writer.write((HEAD + BODY) * requests)
     await writer.drain()
     writer.close()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while shut.begun == 0 or shut.active:  # noqa: ASYNC110 - it is the server that goes on meanwhile
             await asyncio.sleep(0.01)

@@ -248,7 +248,7 @@ async def test_whoever_comes_by_a_socket_is_held_to_what_sockets_may_ask_for_the
 async def settle(room: Room) -> None:
     """Let the questions asked on the side be answered."""
     for task in list(room.boundary.sockets._renewals):
-        await asyncio.wait_for(task, 1)
+        await asyncio.wait_for(task, 30)
 
 
 async def test_in_band_refresh_takes_only_a_token_of_the_same_session(room: Room) -> None:

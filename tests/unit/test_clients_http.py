@@ -183,7 +183,7 @@ async def serve(app: App) -> tuple[uvicorn.Server, asyncio.Task[None], int]:
     config = uvicorn.Config(app, log_level="error", lifespan="off", loop="asyncio")  # type: ignore[arg-type]  # ASGI3
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve([listener]))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
             await asyncio.sleep(0.01)
     return server, task, listener.getsockname()[1]
