@@ -201,6 +201,10 @@ async def test_who_is_erased_while_records_wait_is_erased_in_those_too(tmp_path:
             await room.service.rights.runner.settled(asked.job_id)
         assert (await room.stores.rights.job("acme", asked.job_id)).status == "done"
         assert sum(room.service.parking.waiting.values()) >= 2, "they waited all the while"
+        left = room.crypto._store._db.read(
+            "SELECT subject_id FROM data_keys WHERE scope = 'parked:acme' AND wrapped IS NOT NULL"
+        )
+        assert left == [("",)], "anna's is destroyed"
     async with open_compliance(folder, config=CONFIG) as room:
         await until_whole(room)
         shown = {r.audit_id: r.metadata["email"] for r in await records(room) if "email" in r.metadata}
@@ -237,13 +241,19 @@ async def test_damage_of_one_key_opens_no_breaker(tmp_path: Path) -> None:
         assert await room.crypto.rewrap_all(service_caller("crypto", "system"), lambda progress: None) == 0
 
 
-async def test_events_of_auth_wait_for_nobody_elses_keys(tmp_path: Path) -> None:
+async def test_events_and_letters_of_auth_wait_for_nobody_elses_keys(tmp_path: Path) -> None:
     room = AuthRoom(tmp_path)
     await room.open()
     await room.enter("owner")
     with pytest.raises(BadCredentials):
         await room.log_in("nobody", tenant="no-such-tenant")
     events = await room.service.events.read(0, 100)
+    postman = room.service.postman
+    await postman.stop()
+    sealed = [
+        await postman.seal(tenant, to=f"{tenant}@example.org", subject="s", text="t") for tenant in ("default", "other")
+    ]
+    await room.storage.stores.letters.tell(sealed, "test", 1)
     await room.close()
     edit(tmp_path, lambda conn: conn.execute(
         "UPDATE versions SET wrapped = randomblob(60)"
@@ -256,6 +266,11 @@ async def test_events_of_auth_wait_for_nobody_elses_keys(tmp_path: Path) -> None
         if entry.tenant_id == "default":
             assert (entry.personal, entry.metadata["personal"]) == ({}, "key_damaged")
     assert any(entry.personal for entry in made if entry.tenant_id == "anonymous")
+    async with asyncio.timeout(60):
+        while [one.letter_id for one in await room.storage.stores.letters.of("other", "", 9)]:
+            await room.service.postman.deliver()
+    assert [letter["To"] for letter in await room.letters()] == ["other@example.org"]
+    assert [one.attempts for one in await room.storage.stores.letters.of("default", "", 9)] == [1], "it is tried again"
     await room.close()
 
 

@@ -10,6 +10,7 @@ from typing import Final
 
 import msgspec
 
+from sealwire.contracts.crypto_terms import KeyDamaged
 from sealwire.kit.caller import service_caller
 from sealwire.kit.clock import US_PER_S, Clock
 from sealwire.kit.ids import new_id
@@ -99,7 +100,12 @@ class Postman:
         return found
 
     async def _hand_over(self, record: LetterRecord) -> bool:
-        opened = await self._vault.open_if_possible(record.tenant_id, "letter:" + record.letter_id, record.sealed)
+        try:
+            opened = await self._vault.open_if_possible(record.tenant_id, "letter:" + record.letter_id, record.sealed)
+        except KeyDamaged:  # of this tenant's keys: nobody else's letters wait for them
+            _LOG.warning("a letter can't be opened for now, will try again: the keys of its tenant are damaged")
+            await self._put_off(record)
+            return False
         if opened is None:
             await self._store.done(record.letter_id, [])  # the tenant's keys are destroyed: it is gone
             return False
