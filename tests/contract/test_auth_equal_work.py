@@ -104,9 +104,7 @@ class Ledger(AuthRoom):
 async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
     room = Ledger(tmp_path, config=msgspec.structs.replace(CHEAP, resets_per_hour=20, lockout_free=6))
     await room.open()
-    await room.service.upkeep.stop()
-    await room.service.postman.stop()
-    await room.service.herald.stop()
+    await room.hush()
     await room.people()
     yield room
     await room.close()
