@@ -183,6 +183,7 @@ async def test_every_failure_costs_the_same_and_says_the_same(open_room: Any, mo
     ):
         user_id = await room.register(name)
         await room.storage.db.write(lambda conn, sql=statement, of=user_id: conn.execute(sql, (of,)).fetchall())
+    await room.hush()
     verified: list[str] = []
 
     class Counting(Argon2):
@@ -362,6 +363,33 @@ async def test_guesses_from_many_addresses_at_once_are_counted_on_the_account(op
     assert all(isinstance(answer, BadCredentials) for answer in answers), "the right one came too late"
     (count,) = room.storage.db.read("SELECT max(count) FROM attempt")[0]
     assert count == 6, "what comes while it is locked does not prolong the wait"
+
+
+async def test_who_guesses_from_many_addresses_gains_nothing_by_pausing(open_room: Any) -> None:
+    """Failures on an account are forgotten after a day without one, those of one address on it after an hour."""
+    room = await open_room(lockout_free=3, lockout_free_account=6)
+    await room.register("anna")
+    login = Login(email="anna@example.org", password=PASSWORD)
+    wrong = msgspec.structs.replace(login, password="wrong wrong wrong")
+    home = somebody("198.51.100.7")
+    for n in range(3):
+        for _ in range(2):
+            with pytest.raises(BadCredentials):
+                await room.auth.login(somebody(f"203.0.113.{n}"), wrong)
+        if n < 2:
+            room.advance(3_601)
+            await room.service.upkeep.sweep()
+    with pytest.raises(BadCredentials):
+        await room.auth.login(home, login)
+    room.advance(2)
+    with pytest.raises(BadCredentials):
+        await room.auth.login(somebody("203.0.113.9"), wrong)
+    room.advance(86_400)
+    await room.service.upkeep.sweep()
+    for _ in range(2):
+        with pytest.raises(BadCredentials):
+            await room.auth.login(somebody("203.0.113.9"), wrong)
+    assert (await room.auth.login(home, login)).access_token, "the count began again"
 
 
 async def test_guesses_on_many_accounts_at_once_are_counted_on_the_address(open_room: Any) -> None:
@@ -602,6 +630,7 @@ async def test_the_oldest_session_makes_room(open_room: Any) -> None:
 
 async def test_last_uses_are_coalesced_off_the_path(room: AuthRoom) -> None:
     anna, granted = await room.enter("anna")
+    await room.hush()
     begun = room.clock.now_us()
     room.advance(100)
     rows = room.storage.db.stats.rows

@@ -14,7 +14,7 @@ from sealwire.kit.ids import new_id
 from sealwire.kit.permission import Role
 from sealwire.kit.problem import QuotaExceeded
 from sealwire.ports.events import NewEvent
-from sealwire.services.auth.model import LockoutRules, Rotation, Verdict
+from sealwire.services.auth.model import Counted, Rotation, Verdict
 from sealwire.services.auth.passkey_store import Removal
 from sealwire.services.auth.ports import AuthStores
 from sealwire.services.auth.records import (
@@ -295,7 +295,7 @@ async def test_the_last_owner_stays_even_when_two_go_at_once(stores: AuthStores)
 
 async def test_a_session_comes_back_as_it_went(stores: AuthStores) -> None:
     anna = await add(stores, user())
-    await stores.attempts.fail([(b"k", 1)], now_us=T0, rules=RULES, events=[])
+    await stores.attempts.fail([counted(b"k", 1)], now_us=T0, events=[])
     assert await open_session(stores, session(anna), forgive=[b"k"])
     found = await stores.sessions.get("s1")
     assert found is not None
@@ -442,18 +442,19 @@ async def test_numbers_are_never_given_twice_after_a_sweep_and_a_restart(family:
 
 # ---- failures and second factors
 
-RULES = LockoutRules(base_s=2.0, cap_s=60.0, forget_s=100)
+
+def counted(key: bytes, free: int, forget_s: int = 100) -> Counted:
+    return Counted(key=key, free=free, base_s=2.0, cap_s=60.0, forget_s=forget_s)
 
 
 async def test_failures_are_counted_per_key_and_forgotten(stores: AuthStores) -> None:
-    counted = await asyncio.gather(
-        *(stores.attempts.fail([(b"a", 3), (b"b", 9)], now_us=T0, rules=RULES, events=[event("f")]) for _ in range(5))
-    )
-    assert sorted(c[0].count for c in counted) == [1, 2, 3, 4, 5]
+    a, b = counted(b"a", 3), counted(b"b", 9, forget_s=300)
+    found = await asyncio.gather(*(stores.attempts.fail([a, b], now_us=T0, events=[event("f")]) for _ in range(5)))
+    assert sorted(f[0].count for f in found) == [1, 2, 3, 4, 5]
     assert await stores.attempts.locked_until([b"a", b"b", b"c"]) == [T0 + 8 * S, 0, 0]
     assert (await kinds(stores)).count("f") == 5
-    later = await stores.attempts.fail([(b"a", 3)], now_us=T0 + 100 * S, rules=RULES, events=[])
-    assert later[0].count == 1
+    later = await stores.attempts.fail([a, b], now_us=T0 + 100 * S, events=[])
+    assert [one.count for one in later] == [1, 6], "each in its own time"
     await stores.attempts.forgive([b"a"])
     assert await stores.attempts.locked_until([b"a"]) == [0]
 
@@ -550,7 +551,7 @@ async def test_the_sweep_takes_only_what_is_over(stores: AuthStores) -> None:
     await open_session(stores, session(anna, "ended"))
     await stores.sessions.end("ended", anna.user_id, revocation(session_id="ended"), [])
     await stores.mfa.challenge(Challenge(token_hash=b"h", tenant_id="t1", user_id=anna.user_id, expires_us=T0 + 1), [])
-    await stores.attempts.fail([(b"a", 1)], now_us=T0, rules=RULES, events=[])
+    await stores.attempts.fail([counted(b"a", 1)], now_us=T0, events=[])
     now = {"now_us": T0 + 10, "over_before_us": T0 + 10, "attempts_before_us": T0 + 10}
     assert await stores.upkeep.sweep(**now) == 4
     assert await stores.upkeep.sweep(**now) == 0

@@ -11,7 +11,7 @@ from sealwire.adapters.embedded.auth_passkeys import remove_factor
 from sealwire.adapters.embedded.drivers.sqlite import Database, Row
 from sealwire.adapters.embedded.outbox import SqliteOutbox
 from sealwire.ports.events import NewEvent
-from sealwire.services.auth.model import Failures, LockoutRules, one_more
+from sealwire.services.auth.model import Counted, Failures, one_more
 from sealwire.services.auth.passkey_store import Removal
 from sealwire.services.auth.records import Challenge, TotpRecord
 
@@ -33,17 +33,17 @@ class SqliteAttemptStore:
         until: dict[bytes, int] = {key: until_us for key, until_us in rows}  # noqa: C416 - rows are tuples of any length
         return [until.get(key, 0) for key in keys]
 
-    async def fail(
-        self, keys: Sequence[tuple[bytes, int]], *, now_us: int, rules: LockoutRules, events: Sequence[NewEvent]
-    ) -> Sequence[Failures]:
+    async def fail(self, under: Sequence[Counted], *, now_us: int, events: Sequence[NewEvent]) -> Sequence[Failures]:
         def fail(conn: apsw.Connection) -> Sequence[Failures]:
             counted = []
-            for key, free in keys:
+            for one in under:
                 rows: list[Row] = conn.execute(
-                    "SELECT count, last_us, until_us FROM attempt WHERE key = ?", (key,)
+                    "SELECT count, last_us, until_us FROM attempt WHERE key = ?", (one.key,)
                 ).fetchall()
-                now = one_more(Failures(*rows[0]) if rows else None, free=free, now_us=now_us, rules=rules)
-                conn.execute("REPLACE INTO attempt VALUES (?, ?, ?, ?)", (key, now.count, now.last_us, now.until_us))
+                now = one_more(Failures(*rows[0]) if rows else None, one, now_us=now_us)
+                conn.execute(
+                    "REPLACE INTO attempt VALUES (?, ?, ?, ?)", (one.key, now.count, now.last_us, now.until_us)
+                )
                 counted.append(now)
             self._outbox.append(conn, events)
             return counted

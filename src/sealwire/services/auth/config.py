@@ -128,9 +128,13 @@ class AuthConfig(msgspec.Struct, frozen=True, kw_only=True):
     )
     lockout_base_s: Annotated[float, Meta(description="First wait; doubles with every failure", gt=0, le=3_600)] = 2.0
     lockout_cap_s: Annotated[float, Meta(description="Longest wait", gt=0, le=86_400)] = 900.0
-    lockout_forget_s: Annotated[int, Meta(description="Failures are forgotten after so long", ge=60, le=604_800)] = (
-        3_600
-    )
+    lockout_forget_s: Annotated[
+        int, Meta(description="Failures of an address are forgotten so long after the last one", ge=60, le=604_800)
+    ] = 3_600
+    lockout_forget_account_s: Annotated[
+        int,
+        Meta(description="Failures on an account from all addresses, so long after the last one", ge=60, le=604_800),
+    ] = 86_400
 
     mfa_ttl_s: Annotated[int, Meta(description="Time for the second factor, in seconds", ge=30, le=3_600)] = 300
     totp_drift_steps: Annotated[

@@ -14,7 +14,7 @@ from sealwire.kit.forwarded import network_of
 from sealwire.kit.problem import Unavailable
 from sealwire.ports.events import NewEvent
 from sealwire.services.auth.config import AuthConfig
-from sealwire.services.auth.model import LockoutRules
+from sealwire.services.auth.model import Counted
 from sealwire.services.auth.ports import AttemptStore, SessionStore
 from sealwire.services.auth.vault import Vault
 
@@ -23,13 +23,13 @@ _MAX_JUDGED = 1_024
 
 
 class Standing(msgspec.Struct, frozen=True):
-    """How one attempt stands: what it counts under, and whether account or pair are locked now.
+    """How one attempt stands: what a failure counts under, and whether account or pair are locked now.
 
     `own`: where failures of its account, or of its person's proofs, are counted. `forgivable`: which of those a success
     forgives.
     """
 
-    keys: tuple[tuple[bytes, int], ...]
+    under: tuple[Counted, ...]
     own: tuple[bytes, ...]
     forgivable: tuple[bytes, ...]
     locked: bool
@@ -50,9 +50,6 @@ class Lockout:
         self._vault = vault
         self._clock = clock
         self._config = config
-        self._rules = LockoutRules(
-            base_s=config.lockout_base_s, cap_s=config.lockout_cap_s, forget_s=config.lockout_forget_s
-        )
         self._turns: dict[bytes, tuple[asyncio.Lock, list[None]]] = {}
 
     @asynccontextmanager
@@ -68,15 +65,15 @@ class Lockout:
             if ip_us:
                 raise _wait(ip_us)
             config = self._config
-            keys = (
-                (by_pair, config.lockout_free),
-                (by_account, config.lockout_free_account),
-                (by_ip, config.lockout_free_ip),
+            under = (
+                self._counted(by_pair, config.lockout_free),
+                self._counted(by_account, config.lockout_free_account, of_account=True),
+                self._counted(by_ip, config.lockout_free_ip),
             )
             locked = await self._is_locked(by_pair, pair_us, account_us)
             own = (by_pair, by_account)
             # Where a lock of the account holds for everybody else, who gets in does not lift it for them.
-            yield Standing(keys, own, (by_pair,) if account_us else own, locked)
+            yield Standing(under, own, (by_pair,) if account_us else own, locked)
 
     @asynccontextmanager
     async def proof(self, user_id: str) -> AsyncIterator[Standing]:
@@ -86,7 +83,15 @@ class Lockout:
             (left_us,) = await self._left_us([key])
             if left_us:
                 raise _wait(left_us)
-            yield Standing(((key, self._config.lockout_free),), (key,), (key,), False)
+            under = self._counted(key, self._config.lockout_free, of_account=True)
+            yield Standing((under,), (key,), (key,), False)
+
+    def _counted(self, key: bytes, free: int, *, of_account: bool = False) -> Counted:
+        """Say how failures count. Those of an account, wherever they come from, are not forgotten within the hour: who
+        has many addresses would only have to pause."""
+        config = self._config
+        forget_s = config.lockout_forget_account_s if of_account else config.lockout_forget_s
+        return Counted(key=key, free=free, base_s=config.lockout_base_s, cap_s=config.lockout_cap_s, forget_s=forget_s)
 
     @asynccontextmanager
     async def verdict(self, standing: Standing) -> AsyncIterator[Standing]:
@@ -95,7 +100,7 @@ class Lockout:
         Attempts from many addresses, or on many accounts, begin before the first of them has failed: each is judged as
         things stand when those before it were counted. What is locked by now is refused, however right it is.
         """
-        by_pair, by_account, by_ip = (key for key, _ in standing.keys)
+        by_pair, by_account, by_ip = (one.key for one in standing.under)
         async with self._turn(by_account, most=_MAX_JUDGED), self._turn(by_ip, most=_MAX_JUDGED):
             pair_us, account_us, ip_us = await self._left_us([by_pair, by_account, by_ip])
             locked = standing.locked or bool(ip_us) or await self._is_locked(by_pair, pair_us, account_us)
@@ -145,8 +150,8 @@ class Lockout:
 
     async def fail(self, standing: Standing, events: Sequence[NewEvent]) -> None:
         """Count a failure (none while locked: waiting is not prolonged by being asked) and store the events."""
-        keys = () if standing.locked else standing.keys
-        await self._store.fail(keys, now_us=self._clock.now_us(), rules=self._rules, events=events)
+        under = () if standing.locked else standing.under
+        await self._store.fail(under, now_us=self._clock.now_us(), events=events)
 
     @asynccontextmanager
     async def _turn(self, key: bytes, *, most: int = _MAX_IN_TURN) -> AsyncIterator[None]:

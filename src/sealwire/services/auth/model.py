@@ -77,9 +77,12 @@ def rotate(
 # ---- lockout
 
 
-class LockoutRules(msgspec.Struct, frozen=True, kw_only=True):
-    """After `free` failures the wait is `base_s`, doubling up to `cap_s`; failures are forgotten after `forget_s`."""
+class Counted(msgspec.Struct, frozen=True, kw_only=True):
+    """What a failure counts under. After `free` of them the wait is `base_s`, doubling up to `cap_s`; all are forgotten
+    `forget_s` after the last one."""
 
+    key: bytes
+    free: int
     base_s: float
     cap_s: float
     forget_s: int
@@ -93,14 +96,14 @@ class Failures(msgspec.Struct, frozen=True):
     until_us: int
 
 
-def one_more(before: Failures | None, *, free: int, now_us: int, rules: LockoutRules) -> Failures:
+def one_more(before: Failures | None, under: Counted, *, now_us: int) -> Failures:
     """Count a failure."""
     count = 1
-    if before is not None and now_us - before.last_us < rules.forget_s * US_PER_S:
+    if before is not None and now_us - before.last_us < under.forget_s * US_PER_S:
         count = before.count + 1
-    if count < free:
+    if count < under.free:
         return Failures(count, now_us, 0)
-    wait_s = min(rules.cap_s, rules.base_s * 2.0 ** min(count - free, 40))
+    wait_s = min(under.cap_s, under.base_s * 2.0 ** min(count - under.free, 40))
     return Failures(count, now_us, now_us + round(wait_s * US_PER_S))
 
 

@@ -21,7 +21,7 @@ from sealwire.ports.events import EventFeed, NewEvent, Positions
 from sealwire.services.auth.address_store import EmailChangeStore
 from sealwire.services.auth.external_records import IdentityRecord, IdentityStore
 from sealwire.services.auth.legacy_ports import LegacyStore
-from sealwire.services.auth.model import Failures, LockoutRules, Rotation
+from sealwire.services.auth.model import Counted, Failures, Rotation
 from sealwire.services.auth.openid_ports import OpenIdStores
 from sealwire.services.auth.passkey_store import PasskeyStore, Removal
 from sealwire.services.auth.records import (
@@ -232,10 +232,8 @@ class AttemptStore(Protocol):
     async def locked_until(self, keys: Sequence[bytes]) -> Sequence[int]:
         """Return for each key until when it is locked (us), 0 if it isn't."""
 
-    async def fail(
-        self, keys: Sequence[tuple[bytes, int]], *, now_us: int, rules: LockoutRules, events: Sequence[NewEvent]
-    ) -> Sequence[Failures]:
-        """Count a failure under each key with its free failures (`model.one_more`). Atomic."""
+    async def fail(self, under: Sequence[Counted], *, now_us: int, events: Sequence[NewEvent]) -> Sequence[Failures]:
+        """Count a failure under each (`model.one_more`). Atomic."""
 
     async def failures(self, keys: Sequence[bytes], since_us: int) -> int:
         """Return the largest count under any of the keys whose last failure is newer than `since_us`."""

@@ -75,10 +75,11 @@ class Upkeep:
         await self._signing.forget(origin)
         await self._tenants.sweep()
         await self._reminders.note()
+        attempts_kept_s = max(self._config.lockout_forget_s, self._config.lockout_forget_account_s)
         while await self._stores.upkeep.sweep(
             now_us=now_us,
             over_before_us=now_us - self._config.session_record_days * 86_400 * US_PER_S,
-            attempts_before_us=now_us - self._config.lockout_forget_s * US_PER_S,
+            attempts_before_us=now_us - attempts_kept_s * US_PER_S,
         ):
             pass
         await self._stores.upkeep.trim(now_us - EVENTS_KEPT_S * US_PER_S)
