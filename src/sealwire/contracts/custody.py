@@ -100,7 +100,7 @@ class SubjectErasure(Input):
 
 class SubjectErased(Output):
     """What this call erased, by kind. `kept` counts what holds keep: in the conversations `kept_in`, which holds name,
-    or by the holds `kept_by`, on other people.
+    or by the holds `kept_by`: those that keep any of it, and no others.
 
     Ask again until `done`; from then on nothing of the person is taken in any more.
     """

@@ -82,6 +82,12 @@ def keep_seats(conn: apsw.Connection, seats: Sequence[int], at_us: int) -> None:
     )
 
 
+def held_former(conn: apsw.Connection, tenant_id: str, subject_id: str) -> list[tuple[str, str, int]]:
+    """Return how many former reactions and seats of a person holds keep, by conversation, as (id, kind, how many)."""
+    who = (tenant_id, subject_id)
+    return [(str(id_), kind, int(count)) for kind, sql in _HELD for id_, count in fetch(conn, sql, who)]
+
+
 def forget_former(conn: apsw.Connection, num: int, limit: int) -> bool:
     """From inside a write: delete up to `limit` of each of a conversation; say whether there may be more."""
     more = False
@@ -127,13 +133,6 @@ class SqliteFormer:
             (tenant_id, subject_id, after, limit),
         )
         return [FormerSeat(*row) for row in rows]
-
-    async def held(self, tenant_id: str, subject_id: str) -> Sequence[tuple[str, str, int]]:
-        def look(conn: apsw.Connection) -> list[tuple[str, str, int]]:
-            who = (tenant_id, subject_id)
-            return [(str(id_), kind, int(count)) for kind, sql in _HELD for id_, count in fetch(conn, sql, who)]
-
-        return await self._db.scan(look)
 
     async def erase(self, tenant_id: str, subject_id: str, limit: int) -> int:
         def erase(conn: apsw.Connection) -> int:

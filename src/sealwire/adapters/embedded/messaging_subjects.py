@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -13,9 +13,15 @@ from msgspec.structs import replace
 
 from sealwire.adapters.embedded.drivers.pace import Pace
 from sealwire.adapters.embedded.drivers.sqlite import Database, fetch
-from sealwire.adapters.embedded.holds import is_held
+from sealwire.adapters.embedded.holds import held_sql, is_held
 from sealwire.adapters.embedded.messaging_events import Change, SqliteConversationEvents
-from sealwire.adapters.embedded.messaging_former import COUNT_FREE, COUNT_FREE_SEATS, keep_reactions, keep_seats
+from sealwire.adapters.embedded.messaging_former import (
+    COUNT_FREE,
+    COUNT_FREE_SEATS,
+    held_former,
+    keep_reactions,
+    keep_seats,
+)
 from sealwire.adapters.embedded.messaging_held import HELD_MESSAGE, HELD_PLACE, holders
 from sealwire.adapters.embedded.messaging_keeping import HELD
 from sealwire.adapters.embedded.messaging_rows import MESSAGE_COLUMNS, read_message
@@ -58,14 +64,21 @@ _HERE: Final = (
 )
 _SENT_HERE: Final = f"{_HERE} AND m.sender_id = :person"
 _MEANT_HERE: Final = f"{_HERE} AND instr(m.meta, CAST(:person AS BLOB))"
-_NAMED_HERE: Final = f"{_MEANT_HERE} AND NOT {HELD_MESSAGE}"
+# HELD_MESSAGE with one look for all messages of a conversation that is held, or where nobody is who could be: nobody
+# writes or is mentioned without a trace.
+_THIS: Final = "FROM conversation c WHERE c.num = :last >> 32"
+_HELD_HERE: Final = (
+    f"((SELECT {held_sql('c.tenant_id', conversation='c.conversation_id')} {_THIS})"
+    f" OR ((SELECT {HELD_PLACE} {_THIS}) AND {HELD_MESSAGE}))"
+)
+_NAMED_HERE: Final = f"{_MEANT_HERE} AND NOT {_HELD_HERE}"
 _NAMES_HERE: Final = (
     "FROM conversation c WHERE c.num = :last >> 32 AND c.tenant_id = :tenant"
     " AND (c.created_by = :person OR instr(c.pair, :person))"
 )
 _ALL_AND_HELD: Final = "SELECT conversation_id, count(*), total(held) FROM (SELECT {})"
 FINDING: Final = {
-    "messages": f"SELECT c.tenant_id, c.conversation_id, {MESSAGE_COLUMNS}, {HELD_MESSAGE} FROM message m {_SENT_HERE}"
+    "messages": f"SELECT c.tenant_id, c.conversation_id, {MESSAGE_COLUMNS}, {_HELD_HERE} FROM message m {_SENT_HERE}"
     " ORDER BY m.key LIMIT :limit",
     "reactions": "SELECT m.key, m.emoji, m.at_us, c.conversation_id FROM reaction m JOIN conversation c"
     " ON c.num = :last >> 32 AND c.tenant_id = :tenant WHERE (m.key, m.emoji) > (:after, :beside) AND m.key <= :last"
@@ -82,8 +95,8 @@ FINDING: Final = {
     "names": f"SELECT c.num {_NAMES_HERE} AND NOT {HELD_PLACE}",
     "reactions left": f"SELECT count(*) FROM reaction m {_HERE} AND m.user_id = :person",
     # How many there are, and how many of them a hold keeps: in one look, as one may be released at any moment.
-    "message": _ALL_AND_HELD.format(f"c.conversation_id, {HELD_MESSAGE} AS held FROM message m {_SENT_HERE}"),
-    "mention": _ALL_AND_HELD.format(f"c.conversation_id, {HELD_MESSAGE} AS held FROM message m {_MEANT_HERE}"),
+    "message": _ALL_AND_HELD.format(f"c.conversation_id, {_HELD_HERE} AS held FROM message m {_SENT_HERE}"),
+    "mention": _ALL_AND_HELD.format(f"c.conversation_id, {_HELD_HERE} AS held FROM message m {_MEANT_HERE}"),
     "conversation": _ALL_AND_HELD.format(f"c.conversation_id, {HELD_PLACE} AS held {_NAMES_HERE}"),
 }
 _FREE: Final = (
@@ -187,22 +200,10 @@ class SqliteMessagingSubjects:
         return [Mention(key, meta) for key, meta in rows]
 
     async def remains(self, tenant_id: str, subject_id: str) -> Remains:
-        who = (tenant_id, subject_id)
-        left: dict[str, int] = {}
-        held: list[HeldPlace] = []
-        for kind in ("message", "mention", "conversation"):
-            rows = [(id_, count, int(kept)) for id_, count, kept in await self._each(kind, who)]
-            left[f"{kind}s"] = sum(count - kept for _, count, kept in rows)
-            held += [HeldPlace(id_, kind, kept) for id_, _, kept in rows if kept]
-        left["reactions"] = sum(count for (count,) in await self._each("reactions left", who))
-        places = ("former_reactions", "former_memberships", "memberships")
-        return Remains({**left, **await self._db.scan(partial(_count, who, places))}, held)
+        return await self._db.scan(partial(_remains, (tenant_id, subject_id)))
 
     async def counts(self, tenant_id: str, subject_id: str) -> Mapping[str, int]:
         return await self._db.scan(partial(_count, (tenant_id, subject_id), _COUNTS))
-
-    async def holders(self, tenant_id: str, conversation_ids: Collection[str]) -> tuple[Sequence[str], Sequence[str]]:
-        return await self._db.scan(lambda conn: holders(conn, tenant_id, json.dumps(list(conversation_ids))))
 
     # ---- changing
 
@@ -354,19 +355,7 @@ class SqliteMessagingSubjects:
         `beside` says where in a place that holds several.
         """
 
-        def look(conn: apsw.Connection) -> list[tuple[Any, ...]]:
-            found: list[tuple[Any, ...]] = []
-            values: dict[str, Any] = {"tenant": who[0], "person": who[1]}
-            for (num,) in fetch(conn, TRACES, (*who, after >> SEQ_BITS)):
-                first = key_of(num, 0)
-                values |= {"after": max(after, first), "last": first | LAST, "limit": limit - len(found)}
-                values["beside"] = beside if after > first else ""
-                found += conn.execute(FINDING[what], values).fetchall()
-                if len(found) >= limit:
-                    break
-            return found
-
-        return await self._db.scan(look)
+        return await self._db.scan(lambda conn: _look(conn, what, who, after, limit, beside))
 
     def _record_each(self, conn: apsw.Connection, kind: str, rows: Sequence[tuple[Any, ...]], at_us: int) -> None:
         """Store an event per message (key, id, …), conversation by conversation."""
@@ -376,6 +365,36 @@ class SqliteMessagingSubjects:
             by_conversation.setdefault(key >> 32, []).append(change)
         for num, changes in by_conversation.items():
             self._events.record(conn, num, changes)
+
+
+def _look(
+    conn: apsw.Connection, what: str, who: tuple[str, str], after: int = 0, limit: int = ALL, beside: str | int = ""
+) -> list[tuple[Any, ...]]:
+    """In a thread."""
+    found: list[tuple[Any, ...]] = []
+    values: dict[str, Any] = {"tenant": who[0], "person": who[1]}
+    for (num,) in fetch(conn, TRACES, (*who, after >> SEQ_BITS)):
+        first = key_of(num, 0)
+        values |= {"after": max(after, first), "last": first | LAST, "limit": limit - len(found)}
+        values["beside"] = beside if after > first else ""
+        found += conn.execute(FINDING[what], values).fetchall()
+        if len(found) >= limit:
+            break
+    return found
+
+
+def _remains(who: tuple[str, str], conn: apsw.Connection) -> Remains:
+    """In a thread, in one snapshot."""
+    left: dict[str, int] = {}
+    held: list[HeldPlace] = []
+    for kind in ("message", "mention", "conversation"):
+        rows = [(id_, count, int(kept)) for id_, count, kept in _look(conn, kind, who)]
+        left[f"{kind}s"] = sum(count - kept for _, count, kept in rows)
+        held += [HeldPlace(id_, kind, kept) for id_, _, kept in rows if kept]
+    left["reactions"] = sum(count for (count,) in _look(conn, "reactions left", who))
+    left |= _count(who, ("former_reactions", "former_memberships", "memberships"), conn)
+    held += [HeldPlace(*place) for place in held_former(conn, *who)]
+    return Remains(left, held, *holders(conn, *who, [(place.conversation_id, place.kind) for place in held]))
 
 
 def _count(who: tuple[str, str], places: Iterable[str], conn: apsw.Connection) -> dict[str, int]:

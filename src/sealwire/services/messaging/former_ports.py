@@ -55,9 +55,6 @@ class FormerStore(Protocol):
     async def seats(self, tenant_id: str, subject_id: str, after: int, limit: int) -> Sequence[FormerSeat]:
         """Return former memberships of the person, above a place."""
 
-    async def held(self, tenant_id: str, subject_id: str) -> Sequence[tuple[str, str, int]]:
-        """Return (conversation, `reaction` or `membership`, how many) of what holds keep of the person."""
-
     async def erase(self, tenant_id: str, subject_id: str, limit: int) -> int:
         """Delete up to `limit` reactions, and as many seats, of the person that no hold keeps; return how many."""
 

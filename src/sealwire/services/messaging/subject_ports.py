@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from sealwire.services.messaging.model import StoredMessage
@@ -65,11 +65,17 @@ class HeldPlace(NamedTuple):
 
 
 class Remains(NamedTuple):
-    """How much of the person is left, by place, and where holds keep messages of theirs, messages that name them, or
-    that it was theirs. Each thing is in one of the two, whenever a hold is put or released."""
+    """How much of the person is left, by place, and what of them holds keep, all of one moment: each thing is in one of
+    the two, and for each that is held a hold is named.
+
+    `kept_in` are those of the conversations that a hold is on, `kept_by` the holds on people that keep any of it: no
+    others. Seats, and who made a conversation, are kept by a hold on anybody who was ever there.
+    """
 
     left: Mapping[str, int]
     held: Sequence[HeldPlace]
+    kept_in: Sequence[str]
+    kept_by: Sequence[str]
 
 
 class Rewritten(NamedTuple):
@@ -134,9 +140,6 @@ class SubjectStore(Protocol):
 
     async def remains(self, tenant_id: str, subject_id: str) -> Remains:
         """Return what is left, found as everything else is, and what holds keep."""
-
-    async def holders(self, tenant_id: str, conversation_ids: Collection[str]) -> tuple[Sequence[str], Sequence[str]]:
-        """Return which of these conversations a hold names, and the ids of holds on people who were ever there."""
 
     async def leave(self, tenant_id: str, subject_id: str, limit: int, at_us: int) -> int:
         """End up to `limit` memberships, kept apart as `FormerStore` says.

@@ -29,7 +29,7 @@ from sealwire.services.messaging.former_ports import FormerStore
 from sealwire.services.messaging.model import MessageMeta, read_meta, write_meta
 from sealwire.services.messaging.ports import Keys
 from sealwire.services.messaging.seats import Seats
-from sealwire.services.messaging.subject_ports import HeldPlace, Rewritten, SubjectStore, WrittenMessage
+from sealwire.services.messaging.subject_ports import Rewritten, SubjectStore, WrittenMessage
 
 CHUNK: Final = 500
 """Things looked up at once, and changed in steps as large as the store says."""
@@ -214,11 +214,9 @@ class SubjectCases:
         if any(remains.left.values()):
             self._places[erasure.job_id] = _Places()
             return SubjectErased(done=False, erased={"conversation": named} if named else {})
-        held = [HeldPlace(*place) for place in await self._former.held(tenant_id, subject_id)]
-        held += remains.held
+        held = remains.held
         written = {place.conversation_id for place in held if place.kind == "message"}
         keys = await self._keys.destroy_free(tenant_id, subject_id=subject_id, spare=written)
-        places, holds = await self._store.holders(tenant_id, {place.conversation_id for place in held})
         if not held:
             await self._store.forget_traces(tenant_id, subject_id)
         await self._store.compact()
@@ -230,8 +228,8 @@ class SubjectCases:
             done=True,
             erased={kind: count for kind, count in erased.items() if count},
             kept={kind: count for kind, count in kept.items() if count},
-            kept_in=sorted({*keys.kept_scopes, *places}),
-            kept_by=list(holds),
+            kept_in=sorted({*keys.kept_scopes, *remains.kept_in}),
+            kept_by=list(remains.kept_by),
         )
 
     # ---- the rest
