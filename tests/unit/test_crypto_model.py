@@ -180,6 +180,26 @@ def test_a_request_larger_than_what_is_left_is_refused_whole() -> None:
     assert budget.used == REFUSE_AT_USES - 5
 
 
+def test_the_last_uses_can_be_had_and_none_behind_them() -> None:
+    budget = UseBudget(total=REFUSE_AT_USES - 5, block=1024)
+    assert not budget.take(5), "they are there, once they are durable"
+    with pytest.raises(BudgetExhausted):
+        budget.take(6)
+
+
+def test_blocks_of_other_processes_count_whoever_hears_of_them_first() -> None:
+    budget = UseBudget(total=0, block=10)
+    budget.grant(10, 200)
+    budget.grant(10, 100)
+    assert (budget.total, budget.left) == (200, 20)
+
+
+def test_what_is_given_back_was_not_used() -> None:
+    budget = UseBudget(total=100, left=40, block=10)
+    assert (budget.give_back(), budget.total, budget.used, budget.give_back()) == (40, 60, 60, 0)
+    assert not budget.take()
+
+
 @pytest.mark.parametrize(("total", "left"), [(-1, 0), (5, 6), (5, -1), (REFUSE_AT_USES + 1, 0)])
 def test_impossible_counts_are_refused(total: int, left: int) -> None:
     with pytest.raises(ValueError, match="impossible"):
