@@ -11,7 +11,8 @@ from hashlib import sha256
 
 from sealwire.contracts.audit_log import Actor, AuditEntry
 from sealwire.contracts.compliance_terms import SERVICE
-from sealwire.kit.clock import Clock, rfc3339
+from sealwire.kit.clock import Clock, parse_rfc3339, rfc3339
+from sealwire.kit.envelopes import EnvelopeRefused
 from sealwire.services.compliance.parking_ports import ParkedRecord, ParkingStore
 from sealwire.services.compliance.ports import AuditStore, LogUnreadable
 from sealwire.services.compliance.pruning import PRUNED_ACTION
@@ -93,14 +94,25 @@ class Parking:
     async def first(self, tenant_id: str) -> tuple[int, list[Intake]]:
         """Return what waits longest, in order, and what to tell `remove`.
 
-        Raises: ValueError for what was changed so that it would damage the log for good: another tenant's record, or
-        one that says what is pruned, which is never parked. And as `Sealer.reseal`.
+        Raises: ValueError for what was changed so that it would damage the log for good: another tenant's record, one
+        that queries would know by another time, or one that says what is pruned, which is never parked. And as
+        `Sealer.reseal`.
         """
         up_to, records = await self._store.first(tenant_id, RECORDS_A_STEP)
-        items = [await self._sealer.reseal(self._sealer.reopen(r.body, r.created_us)) for r in records]
-        for record, entry in zip(records, (item.entry for item in items), strict=True):
-            if (entry.tenant_id, entry.audit_id) != (tenant_id, record.audit_id) or entry.action == PRUNED_ACTION:
-                raise ValueError(f"the parked record {record.audit_id} is not as it was parked")
+        items = []
+        for record in records:
+            try:
+                item = self._sealer.reopen(record.body, record.created_us)
+                as_parked = (tenant_id, record.audit_id, parse_rfc3339(item.created_at))
+            except (ValueError, TypeError) as error:
+                raise _changed(record) from error
+            entry = item.entry
+            if (entry.tenant_id, entry.audit_id, record.created_us) != as_parked or entry.action == PRUNED_ACTION:
+                raise _changed(record)
+            try:
+                items.append(await self._sealer.reseal(item))
+            except (ValueError, EnvelopeRefused) as error:
+                raise _changed(record) from error
         return up_to, items
 
     async def remove(self, tenant_id: str, up_to: int, count: int) -> None:
@@ -137,6 +149,10 @@ class Parking:
         """Return what to record of parked entries whose ids other records of the log have."""
         foreign = [conflict for conflict in conflicts if conflict.entry.action != CONFLICT_ACTION]
         return (await self._alarms.of(foreign, SERVICE)).get(tenant_id, [])
+
+
+def _changed(record: ParkedRecord) -> ValueError:
+    return ValueError(f"the parked record {record.audit_id} is not as it was parked")
 
 
 def derived_id(action: str, tenant_id: str, audit_id: str) -> str:
