@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import re
 import secrets
 import time
@@ -33,7 +34,7 @@ def test_a_copy_of_the_data_folder_holds_no_readable_secret(installation, owner,
     assert made.status_code == 201, made.text
     agent = f"agent-{secrets.token_hex(8)}"
     assert ann.http.get("/auth/me", headers={"user-agent": agent}).status_code == 200
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not ann.http.get("/search", params={"q": word}).json()["items"]:
         assert time.monotonic() < deadline, "never found"
         time.sleep(0.1)
@@ -50,9 +51,12 @@ def test_a_copy_of_the_data_folder_holds_no_readable_secret(installation, owner,
         "e-mail": ann.email.encode(),
         "user agent": agent.encode(),
     }
-    for path in installation.data.rglob("*"):
-        if path.is_file():
-            found = path.read_bytes().lower()
+    for folder, _, names in os.walk(installation.data):
+        for path in (Path(folder, name) for name in names):
+            try:
+                found = path.read_bytes().lower()
+            except FileNotFoundError:  # segments and snapshots come and go
+                continue
             for what, needle in needles.items():
                 assert needle.lower() not in found, f"{what} is readable in {path.name}"
 

@@ -9,7 +9,7 @@ import pytest
 
 from sealwire.testing.installation import Installation, Person
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import time
 import httpx
 
 
-def wait_for_record(owner, url: str, within_s: float = 10) -> None:
+def wait_for_record(owner, url: str, within_s: float = 60) -> None:
     """Wait until the owner's request of this path stands in the log of the owner's tenant."""
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:

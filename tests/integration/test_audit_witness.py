@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from tests.independent.c2sp import Head, head_of, open_note
 from tests.independent.witness import Witness
-from tests.integration.test_audit_evidence import JSON, key_of, sealwire, verdict
+from tests.integration.test_audit_evidence import JSON, key_of, messages, sealwire, verdict
 
 from sealwire.testing.installation import Installation, Person
+from sealwire.testing.patience import until_seen
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +56,7 @@ def test_a_witness_cosigns_and_the_verdict_tells_what_it_saw(witnessed, witness,
         sizes.append(kept["tree_size"])
     assert sizes == sorted(sizes)
     owner.send(room, "seen by nobody yet")
+    until_seen(lambda: len(messages(owner)) == 4)  # its record is on its way
     found = verdict(*at, "--key", key, "--witness", cosigner)
     assert (found["ok"], found["witnessed"]) == (True, {witness.name: sizes[-1]}), found["fault"]
     assert found["records"] > sizes[-1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 from collections.abc import Iterator
 from random import Random
@@ -76,7 +77,11 @@ def test_each_component_answers_states_to_all_and_figures_to_few(
 
 
 def test_there_is_a_breaker_for_each_client_and_one_for_the_cache(running: Installation, owner: Person) -> None:
-    seen = ask(running, "/circuit-breaker-status")
+    def quiet() -> dict[str, Any] | None:  # on a busy machine one may be open for a while
+        seen = ask(running, "/circuit-breaker-status")
+        return seen if seen["summary"]["active_breakers"] == 0 and not seen["summary"]["degraded_mode"] else None
+
+    seen = until_seen(quiet)
     assert seen["summary"] == {"total_breakers": 7, "active_breakers": 0, "degraded_mode": False}
     assert {breaker["name"] for breaker in seen["breakers"]} == BREAKERS
     assert all(set(b) == {"name", "state", "active"} and b["state"] == "closed" for b in seen["breakers"])
@@ -105,16 +110,18 @@ def test_a_service_sees_the_figures_and_may_test(running: Installation) -> None:
 
 
 def test_the_scheduled_self_test_is_seen_and_goes_on(running: Installation, owner: Person) -> None:
-    first = until_seen(lambda: ask(running, "/", owner.token)["last_self_test"])
-    assert first["ok"], first
+    def passed() -> dict[str, Any] | None:
+        last = ask(running, "/", owner.token)["last_self_test"]
+        return last if last and last["ok"] else None
+
+    first = until_seen(passed)
     assert {step["component"] for step in first["steps"]} == set(COMPONENTS)
     until_seen(lambda: ask(running, "/", owner.token)["last_self_test"]["at_us"] > first["at_us"])
 
 
 def test_metrics_tell_of_validations_changes_and_breakers(running: Installation, owner: Person) -> None:
     assert owner.http.get("/auth/me").status_code == 200
-    text = httpx.get(running.url + "/metrics").text
-    for line in (
+    lines = (
         'sealwire_session_validations_total{source="auth",status="valid"}',
         'sealwire_tokens_total{outcome="enhanced"}',
         "sealwire_session_degraded 0.0",
@@ -124,8 +131,17 @@ def test_metrics_tell_of_validations_changes_and_breakers(running: Installation,
         'sealwire_socket_admissions_total{what="admitted"}',
         "sealwire_fallback_sessions ",
         "sealwire_self_test_ok 1.0",
-    ):
-        assert line in text, line
+    )
+    missing: list[str] = []
+
+    def told() -> bool:
+        text = httpx.get(running.url + "/metrics").text
+        missing[:] = [line for line in lines if line not in text]
+        return not missing
+
+    with contextlib.suppress(AssertionError):
+        until_seen(told)
+    assert missing == []
 
 
 async def end_one(running: Installation, person: Person) -> dict[str, Any]:

@@ -160,7 +160,7 @@ async def test_search_indexes_what_was_restored_anew(house: House, tmp_path: Pat
     await house.place.restore()
     await house.say("found kingfisher", "found heron")
     house.place.join()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while len(await room.bodies(house.ben, "found")) < 2:  # noqa: ASYNC110 - search tells nobody
             await asyncio.sleep(0.02)
     assert await room.bodies(house.ben, "lost") == []
@@ -182,7 +182,7 @@ async def test_an_erasure_does_not_wait_for_a_stream_that_is_no_more(house: Hous
     house.place.join()
     room.ring._crypto = house.place.people.crypto  # it was opened anew, too
     room.service.indexer.start()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not (await room.service.erase_subject(compliance, house.ann.user_id, erasure)).done:
             pass
     await room.caught_up()
@@ -210,7 +210,7 @@ async def test_search_that_was_down_meanwhile_notices_it_for_everybody(house: Ho
     await house.say("found kingfisher", "found heron", "found grebe", "found teal")
     house.place.join()
     await room.open_search()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while len(await room.bodies(house.ben, "found")) < 4:  # noqa: ASYNC110 - search tells nobody
             await asyncio.sleep(0.02)
     assert await room.bodies(house.ben, "lost") == []
@@ -238,7 +238,7 @@ async def test_what_was_trimmed_while_search_was_down_is_no_sign_of_an_older_cop
     await house.place.open()
     house.place.join()
     await room.open_search()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while len(await room.bodies(house.ben, "kingfisher")) < 3:  # noqa: ASYNC110 - search tells nobody
             await asyncio.sleep(0.02)
     assert (await house.place.messaging.get(house.ben, house.group.conversation_id)).epoch == at["epoch"]

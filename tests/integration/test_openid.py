@@ -24,7 +24,7 @@ from sealwire.testing.patience import until_seen
 
 REDIRECT = "https://app.example/callback?from=sealwire"
 AFTER = "https://app.example/bye"
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 @pytest.fixture(scope="module")

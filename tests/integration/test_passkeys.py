@@ -16,7 +16,7 @@ from sealwire.contracts.webauthn import CreationOptions, RequestOptions
 from sealwire.testing.authenticator import SoftAuthenticator
 from sealwire.testing.installation import PASSWORD, Installation, Person
 
-FIND_TIMEOUT_S = 20.0
+FIND_TIMEOUT_S = 60.0
 
 
 def browser(installation: Installation) -> SoftAuthenticator:

@@ -13,7 +13,7 @@ import pytest
 
 from sealwire.testing.installation import Installation, Person
 
-PATIENCE_S = 15.0
+PATIENCE_S = 60.0
 
 
 def search(who: Person, q: str, **filters: Any) -> dict[str, Any]:

@@ -16,10 +16,11 @@ import httpx
 import pytest
 
 from sealwire.runtime import errands
+from sealwire.testing.held_up import HeldUp
 from sealwire.testing.installation import Installation, Person
 from sealwire.testing.receipts import latest, slowest_s
 
-DEADLINE_S = 10.0
+DEADLINE_S = 40.0
 
 
 def rotate(data: Path, *flags: str) -> subprocess.CompletedProcess[str]:
@@ -93,19 +94,21 @@ def test_a_compromised_key_ends_every_session_at_once(place):
     anna = Person(place.url, "bert", f"selftest-{secrets.token_hex(6)}")  # who owns a tenant sees receipts
     assert accepted(anna)
     before = kids(place.url)
-    done = rotate(place.data, "--compromised", "--yes")
-    assert done.returncode == 0, done.stderr
-    assert "every session has ended" in done.stdout
-    deadline = time.monotonic() + 10
-    while anna.http.get("/auth/me").status_code != 401:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    assert not set(before) & set(kids(place.url))
-    again = anna.http.post("/auth/refresh", json={"refresh_token": anna.grant["refresh_token"]})
-    assert again.status_code == 401
-    anna.log_in()  # in that very second, most often
-    assert accepted(anna)
-    assert slowest_s(latest(anna.http, "tenant")) < 1.0, "dead everywhere within a second, by its own clock"
+    with HeldUp(place.pid, place.data.parent) as held:
+        done = rotate(place.data, "--compromised", "--yes")
+        assert done.returncode == 0, done.stderr
+        assert "every session has ended" in done.stdout
+        deadline = time.monotonic() + DEADLINE_S
+        while anna.http.get("/auth/me").status_code != 401:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert not set(before) & set(kids(place.url))
+        again = anna.http.post("/auth/refresh", json={"refresh_token": anna.grant["refresh_token"]})
+        assert again.status_code == 401
+        anna.log_in()  # in that very second, most often
+        assert accepted(anna)
+        took_s = slowest_s(latest(anna.http, "tenant"))
+        assert took_s < 1.0 + held.up_s, "dead everywhere within a second, by its own clock"
 
 
 def test_while_nothing_runs_it_waits_for_the_next_start(place):

@@ -13,10 +13,11 @@ import httpx
 import pyotp
 import pytest
 
+from sealwire.testing.held_up import HeldUp
 from sealwire.testing.installation import PASSWORD, Installation, Person
 from sealwire.testing.receipts import latest, slowest_s
 
-DEADLINE_S = 20.0
+DEADLINE_S = 40.0
 
 
 def sealwire(data: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -112,13 +113,15 @@ def test_a_wrong_command_says_what_is_wrong(place, tmp_path):
 def test_a_suspension_is_felt_within_a_second_and_the_log_in_says_nothing(place):
     person = Person(place.url, "bystander")
     assert place.chief.http.get("/auth/me").status_code == 200
-    done = place.operator.http.patch(f"/auth/tenants/{place.clinic}", json={"status": "suspended"})
-    assert done.status_code == 200, done.text
-    began = time.monotonic()
-    while place.chief.http.get("/auth/me").status_code != 401:
-        assert time.monotonic() < began + DEADLINE_S
-        time.sleep(0.01)
-    assert slowest_s(latest(place.operator.http, "tenant")) < 1.0, "by the installation's own clock"
+    with HeldUp(place.pid, place.data.parent) as held:
+        done = place.operator.http.patch(f"/auth/tenants/{place.clinic}", json={"status": "suspended"})
+        assert done.status_code == 200, done.text
+        began = time.monotonic()
+        while place.chief.http.get("/auth/me").status_code != 401:
+            assert time.monotonic() < began + DEADLINE_S
+            time.sleep(0.01)
+        took_s = slowest_s(latest(place.operator.http, "tenant"))
+        assert took_s < 1.0 + held.up_s, "by the installation's own clock"
     refused = place.chief.http.post("/auth/login", json=place.chief.who, headers={"authorization": ""})
     unknown = {**place.chief.who, "tenant": "nowhere"}
     other = place.chief.http.post("/auth/login", json=unknown, headers={"authorization": ""})

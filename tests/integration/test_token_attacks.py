@@ -35,6 +35,7 @@ from sealwire.kit.caller import Principal
 from sealwire.kit.jose import sign
 from sealwire.kit.permission import Role
 from sealwire.testing.installation import Installation, Person
+from sealwire.testing.patience import until_seen
 
 OLD = ec.generate_private_key(ec.SECP256R1())
 STRANGER = ed25519.Ed25519PrivateKey.generate()
@@ -46,7 +47,7 @@ tenant = "default"
 kid = "old.1"
 """
 ME = "/api/v1/auth/me"
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 
 def b64(raw: bytes) -> str:
@@ -451,3 +452,29 @@ def test_a_services_port_hears_services_and_a_public_one_does_not(place: Install
     assert line.ask("GET", USERS_PATH)[0] == 401
     for door in (line, public):
         door.close()
+
+
+def test_who_has_a_services_key_speaks_for_nobody_without_a_session(place: Installation, anna: Person) -> None:
+    """What a stolen key claims is held against the session it names: whose that is, with the role of the record."""
+    line, ben = Line(place.base + AUTH), Person(place.url, "ben")
+    assert ben.http.get("auth/me").json()["role"] == "member"
+    there = {"kind": "user", "subject": ben.user_id, "tenant_id": "default", "session_id": ben.grant["session_id"]}
+
+    def told(path: str, op: str, **said: Any) -> int:
+        caller = {"principal": {"role": "owner", "auth_time_s": int(time.time()), **there, **said}}
+        return line.ask("GET", path, *BEARER(statement(place, anna, op=op, caller=caller)))[0]
+
+    assert told("/auth/me", "me") == 200
+    assert told(USERS_PATH, "users") == 403, "a member, whatever is said of them"
+    for lie in (
+        {"session_id": ""},
+        {"session_id": "nowhere"},
+        {"subject": anna.user_id},
+        {"tenant_id": "system"},
+        {"kind": "api_key", "session_id": "nowhere"},
+        {"legacy": True, "session_id": "f" * 64, "email": "nobody@example.org"},
+    ):
+        assert told("/auth/me", "me", **lie) == 401, lie
+    assert ben.http.post("auth/logout").status_code == 204
+    until_seen(lambda: told("/auth/me", "me") == 401)
+    line.close()
