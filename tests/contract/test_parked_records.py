@@ -20,6 +20,7 @@ from sealwire.contracts.audit_log import (
     AuditRecord,
     VerifyQuery,
 )
+from sealwire.contracts.custody import SubjectItem, SubjectProbe, SubjectQuery
 from sealwire.kit.caller import service_caller
 from sealwire.kit.ids import new_id
 from sealwire.kit.pages import DegradedOnly
@@ -216,6 +217,37 @@ async def test_records_of_a_damaged_log_wait_beside_it_and_nobody_elses_do(
         assert (after.accepted, after.duplicates, after.parked) == (2, 2, 0)
         await verified(room)
         await verified(room, "other")
+
+
+@pytest.mark.parametrize("damage", [_changed_record, _cut_tile], ids=lambda d: d.__name__)
+async def test_a_persons_export_has_what_waits_and_an_erasure_reaches_it(
+    tmp_path: Path, damage: Callable[[apsw.Connection], Mend]
+) -> None:
+    await damaged(tmp_path, damage)
+    caller = service_caller("compliance", "acme")
+    later, bens = entries(9), [msgspec.structs.replace(e, actor=Actor(type="user", id="ben")) for e in entries(3)]
+
+    async def waiting(room: ComplianceRoom) -> list[SubjectItem]:
+        found, cursor = [], None
+        while True:
+            page = await room.service.own.export_subject(caller, "anna", SubjectQuery(limit=4, cursor=cursor))
+            found += page.items
+            if (cursor := page.next_cursor) is None:
+                return [item for item in found if item.data.get("waits")]
+
+    async with open_compliance(tmp_path, config=RARELY) as room:
+        answer = await room.service.append(GATEWAY, AuditBatch(records=[*later, *bens]))
+        assert answer.parked == 12
+        found = await waiting(room)
+        assert [item.resource_id for item in found] == [e.audit_id for e in later]
+        assert [item.data["metadata"]["email"] for item in found] == [e.personal["email"] for e in later]
+        assert not {"seq", "hash", "prev_hash"} & found[0].data.keys()
+        room.service._sealer.forget("acme", "anna")
+        assert (await room.service.own.probe_subject(caller, "anna", SubjectProbe())).places["records"] >= 4
+        await room.keys.destroy("acme", subject_id="anna")
+        assert (await room.service.own.probe_subject(caller, "anna", SubjectProbe())).places["records"] == 0
+        shown = [item.data["metadata"]["email"] for item in await waiting(room)]
+        assert shown == [e.personal["email"] if not e.subject_id else "erased" for e in later]
 
 
 async def test_what_comes_again_while_it_waits_is_judged_as_if_it_stood_in_the_log(tmp_path: Path) -> None:

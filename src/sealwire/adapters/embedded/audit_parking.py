@@ -46,11 +46,11 @@ class SqliteParkingStore:
                 found[audit_id] = rows[0][0]
         return found
 
-    async def first(self, tenant_id: str, limit: int) -> tuple[int, Sequence[ParkedRecord]]:
+    async def first(self, tenant_id: str, limit: int, *, after: int = 0) -> tuple[int, Sequence[ParkedRecord]]:
         rows = self._db.read(
-            "SELECT number, audit_id, created_us, parked_us, body FROM parked WHERE tenant_id = ?"
+            "SELECT number, audit_id, created_us, parked_us, body FROM parked WHERE tenant_id = ? AND number > ?"
             " ORDER BY number LIMIT ?",
-            (tenant_id, limit),
+            (tenant_id, after, limit),
         )
         return (rows[-1][0] if rows else 0), [ParkedRecord(*row[1:]) for row in rows]
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
@@ -24,11 +25,15 @@ from sealwire.kit.caller import Caller
 from sealwire.kit.clock import rfc3339
 from sealwire.kit.cursors import read_number
 from sealwire.kit.problem import Invalid
+from sealwire.services.compliance.chain import read_record
 from sealwire.services.compliance.job_ports import RightsStore, StoredJob
-from sealwire.services.compliance.ports import AuditStore, ConsentStore, RecordFilter
+from sealwire.services.compliance.parking_ports import ParkingStore
+from sealwire.services.compliance.ports import AuditStore, ConsentStore, RecordFilter, StoredRecord
 from sealwire.services.compliance.sealing import Sealer
 
-_PHASES: Final = ("consents", "jobs", "records")
+_PHASES: Final = ("consents", "jobs", "parked", "records")
+_OF_THE_LOG: Final = frozenset({"seq", "hash", "prev_hash"})
+"""What a record has only once it is in the log."""
 _Page = tuple[list[SubjectItem], str]
 
 
@@ -41,6 +46,7 @@ class OwnCustody:
         store: RightsStore,
         consents: ConsentStore,
         audit: AuditStore,
+        parking: ParkingStore,
         sealer: Sealer,
         end_job: Callable[[StoredJob], Awaitable[bool]],
     ) -> None:
@@ -48,17 +54,23 @@ class OwnCustody:
         self._store = store
         self._consents = consents
         self._audit = audit
+        self._parking = parking
         self._sealer = sealer
         self._end_job = end_job
 
     async def export_subject(self, caller: Caller, subject_id: str, query: SubjectQuery) -> SubjectItems:
-        """See `SubjectCustody`: consents, jobs, and what the audit log says the person did."""
+        """See `SubjectCustody`: consents, jobs, and what audit records say the person did, in the log or beside it."""
         tenant_id = require_custodian(caller)
         phase, _, after = (query.cursor or "consents:0").partition(":")
         if phase not in _PHASES:
             raise Invalid("Give a `next_cursor` as it was.", path="$.cursor")
         place = read_number(after)
-        read = {"consents": self._consents_page, "jobs": self._jobs_page, "records": self._records_page}[phase]
+        read = {
+            "consents": self._consents_page,
+            "jobs": self._jobs_page,
+            "parked": self._parked_page,
+            "records": self._records_page,
+        }[phase]
         items, cursor = await read(tenant_id, subject_id, place, query.limit)
         return SubjectItems(items=items, next_cursor=cursor or None)
 
@@ -79,7 +91,30 @@ class OwnCustody:
             )
             for job in jobs[after : after + limit]
         ]  # fmt: skip
-        return items, f"jobs:{after + limit}" if len(jobs) > after + limit else "records:0"
+        return items, f"jobs:{after + limit}" if len(jobs) > after + limit else "parked:0"
+
+    async def _parked_page(self, tenant_id: str, subject_id: str, after: int, limit: int) -> _Page:
+        """Read what waits beside a damaged log (ADR 31) before the log: what goes into it meanwhile is told twice."""
+        items = []
+        up_to, waiting = await self._parked(tenant_id, subject_id, after, limit)
+        for stored in waiting:
+            data: dict[str, Any] = msgspec.to_builtins(await self._sealer.show(stored))
+            data = {name: value for name, value in data.items() if name not in _OF_THE_LOG} | {"waits": True}
+            audit_id, at = data["audit_id"], data["created_at"]
+            items.append(SubjectItem(kind="audit_record", resource_id=audit_id, at=at, data=data))
+        return items, f"parked:{up_to}" if up_to else "records:0"
+
+    async def _parked(
+        self, tenant_id: str, subject_id: str, after: int, limit: int
+    ) -> tuple[int, Sequence[StoredRecord]]:
+        """Return the person's among the next records that wait, and where the next begin; 0 when there are no more."""
+        up_to, records = await self._parking.first(tenant_id, limit, after=after)
+        found = []
+        for record in records:
+            with suppress(ValueError, msgspec.MsgspecError):  # it was damaged: nobody can say whose it is
+                if read_record(record.body).actor.id == subject_id:
+                    found.append(StoredRecord(0, "", record.body))
+        return up_to, found
 
     async def _records_page(self, tenant_id: str, subject_id: str, after: int, limit: int) -> _Page:
         wanted = RecordFilter(actor=subject_id)
@@ -129,7 +164,11 @@ class OwnCustody:
         """Return how many of the person's newest records still show something personal, once they are erased."""
         if (tenant_id, subject_id) not in self._sealer.forgotten:
             return 0
-        readable, after = 0, 0
+        readable, after, place = 0, 0, 0
+        while (waiting := await self._parked(tenant_id, subject_id, place, 200))[0]:
+            place = waiting[0]
+            for stored in waiting[1]:
+                readable += await self._sealer.is_readable(stored, subject_id)
         wanted = RecordFilter(actor=subject_id)
         while True:
             found = await self._audit.search(tenant_id, wanted, after_seq=after, limit=200)

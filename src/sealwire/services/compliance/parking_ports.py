@@ -32,8 +32,11 @@ class ParkingStore(Protocol):
     async def find(self, tenant_id: str, audit_ids: Iterable[str]) -> dict[str, bytes]:
         """Return the bytes of those that wait, by audit id."""
 
-    async def first(self, tenant_id: str, limit: int) -> tuple[int, Sequence[ParkedRecord]]:
-        """Return those that wait longest, in order, and what `remove` wants to be told; 0 and none when none waits."""
+    async def first(self, tenant_id: str, limit: int, *, after: int = 0) -> tuple[int, Sequence[ParkedRecord]]:
+        """Return those that wait longest, in order, and what `remove` wants to be told; 0 and none when none waits.
+
+        `after` is what it said before: then those behind are returned.
+        """
 
     async def remove(self, tenant_id: str, up_to: int) -> None:
         """Forget what `first` returned, which is in the log by now. Idempotent."""

@@ -122,7 +122,7 @@ class ComplianceService(RightsAnswers):
             forget_person=sealer.forget, clock=clock, config=config,
         )  # fmt: skip
         self.own = OwnCustody(
-            store=stores.rights, consents=stores.consents, audit=store, sealer=sealer,
+            store=stores.rights, consents=stores.consents, audit=store, parking=stores.parking, sealer=sealer,
             end_job=self.rights.end_job,
         )  # fmt: skip
         self.keeping = Keeping(
