@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import threading
@@ -137,9 +138,9 @@ class Desk:
     def keep(self, name: str, certificate: str) -> None:
         (self.folder / "certificates" / name).write_text(certificate)
 
-    def replay(self, *more: str, save: str = "again") -> tuple[int, str, str]:
+    def replay(self, *more: str, save: str = "again", yes: bool = True) -> tuple[int, str, str]:
         files = sorted((self.folder / "certificates").iterdir())
-        words = ("--key", "tenant.key", "--save", save, "--url", self._url, "--token", "t", "--yes", *more)
+        words = ("--key", "tenant.key", "--save", save, "--url", self._url, "--token", "t", *["--yes"][:yes], *more)
         return self._sealwire("gdpr", "replay", *files, *words)
 
 
@@ -256,6 +257,20 @@ def test_what_left_something_behind_is_asked_for_again(desk: Desk, clinic: Clini
     assert (code, out.startswith("incomplete")) == (1, True)
     clinic.problem = None
     assert desk.replay()[0] == 0
+    assert len(clinic.asked) == 2
+
+
+def test_it_asks_before_it_erases(desk: Desk, clinic: Clinic, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("agnes", "berta"):
+        desk.keep(name, clinic.signer.certificate(name))
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    code, out, err = desk.replay(yes=False)
+    assert (code, clinic.asked) == (2, [])
+    assert "Erase 2 people of tenant clinic again?" in out + err
+    assert "nobody was erased" in err
+    assert not (desk.folder / "again").exists()
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    assert desk.replay(yes=False)[0] == 0
     assert len(clinic.asked) == 2
 
 
