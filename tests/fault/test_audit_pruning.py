@@ -156,7 +156,7 @@ async def test_somebody_who_prunes_by_hand_is_found(room: ComplianceRoom, tmp_pa
     """Records emptied with their right hashes beside them, as pruning leaves them, and no record that says so."""
     before = await stored(room)
     conn = apsw.Connection(str(tmp_path / "compliance.db"))
-    conn.set_busy_timeout(5000)
+    conn.set_busy_timeout(60_000)
     from sealwire.adapters.embedded import audit_pruning
 
     with conn:

@@ -57,7 +57,7 @@ async def room(tmp_path: Path) -> AsyncIterator[ComplianceRoom]:
 
 def tamper(tmp_path: Path, change: Callable[[apsw.Connection], None]) -> None:
     conn = apsw.Connection(str(tmp_path / "compliance.db"))
-    conn.set_busy_timeout(5000)
+    conn.set_busy_timeout(60_000)
     with conn:
         change(conn)
     conn.close()

@@ -26,7 +26,7 @@ pytestmark = [
 ]
 SECRET = "correct-horse-battery"
 USER = f"app on >{SECRET} resetchannels ~sealwire:* +@all -@admin -@dangerous"
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 @pytest.fixture

@@ -68,7 +68,7 @@ async def main():
         store=store, provider=FileKeyProvider.open(folder / "kek"), clock=clock, config=CryptoConfig()
     )
     await service.start()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(50):
         if life == "first":
             doomed = await service.system_data_key(MESSAGING, SystemDataKeyRequest(context=DOOMED))
             kept = await service.system_data_key(MESSAGING, SystemDataKeyRequest(context=KEPT))
@@ -97,7 +97,7 @@ asyncio.run(main())
 def live(folder: Path, *argv: str) -> list[str]:
     """Live until the kill; return what was said."""
     done = subprocess.run(
-        [sys.executable, "-c", LIFE, str(folder), *argv], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", LIFE, str(folder), *argv], capture_output=True, text=True, timeout=100, check=False
     )
     assert done.returncode == -9, done.stderr[-3000:]
     return done.stdout.split()

@@ -23,9 +23,9 @@ from sealwire.testing.tls import Authority
 
 pytestmark = [
     pytest.mark.skipif(binary("valkey") is None, reason="no valkey server on this machine (requirements/dev.txt)"),
-    pytest.mark.timeout(120),
+    pytest.mark.timeout(300),
 ]
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 SECRETS = Secrets(app="correct-horse", watcher="battery-staple", peers="among-ourselves")
 
 

@@ -185,11 +185,11 @@ async def test_a_disk_that_was_full_from_the_start_is_said_so_and_used_once_it_i
 
 async def flushed(spool: RecordSpool, count: int) -> None:
     """Wait until the spool has looked at so many records."""
-    for _ in range(10_000):
+    for _ in range(60_000):
         if spool.stats.put >= count:
             return
         await asyncio.sleep(0.001)
-    raise AssertionError("not within 10 s")
+    raise AssertionError("not within a minute")
 
 
 async def test_a_damaged_segment_is_counted_once_however_often_it_is_read(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from sealwire.testing.installation import Installation, Person
 
+pytestmark = pytest.mark.timeout(300)
 CHECKPOINT = 1024 * 1024
 SIZE = 24 * CHECKPOINT
 KEPT = 3
@@ -63,13 +64,13 @@ def send_and_kill(
         while sent < len(content):
             if sent >= kill_at:
                 reached.set()
-                killed.wait(20)
+                killed.wait(100)
             yield content[sent : sent + 50_000]
             sent += 50_000
 
     def kill() -> None:
-        reached.wait(20)
-        deadline = time.monotonic() + 20
+        reached.wait(100)
+        deadline = time.monotonic() + 90
         while len(whole(blobs)) < stored + KEPT + 1:
             assert time.monotonic() < deadline
             time.sleep(0.002)
