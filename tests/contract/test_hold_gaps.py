@@ -136,7 +136,8 @@ async def test_a_hold_on_somebody_who_is_gone_says_so(tmp_path):
 
 @pytest.mark.parametrize("covered", [{"conversation_id": "c1"}, {"subject_id": "ben-1"}])
 async def test_a_hold_names_erasures_of_others_under_way(tmp_path, covered):
-    there = services()
+    there = services() | {"media": Stoppable()}
+    there["media"].put(TENANT, AGNES, "file", "f1", filename="attached.pdf")
     there["crypto"].gate.clear()
     async with town(tmp_path / "data", there) as room:
         asked = await room.service.request_erasure(ME, NewErasure())
@@ -152,5 +153,6 @@ async def test_a_hold_names_erasures_of_others_under_way(tmp_path, covered):
         await asyncio.wait_for(looked.wait(), 20)
         there["crypto"].gate.set()
         hold = await asyncio.wait_for(placing, 20)
-    assert hold.gaps == [HoldGap(job_id=asked.job_id, subject_id=AGNES, erased={"messaging": {"message": 7}})]
+    gone = {"messaging": {"message": 7}, "media": {"file": 1}}
+    assert hold.gaps == [HoldGap(job_id=asked.job_id, subject_id=AGNES, erased=gone)]
     assert hold.found is ("conversation_id" in covered), "nobody knows Ben: what was erased was of somebody else"

@@ -137,6 +137,8 @@ async def test_retention_takes_old_files_that_are_not_held(room: MediaRoom, anna
     await sweep(room)
     assert blobs(room) == 2
     assert (await room.media.info(anna, young)).status == "clean"
+    nothing = Disposal(run_id=new_id(), ids=["no such file", "x" * 128])
+    assert (await room.media.dispose(COMPLIANCE, "media", nothing)).missing == 2
     elsewhere = service_caller("compliance", "elsewhere")
     assert (await room.media.dispose(elsewhere, "media", Disposal(run_id=new_id(), ids=[young]))).missing == 1
 

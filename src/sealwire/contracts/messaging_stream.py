@@ -140,10 +140,14 @@ class Forgotten(Output):
     items: list[ForgottenConversation]
 
 
+_MediaId = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+"""As `Disposal` names what is to go: there may be no such file."""
+
+
 class HeldFilesQuery(Input):
     """Which files, by id."""
 
-    media_ids: Annotated[list[Id], msgspec.Meta(max_length=1000)]
+    media_ids: Annotated[list[_MediaId], msgspec.Meta(max_length=1000)]
 
 
 class HeldFile(Output):

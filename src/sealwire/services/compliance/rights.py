@@ -243,11 +243,10 @@ class Rights:
         """
         await self._erasures.between_steps_of(tenant_id)
         jobs = [job for job in await self._store.unfinished() if job.tenant_id == tenant_id]
-        others: tuple[str, ...] = ("messaging", "media")
+        others = ("messaging", "media")  # of the conversation, or what mentioned the person, with its files
         if hold.subject_id is not None:
             jobs = [job for job in jobs if job.subject_id != hold.subject_id]
             jobs += await self._store.of_subject(tenant_id, hold.subject_id)
-            others = ("messaging",)  # what mentioned the person
         gaps = []
         for job in (job for job in jobs if job.kind == "erasure"):
             stored = await self._store.job(tenant_id, job.job_id) or job
