@@ -173,6 +173,11 @@ async def test_a_reader_is_told_what_is_damaged_and_what_is_erased(tmp_path: Pat
         async with open_compliance(tmp_path, config=RARELY) as room:
             shown = [r.metadata["email"] for r in await records(room) if r.action == "message.sent"]
             assert shown == ["erased", "key_damaged", "erased", "key_damaged", "erased"], damage.__name__
+            if damage.__name__ == "master":  # not through with anna's erasure: her key is there to be put back
+                room.service._sealer.forget("acme", "anna")
+                shown = [r.metadata["email"] for r in await records(room) if r.action == "message.sent"]
+                assert shown == ["erased", "key_damaged", "erased", "key_damaged", "erased"]
+                room.service._sealer.forgotten.remove(("acme", "anna"))
             again = await room.service.append(GATEWAY, AuditBatch(records=sent))
             assert (again.accepted, again.duplicates) in {(0, 4), (4, 0)}, "known, or waiting; no alarm"
         edit(tmp_path, mends[0])
