@@ -25,9 +25,10 @@ setup-dev: .venv/.dev ## the same, with what the tests need
 run: setup ## start every service in one process
 	$(BIN)/sealwire up
 
+test: export PYTHONDONTWRITEBYTECODE =
 test: setup-dev ## run every check and every test
-	$(BIN)/python scripts/check.py
-	$(BIN)/python -m pytest -n 3 --dist loadfile
+	$(BIN)/python scripts/check.py --collect
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 check: setup-dev ## lint, types, import rules, generated reference
 	$(BIN)/python scripts/check.py

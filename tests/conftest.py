@@ -29,6 +29,16 @@ for part in ("connect", "read", "write", "pool"):  # of a call that names no tim
     setattr(httpx._config.DEFAULT_TIMEOUT_CONFIG, part, BARE_CALL_S)
 
 MEMORY = Path("/dev/shm")
+LONG_FIRST = ("fault", "integration", "browser", "contract")
+"""Files of these begin in this order, all others after them: at the end no worker has a long one left to itself."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def turn(item: pytest.Item) -> int:
+        folder = item.path.relative_to(Path(__file__).parent).parts[0]
+        return LONG_FIRST.index(folder) if folder in LONG_FIRST else len(LONG_FIRST)
+
+    items.sort(key=turn)
 
 
 @pytest.fixture(scope="session", autouse=True)
