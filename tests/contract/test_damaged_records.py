@@ -48,7 +48,7 @@ async def room(tmp_path: Path) -> AsyncIterator[ComplianceRoom]:
 
 def damage(folder: Path, change: Callable[[bytes], bytes], seq: int = BAD) -> None:
     conn = apsw.Connection(str(folder / "compliance.db"))
-    conn.set_busy_timeout(5000)
+    conn.set_busy_timeout(60_000)
     place, bodies = conn.execute("SELECT place, bodies FROM piece ORDER BY place LIMIT 1").fetchone()
     held = read_bundle(bodies)
     held[seq - 1] = change(held[seq - 1])

@@ -81,7 +81,7 @@ async def until_whole(room: ComplianceRoom) -> None:
 
 def edit(folder: Path, change: Callable[[apsw.Connection], None]) -> None:
     conn = apsw.Connection(str(folder / "compliance.db"))
-    conn.set_busy_timeout(5000)
+    conn.set_busy_timeout(60_000)
     with conn:
         change(conn)
     conn.close()

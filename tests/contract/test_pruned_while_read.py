@@ -105,7 +105,7 @@ def served(room: ComplianceRoom, before: Callable[[str], Awaitable[None]]) -> It
 def by_hand(folder: Path, seq: int) -> None:
     """Take a record out as retention does, but say it nowhere."""
     conn = apsw.Connection(str(folder / "compliance.db"))
-    conn.set_busy_timeout(5000)
+    conn.set_busy_timeout(60_000)
     with conn:
         place, bodies = conn.execute("SELECT place, bodies FROM piece ORDER BY place LIMIT 1").fetchone()
         held = read_bundle(bodies)

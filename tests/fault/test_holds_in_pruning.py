@@ -77,7 +77,7 @@ async def judge(room: ComplianceRoom, folder: Path) -> None:
     assert verified.ok, verified.fault
     assert verified.pruned == [[1, 7], [9, 107], [109, 207], [209, 300]]
     conn = apsw.Connection(str(folder / "compliance.db"))
-    conn.set_busy_timeout(5000)
+    conn.set_busy_timeout(60_000)
     with conn:  # by hand, with the hold out of the way, and all hashes left as pruning leaves them
         conn.execute("DELETE FROM hold")
         number = conn.execute("SELECT number FROM tenant WHERE tenant_id = 'acme'").get

@@ -25,8 +25,8 @@ from sealwire.services.crypto.providers import KekUnusable, WrapRefused
 from sealwire.testing.softhsm import KEY, LABEL, PIN, FaultyToken, SoftHsm, library
 
 pytestmark = pytest.mark.skipif(library() is None, reason="SoftHSM2 is not installed (Debian: softhsm2)")
+DEADLINE_S = 60.0
 COMPILER = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler for the library that fails")
-DEADLINE_S = 40.0
 
 
 @pytest.fixture
@@ -306,9 +306,9 @@ async def answered(provider: Pkcs11KeyProvider) -> float:
 
 @COMPILER
 async def test_a_library_that_crashes_or_hangs_takes_only_its_worker_along(faulty: FaultyToken, opener) -> None:
-    provider = await opener(module=faulty.module, timeout_s=2)
+    provider = await opener(module=faulty.module, timeout_s=3)
     wrapped = await provider.wrap(b"k" * 32, b"here")
-    for order, words in {"die": "died", "hang": "did not answer within 2 s"}.items():
+    for order, words in {"die": "died", "hang": "did not answer within 3 s"}.items():
         first = provider.worker_pid
         assert first is not None
         faulty.order(order)
@@ -318,7 +318,7 @@ async def test_a_library_that_crashes_or_hangs_takes_only_its_worker_along(fault
         assert await gone(first)
         if order == "hang":  # a fresh worker hangs as well: nobody waits for its start longer than for an answer
             asked = asyncio.gather(*(answered(provider) for _ in range(20)))
-            assert max(await asked) < 8, "10 s more are what a start may take"
+            assert max(await asked) < 12, "10 s more than an answer are what a start may take"
         faulty.relent()
         await until(provider.check)
         assert await provider.unwrap(wrapped, b"here") == b"k" * 32
@@ -327,13 +327,13 @@ async def test_a_library_that_crashes_or_hangs_takes_only_its_worker_along(fault
 async def test_a_stopped_worker_holds_nobody_up(
     provider: Pkcs11KeyProvider, opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    patient = await opener(timeout_s=1)
+    patient = await opener(timeout_s=3)
     wrapped = await patient.wrap(b"k" * 32, b"here")
     for one in (patient, provider):
         assert one.worker_pid is not None
         os.kill(one.worker_pid, signal.SIGSTOP)
     stopped, closed = patient.worker_pid, provider.worker_pid
-    with pytest.raises(TokenOut, match="did not answer within 1 s"):
+    with pytest.raises(TokenOut, match="did not answer within 3 s"):
         await patient.unwrap(wrapped, b"here")
     await until(patient.check)
     assert await gone(stopped)
