@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -19,6 +20,19 @@ def sealwire(*args: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[s
         [sys.executable, "-m", "sealwire.cli.main", *args],
         capture_output=True, text=True, timeout=60, cwd=cwd, env={**os.environ, **env},
     )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    cwd = tmp_path_factory.mktemp("made")
+    assert sealwire("operator", "create", "op@example.org", cwd=cwd).returncode == 0
+    return cwd / "data"
+
+
+@pytest.fixture
+def at_rest(made, tmp_path):
+    """`data` in the test's own folder: an installation that has an operator and does not run."""
+    return shutil.copytree(made, tmp_path / "data")
 
 
 def test_check_passes_on_a_running_installation(installation, owner, tmp_path):
@@ -56,8 +70,7 @@ def test_check_says_where_there_is_no_installation(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_check_says_that_an_installation_does_not_run(tmp_path):
-    assert sealwire("operator", "create", "op@example.org", cwd=tmp_path).returncode == 0
+def test_check_says_that_an_installation_does_not_run(tmp_path, at_rest):
     for words in (("--data", "data"), ()):
         done = sealwire("check", *words, cwd=tmp_path)
         assert done.returncode == 1, words
@@ -73,8 +86,7 @@ def test_the_version_is_told(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["rotate-signing", "rotate-checkpoint"])
-def test_a_rotation_at_rest_is_queued_and_says_so(tmp_path, kind):
-    assert sealwire("operator", "create", "op@example.org", cwd=tmp_path).returncode == 0
+def test_a_rotation_at_rest_is_queued_and_says_so(tmp_path, at_rest, kind):
     (tmp_path / "data" / "compliance.db").touch()  # there after a first start, which takes seconds
     done = sealwire("keys", kind, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
@@ -88,8 +100,7 @@ def test_a_rotation_at_rest_is_queued_and_says_so(tmp_path, kind):
     assert waiting["errand_id"] == told["errand_id"], "asking twice queues one"
 
 
-def test_a_compromised_key_is_not_taken_for_queued_when_a_plain_rotation_is(tmp_path):
-    assert sealwire("operator", "create", "op@example.org", cwd=tmp_path).returncode == 0
+def test_a_compromised_key_is_not_taken_for_queued_when_a_plain_rotation_is(tmp_path, at_rest):
     assert sealwire("keys", "rotate-signing", cwd=tmp_path).returncode == 0
     done = sealwire("keys", "rotate-signing", "--compromised", "--yes", cwd=tmp_path)
     assert done.returncode == 1
@@ -208,8 +219,7 @@ def test_an_empty_list_says_so_and_is_one(tmp_path):
     assert sealwire("operator", "list", "--json", cwd=tmp_path).stdout == ""
 
 
-def test_a_key_encryption_key_that_does_not_open_is_told_without_a_trace(tmp_path):
-    assert sealwire("operator", "create", "op@example.org", cwd=tmp_path).returncode == 0
+def test_a_key_encryption_key_that_does_not_open_is_told_without_a_trace(tmp_path, at_rest):
     kek = tmp_path / "data" / "keys" / "kek"
     good = kek.read_bytes()
     kek.write_text("not a key\n")
