@@ -284,14 +284,14 @@ async def main():
             names = range(30 * i, 30 * i + 30)
             batch = [of(name, tenant) for name in names for tenant in ("t0", "t1")]
             await room.service.append(caller, AuditBatch(records=batch))
-            say(f"stored {i}")
             if i == 7:
                 counting = False
                 mend = apsw.Connection(str(folder / file))
-                mend.set_busy_timeout(5000)
+                mend.set_busy_timeout(60_000)
                 mend.execute(f"REPLACE INTO {table} SELECT * FROM kept")
                 mend.close()
                 counting = True
+            say(f"stored {i}")  # behind the mending: who dies before it is said does both again
         while True:
             try:
                 await room.service.checks()["audit_logs"]()
