@@ -293,6 +293,18 @@ async def test_a_restricted_person_can_t_use_anything_and_comes_back_as_before(r
         await room.auth.api_key(BOUNDARY, ApiKeyQuery(key=key[:-1] + "_"))
 
 
+async def test_the_keys_of_a_restricted_person_end_and_do_not_come_back(room: AuthRoom) -> None:
+    owner, _, _ = await people(room)
+    admin_id = await room.add(owner, "adam", "admin")
+    admin = room.caller(await room.log_in("adam"))
+    key = (await room.auth.add_api_key(admin, NewApiKey(name="k", scopes=["read"]))).key
+    assert (await room.auth.api_key(BOUNDARY, ApiKeyQuery(key=key))).owner_id == admin_id
+    for change in (RESTRICTED, LIFTED):
+        await room.auth.restrict_subject(COMPLIANCE, admin_id, change)
+        with pytest.raises(ApiKeyRefused):
+            await room.auth.api_key(BOUNDARY, ApiKeyQuery(key=key))
+
+
 async def test_a_restricted_person_can_be_erased(room: AuthRoom) -> None:
     _, anna, _ = await people(room)
     await room.auth.restrict_subject(COMPLIANCE, anna.user_id, RESTRICTED)

@@ -23,10 +23,10 @@ from sealwire.contracts.messaging_stream import HeldFile, HeldFilesQuery
 from sealwire.contracts.retention_policies import NewRetentionPolicy
 from sealwire.kit.caller import Caller, service_caller
 from sealwire.kit.clock import rfc3339
-from sealwire.kit.problem import Forbidden
+from sealwire.kit.problem import Forbidden, Unavailable
 from sealwire.services.compliance.certificates import read_certificate
 from sealwire.services.compliance.notes import parse_key
-from sealwire.testing.keeping_room import KeepingRoom
+from sealwire.testing.keeping_room import Door, KeepingRoom
 from sealwire.testing.messaging_room import MessagingRoom
 from sealwire.testing.wirings import WIRINGS
 
@@ -98,6 +98,23 @@ async def test_a_file_of_a_message_that_no_hold_keeps_goes(case: Case) -> None:
     await case.room.files.media.delete(case.agnes, case.media_id)
     with pytest.raises(MediaNotFound):
         await case.kept()
+
+
+async def test_while_messaging_is_out_nothing_goes_where_a_hold_is(case: Case) -> None:
+    media = case.room.files.service
+    door = Door(media._sparing._messaging)
+    door.shut = True
+    media._sparing._messaging = door
+    other = await case.room.files.upload("agnes", b"her own")
+    await media.delete(case.agnes, other)
+    await case.room.hold(case.anna, subject_id=case.ben.user_id)
+    with pytest.raises(Unavailable):
+        await media._sparing.ask("default", [case.media_id])
+    own = await case.room.files.upload("agnes", b"her own")
+    with pytest.raises(Unavailable):
+        await media.delete(case.agnes, own)
+    door.shut = False
+    await media.delete(case.agnes, own)
 
 
 async def test_retention_lists_it_as_held_and_leaves_it(case: Case) -> None:

@@ -171,6 +171,8 @@ async def test_what_is_restricted_stays(room: KeepingRoom, anna: Caller, ben: Ca
     room.clock.advance(10 * DAY_S)
     await keep(room, anna, messages=5, media=5)
     await compliance.restrict(anna, NewRestriction(subject_id=ben.user_id, reason="contests what it says"))
+    with pytest.raises(Invalid):
+        await room.messages.group(anna, ben)
     dry = await room.run(anna, dry_run=True)
     for kind in ("messages", "media"):
         assert counts(dry, kind) == {"due": 3, "kept": 1, "listed": 2, "disposed": 0, "held": 0, "missing": 0}
