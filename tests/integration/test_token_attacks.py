@@ -408,6 +408,8 @@ async def test_no_forged_token_opens_a_socket(place: Installation, anna: Person,
 # ---- the services' own ports
 
 AUTH, USERS_PATH = 7, "/auth/users"
+EPOCH = 1
+"""Of who has been through nothing yet."""
 
 
 def statement(
@@ -418,8 +420,9 @@ def statement(
     key = ServiceKeys(place.data / "keys" / "services").private(service)
     now_s = int(time.time())
     person = Principal(
-        kind="user", subject=anna.user_id, tenant_id="default", session_id=anna.grant["session_id"], role=Role.OWNER
-    )
+        kind="user", subject=anna.user_id, tenant_id="default", session_id=anna.grant["session_id"], role=Role.OWNER,
+        epoch=EPOCH,
+    )  # fmt: skip
     claims = {"iss": service, "sub": service, "aud": "auth", "op": "users", "iat": now_s, "exp": now_s + 60,
               "jti": secrets.token_hex(8), "caller": {"principal": msgspec.to_builtins(person)}, **said}  # fmt: skip
     return sign({name: value for name, value in claims.items() if value is not None}, key, typ).encode()
@@ -458,7 +461,10 @@ def test_who_has_a_services_key_speaks_for_nobody_without_a_session(place: Insta
     """What a stolen key claims is held against the session it names: whose that is, with the role of the record."""
     line, ben = Line(place.base + AUTH), Person(place.url, "ben")
     assert ben.http.get("auth/me").json()["role"] == "member"
-    there = {"kind": "user", "subject": ben.user_id, "tenant_id": "default", "session_id": ben.grant["session_id"]}
+    there: dict[str, Any] = {
+        "kind": "user", "subject": ben.user_id, "tenant_id": "default", "session_id": ben.grant["session_id"],
+        "epoch": EPOCH,
+    }  # fmt: skip
 
     def told(path: str, op: str, **said: Any) -> int:
         caller = {"principal": {"role": "owner", "auth_time_s": int(time.time()), **there, **said}}

@@ -22,6 +22,7 @@ from sealwire import __version__
 from sealwire.adapters.embedded.service_keys import ServiceKeys
 from sealwire.adapters.embedded.session_journal import SealedSessionJournal
 from sealwire.boundary.boundary import Boundary
+from sealwire.boundary.carried_sessions import CarriedSessions
 from sealwire.boundary.jwt_token_adapter import LegacyRule
 from sealwire.boundary.metrics import BoundaryCollector
 from sealwire.clients.compliance import send_records
@@ -355,8 +356,12 @@ class Assembly:
         """Return the app of a service's own port: for services with an identity only; sockets for people too."""
         room = self._rooms[name]
         service = name.rstrip("12")
-        authenticate = ServiceAuthenticator(verifier=self._verifier(service), clock=self._clock)
-        edge = Edge(authenticate=authenticate, proofs=proofs_by(self.contract("auth"), service=service))
+        services = ServiceAuthenticator(verifier=self._verifier(service), clock=self._clock)
+        held = CarriedSessions(
+            services=services, normalizer=self.boundary.normalizer, clock=self._clock,
+            legacy_tenants={issuer.tenant for issuer in self._settings.auth.legacy},
+        )  # fmt: skip
+        edge = Edge(authenticate=held, proofs=proofs_by(self.contract("auth"), service=service))
         pages = self._pages(edge, name, lambda: room.checks())
         routes = [*room.routes(edge), *pages.routes()]
         if room.people_routes is not None:

@@ -1,0 +1,73 @@
+"""Carried sessions: whom a service says it speaks for has to have the session it names, and is whom that one is of.
+
+A service's word for who came in is as good as its key (clients/identity.py). Held against sessions, a stolen key speaks
+for those alone whose live session its thief knows by its id, and with the role that their record has: it makes nobody
+an owner. It costs a look into memory, on the ports of services only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Container
+
+from msgspec.structs import replace
+
+from sealwire.boundary.authenticator import principal_of
+from sealwire.boundary.model import Source, Status, VerifiedToken
+from sealwire.boundary.session_validation_normalizer import SessionValidationNormalizer
+from sealwire.contracts.admission import SessionRevoked
+from sealwire.kit.caller import Caller
+from sealwire.kit.clock import US_PER_S, Clock
+from sealwire.kit.exchange import Exchange
+from sealwire.kit.operation import Policy
+from sealwire.kit.problem import SessionUnconfirmed
+
+
+class CarriedSessions:
+    """An `Authenticate` of kit.http around the one that knows the services."""
+
+    def __init__(
+        self,
+        *,
+        services: Callable[[Exchange, Policy], Caller],
+        normalizer: SessionValidationNormalizer,
+        clock: Clock,
+        legacy_tenants: Container[str] = (),
+    ) -> None:
+        """`legacy_tenants` have a legacy issuer, whose tokens have no session: of nobody else is one believed."""
+        self._legacy_tenants = legacy_tenants
+        self._services = services
+        self._normalizer = normalizer
+        self._clock = clock
+
+    def __call__(self, exchange: Exchange, policy: Policy) -> Caller | Awaitable[Caller]:
+        """Raises: what `services` raises; SessionRevoked, and SessionUnconfirmed while nobody can be asked."""
+        caller = self._services(exchange, policy)
+        return self._held(caller) if caller.principal.kind in ("user", "api_key") else caller
+
+    async def _held(self, caller: Caller) -> Caller:
+        said = caller.principal
+        if said.legacy and said.tenant_id not in self._legacy_tenants:
+            raise SessionRevoked
+        token = VerifiedToken(
+            tenant_id=said.tenant_id,
+            subject=said.subject,
+            session_id=said.session_id,
+            token_id=said.token_id,
+            role=said.role,
+            email=said.email,
+            kid="",
+            epoch=said.epoch,
+            issued_at_s=self._clock.now_us() // US_PER_S,  # its age is not told; whether the session lives decides
+            expires_at_s=said.expires_at_s,
+            auth_time_s=said.auth_time_s,
+            amr=said.amr,
+            legacy=said.legacy,
+            kind="api_key" if said.kind == "api_key" else "user",
+            scopes=said.scopes,
+        )
+        found = self._normalizer.cached(token) or await self._normalizer.validate(token)
+        if found.source is Source.TOKEN:  # that is the service's word again
+            raise SessionUnconfirmed("The session can't be confirmed for the moment; please try again.")
+        return replace(
+            caller, principal=principal_of(found), confirmed=caller.confirmed and found.status is Status.VALID
+        )
