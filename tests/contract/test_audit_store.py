@@ -203,6 +203,18 @@ async def test_ids_that_only_look_alike_are_different(store: AuditStore) -> None
     assert (await store.head("acme")).size == 6
 
 
+@pytest.mark.parametrize("odd", ['a"b', "a\\b", "größe", "a\nb", "a\0b", "[]", "1"])
+async def test_ids_of_many_records_are_kept_as_they_are(store: AuditStore, odd: str) -> None:
+    items = [intake(i) for i in range(40)] + [intake(40, audit_id=odd)] + [intake(i) for i in range(41, 60)]
+    await add(store, items)
+    expected = {item.entry.audit_id: seq for seq, item in enumerate(items, 1)}
+    assert await store.find("acme", list(expected)) == expected
+    for repeats in (1, 50):
+        with pytest.raises(AuditIdsTaken):
+            await add(store, [intake(i) for i in range(repeats)] + [intake(99, audit_id=odd)])
+    assert (await store.head("acme")).size == 60
+
+
 async def test_appends_of_many_tenants_at_once(store: AuditStore) -> None:
     tenants = [f"t{i}" for i in range(20)]
     await asyncio.gather(*(add(store, [intake(i, tenant=t) for i in range(30)], tenant=t) for t in tenants))

@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sealwire.contracts.audit_log import Actor, AuditEntry
+from sealwire.kit.clock import rfc3339
 from sealwire.kit.problem import Invalid
 from sealwire.services.compliance.chain import Form
 from sealwire.services.compliance.forms import plain_forms
-from sealwire.services.compliance.sealing import _forms_one_by_one
+from sealwire.services.compliance.sealing import _forms_one_by_one, _Stamps
 
 AT = "2026-01-01T00:00:00.000000Z"
 SEALED = {"ip_address": {"of": "u1", "sealed": "AQ=="}, "user_agent": {"sealed_with": "ip_address"}}
@@ -93,3 +94,12 @@ def test_plain_records_are_written_at_once() -> None:
 )  # fmt: skip
 def test_what_is_not_plain_is_looked_at_one_by_one(other: dict[str, Any]) -> None:
     assert plain_forms([plain(), plain(**other)], [{}, SEALED], [AT] * 2) is None
+
+
+@given(st.integers(0, 3_000_000), st.lists(st.integers(-1, 3_000_000) | st.just(10**18), max_size=4))
+def test_times_are_written_alike_together_and_one_by_one(before: int, times: list[int]) -> None:
+    stamps = _Stamps()
+    assert stamps.of(times) == []
+    stamps.at(before)
+    alike = all(time // 1_000_000 == before // 1_000_000 for time in times)
+    assert stamps.of(times) == ([rfc3339(time) for time in times] if alike else [])

@@ -13,6 +13,7 @@ from itertools import chain, count, pairwise, repeat
 from typing import Any
 
 import apsw
+import msgspec
 
 from sealwire.adapters.embedded import audit_traits
 from sealwire.adapters.embedded.audit_pieces import entries_of
@@ -29,9 +30,12 @@ _RECORDS_A_JOB = 512
 _IDS_A_STATEMENT = 32
 _INSERT_ID = "INSERT INTO audit_id VALUES (?, ?, ?)"
 _INSERT_IDS = ", ".join([_INSERT_ID] + ["(?, ?, ?)"] * (_IDS_A_STATEMENT - 1))
+_IDS_WORTH_A_LIST = 16
+_INSERT_LIST = "INSERT INTO audit_id SELECT value, ?1, ?2 + key FROM json_each(?3)"
 _INSERT_PIECE = "INSERT INTO piece VALUES (?, ?, ?, ?, ?)"
 _MOVE_HEAD = "UPDATE tenant SET size = ?, last_hash = ? WHERE number = ? AND size = ? AND last_hash = ?"
 _PIECES_WORTH_JOINING = 12
+_write_json = msgspec.json.Encoder().encode
 
 
 class Appends:
@@ -104,6 +108,7 @@ class Appends:
         """Write all. Raises: HeadMoved, AuditIdsTaken, for whichever of them; then what was written is to be undone."""
         heads: list[Row] = []
         ids: list[Any] = []
+        lists: list[Row] = []
         pieces: list[Row] = []
         tiles: list[Row] = []
         full: list[tuple[int, int]] = []
@@ -116,7 +121,10 @@ class Appends:
                 (after.size, bytes.fromhex(after.last_hash), number, before.size, bytes.fromhex(before.last_hash))
             )
             audit_ids = [entry.audit_id for entry in append.entries]
-            ids += chain.from_iterable(zip(audit_ids, repeat(number), count(before.size + 1)))
+            if len(audit_ids) < _IDS_WORTH_A_LIST or (listed := _listed(audit_ids)) is None:
+                ids += chain.from_iterable(zip(audit_ids, repeat(number), count(before.size + 1)))
+            else:
+                lists.append((number, before.size + 1, listed))
             base = number << SEQ_BITS
             start, end = 0, len(audit_ids)
             while start < end:
@@ -131,7 +139,7 @@ class Appends:
         conn.executemany(_MOVE_HEAD, heads)
         if conn.total_changes() - changed != len(heads):
             raise HeadMoved
-        _insert_ids(conn, ids)
+        _insert_ids(conn, ids, lists)
         conn.executemany(_INSERT_PIECE, pieces)
         for base, at in full:
             _join_pieces(conn, base, at)
@@ -209,8 +217,14 @@ def _columns(append: LogAppend, start: int, stop: int) -> tuple[bytes, bytes, by
     return traits, bytes.fromhex("".join(append.hashes)), write_bundle(append.bodies)
 
 
-def _insert_ids(conn: apsw.Connection, values: Sequence[Any]) -> None:
-    """Claim ids: id, number and seq of one after another. Raises: AuditIdsTaken.
+def _listed(audit_ids: Sequence[str]) -> str | None:
+    """Return ids as a JSON array; None when one of them is not written there as it is."""
+    listed = _write_json(audit_ids)
+    return listed.decode() if listed.isascii() and b"\\" not in listed else None
+
+
+def _insert_ids(conn: apsw.Connection, values: Sequence[Any], lists: Sequence[Row]) -> None:
+    """Claim ids: id, number and seq of one after another, and lists of those of one log. Raises: AuditIdsTaken.
 
     Several rows a statement, as each statement costs as much as a row.
     """
@@ -221,6 +235,7 @@ def _insert_ids(conn: apsw.Connection, values: Sequence[Any]) -> None:
             conn.execute(_INSERT_IDS, values[start : start + step])
         for start in range(whole, len(values), 3):
             conn.execute(_INSERT_ID, values[start : start + 3])
+        conn.executemany(_INSERT_LIST, lists)
     except apsw.ConstraintError:
         raise AuditIdsTaken from None
 

@@ -57,7 +57,7 @@ class AuditLog:
         entries = batch.records
         if not entries:
             return Accepted(accepted=0, duplicates=0)
-        if caller.service != SERVICE and any(entry.action == PRUNED_ACTION for entry in entries):
+        if caller.service != SERVICE and PRUNED_ACTION in {entry.action for entry in entries}:
             raise Invalid("What is pruned is compliance's own to say.", path="$.records")
         intakes = await self._sealer.take_in(entries)
         by_tenant: dict[str, list[Intake]] = {}
@@ -74,7 +74,9 @@ class AuditLog:
         for verdicts, items in zip(outcomes, by_tenant.values(), strict=True):
             if isinstance(verdicts, Exception):
                 raise verdicts
-            stored += verdicts.count(Verdict.STORED)
+            stored += (all_stored := verdicts.count(Verdict.STORED))
+            if all_stored == len(verdicts):
+                continue
             duplicates += verdicts.count(Verdict.DUPLICATE)
             parked += verdicts.count(Verdict.PARKED)
             if Verdict.CONFLICT in verdicts:

@@ -48,19 +48,21 @@ def plain_forms(
     where a record is cut or ends, and nowhere else: in texts it is escaped.
     """
     try:
-        if not _are_plain([entry.metadata for entry in entries]):
+        metadata: list[Mapping[str, object]] = [entry.metadata for entry in entries]
+        if not _are_plain(metadata):
             return None
-        for entry, members in zip(entries, sealed, strict=True):
-            if members and not members.keys().isdisjoint(entry.metadata):
-                return None
+        for i, members in enumerate(sealed):
+            if members:
+                if not members.keys().isdisjoint(metadata[i]):
+                    return None
+                metadata[i] = {**metadata[i], **members}
         lines = _write_lines(
             [
                 _Blank(
-                    e.action, RecordActor(e.actor.id, e.actor.type), e.audit_id, at,
-                    {**e.metadata, **members} if members else e.metadata,
+                    e.action, RecordActor((actor := e.actor).id, actor.type), e.audit_id, at, members,
                     e.outcome, _PREV_HASH, e.resource_id, e.resource_type, _SEQ, e.tenant_id,
                 )
-                for e, members, at in zip(entries, sealed, created_at, strict=True)
+                for e, members, at in zip(entries, metadata, created_at, strict=True)
             ]
         )  # fmt: skip
     except (TypeError, ValueError):  # what can't be written; a UnicodeEncodeError is a ValueError
@@ -69,7 +71,10 @@ def plain_forms(
         return None
     parts = lines.split(b"\n")
     before, middle, after = parts[0:-1:3], parts[1::3], parts[2::3]
-    if sum(max(map(len, part), default=0) for part in (before, middle, after)) > MAX_FORM_BYTES:
+    longest = len(lines)  # no record is, of so few
+    if longest > MAX_FORM_BYTES:
+        longest = sum(max(map(len, part), default=0) for part in (before, middle, after))
+    if longest > MAX_FORM_BYTES:
         return None
     return list(map(Form, before, middle, after))
 

@@ -102,23 +102,24 @@ class Sealer:
         Raises: Invalid, with the path of the entry at fault; what crypto raises when a key can't be had.
         """
         now_us = self._clock.now_us()
-        out = await self._fetch_keys(entries)
+        personal = any(entry.personal for entry in entries)
+        out = await self._fetch_keys(entries) if personal else set()
         parks = [False] * len(entries)
         times = [entry.created_at_us or now_us for entry in entries]
-        created_at: list[str] = []
-        sealed: list[Mapping[str, object]] = []
-        for i, entry in enumerate(entries):
+        created_at = self._stamps.of(times)
+        sealed: list[Mapping[str, object]] = [_NOTHING] * len(entries)
+        for i, entry in enumerate(entries if personal or not created_at else ()):
             try:
-                created_at.append(self._stamps.at(times[i]))
+                if i == len(created_at):
+                    created_at.append(self._stamps.at(times[i]))
                 if not entry.personal:
-                    sealed.append(_NOTHING)
                     continue
                 try:
-                    sealed.append(await self._sealed(entry, created_at[i], out))
+                    sealed[i] = await self._sealed(entry, created_at[i], out)
                 except _KeyOut:
                     if not park:
                         raise Unavailable(_NO_KEY) from None
-                    sealed.append(await self._sealed_to_wait(entry))
+                    sealed[i] = await self._sealed_to_wait(entry)
                     parks[i] = True
             except (NotCanonical, UnicodeEncodeError, OverflowError) as error:
                 raise Invalid(f"The record can't be stored: {error}", path=f"$.records[{i}]") from None
@@ -399,6 +400,13 @@ class _Stamps:
     def __init__(self) -> None:
         self._begins_us = -US_PER_S
         self._form = ""
+
+    def of(self, times_us: Sequence[int]) -> list[str]:
+        """Return the texts of times that all lie in the second written last, else none of them."""
+        begins_us, form = self._begins_us, self._form
+        if not times_us or not form or min(times_us) < begins_us or max(times_us) >= begins_us + US_PER_S:
+            return []
+        return [form % (at_us - begins_us) for at_us in times_us]
 
     def at(self, at_us: int) -> str:
         """Return the text of a time. Raises: OverflowError outside of the years 1970 to 9999."""
