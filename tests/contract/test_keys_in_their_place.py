@@ -121,6 +121,10 @@ async def test_a_services_key_that_is_off_opens_and_signs_nothing(room: Room) ->
     await crypto._chain.rotate(COMPLIANCE, signer)
     older = SystemSignable(name="log", message=b"text", version=1)
     assert (await crypto.system_sign(COMPLIANCE, older)).version == 1
+    event = key_event(COMPLIANCE, "crypto.key.state_changed", key_id=signer.stored.key_id, at_us=1)
+    await crypto._chain.change_life(signer, lambda life: life.set_state(KeyState.DECRYPT_ONLY), event)
+    with pytest.raises(KeyUnusable, match="decrypt_only"):
+        await crypto.system_sign(COMPLIANCE, older)
     for name in ("data", "sign:log"):
         live = await crypto._chain.named(COMPLIANCE, "system:compliance", name, "aes-256-gcm")
         event = key_event(COMPLIANCE, "crypto.key.state_changed", key_id=live.stored.key_id, at_us=1)
