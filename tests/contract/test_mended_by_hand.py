@@ -6,6 +6,7 @@ import logging
 import re
 import shutil
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,18 @@ def run(folder: Path, script: str, **values: object) -> list[tuple[object, ...]]
     for statement in script.split(";"):
         given = {name: value for name, value in values.items() if f":{name}" in statement}
         found += conn.execute(statement, given).fetchall()
+    conn.close()
+    return found
+
+
+def typed(folder: Path, script: str, **values: object) -> list[tuple[object, ...]]:
+    """Run statements as who types them, or has them read, does: the shell goes on after one that fails."""
+    found = []
+    conn = sqlite3.connect(folder / "compliance.db", isolation_level=None)
+    for statement in script.split(";"):
+        given = {name: value for name, value in values.items() if f":{name}" in statement}
+        with suppress(sqlite3.Error):
+            found += conn.execute(statement, given).fetchall()
     conn.close()
     return found
 
@@ -84,6 +97,38 @@ async def test_a_tile_of_records_is_put_back_from_a_copy(tmp_path: Path, damage:
         assert await verdict(room) == (True, None)
         assert len(await records(room)) == 602
         assert len(await records(room, "other")) == 3
+
+
+@pytest.mark.parametrize("made", [
+    None,
+    "",
+    "ALTER TABLE piece RENAME COLUMN traits TO former",
+    "ALTER TABLE audit_id RENAME COLUMN seq TO former",
+    "ALTER TABLE tile RENAME COLUMN hashes TO former",
+])  # fmt: skip
+async def test_what_is_no_copy_takes_nothing(tmp_path: Path, made: str | None) -> None:
+    data, copy = tmp_path / "data", tmp_path / "copy"
+    data.mkdir()
+    await grown(data, copy)
+    if not made:  # a slip of the pen: there is no such folder, or no such file in it
+        shutil.rmtree(copy)
+    if made == "":
+        copy.mkdir()
+    elif made:
+        run(copy, made)
+    before = run(data, "SELECT * FROM piece"), run(data, "SELECT * FROM tile")
+    assert typed(data, PUT_BACK, tenant="acme", tile=0, copy=str(copy / "compliance.db")) == []
+    assert (run(data, "SELECT * FROM piece"), run(data, "SELECT * FROM tile")) == before
+
+
+async def test_another_installation_has_no_copy_of_a_log_though_all_has_the_same_names(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        await grown(tmp_path / name, tmp_path / f"copy of {name}")
+    before = run(tmp_path / "one", "SELECT * FROM piece")
+    asked = {"tenant": "acme", "tile": 0, "copy": str(tmp_path / "copy of two" / "compliance.db")}
+    assert run(tmp_path / "one", PUT_BACK, **asked) == [(0,)]
+    assert run(tmp_path / "one", "SELECT * FROM piece") == before
 
 
 async def test_what_retention_took_does_not_come_back(tmp_path: Path) -> None:
