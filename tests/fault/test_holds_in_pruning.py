@@ -21,7 +21,8 @@ from sealwire.kit.permission import Role
 from sealwire.services.compliance.config import ComplianceConfig
 from sealwire.services.compliance.export_route import export_line
 from sealwire.services.compliance.notes import parse_key
-from sealwire.services.compliance.ports import PruneCount
+from sealwire.services.compliance.ports import PruneCount, RecordFilter
+from sealwire.services.compliance.pruning import PRUNED_ACTION
 from sealwire.services.compliance.verify import verify_export
 from sealwire.testing.compliance import ComplianceRoom, open_compliance
 
@@ -69,6 +70,12 @@ def hold_between(room: ComplianceRoom, then: Callable[[], None] = lambda: None) 
     room.service.pruning._store = Between(room.stores.audit, put)
 
 
+async def said_of_pruning(room: ComplianceRoom) -> list[int]:
+    """Return where records of pruning stand; those of the hold itself may still come."""
+    wanted = RecordFilter(action=PRUNED_ACTION)
+    return [r.seq for r in (await room.stores.audit.search("acme", wanted, after_seq=0, limit=99)).records]
+
+
 async def judge(room: ComplianceRoom, folder: Path) -> None:
     """Ben's records are there, the log says so, and nobody takes one out on the word of the record before."""
     bodies = {r.seq for first in (1, 257) for r in await room.stores.audit.records("acme", first, 256) if r.body}
@@ -100,10 +107,10 @@ async def test_a_hold_between_the_record_and_the_pruning_wins(tmp_path: Path) ->
         hold_between(room)
         count = await room.service.pruning.prune("acme", range(1, RECORDS + 1), run_id="run")
         assert (count.pruned, count.held, count.missing) == (RECORDS - 3, 3, 0)
-        size = (await room.stores.audit.head("acme")).size
+        said = await said_of_pruning(room)
         room.service.pruning._store = room.stores.audit
         assert await room.service.pruning.prune("acme", range(1, RECORDS + 1), run_id="run") == count
-        assert (await room.stores.audit.head("acme")).size == size, "what was taken back is taken back once"
+        assert await said_of_pruning(room) == said, "what was taken back is taken back once"
         await judge(room, tmp_path)
 
 
