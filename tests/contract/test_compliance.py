@@ -495,6 +495,14 @@ async def test_consents_have_a_history(compliance: Compliance, room: Room) -> No
     assert actions == ["consent.given", "consent.given", "consent.given", "consent.withdrawn"]
 
 
+async def test_no_consent_is_taken_that_could_not_be_withdrawn(compliance: Compliance) -> None:
+    for purpose in ("a/b", "/", ".", "..", "a\0b"):  # it is a segment of the path to withdraw it (GDPR Art. 7(3))
+        with pytest.raises(Invalid) as refused:
+            await compliance.consent(MEMBER, NewConsent(purpose=purpose, policy_version="1"))
+        assert refused.value.extra["path"] == "$.purpose"
+    assert (await compliance.consents(MEMBER, Page())).items == []
+
+
 async def test_retention_policies(compliance: Compliance, room: Room) -> None:
     await compliance.set_policy(ADMIN, "messages", NewRetentionPolicy(keep_days=30))
     await compliance.set_policy(ADMIN, "media", NewRetentionPolicy(keep_days=0, action="delete"))

@@ -12,7 +12,7 @@ from sealwire.kit.permission import Permission
 
 
 class NewConsent(Input):
-    """What the person agrees to."""
+    """What the person agrees to. `purpose` is a segment of the path to withdraw it: no slash, not `.` or `..`."""
 
     purpose: ShortText
     policy_version: ShortText

@@ -7,7 +7,7 @@ from sealwire.kit.caller import Caller
 from sealwire.kit.clock import Clock, rfc3339
 from sealwire.kit.codec import Page
 from sealwire.kit.cursors import number_of, write_cursor
-from sealwire.kit.problem import Forbidden, NotFound
+from sealwire.kit.problem import Forbidden, Invalid, NotFound
 from sealwire.services.compliance.events import change_event
 from sealwire.services.compliance.ports import ConsentStore
 
@@ -30,7 +30,14 @@ class Consents:
         )
 
     async def give(self, caller: Caller, consent: NewConsent) -> Consent:
-        """Store a consent. To the same version again: the one in force; to another: that one replaces it."""
+        """Store a consent. To the same version again: the one in force; to another: that one replaces it.
+
+        Raises: Invalid for a purpose that no path can name, as nobody could withdraw that.
+        """
+        if consent.purpose in (".", "..") or "/" in consent.purpose or "\0" in consent.purpose:
+            raise Invalid(
+                "No path names it to withdraw it: write it without `/`, not as `.` or `..`.", path="$.purpose"
+            )
         now_us = self._clock.now_us()
         person = _person(caller)
         event = change_event(
