@@ -12,10 +12,11 @@ import pytest
 from msgspec.structs import replace
 
 from sealwire.contracts.custody import OwnersOnly, SubjectProbe
-from sealwire.contracts.gdpr import GdprJob, NewErasure, PersonNotFound
+from sealwire.contracts.gdpr import GdprJob, NewErasure, NewExport, NewRestriction, PersonNotFound
 from sealwire.contracts.messages import History
 from sealwire.contracts.users import UserChange
 from sealwire.kit.caller import Caller, service_caller
+from sealwire.kit.codec import Page
 from sealwire.kit.permission import Role
 from sealwire.kit.problem import Unavailable
 from sealwire.services.compliance.certificates import read_certificate
@@ -125,6 +126,12 @@ async def test_nothing_is_erased_before_every_service_was_told_the_holds_again(t
         await room.open_compliance(shut=("media",))
         with pytest.raises(Unavailable, match="told"):
             await room.compliance.service.request_erasure(anna, NewErasure(subject_id=agnes.user_id))
+        # What deletes nothing goes as far as ever where a service is out.
+        assert (await room.compliance.service.request_export(agnes, NewExport())).status == "pending"
+        with pytest.raises(Unavailable, match="out"):
+            await room.compliance.service.restrict(anna, NewRestriction(subject_id=agnes.user_id, reason="asked"))
+        restricted = (await room.compliance.service.restrictions(anna, Page())).items
+        assert [restriction.subject_id for restriction in restricted] == [agnes.user_id]
         room.doors["media"].shut = False
         async with asyncio.timeout(60):
             while True:

@@ -79,6 +79,7 @@ class Assembly:
         self._servers: list[Server] = []
         self._started: list[tuple[str, Callable[[], Awaitable[None]]]] = []
         self.notes: list[str] = []
+        self.holds_told: Callable[[], bool] = lambda: False  # nor without compliance, as in an errand
         self.app: App | None = None
         self.service_apps: dict[str, App] = {}
         self.shared = SharedState.open(self._settings.cache, clock=self._clock, rng=self._rng)

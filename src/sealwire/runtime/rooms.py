@@ -136,7 +136,7 @@ async def build_crypto(assembly: Assembly) -> Room:
     store = SqliteKeyStore(db)
     service = CryptoService(
         store=store, provider=assembly.provider, clock=assembly.clock, config=assembly.settings.crypto,
-        quotas=_quotas(assembly, "crypto"),
+        quotas=_quotas(assembly, "crypto"), holds_told=lambda: assembly.holds_told(),
     )  # fmt: skip
     relay = _relay(assembly, "crypto", store.feed, SqlitePositions(db), _one_by_one(crypto_entry))
     jobs = KeyJobs(
@@ -189,6 +189,7 @@ async def build_compliance(assembly: Assembly) -> Room:
         clock=assembly.clock,
         config=assembly.settings.compliance,
     )
+    assembly.holds_told = lambda: service.keeping.holds.told
 
     return Room(
         service=service,

@@ -60,7 +60,7 @@ class HoldKeeper:
         self._custodians = custodians
         self._clock = clock
         self._patience_s = patience_s
-        self._untold: list[tuple[str, Hold]] = []
+        self._untold: list[tuple[str, Hold]] | None = None  # before the start nobody knows
         self._telling: asyncio.Task[None] | None = None
         self._work: dict[str, asyncio.Task[None]] = {}
         self._decisions: set[asyncio.Task[asyncio.Task[None] | None]] = set()
@@ -75,13 +75,18 @@ class HoldKeeper:
             self._settle(tenant_id, hold)
         with suppress(Exception):  # mostly they come up later than this
             await self._tell()
-        if self._untold:
+        if not self.told:
             self._telling = asyncio.get_running_loop().create_task(self._tell_soon(), name="legal-holds-told")
+
+    @property
+    def told(self) -> bool:
+        """Whether every service has every hold that is in force."""
+        return self._untold == []
 
     def require_told(self) -> None:
         """Raise Unavailable until every service has every hold that is in force: nothing is deleted for compliance
         before."""
-        if self._untold:
+        if not self.told:
             raise Unavailable("Legal holds are being told to the services once more.")
 
     async def _tell(self) -> None:
@@ -91,12 +96,15 @@ class HoldKeeper:
             self._untold.pop()
 
     async def _tell_soon(self) -> None:
-        while self._untold:
+        pause_s = FIRST_PAUSE_S
+        while not self.told:
             try:
                 await self._tell()
             except Exception as error:
-                _log.debug("legal holds wait to be told again: %r", error)
-                await asyncio.sleep(FIRST_PAUSE_S)
+                level = logging.WARNING if pause_s == LONGEST_PAUSE_S else logging.DEBUG
+                _log.log(level, "legal holds wait to be told again: %r", error)
+                await asyncio.sleep(pause_s)
+                pause_s = min(LONGEST_PAUSE_S, pause_s * 1.25)  # asked on and on, a service would be taken for out
 
     async def stop(self) -> None:
         """End; what is unsettled is taken up at the next start."""

@@ -108,7 +108,10 @@ class Keeping:
         )
 
     def custodians(self) -> Mapping[str, Any]:
-        """Return the services that hold data, for what deletes. Raises: Unavailable until they have every hold."""
+        """Return the services that hold data, for what deletes or replaces.
+
+        Raises: Unavailable until they have every hold.
+        """
         self.holds.require_told()
         return self._custodians()
 

@@ -80,24 +80,25 @@ class Rights:
         crypto: Crypto,
         keys: JobKeys,
         around: Surroundings,
+        deleting: Custodians,
         forget_person: Callable[[str, str], None],
         clock: Clock,
         config: ComplianceConfig,
     ) -> None:
-        """`forget_person` has what still comes of an erased person stored so that nobody can read it."""
+        """`deleting` gives the same custodians, once each has every hold, to what deletes or replaces; `forget_person`
+        has what still comes of an erased person stored so that nobody can read it."""
         self._store = store
         self._holds = holds
-        self._custodians = custodians = around.custodians
-        self._forget_person = forget_person
+        self._custodians, self._forget_person = around.custodians, forget_person
         self._clock = clock
         self._config = config
         self._boxes = boxes = Boxes(keys)
         self.exports = Exports(
-            store=store, boxes=boxes, archives=Archives(blobs=around.blobs, keys=keys), custodians=custodians,
+            store=store, boxes=boxes, archives=Archives(blobs=around.blobs, keys=keys), custodians=around.custodians,
             clock=clock, keep_s=config.export_keep_hours * 3600, file_items=config.export_file_items,
         )  # fmt: skip
         self._erasures = Erasures(
-            store=store, boxes=boxes, keys=keys, custodians=custodians,
+            store=store, boxes=boxes, keys=keys, custodians=deleting,
             certificates=Certificates(crypto=crypto, origin=config.origin),
             forget_person=forget_person, count_in_data=around.count_in_data, clock=clock,
             is_held=lambda tenant_id, subject_id: holds.covers(tenant_id, subject_id=subject_id),
@@ -109,7 +110,7 @@ class Rights:
         )  # fmt: skip
         self.runner.register("export", self.exports.run)
         self.runner.register("erasure", self._erasures.run)
-        rectifications = Rectifications(store=store, boxes=boxes, custodians=custodians, clock=clock)
+        rectifications = Rectifications(store=store, boxes=boxes, custodians=deleting, clock=clock)
         self.runner.register("rectification", rectifications.run)
         self._fetching: dict[str, bool] = {}  # and whether all of it was taken
         self._sweeping: asyncio.Task[None] | None = None

@@ -118,8 +118,8 @@ class ComplianceService(RightsAnswers):
         self._retention = Retention(store=stores.retention, clock=clock)
         self.rights = Rights(
             store=stores.rights, holds=stores.holds, crypto=crypto, keys=keys,
-            around=around._replace(custodians=lambda: self.keeping.custodians()),
-            forget_person=sealer.forget, clock=clock, config=config,
+            around=around, deleting=lambda: self.keeping.custodians(), forget_person=sealer.forget,
+            clock=clock, config=config,
         )  # fmt: skip
         self.own = OwnCustody(
             store=stores.rights, consents=stores.consents, audit=store, parking=stores.parking, sealer=sealer,

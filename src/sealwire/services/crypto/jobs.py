@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
@@ -29,8 +30,17 @@ class Keeper:
     """A background task over the keys."""
 
     def __init__(
-        self, *, chain: KeyChain, store: KeyStore, journal: UseJournal, clock: Clock, config: CryptoConfig
+        self,
+        *,
+        chain: KeyChain,
+        store: KeyStore,
+        journal: UseJournal,
+        clock: Clock,
+        config: CryptoConfig,
+        holds_told: Callable[[], bool],
     ) -> None:
+        """`holds_told`: until it says so no key goes by itself, as a hold on its tenant may not be known here yet."""
+        self._holds_told = holds_told
         self._chain = chain
         self._store = store
         self._journal = journal
@@ -106,7 +116,7 @@ class Keeper:
     async def _look(self) -> None:
         now_s = self._clock.monotonic()
         self._chain.sweep()
-        if now_s >= self._next_look_s:
+        if now_s >= self._next_look_s and self._holds_told():
             self._next_look_s = now_s + self._look_every_s
             await self.destroy_due()
         if now_s >= self._next_sum_s:

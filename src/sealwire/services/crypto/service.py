@@ -64,7 +64,7 @@ class CryptoService:
 
     def __init__(
         self, *, store: KeyStore, provider: KeyProvider, clock: Clock, config: CryptoConfig,
-        quotas: QuotaSource | None = None,
+        quotas: QuotaSource | None = None, holds_told: Callable[[], bool] = lambda: True,
     ) -> None:  # fmt: skip
         self._store = store
         self._providers = ProviderSet.of(provider)
@@ -78,7 +78,9 @@ class CryptoService:
             limit=config.journal_limit,
         )
         self._ciphers = Ciphers(chain=self._chain, journal=self._journal, clock=clock)
-        self._keeper = Keeper(chain=self._chain, store=store, journal=self._journal, clock=clock, config=config)
+        self._keeper = Keeper(
+            chain=self._chain, store=store, journal=self._journal, clock=clock, config=config, holds_told=holds_told
+        )
         self._data_keys = DataKeys(
             chain=self._chain, store=store, journal=self._journal, clock=clock, shred_soon=self._keeper.shred_soon
         )
