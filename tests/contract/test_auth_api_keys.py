@@ -82,7 +82,7 @@ async def test_a_key_is_shown_once_and_stored_as_a_hash(room: AuthRoom) -> None:
     )  # fmt: skip
     session = await room.auth.session(BOUNDARY, SessionQuery(session_id=state.api_key_id))
     assert session.active
-    assert (session.user_id, session.epoch) == (state.owner_id, state.epoch)
+    assert (session.user_id, session.epoch, session.kind) == (state.owner_id, state.epoch, "api_key")
     assert {"auth.api-key.added", "auth.user.added"} <= set(await room.events())
 
 

@@ -412,6 +412,9 @@ EPOCH = 1
 """Of who has been through nothing yet."""
 
 
+GATEWAY_ITSELF = {"role": "service", "session_id": "", "epoch": 0, "auth_time_s": 0}
+
+
 def statement(
     place: Installation, anna: Person, *, service: str = "gateway", typ: str = "svc+jwt", **said: Any
 ) -> bytes:
@@ -481,6 +484,10 @@ def test_who_has_a_services_key_speaks_for_nobody_without_a_session(place: Insta
         {"legacy": True, "session_id": "f" * 64, "email": "nobody@example.org"},
     ):
         assert told("/auth/me", "me", **lie) == 401, lie
+    itself = {"kind": "service", "subject": "gateway"}
+    for nobody in ({"kind": "anonymous"}, itself, itself | {"role": "service"}, itself | GATEWAY_ITSELF):
+        for path, op in (("/auth/me", "me"), (USERS_PATH, "users")):
+            assert told(path, op, **nobody) in (401, 403), (nobody, op)
     assert ben.http.post("auth/logout").status_code == 204
     until_seen(lambda: told("/auth/me", "me") == 401)
     line.close()

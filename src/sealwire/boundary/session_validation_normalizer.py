@@ -167,9 +167,11 @@ class SessionValidationNormalizer:
             return self._unconfirmed(token)
         known = KnownSession(state, number, self._clock.now_us(), run)
         if state.active:
-            if token.legacy:
+            if not token.legacy:
+                await self._keep(known, shared=True)
+            elif token.kid:  # verified here; another service's word is not kept, under an id that it may have chosen
                 self._legacy_log.note(token)
-            await self._keep(known, shared=not token.legacy)
+                await self._keep(known, shared=False)
         return self._judge_again(token, known, Source.AUTH)
 
     async def apply(self, revocation: Revocation) -> None:
@@ -301,7 +303,7 @@ class SessionValidationNormalizer:
 
     def _fault(self, token: VerifiedToken, state: SessionState) -> str:
         """Return why the session does not bear the token, or an empty string."""
-        if state.user_id != token.subject or state.tenant_id != token.tenant_id:
+        if state.user_id != token.subject or state.tenant_id != token.tenant_id or state.kind not in (None, token.kind):
             return "not_its_session"
         if not state.active or state.expires_at_s * US_PER_S <= self._clock.now_us():
             return "session_ended"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Protocol
+from typing import Annotated, Literal, Protocol
 
 import msgspec
 
@@ -63,7 +63,7 @@ class SessionState(Output):
 
     A token of the session is good exactly while `active` and the token's `epoch` is not below `epoch` (the least one
     this session accepts; a password change leaves the session it was made in as it is). `enrol_only`: the tenant asks
-    for a second factor and the session has none.
+    for a second factor and the session has none. `kind` is None where nobody said it.
     """
 
     session_id: str
@@ -75,6 +75,7 @@ class SessionState(Output):
     active: bool
     expires_at_s: int
     enrol_only: bool = False
+    kind: Literal["user", "api_key"] | None = None
 
 
 class SessionQuery(Input):

@@ -163,6 +163,7 @@ class KeyCabinet:
             epoch=record.epoch,
             active=owner.status == "active" and tenant.status == "active",
             expires_at_s=record.expires_us // US_PER_S,
+            kind="api_key",
         )
 
 

@@ -209,6 +209,7 @@ class SessionKeeper:
             epoch=session.epoch,
             active=self._lives(session) and user.status == "active" and tenant.status == "active",
             expires_at_s=session.expires_us // US_PER_S,
+            kind="user",
         )
 
     async def refresh_state(self, token: str) -> tuple[SessionRecord, UserRecord] | None:
