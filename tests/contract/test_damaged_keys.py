@@ -164,6 +164,7 @@ async def test_a_reader_is_told_what_is_damaged_and_what_is_erased(tmp_path: Pat
         await room.service.append(GATEWAY, AuditBatch(records=[late]))
     for damage in (
         changed("wrapped", "data_keys", "wrapped", "randomblob(60)", "subject_id = 'anna'"),
+        changed("emptied", "data_keys", "wrapped", "NULL", "subject_id = 'anna'"),
         changed("lost", "data_keys", "service", "'messaging', current = 0", "subject_id = 'anna'"),
         changed("above", "keys", "state", "'disabled'", OF_SYSTEM),
         changed("master", "versions", "wrapped", "randomblob(60)", OF_MASTER),

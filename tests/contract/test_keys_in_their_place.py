@@ -13,8 +13,8 @@ import pytest
 from sealwire.adapters.embedded.crypto import MIGRATIONS, SqliteKeyStore
 from sealwire.adapters.embedded.drivers.sqlite import Database
 from sealwire.contracts.ciphers import Ciphertext, Plaintext, Sealed
-from sealwire.contracts.crypto_terms import DecryptionFailed, KeyDamaged, KeyUnusable
-from sealwire.contracts.data_keys import SystemDataKeyRequest, WrappedKey
+from sealwire.contracts.crypto_terms import DataKeyDestroyed, DecryptionFailed, KeyDamaged, KeyUnusable
+from sealwire.contracts.data_keys import DataKeyDestruction, SystemDataKeyRequest, WrappedKey
 from sealwire.contracts.keys import Destruction, KeyChange, NewKey
 from sealwire.contracts.signatures import Signable, SignedMessage, SystemSignable
 from sealwire.kit.caller import Caller, Principal, service_caller
@@ -192,3 +192,19 @@ async def test_what_is_put_back_opens_at_the_first_call(room: Room) -> None:
         await crypto.encrypt_with_master_key(ANNA, Plaintext(plaintext=b"text"))
     await room.db.write(lambda conn: conn.execute("REPLACE INTO versions SELECT * FROM kept").fetchall())
     await crypto.encrypt_with_master_key(ANNA, Plaintext(plaintext=b"text"))
+
+
+async def test_a_data_key_that_is_lost_is_not_called_destroyed_before_it_is(room: Room) -> None:
+    context = {"scope": "s", "subject_id": "anna"}
+    made = await room.crypto.system_data_key(COMPLIANCE, SystemDataKeyRequest(context=context))
+    lost = WrappedKey(wrapped=made.wrapped, context=context)
+    crypto = await room.edited("UPDATE data_keys SET wrapped = NULL")
+    with pytest.raises(KeyDamaged):
+        await crypto.open_data_key(COMPLIANCE, lost)
+    assert (await crypto.system_data_key(COMPLIANCE, SystemDataKeyRequest(context=context))).wrapped != made.wrapped
+    with pytest.raises(KeyDamaged):
+        await crypto.open_data_key(COMPLIANCE, lost)
+    assert (await crypto.destroy_data_keys(COMPLIANCE, DataKeyDestruction(subject_id="anna"))).destroyed == 2
+    with pytest.raises(DataKeyDestroyed):
+        await crypto.open_data_key(COMPLIANCE, lost)
+    assert (await crypto.destroy_data_keys(COMPLIANCE, DataKeyDestruction(subject_id="anna"))).destroyed == 0

@@ -78,6 +78,7 @@ MIGRATIONS: Final = (
     REWRAPS_SCHEMA,
     # What the service whose key it is knows to be held, by a hold that names neither the key's person nor its scope.
     "ALTER TABLE data_keys ADD COLUMN spared INTEGER NOT NULL DEFAULT 0;",
+    "CREATE INDEX destructions_by_id ON destructions (id);",
 )
 
 _KEY = "key_id, tenant_id, key_type, purpose, name, state, destroy_at_us, created_at_us"
@@ -89,6 +90,8 @@ _DATA_KEY = (
 OF_SUBJECT = "tenant_id = ? AND subject_id = ? AND subject_id != ''"
 """As the index of data keys by person is made: it has none of nobody's."""
 _HELD = held_sql("data_keys.tenant_id", "data_keys.subject_id", "data_keys.scope")
+_DESTROYED = "EXISTS (SELECT 1 FROM destructions AS gone WHERE gone.id = data_keys.data_key_id)"
+"""A data key without its wrapped form that isn't in the ledger was lost, and nobody's data was erased by that."""
 _log = logging.getLogger("sealwire.crypto")
 Row = tuple[Any, ...]
 Rows = Callable[[str, tuple[Any, ...]], list[Row]]
@@ -200,11 +203,13 @@ class SqliteKeyStore:
         return _data_key(self._db.read, *_where_current(tenant_id, service, context_digest))
 
     async def data_key(self, tenant_id: str, service: str, data_key_id: str) -> StoredDataKey | None:
-        return _data_key(
-            self._db.read,
-            "WHERE data_key_id = ? AND tenant_id = ? AND service = ?",
-            (data_key_id, tenant_id, service),
-        )
+        where, params = "WHERE data_key_id = ? AND tenant_id = ? AND service = ?", (data_key_id, tenant_id, service)
+        found = _data_key(self._db.read, where, params)
+        if found is not None and found.wrapped is None:
+            ((destroyed,),) = self._db.read(f"SELECT {_DESTROYED} FROM data_keys {where}", params)
+            if not destroyed:
+                raise KeyDamaged(f"The data key {data_key_id} is lost.")
+        return found
 
     async def put_data_key(self, key: StoredDataKey, *, replaces: str, event: KeyEvent) -> StoredDataKey:
         def put(conn: apsw.Connection) -> StoredDataKey:
@@ -248,7 +253,7 @@ class SqliteKeyStore:
         spare: Sequence[str] | None,
         event: KeyEvent,
     ) -> tuple[int, Sequence[str], int]:
-        where = "tenant_id = ? AND service = ? AND wrapped IS NOT NULL"
+        where = f"tenant_id = ? AND service = ? AND (wrapped IS NOT NULL OR NOT {_DESTROYED})"
         params: tuple[str, ...] = (tenant_id, service)
         for column, value in (("scope", scope), ("subject_id", subject_id)):
             if value:

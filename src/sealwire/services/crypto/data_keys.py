@@ -239,7 +239,8 @@ class DataKeys:
             return _data_key(key, bytearray(plain)) if stored.data_key_id == data_key_id else None
 
     async def _unwrap(self, live: LiveKey, key: StoredDataKey) -> bytearray:
-        assert key.wrapped is not None
+        if key.wrapped is None:
+            raise KeyDamaged(f"The data key {key.data_key_id} is lost.")
         material = await self._chain.material(live, key.version)
         context = system_context(key.tenant_id, key.service, key.data_key_id, key.context_digest)
         try:

@@ -179,7 +179,7 @@ class KeyStore(Protocol):
         """Return the data key that is current for a context."""
 
     async def data_key(self, tenant_id: str, service: str, data_key_id: str) -> StoredDataKey | None:
-        """Return a data key of a service."""
+        """Return a data key of a service. Raises: KeyDamaged for one that is gone though nobody destroyed it."""
 
     async def put_data_key(self, key: StoredDataKey, *, replaces: str, event: KeyEvent) -> StoredDataKey:
         """Make `key` the current one of its context if `replaces` is (empty: if there is none).
