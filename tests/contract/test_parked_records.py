@@ -250,6 +250,49 @@ async def test_a_persons_export_has_what_waits_and_an_erasure_reaches_it(
         assert shown == [e.personal["email"] if not e.subject_id else "erased" for e in later]
 
 
+async def test_rows_that_were_changed_on_the_disk_end_nobodys_export_and_no_probe(tmp_path: Path) -> None:
+    """Whose they are nobody can say any more; the log never takes them."""
+    await damaged(tmp_path, _changed_record)
+    metadata: list[object] = [
+        [],
+        "x",
+        {"email": {"sealed": 5}},
+        {"email": {"of": 7, "sealed": "AA=="}},
+        {"a": {"b": 1}},
+    ]
+    waiting = entries(4 + len(metadata))
+    async with open_compliance(tmp_path, config=RARELY) as room:
+        assert (await room.service.append(GATEWAY, AuditBatch(records=waiting))).parked == len(waiting)
+
+    def change(conn: apsw.Connection) -> None:
+        bodies = dict(conn.execute("SELECT audit_id, body FROM parked WHERE tenant_id = 'acme'"))
+        put = "UPDATE parked SET body = ? WHERE audit_id = ?"
+        conn.execute(put, (7, waiting[0].audit_id))
+        conn.execute(put, ("[" * 100_000, waiting[1].audit_id))
+        conn.execute("UPDATE parked SET tenant_id = 'other' WHERE audit_id = ?", (waiting[2].audit_id,))
+        for entry, made in zip(waiting[4:], metadata, strict=True):
+            record = msgspec.json.decode(bodies[entry.audit_id]) | {"metadata": made}
+            conn.execute(put, (msgspec.json.encode(record, order="sorted"), entry.audit_id))
+
+    edit(tmp_path, change)
+    async with open_compliance(tmp_path, config=RARELY) as room:
+        own = room.service.own
+        for tenant in ("acme", "other"):
+            caller = service_caller("compliance", tenant)
+            found, cursor = [], None
+            while cursor is not None or not found:
+                page = await own.export_subject(caller, "anna", SubjectQuery(limit=200, cursor=cursor))
+                found += [item.resource_id for item in page.items if item.data.get("waits")]
+                if (cursor := page.next_cursor) is None:
+                    break
+            assert (waiting[3].audit_id in found) == (tenant == "acme")
+            assert not {entry.audit_id for entry in waiting[:3]} & set(found)
+            room.service._sealer.forget(tenant, "anna")
+            await own.probe_subject(caller, "anna", SubjectProbe())
+        with pytest.raises(AuditConflict):
+            await room.service.append(GATEWAY, AuditBatch(records=waiting[:1]))
+
+
 async def test_what_comes_again_while_it_waits_is_judged_as_if_it_stood_in_the_log(tmp_path: Path) -> None:
     before, mend = await damaged(tmp_path, _without_piece)
     (waits,) = entries(1)

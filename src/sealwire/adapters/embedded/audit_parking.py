@@ -24,6 +24,7 @@ CREATE UNIQUE INDEX parked_id ON parked (tenant_id, audit_id);
 CREATE INDEX parked_of ON parked (tenant_id, number);
 """
 _PARK: Final = "INSERT INTO parked (tenant_id, audit_id, created_us, parked_us, body) VALUES (?, ?, ?, ?, ?)"
+_FIND: Final = "SELECT CAST(body AS BLOB) FROM parked WHERE tenant_id = ? AND audit_id = ?"
 
 
 class SqliteParkingStore:
@@ -41,15 +42,15 @@ class SqliteParkingStore:
     async def find(self, tenant_id: str, audit_ids: Iterable[str]) -> dict[str, bytes]:
         found: dict[str, bytes] = {}
         for audit_id in audit_ids:
-            rows = self._db.read("SELECT body FROM parked WHERE tenant_id = ? AND audit_id = ?", (tenant_id, audit_id))
+            rows = self._db.read(_FIND, (tenant_id, audit_id))
             if rows:
                 found[audit_id] = rows[0][0]
         return found
 
     async def first(self, tenant_id: str, limit: int, *, after: int = 0) -> tuple[int, Sequence[ParkedRecord]]:
         rows = self._db.read(
-            "SELECT number, audit_id, created_us, parked_us, body FROM parked WHERE tenant_id = ? AND number > ?"
-            " ORDER BY number LIMIT ?",
+            "SELECT number, audit_id, created_us, parked_us, CAST(body AS BLOB) FROM parked"
+            " WHERE tenant_id = ? AND number > ? ORDER BY number LIMIT ?",
             (tenant_id, after, limit),
         )
         return (rows[-1][0] if rows else 0), [ParkedRecord(*row[1:]) for row in rows]
