@@ -16,7 +16,7 @@ import typer
 
 from sealwire.cli import audit_live
 from sealwire.cli.audit import verify_source
-from sealwire.cli.audit_commands import audit_bundle, audit_cosign, audit_export, live
+from sealwire.cli.audit_commands import audit_bundle, audit_cosign, audit_export, audit_mirror, live
 from sealwire.cli.audit_live import PREFIX, LiveLog, Refused
 from sealwire.cli.terminal import EXIT_USAGE
 from sealwire.services.compliance.notes import NoteSignature, TreeHead, checkpoint_text, write_note
@@ -199,3 +199,13 @@ def test_of_a_damaged_log_it_is_said_what_can_be_saved_and_not_to_ask_again(
     with serving(Signed) as log, pytest.raises(typer.Exit):
         save(file, url=str(log).removesuffix(PREFIX), token="token", to_seq=9)
     assert "is damaged" in capsys.readouterr().err
+
+
+def test_a_mirror_that_got_nothing_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit_live, "LOOK_S", 0.01)
+    for folder, left in (tmp_path / "new", "nothing was saved"), (tmp_path, f"what {tmp_path} holds is whole"):
+        with serving(Signed) as log, pytest.raises(typer.Exit):
+            audit_mirror(folder, url=str(log).removesuffix(PREFIX), token="token")
+        assert capsys.readouterr().err.endswith(f"\n{left}\n")

@@ -226,7 +226,15 @@ def _kept(place: Path, *, again: bool = True) -> str:
     """Say what is there after a failure, and what to do where asking again may help."""
     from os.path import exists, isdir  # these say no where pathlib's raise
 
-    if isdir(place):
+    if isdir(place) and not _is_empty(place):
         return f"what {place} holds is whole" + ("; ask again, and it goes on from there" if again else "")
-    kept = f"{place} is as it was before" if exists(place) else "nothing was saved"
+    kept = f"{place} is as it was before" if exists(place) and not isdir(place) else "nothing was saved"
     return f"{kept}; ask again" if again else kept
+
+
+def _is_empty(folder: Path) -> bool:
+    """Whether a folder, perhaps made just now, holds nothing. One that can't be read may hold anything."""
+    try:
+        return not any(folder.iterdir())
+    except OSError:
+        return False
