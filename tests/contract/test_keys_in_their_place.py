@@ -208,3 +208,19 @@ async def test_a_data_key_that_is_lost_is_not_called_destroyed_before_it_is(room
     with pytest.raises(DataKeyDestroyed):
         await crypto.open_data_key(COMPLIANCE, lost)
     assert (await crypto.destroy_data_keys(COMPLIANCE, DataKeyDestruction(subject_id="anna"))).destroyed == 0
+
+
+async def test_the_number_of_a_lost_version_is_never_given_again(room: Room) -> None:
+    key = await room.crypto.generate_key(ANNA, NewKey())
+    await room.crypto.rotate(ANNA, key.key_id)
+    sealed = await room.crypto.encrypt(ANNA, key.key_id, Plaintext(plaintext=b"text"))
+    assert sealed.version == 2
+    of = f"WHERE key_id = '{key.key_id}' AND version = 2"
+    crypto = await room.edited(f"CREATE TABLE kept AS SELECT * FROM versions {of}", f"DELETE FROM versions {of}")
+    assert [v.version for v in (await crypto.rotate(ANNA, key.key_id)).versions] == [1, 3]
+    assert [v.version for v in (await crypto.rotate(ANNA, key.key_id)).versions] == [1, 3, 4]
+    with pytest.raises(DecryptionFailed):
+        await crypto.decrypt(ANNA, key.key_id, again(sealed))
+    crypto = await room.edited("INSERT INTO versions SELECT * FROM kept")
+    assert (await crypto.decrypt(ANNA, key.key_id, again(sealed))).plaintext == b"text"
+    assert [v.version for v in (await crypto.rotate(ANNA, key.key_id)).versions] == [1, 2, 3, 4, 5]

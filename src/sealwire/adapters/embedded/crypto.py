@@ -79,9 +79,14 @@ MIGRATIONS: Final = (
     # What the service whose key it is knows to be held, by a hold that names neither the key's person nor its scope.
     "ALTER TABLE data_keys ADD COLUMN spared INTEGER NOT NULL DEFAULT 0;",
     "CREATE INDEX destructions_by_id ON destructions (id);",
+    # The number of a version that was lost is never given to another: something may be under it.
+    """
+    ALTER TABLE keys ADD COLUMN last_version INTEGER NOT NULL DEFAULT 0;
+    UPDATE keys SET last_version = coalesce((SELECT max(version) FROM versions AS v WHERE v.key_id = keys.key_id), 0);
+    """,
 )
 
-_KEY = "key_id, tenant_id, key_type, purpose, name, state, destroy_at_us, created_at_us"
+_KEY = "key_id, tenant_id, key_type, purpose, name, state, destroy_at_us, created_at_us, last_version"
 _VERSION = "version, created_at_us, reserved_uses, wrapped, kek_id, master_version, public_key"
 _DATA_KEY = (
     "data_key_id, tenant_id, service, scope, subject_id, context_digest, key_id, version, wrapped, reserved_uses, "
@@ -117,7 +122,7 @@ class SqliteKeyStore:
             elif _count(conn, key.tenant_id) >= max_keys:
                 raise QuotaExceeded(f"A tenant may have {max_keys} keys that aren't destroyed.", limit=max_keys)
             conn.execute(
-                f"INSERT INTO keys ({_KEY}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                f"INSERT INTO keys ({_KEY}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     key.key_id,
                     key.tenant_id,
@@ -127,6 +132,7 @@ class SqliteKeyStore:
                     key.life.state.value,
                     key.life.destroy_at_us,
                     key.created_at_us,
+                    key.last_version,
                 ),
             )
             for version in key.versions:
@@ -149,10 +155,11 @@ class SqliteKeyStore:
 
     async def add_version(self, key_id: str, version: StoredVersion, event: KeyEvent) -> bool:
         def add(conn: apsw.Connection) -> bool:
-            newest = conn.execute("SELECT max(version) FROM versions WHERE key_id = ?", (key_id,)).get
-            if newest != version.version - 1:
+            sql = "SELECT max(k.last_version, max(v.version)) FROM keys k JOIN versions v USING (key_id)"
+            if conn.execute(f"{sql} WHERE key_id = ?", (key_id,)).get != version.version - 1:
                 return False
             _insert_version(conn, key_id, version)
+            conn.execute("UPDATE keys SET last_version = ? WHERE key_id = ?", (version.version, key_id))
             self._emit(conn, (event,))
             return True
 

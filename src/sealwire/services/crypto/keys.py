@@ -161,7 +161,7 @@ class KeyChain:
         if expected and stored.newest.version != expected:
             return live
         now_us = self._clock.now_us()
-        number = stored.newest.version + 1
+        number = stored.next_number
         version = await self._new_version(
             stored.tenant_id, stored.key_id, stored.key_type, stored.purpose, number, now_us
         )

@@ -33,7 +33,10 @@ class StoredVersion(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StoredKey(msgspec.Struct, frozen=True, kw_only=True):
-    """A key with all its versions, oldest first. `purpose`: `tenant`, `master`, or `system:<service>`."""
+    """A key with all its versions, oldest first. `purpose`: `tenant`, `master`, or `system:<service>`.
+
+    `last_version` is the highest number added since it was made: one that was lost is missing in `versions`.
+    """
 
     key_id: str
     tenant_id: str
@@ -43,11 +46,17 @@ class StoredKey(msgspec.Struct, frozen=True, kw_only=True):
     life: Life
     created_at_us: int
     versions: tuple[StoredVersion, ...]
+    last_version: int = 0
 
     @property
     def newest(self) -> StoredVersion:
         """The version that protects."""
         return self.versions[-1]
+
+    @property
+    def next_number(self) -> int:
+        """The number of the version to come: none has had it."""
+        return max(self.last_version, self.newest.version) + 1
 
 
 class StoredDataKey(msgspec.Struct, frozen=True, kw_only=True):
@@ -156,7 +165,7 @@ class KeyStore(Protocol):
         """Return the tenant's keys with ids above `after`, in the order of their ids (by the millisecond made)."""
 
     async def add_version(self, key_id: str, version: StoredVersion, event: KeyEvent) -> bool:
-        """Add the version after the newest; False when another one took the number first."""
+        """Add the version after the last there was; False when another one took the number first."""
 
     async def change_life(self, key_id: str, before: Life, after: Life, event: KeyEvent) -> bool:
         """Replace the life of a key if it is still `before`; False when it isn't.
