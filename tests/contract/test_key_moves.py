@@ -360,7 +360,7 @@ async def test_a_move_that_was_cut_off_goes_on_where_it_was(
         await room.service.move_to(room.file("another"), tell)
     await room.close()
     with pytest.raises(KekUnusable, match="stored keys are wrapped under"):
-        await room.open(room.file("another") if after < 3 else room.file("a-third"))
+        await room.open(room.file("another") if after < 2 else room.file("a-third"))
     await room.db.close()
     await room.open(room.file("another"), room.file())  # both, as the record beside the keys says
     for sample in samples:
@@ -371,6 +371,29 @@ async def test_a_move_that_was_cut_off_goes_on_where_it_was(
     room.providers.keep_only(room.providers.kek_id)
     for sample in samples:
         await sample.read(room.service)
+
+
+@pytest.mark.parametrize("change", ["kek_id = 'file:of-nobody'", "kek_id = 'file:of-nobody', wrapped = x'01'"])
+async def test_a_tenant_whose_row_names_an_unknown_kek_holds_up_no_other_start(
+    room: Room, change: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    damaged, whole = [await Sample(tenant_id).make(room.service) for tenant_id in ("t1", "t2")]
+    sql = f"UPDATE versions SET {change} WHERE key_id = ?"
+    await room.db.write(lambda conn: conn.execute(sql, (damaged.master.key_id,)).fetchall())
+    await room.close()
+    await room.open()
+    await whole.read(room.service)
+    if "wrapped" not in change:
+        await damaged.read(room.service)  # only its label was changed
+        return
+    assert damaged.master.key_id in caplog.text, "whoever runs it hears which"
+    with pytest.raises(PartOut):
+        await damaged.read(room.service)
+    await room.close()
+    with pytest.raises(KekUnusable, match="put the right"):
+        await room.open(room.file("another"))
+    await room.db.close()
+    await room.open()
 
 
 class Late(FileKeyProvider):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from hmac import compare_digest
 from typing import Final
 
@@ -54,6 +54,26 @@ class Rewrapping:
         self._rewraps = store.rewraps
         self._providers = providers
         self._clock = clock
+
+    async def require_most(self, absent: Collection[str]) -> None:
+        """See whether those master keys that are stored under an `absent` key-encryption key are few. Then rows were
+        damaged, or left behind by a move: they are told in the log, and hold up no other tenant.
+
+        Raises: KekUnusable when they are more than all others: then the wrong key-encryption key is in place.
+        """
+        strange: list[WrappedItem] = []
+        after, count = _FROM_THE_START, 0
+        while items := await self._rewraps.masters(not_under="", after=after, limit=AT_ONCE):
+            strange += [item for item in items if item.under in absent and not self._providers.holds(item.wrapped)]
+            after = (items[-1].id, items[-1].version)
+            count += len(items)
+        if 2 * len(strange) > count:
+            raise KekUnusable(
+                f"stored keys are wrapped under {', '.join(sorted(absent))}, the provider holds "
+                f"{self._providers.kek_id}; put the right key-encryption key in place"
+            )
+        for item in strange:
+            _log.error("%s is under %s, which is not here; it does not open", _name(item), item.under)
 
     # ---- to the newest version
 
@@ -192,6 +212,10 @@ class Rewrapping:
             count += len(items)
             tell(Progress(step="verified", done=count, total=max(total, count)))
         return count
+
+
+def _name(item: WrappedItem) -> str:
+    return f"version {item.version} of the master key {item.id} of tenant {item.tenant_id}"
 
 
 def _master_context(item: WrappedItem) -> bytes:

@@ -48,7 +48,7 @@ from sealwire.services.crypto.material import Material, verify_signature
 from sealwire.services.crypto.model import KeyState, KeyUse, Life, TransitionRefused
 from sealwire.services.crypto.ports import MASTER, KeyStore, StoredKey
 from sealwire.services.crypto.provider_set import ProviderSet
-from sealwire.services.crypto.providers import KekUnusable, KeyProvider
+from sealwire.services.crypto.providers import KeyProvider
 from sealwire.services.crypto.rewrapping import Rewrapping, Tell
 from sealwire.services.crypto.subjects import SubjectKeys
 
@@ -98,12 +98,8 @@ class CryptoService:
     async def start(self) -> None:
         """Prove the key-encryption key and begin to look after the keys. Raises: KekUnusable."""
         await self._providers.check()
-        absent = await self._store.kek_ids() - self._providers.kek_ids
-        if absent:
-            raise KekUnusable(
-                f"stored keys are wrapped under {', '.join(sorted(absent))}, the provider holds "
-                f"{self._providers.kek_id}; put the right key-encryption key in place"
-            )
+        if absent := await self._store.kek_ids() - self._providers.kek_ids:
+            await self._rewrapping.require_most(absent)
         self._keeper.start()
         self._started = True
 
