@@ -204,7 +204,7 @@ def test_a_hold_that_kept_something_has_to_be_there(desk: Desk, clinic: Clinic) 
     on_talk = {"hold_id": "new-1", "conversation_id": "talk-1", **row}
     code, _, err = desk.replay()
     assert (code, clinic.asked) == (1, [])
-    assert "hold hold-1 kept something of agnes and is not there" in err
+    assert "hold hold-1 kept something of agnes and is not in force" in err
     clinic.holds = [on_talk]
     code, _, err = desk.replay()
     assert (code, "hold-1" in err, "hold-2" in err, clinic.asked) == (1, False, True, [])
@@ -213,6 +213,34 @@ def test_a_hold_that_kept_something_has_to_be_there(desk: Desk, clinic: Clinic) 
     clinic.holds = []
     assert desk.replay("--holds-released", save="other")[0] == 0
     assert len(clinic.asked) == 2
+
+
+@pytest.mark.parametrize("state", ["placing", "releasing"])
+def test_a_hold_that_is_not_in_force_is_not_there(desk: Desk, clinic: Clinic, state: str) -> None:
+    desk.keep("1", clinic.signer.certificate("agnes", legal_holds=[HOLD]))
+    row = {"reason": "", "created_at": "", "created_by": "", "state": state}
+    clinic.holds = [{"hold_id": "hold-1", "conversation_id": "talk-1", **row}]
+    code, _, err = desk.replay()
+    assert (code, "hold-1" in err, clinic.asked) == (1, True, [])
+
+
+def test_one_hold_on_somebody_does_not_stand_for_two(desk: Desk, clinic: Clinic) -> None:
+    first, second = ({"hold_id": f"hold-{n}", "placed_at": "2026-11-01T00:00:00Z"} for n in (2, 3))
+    desk.keep("1", clinic.signer.certificate("agnes", legal_holds=[first]))
+    desk.keep("2", clinic.signer.certificate("ben", legal_holds=[first, second]))
+    row = {"reason": "", "created_at": "", "created_by": "", "state": "in_force"}
+    clinic.holds = [{"hold_id": "hold-3", "subject_id": "carl", **row}]
+    code, _, err = desk.replay()
+    assert (code, "hold-2" in err, "hold-3" in err, clinic.asked) == (1, True, False, [])
+    clinic.holds += [{"hold_id": "new-2", "subject_id": "dora", **row}]
+    assert desk.replay()[0] == 0
+
+
+def test_one_id_in_two_tenants_is_two_people(desk: Desk, clinic: Clinic) -> None:
+    desk.keep("1", clinic.signer.certificate("agnes", "2026-11-02T00:00:00Z"))
+    desk.keep("2", clinic.signer.certificate("agnes", "2026-11-01T00:00:00Z", tenant_id="school"))
+    code, _, err = desk.replay()
+    assert (code, "of tenant school" in err, clinic.asked) == (1, True, [])
 
 
 def test_what_was_begun_is_gone_on_with(desk: Desk, clinic: Clinic) -> None:

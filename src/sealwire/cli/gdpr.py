@@ -143,7 +143,7 @@ def _require_fit(api: LiveRights, wanted: list[Wanted], *, holds_released: bool)
         wrong.append(f"the token is of {me.user_id}, who is to be erased: another owner has to ask")
     if not wrong and not holds_released and any(person.legal_holds for person in wanted):
         wrong += [
-            f"hold {kept.hold_id} kept something of {person.subject_id} and is not there: put it again, or say "
+            f"hold {kept.hold_id} kept something of {person.subject_id} and is not in force: put it again, or say "
             "--holds-released"
             for person, kept in without_hold(wanted, api.holds())
         ]

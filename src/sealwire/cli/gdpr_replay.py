@@ -83,7 +83,7 @@ def read_wanted(files: Sequence[Path], keys: Sequence[VerifierKey]) -> list[Want
 
     Raises: Unsuitable with a line for each file that is not genuine, and of it no other.
     """
-    newest: dict[str, Wanted] = {}
+    newest: dict[tuple[str, str], Wanted] = {}
     wrong = []
     for file in files:
         try:
@@ -93,9 +93,9 @@ def read_wanted(files: Sequence[Path], keys: Sequence[VerifierKey]) -> list[Want
         except (NoteInvalid, ValueError) as error:
             wrong.append(f"{file}: not genuine: {error}")
         else:
-            known = newest.setdefault(found.subject_id, found)
-            if found.completed_at > known.completed_at:
-                newest[found.subject_id] = found
+            whose = (found.tenant_id, found.subject_id)
+            if found.completed_at > newest.setdefault(whose, found).completed_at:
+                newest[whose] = found
     if wrong:
         raise Unsuitable("\n".join(wrong))
     return list(newest.values())
@@ -112,13 +112,19 @@ def _wanted(statement: dict[str, Any]) -> Wanted:
 
 
 def without_hold(wanted: Sequence[Wanted], holds: Sequence[Hold]) -> Iterator[tuple[Wanted, Kept]]:
-    """Yield what a hold kept of a person that no hold would keep now: it is not there, and no other like it."""
-    there = {hold.hold_id for hold in holds} | {hold.conversation_id for hold in holds if hold.conversation_id}
-    on_people = any(hold.subject_id for hold in holds)
-    for person in wanted:
-        for kept in person.legal_holds:
-            if not ({kept.hold_id, kept.conversation_id} & there or (on_people and not kept.conversation_id)):
-                yield person, kept
+    """Yield what a hold kept of a person that no hold would keep now: it is not in force, and no other like it.
+
+    On whom a hold on somebody is, a certificate does not tell: each that was put again may be for one that is not there.
+    """
+    in_force = [hold for hold in holds if hold.state == "in_force"]
+    there = {hold.hold_id for hold in in_force} | {hold.conversation_id for hold in in_force if hold.conversation_id}
+    missing = [(p, kept) for p in wanted for kept in p.legal_holds if not {kept.hold_id, kept.conversation_id} & there]
+    named = {kept.hold_id for person in wanted for kept in person.legal_holds}
+    again = {hold.hold_id for hold in in_force if hold.subject_id} - named
+    on_people = {kept.hold_id for _, kept in missing if not kept.conversation_id}
+    for person, kept in missing:
+        if kept.conversation_id or len(on_people) > len(again):
+            yield person, kept
 
 
 class Replay:
