@@ -114,7 +114,7 @@ def _wanted(statement: dict[str, Any]) -> Wanted:
 def without_hold(wanted: Sequence[Wanted], holds: Sequence[Hold]) -> Iterator[tuple[Wanted, Kept]]:
     """Yield what a hold kept of a person that no hold would keep now: it is not in force, and no other like it.
 
-    On whom a hold on somebody is, a certificate does not tell: each that was put again may be for one that is not there.
+    On whom a hold on somebody is, no certificate tells: each that was put again may be for one that is not there.
     """
     in_force = [hold for hold in holds if hold.state == "in_force"]
     there = {hold.hold_id for hold in in_force} | {hold.conversation_id for hold in in_force if hold.conversation_id}
