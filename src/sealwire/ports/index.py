@@ -46,6 +46,10 @@ class KeyDestroyed(Exception):
     """The key that sealed a snapshot is gone for good: the snapshot counts as erased."""
 
 
+class KeyOut(Exception):
+    """The tenant's key can't be had until what is stored of it is put back; others' can."""
+
+
 class Entry(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """Something to be found of a message. `version` changes with every edit. An empty `text` is counted, not found."""
 
@@ -123,10 +127,10 @@ class SnapshotKeys(Protocol):
     """Where snapshots get their data keys from. Both may raise what makes them unavailable for now."""
 
     async def sealing_key(self, tenant_id: str) -> SealingKey:
-        """Return the key for new files of the tenant; one key serves many files. Raises: KeyDestroyed."""
+        """Return the key for new files of the tenant; one key serves many files. Raises: KeyDestroyed, KeyOut."""
 
     async def key_by_id(self, tenant_id: str, key_id: bytes) -> SealingKey:
-        """Return the key a file names. Raises: KeyDestroyed; EnvelopeRefused when the tenant has no such key."""
+        """Return the key a file names. Raises: KeyDestroyed, KeyOut; EnvelopeRefused when there is none."""
 
 
 class SearchIndex(Protocol):

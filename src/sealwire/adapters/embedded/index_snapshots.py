@@ -48,12 +48,14 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 class State(msgspec.Struct, frozen=True, kw_only=True):
     """All snapshots together: every tenant with one, and the position up to which nothing is missing from them.
 
-    `mark` is of the feed they were made from (`SearchIndex.mark`).
+    `mark` is of the feed they were made from (`SearchIndex.mark`). `lacking` are tenants whose keys could not be had:
+    their words are missing, so the next life reads everything anew.
     """
 
     position: int
     tenants: tuple[str, ...]
     mark: str = ""
+    lacking: tuple[str, ...] = ()
 
 
 class SnapshotFolder:

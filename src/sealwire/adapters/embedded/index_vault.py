@@ -6,6 +6,7 @@ import asyncio
 import logging
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -16,7 +17,7 @@ from sealwire.adapters.embedded.index_snapshots import Damaged, Manifest, Snapsh
 from sealwire.kit.caller import SYSTEM_TENANT
 from sealwire.kit.envelopes import EnvelopeRefused, SealingKey
 from sealwire.kit.telemetry import fields
-from sealwire.ports.index import KeyDestroyed, SnapshotKeys
+from sealwire.ports.index import KeyDestroyed, KeyOut, SnapshotKeys
 
 MANIFEST, STATE = "manifest", "state"
 _LOG = logging.getLogger("sealwire.search")
@@ -47,6 +48,7 @@ class Vault:
         self._keys = keys
         self._saving = asyncio.Lock()
         self._saved = State(position=-1, tenants=())
+        self._lacking: set[str] = set()
 
     def folder_name(self, tenant_id: str) -> str:
         """Return the name of a tenant's folder."""
@@ -61,18 +63,21 @@ class Vault:
         try:
             content = await self._open(self._folder.root / STATE, SYSTEM_TENANT)
             state = msgspec.msgpack.decode(content, type=State)
-        except (Damaged, EnvelopeRefused, KeyDestroyed, msgspec.MsgspecError) as error:
+        except (Damaged, EnvelopeRefused, KeyDestroyed, KeyOut, msgspec.MsgspecError) as error:
             if (self._folder.root / STATE).exists():
                 _LOG.warning("search_snapshot_damaged", extra=fields(part=STATE, error=str(error)))
             state = State(position=0, tenants=())
         await asyncio.to_thread(self._folder.drop_all_but, state.tenants)
-        position, shards = state.position, []
+        self._lacking = {tenant_id for tenant_id in state.lacking if await self._is_out(tenant_id)}
+        position, shards = 0 if state.lacking else state.position, []
         for tenant_id in state.tenants:
             root = root_of(tenant_id)
             assert root is not None
             try:
                 part = await self._restore_shard(tenant_id, root)
-            except (Damaged, EnvelopeRefused, KeyDestroyed, msgspec.MsgspecError) as error:
+            except (Damaged, EnvelopeRefused, KeyDestroyed, KeyOut, msgspec.MsgspecError) as error:
+                if isinstance(error, KeyOut):  # the others' search doesn't wait for it
+                    self._lacking.add(tenant_id)
                 _LOG.warning(
                     "search_snapshot_damaged",
                     extra=fields(tenant_id=tenant_id, error=str(error) or type(error).__name__),
@@ -114,12 +119,21 @@ class Vault:
                 if shard.changed:
                     await self._save_shard(shard, upto)
             tenants = sorted(shard.tenant_id for shard in shards.values() if shard.saved)
-            state = State(position=position, tenants=tuple(tenants), mark=mark())
+            lacking = tuple(sorted(self._lacking))
+            state = State(position=0 if lacking else position, tenants=tuple(tenants), mark=mark(), lacking=lacking)
             if state != self._saved:
                 key = await self._keys.sealing_key(SYSTEM_TENANT)
                 content = msgspec.msgpack.encode(state)
                 await asyncio.to_thread(self._folder.seal_bytes, self._folder.root / STATE, SYSTEM_TENANT, content, key)
                 self._saved = state
+
+    async def _is_out(self, tenant_id: str) -> bool:
+        try:
+            with suppress(KeyDestroyed):
+                await self._keys.sealing_key(tenant_id)
+        except KeyOut:
+            return True
+        return False
 
     async def drop_all(self) -> None:
         """Remove every snapshot."""
@@ -135,6 +149,10 @@ class Vault:
             _LOG.warning("search_snapshot_without_key", extra=fields(tenant_id=shard.tenant_id))
             shard.saved = False
             await asyncio.to_thread(self._folder.drop, shard.tenant_id)
+            return
+        except KeyOut:  # nor for this one
+            _LOG.warning("search_snapshot_key_damaged", extra=fields(tenant_id=shard.tenant_id))
+            self._lacking.add(shard.tenant_id)
             return
         async with shard.lock:
             shard.changed = False

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from sealwire.contracts.crypto_terms import DecryptionFailed, KeyUnusable
+from sealwire.contracts.crypto_terms import DecryptionFailed, KeyDamaged, KeyUnusable
 from sealwire.contracts.messages import Message, Reaction
 from sealwire.kit.clock import Clock, rfc3339
 from sealwire.kit.envelopes import EnvelopeRefused, bind
@@ -61,24 +61,30 @@ class Bodies:
             key = await self._keys.opening_key(m.tenant_id, m.conversation_id, m.sender_id, m.sealed)
         return _decode(key.open(m.sealed, body_context(m.tenant_id, m.conversation_id, m.message_id, m.version)))
 
-    async def view(self, messages: Sequence[StoredMessage]) -> list[Message]:
+    async def view(self, messages: Sequence[StoredMessage], *, of_all: bool = False) -> list[Message]:
         """Return messages as callers see them.
 
         One whose key was destroyed is a tombstone. One that doesn't open has no body and is logged: the rest of a page
-        must not go with it.
+        must not go with it. `of_all`: the page is of all tenants; then this goes for one whose keys are damaged, too.
+        Raises: KeyDamaged, unless `of_all`; Unavailable.
         """
-        return [view_of(message, *await self._look(message)) for message in messages]
+        return [view_of(message, *await self._look(message, of_all=of_all)) for message in messages]
 
     async def content(self, message: StoredMessage) -> Content | None:
         """Return the content, None for a tombstone and for what doesn't open. Raises: Unavailable."""
         return (await self._look(message))[0]
 
-    async def _look(self, message: StoredMessage) -> tuple[Content | None, bool]:
+    async def _look(self, message: StoredMessage, *, of_all: bool = False) -> tuple[Content | None, bool]:
         """Return the content of a message, and whether it is gone for good."""
         try:
             content = await self.open(message)
         except KeyUnusable:
             return None, True
+        except KeyDamaged:
+            if not of_all:
+                raise
+            _log.error("message %s does not open: keys of %s are damaged", message.message_id, message.tenant_id)
+            return None, False
         except (EnvelopeRefused, DecryptionFailed):
             _log.error("message %s does not open: it was changed outside of messaging", message.message_id)
             return None, False

@@ -118,7 +118,7 @@ class FeedCases:
         if not caller.is_service:
             raise Forbidden("Only a service may read the catalogue.")
         found = await self._messages.all_after(query.after, query.limit)
-        views = await self._bodies.view([message for _, message in found])
+        views = await self._bodies.view([message for _, message in found], of_all=True)
         return Catalogue(
             items=[
                 Catalogued(place=place, tenant_id=message.tenant_id, message=view)
@@ -162,7 +162,7 @@ class FeedCases:
     async def _after(self, after: int, limit: int) -> list[Publication]:
         entries = self._tail.read(after, limit)
         if entries is None:
-            return await render_all(self._bodies, await self._events.after(after, limit))
+            return await render_all(self._bodies, await self._events.after(after, limit), of_all=True)
         publications = [e.publication for e in entries]
         if None in publications:
             return await self._complete(entries)
@@ -176,7 +176,7 @@ class FeedCases:
             if publication is None:
                 changes = entry.changes
                 pairs = await self._events.after(entry.event.position - 1, 1)
-                publication = (await render_all(self._bodies, pairs))[0]
+                publication = (await render_all(self._bodies, pairs, of_all=True))[0]
                 if changes == entry.changes:
                     entry.publication = publication
             found.append(publication)

@@ -56,11 +56,14 @@ def render(event: ConversationEvent, message: Message | None) -> Publication:
 
 
 async def render_all(
-    bodies: Bodies, pairs: Sequence[tuple[ConversationEvent, StoredMessage | None]]
+    bodies: Bodies, pairs: Sequence[tuple[ConversationEvent, StoredMessage | None]], *, of_all: bool = False
 ) -> list[Publication]:
-    """Return the publications of events and the messages they speak of; only bodies that are shown are opened."""
+    """Return the publications of events and the messages they speak of; only bodies that are shown are opened.
+
+    `of_all`: as `Bodies.view`.
+    """
     shown = {m.message_id: m for e, m in pairs if m is not None and e.kind in WITH_MESSAGE}
-    views = {view.message_id: view for view in await bodies.view(list(shown.values()))}
+    views = {view.message_id: view for view in await bodies.view(list(shown.values()), of_all=of_all)}
     return [render(event, views.get(event.message_id)) for event, _ in pairs]
 
 

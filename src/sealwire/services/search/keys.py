@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from sealwire.contracts.crypto_terms import DecryptionFailed, KeyUnusable
+from sealwire.contracts.crypto_terms import DecryptionFailed, KeyDamaged, KeyUnusable
 from sealwire.kit.envelopes import EnvelopeRefused, SealingKey
-from sealwire.ports.index import KeyDestroyed
+from sealwire.ports.index import KeyDestroyed, KeyOut
 
 SCOPE = "search-snapshot"
 
@@ -37,6 +37,8 @@ class SnapshotDataKeys:
             return await self._ring.sealing_key(tenant_id, SCOPE, "")
         except KeyUnusable as error:
             raise KeyDestroyed(tenant_id) from error
+        except KeyDamaged as error:
+            raise KeyOut(tenant_id) from error
 
     async def key_by_id(self, tenant_id: str, key_id: bytes) -> SealingKey:
         """See `SnapshotKeys.key_by_id`."""
@@ -44,5 +46,7 @@ class SnapshotDataKeys:
             return await self._ring.key_by_id(tenant_id, SCOPE, "", key_id)
         except KeyUnusable as error:
             raise KeyDestroyed(tenant_id) from error
+        except KeyDamaged as error:
+            raise KeyOut(tenant_id) from error
         except DecryptionFailed as error:
             raise EnvelopeRefused from error
