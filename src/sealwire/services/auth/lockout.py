@@ -126,9 +126,9 @@ class Lockout:
         return [left_us if 0 < left_us <= cap_us else 0 for left_us in left]
 
     async def failures(self, keys: Sequence[bytes]) -> int:
-        """Return how many failures are counted under one of the keys that are not forgotten."""
-        since_us = self._clock.now_us() - self._config.lockout_forget_s * US_PER_S
-        return await self._store.failures(keys, since_us)
+        """Return how many failures are counted under one of the keys of a person, or their account, by now."""
+        kept_s = max(self._config.lockout_forget_account_s, self._config.lockout_forget_s)
+        return await self._store.failures(keys, self._clock.now_us() - kept_s * US_PER_S)
 
     def full_login(self, account: str, ip: str, user_id: str) -> tuple[bytes, ...]:
         """Return what a login with both factors forgives: failures at the password, here too, and at other proofs.
