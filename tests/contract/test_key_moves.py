@@ -17,6 +17,7 @@ from sealwire.clients.crypto import local_crypto
 from sealwire.clients.key_ring import KeyRing
 from sealwire.contracts.ciphers import Ciphertext, Plaintext, Sealed
 from sealwire.contracts.crypto import OPERATIONS, Crypto
+from sealwire.contracts.crypto_terms import KeyDamaged
 from sealwire.contracts.data_keys import DataKeyRequest, WrappedKey
 from sealwire.contracts.keys import NewKey, RewrapStep
 from sealwire.contracts.signatures import Signable, SignedMessage
@@ -394,6 +395,31 @@ async def test_a_tenant_whose_row_names_an_unknown_kek_holds_up_no_other_start(
         await room.open(room.file("another"))
     await room.db.close()
     await room.open()
+
+
+async def test_a_damaged_master_key_stops_no_others_move(room: Room, caplog: pytest.LogCaptureFixture) -> None:
+    samples = [await Sample(f"t{n}").make(room.service) for n in range(5)]
+    changes = ("wrapped = zeroblob(60)", "kek_id = 'file:of-nobody', wrapped = zeroblob(60)")
+    for sample, change in zip(samples[:2], changes, strict=True):
+        sql = f"UPDATE versions SET {change} WHERE key_id = '{sample.master.key_id}'"
+        await room.db.write(lambda conn, sql=sql: conn.execute(sql).fetchall())
+    told: list[Progress] = []
+    new = room.file("another")
+    assert await room.service.move_to(new, told.append) == 3
+    assert {p.left for p in told if p.left} == {
+        f"version 1 of the master key {sample.master.key_id} of tenant {sample.tenant_id}" for sample in samples[:2]
+    }
+    assert (told[-1].step, told[-1].done, told[-1].total) == ("verified", 3, 3)
+    assert all(sample.master.key_id in caplog.text for sample in samples[:2])
+    room.providers.keep_only(new.kek_id)
+    await room.close()
+    await room.open(new := room.file("another"))
+    for sample in samples[2:]:
+        await sample.read(room.service)
+    await room.db.write(lambda conn: conn.execute("UPDATE versions SET wrapped = zeroblob(60)").fetchall())
+    with pytest.raises(KeyDamaged, match="5 of 5"):
+        await room.service.move_to(room.file("third"), lambda progress: None)
+    assert new.kek_id in room.providers.kek_ids, "where most is damaged nothing is let go"
 
 
 class Late(FileKeyProvider):

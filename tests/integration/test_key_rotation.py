@@ -12,6 +12,7 @@ from functools import partial
 from operator import eq
 from pathlib import Path
 
+import apsw
 import httpx
 import pytest
 from typer.testing import CliRunner
@@ -101,8 +102,15 @@ def test_rotate_and_rewrap_while_it_runs_and_move_while_it_does_not(running: Ins
         "crypto.keys.rewrapped", "crypto.key.rotated",
     }  # fmt: skip
     running.kill()
+    conn = apsw.Connection(str(running.data / "crypto.db"))
+    for table, change in (("keys", "tenant_id = 'nobody'"), ("versions", "wrapped = randomblob(60)")):
+        one = f"SELECT * FROM {table} WHERE key_id = '{used.master_key_id()}' LIMIT 1"
+        conn.execute(f"CREATE TEMP TABLE lost AS {one}; UPDATE lost SET key_id = 'lost', {change}")
+        conn.execute(f"INSERT INTO {table} SELECT * FROM lost; DROP TABLE lost")
+    conn.close()
     new = tmp_path / "vault" / "kek"
-    assert sealwire(running.data, "migrate-provider", "--to", "file", "--kek", str(new))[-1]["finished"] is True
+    told = sealwire(running.data, "migrate-provider", "--to", "file", "--kek", str(new))[-1]
+    assert (told["finished"], told["left"]) == (True, ["version 1 of the master key lost of tenant nobody"])
     os.unlink(running.data / "keys" / "kek")
     running.start()
     used.reads()

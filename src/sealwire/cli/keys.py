@@ -54,7 +54,9 @@ def migrate_provider(
     ended = _do(settings, "migrate-provider", place, as_json=json)
     if not json:
         typer.echo(f"{ended.done} keys moved and proven, the installation's own among them")
-        typer.echo("nothing here needs the old key-encryption key any more")
+        for name in ended.left:
+            typer.echo(f"damaged, and left under the old key-encryption key: {name}")
+        typer.echo("nothing here that opens needs the old key-encryption key any more")
         typer.echo("keep it as long as you keep backups made before")
 
 

@@ -44,7 +44,7 @@ class KeyJob(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class JobState(msgspec.Struct, frozen=True, kw_only=True):
-    """How a job stands; `error` is empty unless it ended without being done."""
+    """How a job stands; `error` is empty unless it ended without being done. `left`: what does not open."""
 
     job_id: str
     step: str
@@ -52,6 +52,7 @@ class JobState(msgspec.Struct, frozen=True, kw_only=True):
     total: int = 0
     finished: bool = False
     error: str = ""
+    left: list[str] = []
 
 
 class MovesKeys(Protocol):
@@ -116,9 +117,10 @@ class KeyJobs:
             path.unlink(missing_ok=True)
             return
         self._say(JobState(job_id=job.job_id, step="begun"), durably=True)
+        left: list[str] = []
         try:
-            moved = await self._do(job)
-            ended = JobState(job_id=job.job_id, step="done", done=moved, total=moved, finished=True)
+            moved = await self._do(job, left)
+            ended = JobState(job_id=job.job_id, step="done", done=moved, total=moved, finished=True, left=left)
         except Exception as error:
             _LOG.error("work on the keys failed: %s", error)
             ended = JobState(job_id=job.job_id, step="failed", finished=True, error=str(error) or type(error).__name__)
@@ -135,8 +137,10 @@ class KeyJobs:
                 pause_s = RETRY_S
             await asyncio.sleep(pause_s)
 
-    async def _do(self, job: KeyJob) -> int:
+    async def _do(self, job: KeyJob, left: list[str]) -> int:
         def tell(progress: Progress) -> None:
+            if progress.left:
+                left.append(progress.left)
             if self._clock.monotonic() - self._told_s >= TELL_EVERY_S or progress.done == progress.total:
                 self._told_s = self._clock.monotonic()
                 self._say(

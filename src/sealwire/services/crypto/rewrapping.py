@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from hmac import compare_digest
 from typing import Final
 
@@ -26,7 +27,7 @@ from sealwire.services.crypto.keys import KeyChain, LiveKey, version_context
 from sealwire.services.crypto.material import Material
 from sealwire.services.crypto.ports import MASTER, KeyStore, Rewrap, WrappedItem
 from sealwire.services.crypto.provider_set import ProviderSet
-from sealwire.services.crypto.providers import KekUnusable, KeyProvider
+from sealwire.services.crypto.providers import KekUnusable, KeyProvider, WrapRefused
 
 _log = logging.getLogger("sealwire.crypto")
 AT_ONCE: Final = 100
@@ -34,12 +35,13 @@ _DAMAGED_OR_OFF: Final = (EnvelopeRefused, DecryptionFailed, KeyDamaged, KeyNotF
 _FROM_THE_START: Final = ("", 0)
 
 
-class Progress(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a sweep is. `total` may grow while it runs."""
+class Progress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How far a sweep is. `total` may grow while it runs. `left` names a key that does not open and stays as it is."""
 
     step: str
     done: int
     total: int
+    left: str = ""
 
 
 Tell = Callable[[Progress], None]
@@ -148,18 +150,26 @@ class Rewrapping:
         """Move every master key under `provider`, which wraps from now on; returns how many versions moved.
 
         Afterwards no other key-encryption key is needed for what is stored here, proven by opening all of it. The other
-        providers stay until the caller lets them go. Raises: KekUnusable, Unavailable; then it is to be asked again.
+        providers stay until the caller lets them go. A version that does not open is passed over and told (`left`).
+        Raises: KekUnusable, Unavailable; then it is to be asked again; KeyDamaged when most do not open.
         """
         await provider.check()
         self._providers.prefer(provider)
         kek_id = self._providers.kek_id
         await self._providers.settled()
         total = await self._rewraps.count_masters(not_under=kek_id)
-        moved = 0
-        while items := await self._rewraps.masters(not_under=kek_id, after=_FROM_THE_START, limit=AT_ONCE):
-            moved += await self._move(items, kek_id)
+        moved, after = 0, _FROM_THE_START
+        left: list[WrappedItem] = []
+        while items := await self._rewraps.masters(not_under=kek_id, after=after, limit=AT_ONCE):
+            moved += await self._move(items, kek_id, left)
+            after = (items[-1].id, items[-1].version)
             tell(Progress(step="moved", done=moved, total=max(total, moved)))
-        count = await self._prove_all(provider, tell)
+        for item in left:
+            _log.error("%s does not open, and stays as it is, under %s", _name(item), item.under)
+            tell(Progress(step="moved", done=moved, total=max(total, moved), left=_name(item)))
+        count = await self._prove_all(provider, tell, left)
+        if len(left) > count:
+            raise KeyDamaged(f"{len(left)} of {len(left) + count} master keys do not open; the log names them.")
         event = key_event(
             service_caller("crypto", SYSTEM_TENANT),
             "crypto.provider.moved",
@@ -172,13 +182,18 @@ class Rewrapping:
         await self._store.record([event])
         return moved
 
-    async def _move(self, items: Sequence[WrappedItem], kek_id: str) -> int:
+    async def _move(self, items: Sequence[WrappedItem], kek_id: str, left: list[WrappedItem]) -> int:
         rewraps = []
         events = []
         for item in items:
             await asyncio.sleep(0)  # others go on between two keys
             context = _master_context(item)
-            with wiping(await self._chain.unwrap_master(item.wrapped, context, item.under)) as plain:
+            try:
+                opened = await self._providers.unwrap(item.wrapped, context)
+            except WrapRefused:
+                left.append(item)
+                continue
+            with wiping(opened) as plain:
                 wrapped = await self._providers.wrap(plain, context)
                 with wiping(await self._providers.unwrap(wrapped, context)) as again:
                     if not compare_digest(plain, again):
@@ -196,19 +211,21 @@ class Rewrapping:
                 )
             )
         moved = await self._rewraps.replace(rewraps, events)
-        for item in items:
-            await self._chain.renew(item.tenant_id, item.id)
+        for rewrap in rewraps:
+            with suppress(KeyDamaged):
+                await self._chain.renew(rewrap.item.tenant_id, rewrap.item.id)
         return moved
 
-    async def _prove_all(self, provider: KeyProvider, tell: Tell) -> int:
-        """Open every version by the new provider alone. Raises: WrapRefused, KekUnusable."""
-        total = await self._rewraps.count_masters(not_under="")
+    async def _prove_all(self, provider: KeyProvider, tell: Tell, left: Sequence[WrappedItem]) -> int:
+        """Open every version but those `left` by the new provider alone. Raises: WrapRefused, KekUnusable."""
+        total = await self._rewraps.count_masters(not_under="") - len(left)
         after, count = _FROM_THE_START, 0
         while items := await self._rewraps.masters(not_under="", after=after, limit=AT_ONCE):
+            after = (items[-1].id, items[-1].version)
+            items = [item for item in items if item not in left]
             for item in items:
                 await asyncio.sleep(0)
                 wipe(await provider.unwrap(item.wrapped, _master_context(item)))
-            after = (items[-1].id, items[-1].version)
             count += len(items)
             tell(Progress(step="verified", done=count, total=max(total, count)))
         return count
