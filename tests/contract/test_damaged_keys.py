@@ -23,12 +23,14 @@ from tests.contract.test_parked_records import (
 from sealwire.clients.compliance import send_records
 from sealwire.contracts.audit_log import AuditBatch, AuditEntry
 from sealwire.contracts.crypto_terms import KeyDamaged, KeyUnusable
+from sealwire.contracts.custody import SubjectProbe
 from sealwire.contracts.data_keys import SystemDataKeyRequest
 from sealwire.contracts.gdpr import NewErasure
 from sealwire.contracts.keys import NewKey
 from sealwire.contracts.logins import BadCredentials
 from sealwire.kit.caller import Caller, Principal, service_caller
 from sealwire.kit.codec import Page
+from sealwire.kit.envelopes import SealingKey
 from sealwire.kit.permission import Role
 from sealwire.kit.problem import Unavailable
 from sealwire.resilience.failure import is_failure
@@ -217,6 +219,40 @@ async def test_who_is_erased_while_records_wait_is_erased_in_those_too(tmp_path:
         assert shown[waits[0].audit_id] == waits[0].personal["email"], "of nobody who is known"
         assert shown[waits[1].audit_id] == "erased"
         await verified(room)
+
+
+@pytest.mark.parametrize("damage", [None, DAMAGES[0]], ids=["whole", "damaged"])
+async def test_who_is_erased_while_a_key_is_waited_for_is_erased_in_that_record_too(
+    tmp_path: Path, damage: Damage | None
+) -> None:
+    """The key that is made after the others were destroyed would outlive the erasure and its certificate."""
+    if damage is not None:
+        await damaged(tmp_path, damage)
+    late = entries(2)[1]
+    assert late.subject_id == "anna"
+    async with open_compliance(tmp_path, config=RARELY) as room:
+        asked = room.keys.sealing_key
+
+        async def meanwhile(tenant_id: str, scope: str, subject_id: str) -> SealingKey:
+            if tenant_id == "acme":
+                await room.stores.rights.mark_erased("acme", "anna")
+                room.service._sealer.forget("acme", "anna")
+                await room.keys.destroy("acme", subject_id="anna")
+                await room.keys.destroy("system", scope="parked:acme", subject_id="anna")
+            return await asked(tenant_id, scope, subject_id)
+
+        room.keys.sealing_key = meanwhile
+        assert (await room.service.append(GATEWAY, AuditBatch(records=[late]))).accepted == 1
+        probe = await room.service.own.probe_subject(
+            service_caller("compliance", "acme"), "anna", SubjectProbe(words=[])
+        )
+        assert probe.places["records"] == 0
+        left = room.crypto._store._db.read(
+            "SELECT count(*) FROM data_keys WHERE scope = 'parked:acme' AND subject_id = 'anna' AND wrapped IS NOT NULL"
+        )
+        assert left == [(0,)]
+        if damage is None:
+            assert [r.metadata["email"] for r in await records(room)] == ["erased"]
 
 
 async def test_crypto_that_is_out_is_no_damage(tmp_path: Path) -> None:

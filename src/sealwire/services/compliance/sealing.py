@@ -133,18 +133,27 @@ class Sealer:
         in vain. Raises: _KeyOut; NotCanonical; as `take_in`."""
         tenant_id, subject_id = entry.tenant_id, entry.subject_id
         if self.forgotten and (tenant_id, subject_id) in self.forgotten:
-            return _seal(entry, SealingKey(key_id=os.urandom(16), key=os.urandom(32)))
+            return self._under(entry, None)
         scope = PERSON_SCOPE if subject_id else day_scope(created_at)
         key = self._keys.ready(tenant_id, scope, subject_id)
-        return _seal(entry, key or await self._key((tenant_id, scope, subject_id), out))
+        return self._under(entry, key or await self._key((tenant_id, scope, subject_id), out))
 
     async def _sealed_to_wait(self, entry: AuditEntry) -> Mapping[str, object]:
         """Seal an entry's personal values under the installation's own key for those who wait. As `_sealed`."""
+        if (entry.tenant_id, entry.subject_id) in self.forgotten:  # since their own key was asked for
+            return self._under(entry, None)
         owner = parked_owner(entry.tenant_id, entry.subject_id)
         try:
-            return _seal(entry, self._keys.ready(*owner) or await self._key(owner, set()), under=_PARKED)
+            return self._under(entry, self._keys.ready(*owner) or await self._key(owner, set()), _PARKED)
         except _KeyOut:  # the installation's own: then nobody's records can be taken in
             raise Unavailable(_NO_KEY) from None
+
+    def _under(self, entry: AuditEntry, key: SealingKey | None, under: str = "") -> Mapping[str, object]:
+        """Seal under a key, but for somebody who is erased, or was while the key was waited for: it may have been made
+        after theirs were destroyed. Raises: NotCanonical."""
+        if key is None or (self.forgotten and (entry.tenant_id, entry.subject_id) in self.forgotten):
+            return _seal(entry, SealingKey(key_id=os.urandom(16), key=os.urandom(32)))
+        return _seal(entry, key, under=under)
 
     async def _key(self, owner: _Owner, out: set[_Owner]) -> SealingKey:
         """Return a key. Raises: _KeyOut when there is no use in asking again; then it stands in `out`."""
