@@ -59,6 +59,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._left_bytes = -1
         self._last_words = b""
         self._linger: Linger | None = None
+        self._stopping = False
         self._upgrading = False
         self._refusal: type[Problem] | None = None
         self._since_s = self.loop.time()
@@ -149,14 +150,20 @@ class BoundedHttp(HttpToolsProtocol):
             self.transport.abort()
 
     def shutdown(self) -> None:
+        self._stopping = True
         if self.cycle is None or self.cycle.response_complete or self._linger is not None:
             self.transport.close()
         else:
             self.cycle.keep_alive = False
 
     def close_slowly(self) -> None:
-        """Close behind what is written, for a client that may still be sending; safe to call twice."""
-        if self._linger is None and not self.transport.is_closing():
+        """Close behind what is written, for a client that may still be sending; safe to call twice.
+
+        A server that stops sweeps no more, and would wait for whoever sends nothing for its whole grace.
+        """
+        if self._stopping:
+            self.transport.close()
+        elif self._linger is None and not self.transport.is_closing():
             self._linger = Linger(self.transport, now_s=self.loop.time())
             self.flow.resume_reading()
 
