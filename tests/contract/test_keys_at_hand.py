@@ -11,6 +11,7 @@ import pytest
 
 from sealwire.adapters.embedded.crypto import MIGRATIONS, SqliteKeyStore
 from sealwire.adapters.embedded.drivers.sqlite import Database
+from sealwire.clients.key_ring import KeyRing
 from sealwire.contracts.ciphers import Plaintext
 from sealwire.contracts.crypto_terms import KeyUnusable
 from sealwire.contracts.data_keys import DataKeyRequest
@@ -197,6 +198,55 @@ async def test_a_key_that_is_pushed_out_while_it_is_unwrapped_is_wiped_too(
             room.crypto._chain.sweep()
             left = [one for live in room.crypto._chain._keys.values() for one in live.materials.values()]
             assert not any(any(one._root) for one in made if one not in left)
+
+
+async def test_keys_that_were_pushed_out_are_not_more_than_may_be(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Material] = []
+
+    def material(**given: Any) -> Material:
+        made.append(Material(**given))
+        return made[-1]
+
+    own = [(await room.crypto.generate_key(ANNA, NewKey())).key_id for _ in range(17)]
+    monkeypatch.setattr(keys, "Material", material)
+    async with asyncio.timeout(DEADLINE_S):
+        for key_id in own:
+            waiting = await begun(room, room.crypto.encrypt(ANNA, key_id, TEXT))
+            for other in own:
+                if other != key_id:
+                    await room.crypto.key(ANNA, other)
+            room.provider.go_on.set()
+            await waiting
+    held = [one for live in room.crypto._chain._keys.values() for one in live.materials.values()]
+    assert len(made) > 2 * 16
+    assert sum(any(one._root) for one in made if one not in held) <= 16
+
+
+async def test_a_ring_forgets_what_it_is_told_to_and_nothing_else(room: Room) -> None:
+    ring = KeyRing(crypto=room.crypto, service="messaging", clock=room.clock)
+    owners = [("t1", "c1", "u1"), ("t1", "c2", "u1"), ("t1", "c1", "u2"), ("t2", "c1", "u1")]
+    held = [await ring.sealing_key(*owner) for owner in owners]
+    ring.forget("t1", scope="c1", subject_id="u1")
+    assert [key.wiped for key in held] == [True, False, False, False]
+    assert [ring.ready(*owner) for owner in owners] == [None, *held[1:]]
+    ring.forget("t1", scope="c1")
+    assert [key.wiped for key in held] == [True, False, True, False]
+    ring.forget("t1")
+    assert [key.wiped for key in held] == [True, True, True, False]
+    ring.clear_cache()
+
+
+async def test_a_key_that_only_opens_leaves_the_ring_as_soon(room: Room) -> None:
+    ring = KeyRing(crypto=room.crypto, service="messaging", clock=room.clock)
+    sealed = await ring.seal("t1", "c1", "u1", b"text", b"context")
+    opening = KeyRing(crypto=room.crypto, service="messaging", clock=room.clock, max_age_s=60)
+    await opening.open("t1", "c1", "u1", sealed, b"context")
+    room.clock.advance(59)
+    assert opening.ready_for("t1", sealed) is not None
+    room.clock.advance(1)
+    assert opening.ready_for("t1", sealed) is None
+    ring.clear_cache()
+    opening.clear_cache()
 
 
 def test_what_was_wiped_makes_no_tag_that_others_could_make() -> None:

@@ -239,6 +239,15 @@ def test_the_text_of_a_key_file_is_wiped_when_it_was_read(tmp_path: Path, monkey
     assert kept.all_wiped(3)
 
 
+def test_a_closed_key_file_leaves_no_key_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = Kept()
+    monkeypatch.setattr(providers, "_read", kept.by(providers._read))
+    provider = FileKeyProvider.open(tmp_path / "kek")
+    assert not kept.all_wiped(1)
+    provider.close()
+    assert kept.all_wiped(1)
+
+
 def test_a_key_is_not_shown_in_words() -> None:
     secret = b"\x11" * 32
     for shown in (
