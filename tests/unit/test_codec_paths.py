@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -73,3 +74,20 @@ def test_a_long_name_is_not_said_back() -> None:
         decode_body(msgspec.json.Decoder(Outer), encode({"x": 1, "k" * 200_000: 1}))
     assert refused.value.extra["path"] == "$." + "k" * 64 + "…"
     assert len(encode(refused.value.document())) < 600
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda name: read_form(f"{name}=1&{name}=2".encode()),
+        lambda name: convert_query({name: "\0"}, Asked),
+        lambda name: decode_body(msgspec.json.Decoder(dict[str, int]), f'{{"{name}":1,"{name}":2}}'.encode()),
+        lambda name: decode_body(msgspec.json.Decoder(dict[str, str]), f'{{"{name}":"\\u0000"}}'.encode()),
+    ],
+    ids=["twice in a form", "NUL in a query", "twice in a body", "NUL in a body"],
+)
+def test_nor_is_one_of_what_is_read_by_its_own_name(read: Callable[[str], Any]) -> None:
+    with pytest.raises(Invalid) as refused:
+        read("k" * 200_000)
+    assert refused.value.extra["path"] == "$." + "k" * 510 + "…"
+    assert len(encode(refused.value.document())) < 1_200

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
+
+_LONGEST_PATH: Final = 512
 
 
 class Retry(StrEnum):
@@ -61,6 +63,12 @@ class Invalid(Problem):
     """The request is readable and breaks a rule; `path` names the member at fault, `allowed` what it may be."""
 
     code, title, status = "invalid", "The request breaks a rule", 422
+
+    def __init__(self, detail: str = "", *, retry_after_s: float | None = None, **extra: Any) -> None:
+        """A `path` is cut: names of the sender's own making stand in it, of any length."""
+        if len(path := str(extra.get("path", ""))) > _LONGEST_PATH:
+            extra["path"] = path[:_LONGEST_PATH] + "…"
+        super().__init__(detail, retry_after_s=retry_after_s, **extra)
 
 
 class Unauthenticated(Problem):
