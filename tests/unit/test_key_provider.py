@@ -11,6 +11,7 @@ import pytest
 from sealwire.kit.clock import SystemClock
 from sealwire.kit.config import SettingError
 from sealwire.runtime import settings as runtime_settings
+from sealwire.runtime.assembly import Assembly
 from sealwire.runtime.key_provider import (
     Place,
     Record,
@@ -157,3 +158,8 @@ def test_without_a_token_nothing_of_it_is_loaded(data: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_who_has_the_key_in_a_token_is_not_told_to_put_a_file_back(data: Path) -> None:
+    hints = {name: hint for name, _, hint in Assembly(settings=load(data, provider="pkcs11", **TOKEN)).steps()}
+    assert "token and PIN" in hints["key-encryption key"]
