@@ -47,7 +47,7 @@ def operations_page() -> str:
         "",
         "`by services` are the only ones that may call it on their own behalf, `carried by` those that may for",
         "somebody else; what another service's key signs is refused (403 `forbidden`). What is for a `caller` the",
-        "gateway asks for itself within its own process alone: on a port it speaks for somebody who has a live session.",
+        "gateway asks for itself in its own process only: on a port it speaks for somebody who has a live session.",
         "",
     ]
     for name in CONTRACTS:
