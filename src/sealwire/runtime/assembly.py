@@ -99,10 +99,9 @@ class Assembly:
     def steps(self) -> list[Step]:
         """Return the steps of the start, in order: name, what it does, what to do when it fails."""
         again = "Mend it and start again; nothing was lost."
-        there = "Without this key nothing can be read: see that its file, or its token and PIN, is there as it was."
         named: list[Step] = [
             ("data folder", self._prepare, "Choose a folder you may write to with --data."),
-            ("key-encryption key", self._open_keys, there),
+            ("key-encryption key", self._open_keys, "Nothing is read without it: mend its file, or token and PIN."),
         ]
         for entry in CATALOG:
             if entry.name in rooms.BUILDERS:
