@@ -226,6 +226,7 @@ async def build_auth(assembly: Assembly) -> Room:
         clock=assembly.clock,
         config=assembly.settings.auth,
         public_url=assembly.url,
+        holds_told=lambda: assembly.holds_told(),
         outward=HttpOutward(networks=assembly.settings.auth.outward_networks),
     )
     relay = _relay(assembly, "auth", service.events, service.positions, service.audit_entries)
@@ -260,6 +261,7 @@ async def build_messaging(assembly: Assembly) -> Room:
         clock=assembly.clock,
         config=assembly.settings.messaging,
         quotas=_quotas(assembly, "messaging"),
+        holds_told=lambda: assembly.holds_told(),
     )
     relay = _relay(assembly, "messaging", storage.events, storage.positions, _one_by_one(messaging_entry))
 
@@ -289,6 +291,7 @@ async def build_media(assembly: Assembly) -> Room:
         clock=assembly.clock,
         config=assembly.settings.media,
         quotas=_quotas(assembly, "media"),
+        holds_told=lambda: assembly.holds_told(),
     )
     relay = _relay(assembly, "media", store.feed, SqlitePositions(db), _one_by_one(media_entry))
 

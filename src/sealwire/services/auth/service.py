@@ -104,7 +104,7 @@ class AuthService(
 
     def __init__(
         self, *, stores: AuthStores, sealer: Sealer, mailer: Mailer, clock: Clock, config: AuthConfig,
-        outward: Outward, public_url: str = "",
+        outward: Outward, public_url: str = "", holds_told: Callable[[], bool] = lambda: True,
     ) -> None:  # fmt: skip
         """`public_url`: where people reach this installation, which decides whose passkeys work; without: the issuer.
 
@@ -190,8 +190,9 @@ class AuthService(
             stores=stores, tokens=tokens, sessions=self._sessions, journal=journal, revoker=revoker
         )
         self.upkeep = Upkeep(
-            stores=stores, signing=self.signing, tenants=tenants, journal=journal, clock=clock, config=config
-        )
+            stores=stores, signing=self.signing, tenants=tenants, journal=journal, clock=clock, config=config,
+            holds_told=holds_told,
+        )  # fmt: skip
         openid = OpenIdProvider(
             stores=stores, outward=outward, vault=vault, signing=self.signing, logins=self._logins,
             sessions=self._sessions, people=people, policy=policy, journal=journal, clock=clock, config=config,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from sealwire.contracts.sessions import Seen
 from sealwire.kit.caller import SYSTEM_TENANT, service_caller
@@ -30,8 +31,10 @@ class Upkeep:
 
     def __init__(
         self, *, stores: AuthStores, signing: SigningKeys, tenants: Tenants, journal: Journal, clock: Clock,
-        config: AuthConfig,
+        config: AuthConfig, holds_told: Callable[[], bool],
     ) -> None:  # fmt: skip
+        """Nothing that a hold may cover goes before `holds_told`: holds in force may not be known here yet."""
+        self._holds_told = holds_told
         self._stores = stores
         self._signing = signing
         self._tenants = tenants
@@ -73,8 +76,11 @@ class Upkeep:
         await self._signing.end_sessions()
         await self._signing.advance(origin)
         await self._signing.forget(origin)
-        await self._tenants.sweep()
+        if told := self._holds_told():
+            await self._tenants.sweep()
         await self._reminders.note()
+        if not told:
+            return
         attempts_kept_s = max(self._config.lockout_forget_s, self._config.lockout_forget_account_s)
         while await self._stores.upkeep.sweep(
             now_us=now_us,

@@ -46,6 +46,7 @@ class MediaService:
         clock: Clock,
         config: MediaConfig,
         quotas: QuotaSource | None = None,
+        holds_told: Callable[[], bool] = lambda: True,
     ) -> None:
         self._store = store
         self._blobs = blobs
@@ -71,6 +72,7 @@ class MediaService:
             config=config,
             released=cases.purge_released,
             forgotten=cases.follow_forgotten,
+            holds_told=holds_told,
         )
         self._looks = Looks(store=store, sparing=sparing, vault=vault, scanner=scanner, clock=clock, config=config)
         self.transfers = Transfers(still=access.still, clock=clock, watch_s=config.watch_s, stall_s=config.stall_s)

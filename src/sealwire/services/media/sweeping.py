@@ -20,6 +20,7 @@ from sealwire.services.media.sparing import Sparing
 _log = logging.getLogger("sealwire.media")
 _AT_ONCE: Final = 100
 _HOUR_S: Final = 3600.0
+_HOLDS_LOOK_S: Final = 0.05
 _EVENTS_KEPT_US: Final = 7 * 86_400 * US_PER_S
 
 
@@ -37,8 +38,11 @@ class Sweeper:
         config: MediaConfig,
         released: Callable[[], Awaitable[None]],
         forgotten: Callable[[], Awaitable[None]],
+        holds_told: Callable[[], bool],
     ) -> None:
-        """`released` purges what holds kept, `forgotten` deletes the files of conversations that are gone."""
+        """`released` purges what holds kept, `forgotten` deletes the files of conversations that are gone; nothing goes
+        before `holds_told` says so, as holds that are in force may not be known here yet."""
+        self._holds_told = holds_told
         self._released = released
         self._forgotten = forgotten
         self._store = store
@@ -110,6 +114,8 @@ class Sweeper:
         return len(unknown)
 
     async def _run(self) -> None:
+        while not self._holds_told():  # noqa: ASYNC110 - for a moment of each start
+            await asyncio.sleep(_HOLDS_LOOK_S)
         while True:
             self._wake.clear()
             self._keys.sweep()

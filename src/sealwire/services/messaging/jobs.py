@@ -16,6 +16,7 @@ from sealwire.services.messaging.ports import ConversationEvents, ConversationSt
 
 SELF = Actor("service", "messaging")
 CHUNK = 200
+HOLDS_LOOK_S = 0.05
 _DAY_US = 86_400 * US_PER_S
 _HUSKS_KEPT_US = 90 * _DAY_US
 """How long a forgotten conversation is told of, and its bare row kept."""
@@ -36,8 +37,11 @@ class Jobs:
         keys: Keys,
         clock: Clock,
         config: MessagingConfig,
+        holds_told: Callable[[], bool],
     ) -> None:
-        """`released` purges what holds kept that are released."""
+        """`released` purges what holds kept that are released; `holds_told`: nothing is deleted before it says so, as
+        holds that are in force may not be known here yet."""
+        self._holds_told = holds_told
         self._conversations = conversations
         self._keeping = keeping
         self._released = released
@@ -102,6 +106,8 @@ class Jobs:
         await self._conversations.mark_forgotten(conversation_id)
 
     async def _every(self, seconds: float, job: Callable[[], Awaitable[object]]) -> None:
+        while not self._holds_told():  # noqa: ASYNC110 - for a moment of each start
+            await asyncio.sleep(HOLDS_LOOK_S)
         while True:
             try:
                 await job()

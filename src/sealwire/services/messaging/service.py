@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
 from sealwire.contracts.auth import Auth
@@ -77,10 +77,11 @@ class MessagingService:
         clock: Clock,
         config: MessagingConfig,
         quotas: QuotaSource | None = None,
+        holds_told: Callable[[], bool] = lambda: True,
     ) -> None:
         """`keys` is messaging's key ring; `crypto` keeps the key of request marks; `auth` knows the people.
 
-        `quotas`: how many messages tenants may send; without it as many as they like.
+        `quotas`: how many messages tenants may send; without it as many as they like. `holds_told`: see `Jobs`.
         """
         bodies = Bodies(keys=keys, clock=clock)
         seats = Seats(conversations, most=config.seats_cached)
@@ -129,6 +130,7 @@ class MessagingService:
             keys=keys,
             clock=clock,
             config=config,
+            holds_told=holds_told,
         )
         self._subjects = SubjectCases(
             store=subjects, former=keeping.former, seats=seats, bodies=bodies, keys=keys, clock=clock

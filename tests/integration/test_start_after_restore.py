@@ -1,4 +1,4 @@
-"""An older `crypto.db` is put back: what a newer hold keeps waits until crypto was told the hold."""
+"""Older files are put back: what a newer hold keeps goes with no start, however long its time is over."""
 
 from __future__ import annotations
 
@@ -9,13 +9,17 @@ from pathlib import Path
 
 import apsw
 
+from sealwire.contracts.conversations import NewConversation
 from sealwire.contracts.holds import NewHold
 from sealwire.contracts.keys import Destruction, NewKey
-from sealwire.kit.caller import Caller, Principal
+from sealwire.contracts.messages import Draft
+from sealwire.contracts.users import Registration
+from sealwire.kit.caller import ANONYMOUS, Caller, Principal
 from sealwire.kit.permission import Role
 from sealwire.runtime import settings
 from sealwire.runtime.assembly import Assembly
 
+STRANGER = Caller(principal=ANONYMOUS, ip="192.0.2.7")
 OWNER = Caller(principal=Principal(kind="user", tenant_id="default", subject="anna", role=Role.OWNER))
 
 
@@ -36,7 +40,8 @@ async def state_after_a_look(assembly: Assembly, key_id: str) -> str:
 
 
 async def test_a_key_whose_day_has_come_waits_for_the_holds(tmp_path: Path) -> None:
-    data, older = tmp_path / "data", tmp_path / "older.db"
+    data, older = tmp_path / "data", tmp_path / "older"
+    older.mkdir()
     first = await started(data, "audit trail")
     key = await first.contract("crypto").generate_key(OWNER, NewKey(key_type="aes-256-gcm"))
     await first.contract("crypto").schedule_destruction(OWNER, key.key_id, Destruction(delay_days=1))
@@ -45,11 +50,7 @@ async def test_a_key_whose_day_has_come_waits_for_the_holds(tmp_path: Path) -> N
     second = await started(data, "audit trail")
     hold = await second.contract("compliance").hold(OWNER, NewHold(reason="case 7", subject_id="ben"))
     await second.stop()
-    for file in data.glob("crypto.db*"):
-        file.unlink()
-    shutil.copy(older, data / "crypto.db")
-    with closing(apsw.Connection(str(data / "crypto.db"))) as conn:
-        conn.execute("UPDATE keys SET destroy_at_us = 1 WHERE key_id = ?", (key.key_id,))
+    put_back(data, older / "crypto.db", f"UPDATE keys SET destroy_at_us = 1 WHERE key_id = '{key.key_id}'")
 
     errand = await started(data, "service crypto")  # as `sealwire keys` starts it, with nobody who could tell
     assert await state_after_a_look(errand, key.key_id) == "scheduled_for_destruction"
@@ -66,5 +67,41 @@ async def test_a_key_whose_day_has_come_waits_for_the_holds(tmp_path: Path) -> N
             while await state_after_a_look(third, key.key_id) != "destroyed":
                 keeper._next_look_s = 0
                 await asyncio.sleep(0.02)
+    finally:
+        await third.stop()
+
+
+def put_back(data: Path, older: Path, change: str) -> None:
+    """Have an older file in place of the one of its name, with something in it due."""
+    for file in data.glob(f"{older.name}*"):
+        file.unlink()
+    shutil.copy(older, data)
+    with closing(apsw.Connection(str(data / older.name))) as conn:
+        conn.execute(change)
+
+
+async def test_a_message_whose_time_is_over_waits_for_the_holds(tmp_path: Path) -> None:
+    data, older = tmp_path / "data", tmp_path / "older"
+    older.mkdir()
+    first = await started(data, "audit trail")
+    new = Registration(email="anna@example.org", password="seven tidy lighthouses", display_name="anna")
+    anna = (await first.contract("auth").register(STRANGER, new)).user.user_id
+    owner = Caller(principal=Principal(kind="user", tenant_id="default", subject=anna, role=Role.OWNER))
+    group = await first.contract("messaging").create(owner, NewConversation(kind="group", title="Harbour"))
+    draft = Draft(body="kept for the court", client_message_id="m1", expires_in_s=86_400)
+    await first.contract("messaging").send(owner, group.conversation_id, draft)
+    await first.stop()
+    shutil.copy(data / "messaging.db", older)
+    second = await started(data, "audit trail")
+    await second.contract("compliance").hold(owner, NewHold(reason="case 7", conversation_id=group.conversation_id))
+    await second.stop()
+    put_back(data, older / "messaging.db", "UPDATE message SET expires_at_us = 1")
+    third = await started(data, "audit trail")
+    try:
+        with closing(apsw.Connection(str(data / "messaging.db"), flags=apsw.SQLITE_OPEN_READONLY)) as conn:
+            async with asyncio.timeout(60):
+                while conn.execute("SELECT deleted_at_us FROM message").get is None:  # noqa: ASYNC110 - nobody is told
+                    await asyncio.sleep(0.02)
+            assert conn.execute("SELECT sealed IS NOT NULL FROM message").get == 1, "a tombstone that holds all it held"
     finally:
         await third.stop()
