@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -48,8 +48,8 @@ class _Callback(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def app_url() -> Iterator[str]:
-    """An app on another origin."""
-    server = HTTPServer(("127.0.0.1", 0), _Callback)
+    """An app on another origin. A browser says nothing on some connections; none holds up others."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Callback)
     thread = Thread(target=server.serve_forever, daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}/callback"
