@@ -103,7 +103,7 @@ DATA_KEY = Operation(
     path="/crypto/keys/{key_id}/data-key",
     takes=DataKeyRequest,
     gives=DataKey,
-    summary="A data key for envelope encryption",
+    summary="A wrapped data key for envelope encryption, which services alone can open",
     **USE,
 )
 SYSTEM_DATA_KEY = Operation(

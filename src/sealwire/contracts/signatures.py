@@ -25,7 +25,10 @@ class Signature(Output):
 
 
 class SignedMessage(Input):
-    """A message, and its signature or tag as `sign` or `hmac` gave it; its `key_id` has to be the one in the path."""
+    """A message, and its signature or tag as `sign` or `hmac` gave it; its `key_id` has to be the one in the path.
+
+    `version` is the one they named: a signature under another is not valid, and the first is meant without it.
+    """
 
     message: Bytes
     signature: Bytes
