@@ -11,7 +11,7 @@ import sealwire
 from sealwire.kit.problem import Problem
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "problems.md"
-SHARED = {"internal", "unauthenticated", "deadline_exceeded"}
+SHARED = {"internal", "unauthenticated", "deadline_exceeded", "audit_log_broken"}
 """Codes whose classes differ in what raised them, not in what the caller is told."""
 
 

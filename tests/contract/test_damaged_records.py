@@ -15,12 +15,13 @@ import msgspec
 import pytest
 from tests.contract.test_compliance_streams import entry
 
-from sealwire.contracts.audit_log import AuditBatch, LogQuery, VerifyQuery
+from sealwire.contracts.audit_log import AuditBatch, AuditQuery, LogBroken, LogQuery, VerifyQuery
 from sealwire.contracts.retention_policies import NewRetentionPolicy
 from sealwire.kit.caller import Caller, Principal, service_caller
-from sealwire.kit.clock import US_PER_S
+from sealwire.kit.clock import US_PER_S, rfc3339
 from sealwire.kit.http import App, Edge
 from sealwire.kit.permission import Role
+from sealwire.resilience.failure import is_failure
 from sealwire.services.compliance.bundle import verify_bundle
 from sealwire.services.compliance.notes import parse_key
 from sealwire.services.compliance.ports import RecordFilter
@@ -126,6 +127,29 @@ async def test_readers_are_told_and_go_on_behind_it(room: ComplianceRoom, tmp_pa
         kinds = [(int(i), kind) for i, kind in re.findall(rb"id: (\d+)\nevent: (\w+)\n", told)]
         assert [seq for seq, _ in kinds] == list(range(BAD - 1, RECORDS + 1))
         assert {seq: name for seq, name in kinds if name != others.encode()} == {BAD: b"damaged"}
+
+
+@pytest.mark.parametrize("count", ["'text'", "x'00'", "1.5"])
+async def test_a_piece_without_a_count_is_named_by_all_who_read_it(
+    room: ComplianceRoom, tmp_path: Path, count: str
+) -> None:
+    conn = apsw.Connection(str(tmp_path / "compliance.db"))
+    conn.execute(f"UPDATE piece SET count = {count} WHERE place = (SELECT min(place) FROM piece)")
+    conn.close()
+    store = room.stores.audit
+    for query in (AuditQuery(), AuditQuery(actor="anna"), AuditQuery(to=rfc3339(2**50))):
+        with pytest.raises(LogBroken) as told:
+            await room.service.query(AUDITOR, query)
+        assert not is_failure(told.value), "a log that is damaged says nothing against compliance"
+        assert "run its verification" in told.value.detail
+    found = await room.service.verify(GATEWAY, VerifyQuery())
+    assert (found.ok, (found.fault or "").split(":")[0]) == (False, "changed"), found.fault
+    for reading in (
+        store.records("acme", 1, 9), store.span("acme", 1, 9), store.misfiled("acme", 1, 9), store.days("acme", [1]),
+        store.due("acme", before_us=2**60, after_seq=0, limit=9), store.kept_between("acme", 0, 2**60, after_seq=0),
+    ):  # fmt: skip
+        with pytest.raises(LogBroken):
+            await reading
 
 
 async def test_retention_leaves_what_was_changed_as_it_is(room: ComplianceRoom, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from sealwire.contracts.audit_log import (
     AuditEntry,
     AuditQuery,
     AuditRecord,
+    LogBroken,
     VerifyQuery,
 )
 from sealwire.contracts.custody import SubjectItem, SubjectProbe, SubjectQuery
@@ -25,7 +26,6 @@ from sealwire.kit.caller import service_caller
 from sealwire.kit.ids import new_id
 from sealwire.kit.pages import DegradedOnly
 from sealwire.services.compliance.config import ComplianceConfig
-from sealwire.services.compliance.log_tree import LogBroken
 from sealwire.services.compliance.metrics import AuditCollector
 from sealwire.services.compliance.tiles import read_bundle, write_bundle
 from sealwire.testing.compliance import ComplianceRoom, open_compliance

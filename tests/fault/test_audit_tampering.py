@@ -14,14 +14,21 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from sealwire.contracts.audit import EvidenceQuery
-from sealwire.contracts.audit_log import Actor, AuditBatch, AuditEntry, InclusionQuery, Verification, VerifyQuery
+from sealwire.contracts.audit_log import (
+    Actor,
+    AuditBatch,
+    AuditEntry,
+    InclusionQuery,
+    LogBroken,
+    Verification,
+    VerifyQuery,
+)
 from sealwire.kit.caller import service_caller
 from sealwire.kit.ids import new_id
 from sealwire.kit.pages import DegradedOnly
 from sealwire.services.compliance.bundle import verify_bundle
 from sealwire.services.compliance.chain import read_record
 from sealwire.services.compliance.config import ComplianceConfig
-from sealwire.services.compliance.log_tree import LogBroken
 from sealwire.services.compliance.notes import ED25519, NoteSignature, VerifierKey, parse_key, parse_note, write_note
 from sealwire.services.compliance.ports import LogAppend, LogHead
 from sealwire.services.compliance.tiles import read_bundle, write_bundle

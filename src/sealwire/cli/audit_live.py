@@ -18,10 +18,9 @@ from typing import Any, BinaryIO, TypeVar
 import msgspec
 
 from sealwire.cli.terminal import plain, why
-from sealwire.contracts.audit_log import Checkpoint, Proof, Verification
+from sealwire.contracts.audit_log import Checkpoint, LogBroken, Proof, Verification
 from sealwire.contracts.witness import CosignedCheckpoint
 from sealwire.kit.files import write_whole
-from sealwire.services.compliance.log_tree import LogBroken
 from sealwire.services.compliance.manifest import CheckpointLine, write_line
 from sealwire.services.compliance.merkle import HASH_BYTES
 from sealwire.services.compliance.notes import parse_checkpoint, parse_note

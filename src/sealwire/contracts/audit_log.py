@@ -11,7 +11,7 @@ from sealwire.kit.caller import Caller
 from sealwire.kit.codec import Id, Input, Output
 from sealwire.kit.operation import Operation, Policy, Repeat, table
 from sealwire.kit.permission import Permission
-from sealwire.kit.problem import Conflict, NotFound
+from sealwire.kit.problem import Conflict, NotFound, PartOut
 
 MAX_RECORD_BYTES = 65_535
 FIRST_PREV_HASH = "0" * 64
@@ -23,6 +23,15 @@ class AuditConflict(Conflict):
     """An `audit_id` came again with other content."""
 
     code, title = "audit_conflict", "This audit_id is taken by another record"
+
+
+class LogBroken(PartOut):
+    """What is stored of the log can't be continued, or not be read: it is not as it was written.
+
+    It says nothing against compliance, nor against any other tenant's log.
+    """
+
+    code, title = "audit_log_broken", "The audit log is damaged and takes no records"
 
 
 class AuditRangeEmpty(NotFound):

@@ -22,7 +22,7 @@ import apsw
 
 from sealwire.adapters.embedded import audit_pruning, audit_traits
 from sealwire.adapters.embedded.audit_appends import LEVEL_BITS, SEQ_BITS, Appends, number_to_write
-from sealwire.adapters.embedded.audit_pieces import entries_of, split_digits, unpack, with_leaves
+from sealwire.adapters.embedded.audit_pieces import ENDS, counted, entries_of, split_digits, unpack, with_leaves
 from sealwire.adapters.embedded.disposals import Disposals
 from sealwire.adapters.embedded.drivers.sqlite import Database, Row
 from sealwire.contracts.custody import Disposed
@@ -136,7 +136,12 @@ class SqliteAuditStore:
         try:
             return self._db.read(sql, params)
         except (apsw.CorruptError, apsw.NotADBError, apsw.FormatError, UnicodeDecodeError) as error:
-            raise LogUnreadable(type(error).__name__) from error
+            raise LogUnreadable(
+                f"The audit log can't be read ({type(error).__name__}); run its verification."
+            ) from error
+
+    def _counted(self, sql: str, params: Sequence[Any]) -> list[Row]:
+        return counted(self._read(sql, params))
 
     def _number(self, tenant_id: str) -> int | None:
         number = self._numbers.get(tenant_id)
@@ -207,10 +212,10 @@ class SqliteAuditStore:
     def _pieces(self, number: int, first_seq: int, limit: int) -> list[Row]:
         """Return the pieces that hold these records: place, count, hashes, bodies, leaf hashes (of a pruned piece)."""
         base = number << SEQ_BITS
-        return self._read(
+        return self._counted(
             "SELECT place, count, CAST(piece.hashes AS BLOB), CAST(bodies AS BLOB), CAST(leaf.hashes AS BLOB)"
             " FROM piece LEFT JOIN leaf USING (place)"
-            " WHERE place > ? AND place < ? AND place + count > ? ORDER BY place LIMIT ?",
+            f" WHERE place > ? AND place < ? AND {ENDS} > ? ORDER BY place LIMIT ?",
             (base | max(0, first_seq - TILE_WIDTH), base | first_seq + limit, base | first_seq, 1 + limit),
         )
 
@@ -259,9 +264,9 @@ class SqliteAuditStore:
         if number is None:
             return None
         base = number << SEQ_BITS
-        rows = self._read(
+        rows = self._counted(
             "SELECT place, count, CAST(traits AS BLOB), CAST(bodies AS BLOB) FROM piece"
-            " WHERE place > ? AND place < ? AND place + count > ? ORDER BY place",
+            f" WHERE place > ? AND place < ? AND {ENDS} > ? ORDER BY place",
             (base | max(0, first_seq - TILE_WIDTH), base | first_seq + limit, base | first_seq),
         )
         for place, count, traits, bundle in rows:
@@ -344,9 +349,9 @@ class SqliteAuditStore:
         left = [] if number is None else sorted(set(seqs))
         found: set[int] = set()
         while left:
-            rows = self._read(
+            rows = self._counted(
                 "SELECT place, count, CAST(traits AS BLOB) FROM piece"
-                " WHERE place > ? AND place <= ? AND place + count > ? LIMIT 1",
+                f" WHERE place > ? AND place <= ? AND {ENDS} > ? LIMIT 1",
                 (base | max(0, left[0] - TILE_WIDTH), base | left[0], base | left[0]),
             )
             if not rows:
@@ -361,8 +366,8 @@ class SqliteAuditStore:
 
     def _traits_behind(self, base: int, seq: int) -> list[Row]:
         """Return place, count and traits of the next pieces of a log that hold a record above `seq`."""
-        return self._read(
-            "SELECT place, count, CAST(traits AS BLOB) FROM piece WHERE place > ? AND place < ? AND place + count > ?"
+        return self._counted(
+            f"SELECT place, count, CAST(traits AS BLOB) FROM piece WHERE place > ? AND place < ? AND {ENDS} > ?"
             " ORDER BY place LIMIT ?",
             (base | max(0, seq + 1 - TILE_WIDTH), base + (1 << SEQ_BITS), base | seq + 1, _PIECES_A_LOOK),
         )

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any, Final
+
 from sealwire.services.compliance.merkle import HASH_BYTES
-from sealwire.services.compliance.ports import StoredRecord
+from sealwire.services.compliance.ports import LogUnreadable, StoredRecord
 from sealwire.services.compliance.tiles import read_bundle
 
 _HASH_DIGITS = 2 * HASH_BYTES
+ENDS: Final = "place + iif(typeof(count) = 'integer', count, 256)"
+"""Behind which place a piece ends. One without a count is found as well, for `counted` to refuse it."""
+
+
+def counted(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """Return rows that begin with place and count of a piece. Raises: LogUnreadable where somebody put another type."""
+    if any(type(row[1]) is not int for row in rows):
+        raise LogUnreadable("The audit log can't be read, a piece of it has no count; run its verification.")
+    return rows
 
 
 def unpack(first_seq: int, count: int, hashes: bytes, bodies: bytes) -> list[StoredRecord]:

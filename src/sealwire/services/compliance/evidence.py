@@ -9,13 +9,13 @@ from contextlib import suppress
 
 import msgspec
 
-from sealwire.contracts.audit_log import AuditRangeEmpty, Checkpoint, ConsistencyQuery, InclusionQuery, Proof
+from sealwire.contracts.audit_log import AuditRangeEmpty, Checkpoint, ConsistencyQuery, InclusionQuery, LogBroken, Proof
 from sealwire.contracts.crypto import Crypto
 from sealwire.kit.clock import Clock
 from sealwire.kit.problem import Invalid
 from sealwire.services.compliance import merkle
 from sealwire.services.compliance.key_chain import KeyChain
-from sealwire.services.compliance.log_tree import LogBroken, Tree, grow_from
+from sealwire.services.compliance.log_tree import Tree, grow_from
 from sealwire.services.compliance.notes import (
     NoteInvalid,
     TreeHead,

@@ -9,18 +9,12 @@ from collections.abc import Sequence
 
 import msgspec
 
-from sealwire.kit.problem import Unavailable
+from sealwire.contracts.audit_log import LogBroken
 from sealwire.services.compliance.chain import begin_record_hash, read_link, record_hash
 from sealwire.services.compliance.merkle import HASH_BYTES, Frontier, leaf_hash, leaf_hashes, pair_up
 from sealwire.services.compliance.ports import LogAppend, LogEdge, LogHead, StoredRecord
 from sealwire.services.compliance.sealing import Intake
 from sealwire.services.compliance.tiles import Tiling, split_hashes
-
-
-class LogBroken(Unavailable):
-    """What is stored of the log can't be continued: its right edge is not as it was written."""
-
-    code, title = "audit_log_broken", "The audit log is damaged and takes no records"
 
 
 class Tree(msgspec.Struct, frozen=True):

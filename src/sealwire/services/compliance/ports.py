@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from sealwire.contracts.audit_log import FIRST_PREV_HASH, AuditEntry
+from sealwire.contracts.audit_log import FIRST_PREV_HASH, AuditEntry, LogBroken
 from sealwire.contracts.consents import Consent
 from sealwire.contracts.retention_policies import RetentionPolicy
 from sealwire.ports.events import EventFeed, NewEvent, Positions
@@ -26,7 +26,7 @@ class AuditIdsTaken(Exception):
     """At least one `audit_id` of the append is in the log already; nothing of the append was stored."""
 
 
-class LogUnreadable(Exception):
+class LogUnreadable(LogBroken):
     """What is stored can't be read: its file is damaged, or holds what was never written there."""
 
 

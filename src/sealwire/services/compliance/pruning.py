@@ -13,13 +13,12 @@ from typing import Any, Final
 
 import msgspec
 
-from sealwire.contracts.audit_log import Accepted, Actor, AuditBatch, AuditEntry
+from sealwire.contracts.audit_log import Accepted, Actor, AuditBatch, AuditEntry, LogBroken
 from sealwire.contracts.compliance_terms import SERVICE
 from sealwire.kit.caller import Caller, service_caller
 from sealwire.kit.clock import US_PER_S, Clock, rfc3339
 from sealwire.kit.ids import new_id
 from sealwire.services.compliance.chain import Record, read_record
-from sealwire.services.compliance.log_tree import LogBroken
 from sealwire.services.compliance.ports import AuditStore, PruneCount, RecordFilter
 from sealwire.services.compliance.sealing import day_scope
 

@@ -12,8 +12,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any
 
+from sealwire.contracts.audit_log import LogBroken
 from sealwire.resilience import deadline
-from sealwire.services.compliance.log_tree import LogBroken, Tree, chain_on
+from sealwire.services.compliance.log_tree import Tree, chain_on
 from sealwire.services.compliance.parking import Parking
 from sealwire.services.compliance.ports import AuditIdsTaken, AuditStore, HeadMoved, LogAppend, LogUnreadable
 from sealwire.services.compliance.sealing import Intake

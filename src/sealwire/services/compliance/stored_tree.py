@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from sealwire.contracts.audit_log import LogBroken
 from sealwire.services.compliance import merkle
-from sealwire.services.compliance.log_tree import LogBroken, Tree
+from sealwire.services.compliance.log_tree import Tree
 from sealwire.services.compliance.ports import AuditStore, StoredCheckpoint
 from sealwire.services.compliance.tiles import TileMap
 

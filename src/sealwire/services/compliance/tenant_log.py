@@ -13,9 +13,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum
 from typing import NamedTuple
 
+from sealwire.contracts.audit_log import LogBroken
 from sealwire.kit.problem import Unavailable
 from sealwire.resilience import deadline
-from sealwire.services.compliance.log_tree import LogBroken, Tree, chain_on, grow_from
+from sealwire.services.compliance.log_tree import Tree, chain_on, grow_from
 from sealwire.services.compliance.parking import Parking
 from sealwire.services.compliance.ports import AuditIdsTaken, AuditStore, HeadMoved, LogUnreadable, StoredRecord
 from sealwire.services.compliance.pruning import PRUNED_ACTION

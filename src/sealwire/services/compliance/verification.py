@@ -9,14 +9,13 @@ from itertools import chain
 
 import msgspec
 
-from sealwire.contracts.audit_log import AuditRangeEmpty, Verification, VerifyQuery
+from sealwire.contracts.audit_log import AuditRangeEmpty, LogBroken, Verification, VerifyQuery
 from sealwire.kit.ids import new_id
 from sealwire.kit.problem import Invalid, NotFound, RateLimited
 from sealwire.kit.tasks import cancel_and_wait
 from sealwire.resilience import deadline
 from sealwire.services.compliance.evidence import Evidence
 from sealwire.services.compliance.key_chain import KeyChain
-from sealwire.services.compliance.log_tree import LogBroken
 from sealwire.services.compliance.merkle import HASH_BYTES, TILE_WIDTH
 from sealwire.services.compliance.notes import NoteInvalid, TreeHead, parse_key, verify_note
 from sealwire.services.compliance.ports import AuditStore, LogHead, LogUnreadable, StoredCheckpoint, StoredRecord
