@@ -220,6 +220,29 @@ async def test_keys_that_were_pushed_out_are_not_more_than_may_be(room: Room, mo
     held = [one for live in room.crypto._chain._keys.values() for one in live.materials.values()]
     assert len(made) > 2 * 16
     assert sum(any(one._root) for one in made if one not in held) <= 16
+    await room.crypto.stop()
+    assert not any(any(one._root) for one in made)
+
+
+async def test_a_key_that_is_switched_off_while_it_is_unwrapped_is_wiped(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = await room.crypto.generate_key(ANNA, NewKey())
+    unwrap, opened = Material.unwrap, []
+
+    def unwrapped(material: Material, wrapped: bytes, context: bytes) -> bytearray:
+        opened.append(unwrap(material, wrapped, context))
+        return opened[-1]
+
+    monkeypatch.setattr(Material, "unwrap", unwrapped)
+    async with asyncio.timeout(DEADLINE_S):
+        waiting = await begun(room, room.crypto.encrypt(ANNA, key.key_id, TEXT))
+        await room.crypto.change_key(ANNA, key.key_id, KeyChange(state="disabled"))
+        room.provider.go_on.set()
+        with pytest.raises(KeyUnusable, match="disabled"):
+            await waiting
+    assert opened
+    assert not any(map(any, opened))
 
 
 async def test_a_ring_forgets_what_it_is_told_to_and_nothing_else(room: Room) -> None:

@@ -12,7 +12,14 @@ import pytest
 from sealwire.adapters.embedded.crypto import MIGRATIONS, SqliteKeyStore
 from sealwire.adapters.embedded.drivers.sqlite import Database
 from sealwire.clients.key_ring import KeyRing
-from sealwire.contracts.data_keys import DataKey, PlainKey, SystemDataKey, SystemDataKeyRequest, WrappedKey
+from sealwire.contracts.data_keys import (
+    DataKey,
+    DataKeyRequest,
+    PlainKey,
+    SystemDataKey,
+    SystemDataKeyRequest,
+    WrappedKey,
+)
 from sealwire.contracts.keys import NewKey, RewrapStep
 from sealwire.contracts.signatures import Signable
 from sealwire.kit.caller import Caller, Principal, service_caller
@@ -23,7 +30,7 @@ from sealwire.kit.permission import Role
 from sealwire.kit.problem import Unavailable
 from sealwire.resilience.failure import PartOut
 from sealwire.runtime import local_keys
-from sealwire.services.crypto import data_keys, keys, providers
+from sealwire.services.crypto import data_keys, keys, material, providers
 from sealwire.services.crypto.config import CryptoConfig
 from sealwire.services.crypto.journal import UseJournal
 from sealwire.services.crypto.material import Material
@@ -159,8 +166,9 @@ async def test_what_was_drawn_is_wiped_when_it_is_wrapped(
     monkeypatch.setattr(data_keys, "draw_key", kept.by(draw_key))
     signer = await crypto.generate_key(ANNA, NewKey(key_type="ed25519"))
     await crypto.sign(ANNA, signer.key_id, Signable(message=b"x"))
+    await crypto.data_key(ANNA, (await crypto.generate_key(ANNA, NewKey())).key_id, DataKeyRequest())
     given = await crypto.system_data_key(MESSAGING, SystemDataKeyRequest(context=CONTEXT))
-    assert kept.all_wiped(4), "master, signer, the service's key, its data key"
+    assert kept.all_wiped(6), "master, signer, a key and a data key under it, the service's key, its data key"
     assert any(given.plaintext), "a copy is given out"
 
 
@@ -201,6 +209,36 @@ async def test_a_rewrap_leaves_no_key_behind(crypto: CryptoService, monkeypatch:
         patch.setattr(Material, "unwrap", unwrapped)
         assert (await crypto.rewrap_keys(ANNA, RewrapStep())).moved == 1
         assert kept.all_wiped(2), "the key, and what its new wrapping gave back"
+
+
+async def test_a_move_to_another_provider_leaves_no_key_behind(
+    crypto: CryptoService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await crypto.generate_key(ANNA, NewKey())
+    kept = Kept()
+    unwrap = FileKeyProvider.unwrap
+
+    async def unwrapped(provider: FileKeyProvider, wrapped: bytes, context: bytes) -> bytearray:
+        answer = await unwrap(provider, wrapped, context)
+        if context != b"check":
+            kept.keys.append(answer)
+        return answer
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FileKeyProvider, "unwrap", unwrapped)
+        assert await crypto.move_to(FileKeyProvider.open(tmp_path / "another"), lambda progress: None) == 1
+    assert kept.all_wiped(3), "the master key, what its new wrapping gave back, and what proved that all has moved"
+
+
+async def test_what_was_derived_of_a_key_is_wiped_with_it(
+    crypto: CryptoService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = Kept()
+    monkeypatch.setattr(material, "_derive", kept.by(material._derive))
+    await crypto.generate_key(ANNA, NewKey())
+    assert not kept.all_wiped(2)
+    await crypto.stop()
+    assert kept.all_wiped(2)
 
 
 async def test_the_keys_of_own_files_are_wiped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
