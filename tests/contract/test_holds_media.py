@@ -95,6 +95,31 @@ async def test_an_unfinished_upload_of_a_held_person_expires_for_all_and_is_kept
     assert blobs(room) == 0
 
 
+async def test_an_upload_expires_by_itself_only_once_the_holds_are_told(room: MediaRoom, anna: Caller) -> None:
+    await room.send("anna", await room.begin("anna", 10), 0, [b"half"])
+    sweeper, told, asked = room.service._sweeper, False, 0
+
+    def holds_told() -> bool:
+        nonlocal asked
+        asked += 1
+        return told
+
+    await sweeper.stop()
+    sweeper._holds_told = holds_told
+    room.clock.advance(2 * DAY_S)
+    sweeper.start()
+    async with asyncio.timeout(60):
+        while asked < 3:  # noqa: ASYNC110 - the sweeper tells nobody
+            await asyncio.sleep(0.01)
+        assert await room.store.expired(room.clock.now_us(), 1)
+        await room.media.put_hold(COMPLIANCE, "h1", HoldPlacement(subject_id=anna.user_id))
+        told = True
+        while await room.store.expired(room.clock.now_us(), 1):  # noqa: ASYNC110 - the sweeper tells nobody
+            await asyncio.sleep(0.01)
+    await sweep(room)
+    assert blobs(room) == 1
+
+
 async def test_the_files_of_a_forgotten_conversation_go_unless_held(room: MediaRoom, anna: Caller) -> None:
     ben = await room.enter("ben")
     first, second = await conversation(room, anna), await conversation(room, anna)
