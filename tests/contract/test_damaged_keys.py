@@ -26,7 +26,7 @@ from sealwire.contracts.crypto_terms import KeyDamaged, KeyUnusable
 from sealwire.contracts.custody import SubjectProbe
 from sealwire.contracts.data_keys import SystemDataKeyRequest
 from sealwire.contracts.gdpr import NewErasure
-from sealwire.contracts.keys import NewKey
+from sealwire.contracts.keys import Destruction, NewKey
 from sealwire.contracts.logins import BadCredentials
 from sealwire.kit.caller import Caller, Principal, service_caller
 from sealwire.kit.codec import Page
@@ -39,6 +39,7 @@ from sealwire.services.crypto.events import audit_entry, key_event
 from sealwire.services.crypto.model import KeyState
 from sealwire.services.crypto.providers import KekUnusable
 from sealwire.testing.auth_room import AuthRoom
+from sealwire.testing.clock import ManualClock
 from sealwire.testing.compliance import open_compliance
 from sealwire.testing.custody import MemoryCustody
 
@@ -281,6 +282,25 @@ async def test_damage_of_one_key_opens_no_breaker(tmp_path: Path) -> None:
         assert (told.value.status, is_failure(told.value)) == (503, False)
         assert await room.crypto.destroy_due() == 0
         assert await room.crypto.rewrap_all(service_caller("crypto", "system"), lambda progress: None) == 0
+
+
+async def test_a_key_that_is_due_and_not_scheduled_is_not_looked_at_for_ever(tmp_path: Path) -> None:
+    """Its row was changed; and the keys behind it are destroyed all the same."""
+    admin, clock = service_caller("auth", "acme"), ManualClock()
+    async with open_compliance(tmp_path, clock=clock) as room:
+        await room.crypto._keeper.stop()
+        key_ids = [(await room.crypto.generate_key(admin, NewKey(key_type="ed25519"))).key_id for _ in range(102)]
+        await room.crypto.schedule_destruction(admin, key_ids[-1], Destruction(delay_days=1))
+    edit(tmp_path, lambda conn: conn.executemany(
+        "UPDATE keys SET destroy_at_us = 1 WHERE key_id = ?", [(key_id,) for key_id in key_ids[:-1]]
+    ).fetchall())  # fmt: skip
+    clock.advance(2 * 86_400)
+    async with open_compliance(tmp_path, clock=clock) as room:
+        await room.crypto._keeper.stop()
+        async with asyncio.timeout(60):
+            await room.crypto.destroy_due()
+        states = [(await room.crypto.key(admin, key_id)).state for key_id in key_ids]
+        assert states == ["enabled"] * 101 + ["destroyed"]
 
 
 async def test_events_and_letters_of_auth_wait_for_nobody_elses_keys(tmp_path: Path) -> None:

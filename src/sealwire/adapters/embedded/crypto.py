@@ -184,7 +184,8 @@ class SqliteKeyStore:
         return await self._db.write(change)
 
     async def due(self, now_us: int, limit: int) -> list[StoredKey]:
-        where = f"WHERE destroy_at_us <= ? AND NOT {tenant_held_sql('keys.tenant_id')} ORDER BY destroy_at_us LIMIT ?"
+        free = f"state = '{KeyState.SCHEDULED.value}' AND NOT {tenant_held_sql('keys.tenant_id')}"
+        where = f"WHERE destroy_at_us <= ? AND {free} ORDER BY destroy_at_us LIMIT ?"
         return _many(self._db.read, where, (now_us, limit), skip=True)
 
     async def reserve(self, key_id: str, version: int, count: int, *, limit: int) -> int | None:
