@@ -138,7 +138,9 @@ async def test_a_bundle_is_verified_without_the_server(room: ComplianceRoom) -> 
         assert (report.records, report.covered, trusted) == (count, count, key)
         assert verify_bundle(answer.body)[1] == key, "the key the bundle names, for people to confirm"
     assert report.pruned == []
-    assert (await get(room, "evidence?from_seq=9&to_seq=5")).status == 422
+    for question in ("evidence", "export", "verify"):
+        refused = await get(room, f"{question}?from_seq=9&to_seq=5")
+        assert (refused.status, b"may not be below" in refused.body) == (422, True), "a rule, not what was asked for"
 
 
 async def test_any_changed_bit_of_a_bundles_records_is_found_and_named(room: ComplianceRoom) -> None:

@@ -72,7 +72,7 @@ class Bundles:
         what is stored proves nothing any more; Invalid.
         """
         if query.to_seq is not None and query.to_seq < (query.from_seq or 1):
-            raise Invalid("`to_seq` is not below `from_seq`.", path="$.to_seq")
+            raise Invalid("`to_seq` may not be below `from_seq`.", path="$.to_seq")
         checkpoint, tree = await self._evidence.answer_for(tenant_id, query.from_seq or 1, query.to_seq)
         last = min(query.to_seq or checkpoint.tree_size, checkpoint.tree_size)
         await self._refuse_too_many(tenant_id, query, last)

@@ -83,7 +83,7 @@ def _export(source: ExportSource) -> Run:
     async def run(exchange: Exchange, caller: Caller) -> None:
         query = convert_query(exchange.query, ExportQuery)
         if query.to_seq is not None and query.to_seq < (query.from_seq or 1):
-            raise Invalid("`to_seq` is not below `from_seq`.", path="$.to_seq")
+            raise Invalid("`to_seq` may not be below `from_seq`.", path="$.to_seq")
         head, size, keys = await _head(source, caller, query)
         name = b'attachment; filename="audit.ndjson"'
         await exchange.start(200, (_NDJSON, _NO_STORE, (b"content-disposition", name)))

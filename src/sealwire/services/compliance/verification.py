@@ -376,7 +376,7 @@ def _range(query: VerifyQuery, head: LogHead) -> tuple[int, int]:
     """Return the first and last `seq` to look at. Raises: AuditRangeEmpty, Invalid."""
     first, last = query.from_seq or 1, min(query.to_seq or head.size, head.size)
     if query.to_seq is not None and query.to_seq < first:
-        raise Invalid("`to_seq` is not below `from_seq`.", path="$.to_seq")
+        raise Invalid("`to_seq` may not be below `from_seq`.", path="$.to_seq")
     if first > max(head.size, 1):
         raise AuditRangeEmpty("The log has no record with this seq yet.")
     return first, last
