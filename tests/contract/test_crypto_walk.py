@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from base64 import b64encode
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -18,15 +19,16 @@ from sealwire.adapters.embedded.drivers.sqlite import Database
 from sealwire.contracts.ciphers import Ciphertext, CiphertextBatch, Plaintext, PlaintextBatch, Sealed
 from sealwire.contracts.crypto import OPERATIONS, Crypto
 from sealwire.contracts.crypto_terms import DecryptionFailed, KeyUnusable
-from sealwire.contracts.custody import SubjectErasure, SubjectProbe
+from sealwire.contracts.custody import HoldPlacement, SubjectErasure, SubjectProbe
 from sealwire.contracts.data_keys import DataKeyDestruction, DataKeyRequest, SystemDataKeyRequest, WrappedKey
+from sealwire.contracts.holds import LegalHold
 from sealwire.contracts.keys import Destruction, KeyChange, NewKey, RewrapStep
 from sealwire.contracts.signatures import Signable, SignedMessage, SystemSignable
 from sealwire.kit.caller import Caller, Principal, service_caller
 from sealwire.kit.codec import Page, decode_body, encode
 from sealwire.kit.operation import Policy
 from sealwire.kit.permission import Role
-from sealwire.kit.problem import Invalid
+from sealwire.kit.problem import Forbidden, Invalid
 from sealwire.services.crypto.config import CryptoConfig
 from sealwire.services.crypto.events import audit_entry
 from sealwire.services.crypto.providers import FileKeyProvider
@@ -59,10 +61,11 @@ class Walk:
     """A service, and one of everything made by it."""
 
     def __init__(self, folder: Path) -> None:
+        self.clock = ManualClock()
         self.db = Database.open(folder / "crypto.db", MIGRATIONS)
         self.store = SqliteKeyStore(self.db)
         self.service = CryptoService(
-            store=self.store, provider=FileKeyProvider.open(folder / "kek"), clock=ManualClock(),
+            store=self.store, provider=FileKeyProvider.open(folder / "kek"), clock=self.clock,
             config=CryptoConfig(reserve_uses=16, journal_window_ms=1),
         )  # fmt: skip
 
@@ -214,6 +217,7 @@ async def test_each_operation_is_recorded_without_what_it_was_about(
     assert (entry.tenant_id, entry.outcome, entry.resource_type) == ("t1", "success", "key")
     assert entry.actor.id in ("anna", "messaging")
     assert entry.metadata.get("count", 1) == (3 if name.endswith("_batch") else entry.metadata.get("count", 1))
+    assert name != "rewrap_keys" or entry.metadata["count"] == answer.moved > 1
     stored = b"".join(event.data for event in await walk.store.feed.read(0, 1000))
     for secret in secrets_of(walk, answer):
         assert secret not in stored
@@ -292,7 +296,10 @@ async def test_what_sign_and_hmac_answer_is_verified_as_it_is_and_by_no_other_ke
 OFF: dict[str, tuple[Call, str]] = {
     "encrypt": (lambda w: w.service.encrypt(ANNA, w.aes, plain()), "crypto.encrypt"),
     "encrypt_batch": (
-        lambda w: w.service.encrypt_batch(ANNA, w.aes, PlaintextBatch(items=[plain()])), "crypto.encrypt",
+        lambda w: w.service.encrypt_batch(ANNA, w.aes, PlaintextBatch(items=[plain()] * 3)), "crypto.encrypt",
+    ),
+    "decrypt_batch": (
+        lambda w: w.service.decrypt_batch(ANNA, w.aes, CiphertextBatch(items=[back(w.sealed)] * 3)), "crypto.decrypt",
     ),
     "decrypt": (lambda w: w.service.decrypt(ANNA, w.aes, back(w.sealed)), "crypto.decrypt"),
     "rewrap": (lambda w: w.service.rewrap(ANNA, w.aes, back(w.sealed)), "crypto.rewrap"),
@@ -327,7 +334,63 @@ async def test_what_a_keys_state_forbids_is_recorded(walk: Walk, name: str) -> N
         await call(walk)
     (entry,) = await walk.new_entries()
     assert (entry.action, entry.outcome, entry.tenant_id) == (action, "denied", "t1")
+    assert entry.metadata.get("count", 1) == (3 if name.endswith("_batch") else 1)
     assert entry.resource_id in (walk.aes, walk.signer, walk.mac)
+
+
+async def test_of_many_uses_each_is_counted_with_how_it_ended(walk: Walk) -> None:
+    await walk.new_entries()
+    for _ in range(15):
+        await walk.service.decrypt(ANNA, walk.aes, back(walk.sealed))
+        with pytest.raises(DecryptionFailed):
+            await walk.service.decrypt(ANNA, walk.aes, back(walk.sealed, iv=bytes(12)))
+    counted = Counter[str]()
+    for entry in await walk.new_entries():
+        counted[entry.outcome] += int(entry.metadata.get("count", 1))
+    assert counted == {"success": 15, "failure": 15}
+
+
+async def test_a_destruction_that_a_hold_forbids_is_recorded(walk: Walk) -> None:
+    await walk.service.put_hold(service_caller("compliance", "t1"), "h1", HoldPlacement(subject_id="ann"))
+    await walk.new_entries()
+    with pytest.raises(LegalHold):
+        await walk.service.schedule_destruction(ANNA, walk.aes, Destruction())
+    (entry,) = await walk.new_entries()
+    assert (entry.action, entry.outcome) == ("crypto.key.destruction_scheduled", "denied")
+    assert (entry.tenant_id, entry.actor.id, entry.resource_id) == ("t1", "anna", walk.aes)
+
+
+async def test_what_crypto_does_by_itself_is_in_the_log_of_whose_key_it_is(walk: Walk, tmp_path: Path) -> None:
+    await walk.new_entries()
+    walk.clock.advance(86_400)
+    assert await walk.service.destroy_due() == 1
+    await walk.service.move_to(FileKeyProvider.open(tmp_path / "another"), lambda progress: None)
+    found = [(e.action, e.tenant_id, e.actor.id, e.resource_id) for e in await walk.new_entries()]
+    assert found[:2] == [
+        ("crypto.key.destroyed", "t1", "crypto", walk.doomed),
+        ("crypto.key.rewrapped", "t1", "crypto", walk.master.key_id),
+    ]
+    assert [one[:2] for one in found[2:]] == [("crypto.provider.moved", "system")]
+
+
+async def test_each_operation_asks_again_who_may(walk: Walk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call in this process came past no edge."""
+    member = Caller(principal=Principal(kind="user", tenant_id="t1", subject="ben", role=Role.MEMBER))
+    nameless = service_caller("", "t1")
+    await walk.new_entries()
+    calls = {**{name: call for name, (call, _) in CALLS.items()}, "rewrap_keys": rewrap_one}
+    for name, call in calls.items():
+        for stranger in (ANNA, nameless) if OPERATIONS[name].policy is Policy.SERVICE else (member,):
+            with monkeypatch.context() as patch:
+                patch.setitem(globals(), "ANNA", member)
+                patch.setitem(globals(), "MESSAGING", stranger)
+                with pytest.raises(Forbidden):
+                    await call(walk)
+    assert await walk.new_entries() == []
+
+
+async def rewrap_one(walk: Walk) -> Any:
+    return await walk.service.rewrap_keys(ANNA, RewrapStep())
 
 
 async def test_a_services_key_that_is_off_makes_and_opens_no_data_key(walk: Walk) -> None:
