@@ -94,6 +94,7 @@ class HoldKeeper:
             tenant_id, hold = self._untold[-1]
             await self._put(tenant_id, hold)
             self._untold.pop()
+            await asyncio.sleep(0)  # there may be thousands, and who knows a hold answers without a pause
 
     async def _tell_soon(self) -> None:
         pause_s = FIRST_PAUSE_S
