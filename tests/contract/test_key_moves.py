@@ -331,6 +331,8 @@ async def test_the_way_back_works_too(room: Room, kind: str, monkeypatch: pytest
     third = room.file("third")
     assert await room.service.move_to(third, lambda progress: None) == 1
     room.providers.keep_only(third.kek_id)
+    with pytest.raises(KekUnusable):
+        await new.check()  # closed with what it held
     room.clock.advance(1000)
     await sample.read(room.service)
     with pytest.raises(ValueError, match="no provider"):
@@ -395,6 +397,38 @@ async def test_a_tenant_whose_row_names_an_unknown_kek_holds_up_no_other_start(
         await room.open(room.file("another"))
     await room.db.close()
     await room.open()
+
+
+async def test_a_row_from_before_a_move_waits_for_its_key_and_is_not_called_damaged(room: Room) -> None:
+    older, *others = [await Sample(f"t{n}").make(room.service) for n in range(3)]
+    of = "FROM versions WHERE key_id = ?"
+    ((wrapped, kek_id),) = room.db.read(f"SELECT wrapped, kek_id {of}", (older.master.key_id,))
+    new = room.file("another")
+    await room.service.move_to(new, lambda progress: None)
+    row = (wrapped, kek_id, older.master.key_id)
+    sql = "UPDATE versions SET wrapped = ?, kek_id = ? WHERE key_id = ?"
+    await room.db.write(lambda conn: conn.execute(sql, row).fetchall())  # put back from a backup
+    await room.close()
+    await room.open(room.file("another"))
+    for sample in others:
+        await sample.read(room.service)
+    with pytest.raises(PartOut) as told:
+        await older.read(room.service)
+    assert told.value.code == "part_out"
+    assert await room.service.move_to(room.file(), lambda progress: None) == 2
+    room.providers.keep_only(kek_id)
+    for sample in (older, *others):
+        await sample.read(room.service)
+
+
+async def test_the_new_provider_alone_has_to_open_everything(room: Room) -> None:
+    await Sample("t1").make(room.service)
+    new = room.file("another")
+    sql = "UPDATE versions SET kek_id = ? WHERE kek_id != ''"
+    await room.db.write(lambda conn: conn.execute(sql, (new.kek_id,)).fetchall())
+    with pytest.raises(WrapRefused):
+        await room.service.move_to(new, lambda progress: None)
+    assert "crypto.provider.moved" not in await room.events()
 
 
 async def test_a_damaged_master_key_stops_no_others_move(room: Room, caplog: pytest.LogCaptureFixture) -> None:
