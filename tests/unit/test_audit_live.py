@@ -209,3 +209,24 @@ def test_a_mirror_that_got_nothing_says_so(
         with serving(Signed) as log, pytest.raises(typer.Exit):
             audit_mirror(folder, url=str(log).removesuffix(PREFIX), token="token")
         assert capsys.readouterr().err.endswith(f"\n{left}\n")
+
+
+def test_a_folder_that_is_of_no_log_or_another_is_not_called_whole(
+    log: LiveLog, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    address = str(log).removesuffix(PREFIX)
+    longer = write_note(
+        checkpoint_text(TreeHead(origin="log", size=RECORDS + 1, root=bytes(32))),
+        [NoteSignature("log", b"0123", bytes(64))],
+    )
+    audit_mirror(tmp_path, url=address, token="token")
+    for name, content in ("checkpoint", NOTE[:-9]), ("checkpoint", longer), ("keys.json", '{"first_key": "other"}'):
+        audit_mirror(tmp_path, url=address, token="token")
+        was = (tmp_path / name).read_text()
+        (tmp_path / name).write_text(content)
+        with pytest.raises(typer.Exit):
+            audit_mirror(tmp_path, url=address, token="token")
+        told = capsys.readouterr().err
+        assert told.endswith("\nnothing was saved; choose another folder\n")
+        assert str(tmp_path / name) in told
+        (tmp_path / name).write_text(was)

@@ -199,7 +199,7 @@ def _save(save: Callable[[], Saved], place: Path, *, json: bool) -> None:
     """Save, trying again for a while where the installation is busy; say what was written, or that nothing was."""
     from time import sleep
 
-    from sealwire.cli.audit_live import Refused
+    from sealwire.cli.audit_live import OtherLog, Refused
     from sealwire.cli.audit_saved import Cut, tell
     from sealwire.cli.draft import NoFile
 
@@ -207,6 +207,8 @@ def _save(save: Callable[[], Saved], place: Path, *, json: bool) -> None:
         try:
             saved = save()
             break
+        except OtherLog as error:
+            fail(f"{error}\nnothing was saved; choose another folder")
         except Refused as error:
             damaged = error.code == DAMAGED
             if damaged or error.status != BUSY or not left:

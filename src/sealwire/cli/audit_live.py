@@ -59,6 +59,10 @@ class Refused(ConnectionError):
         self.retry_after_s = retry_after_s
 
 
+class OtherLog(Refused):
+    """A folder is of no log that can be read, or of another than the installation shows: asking again doesn't help."""
+
+
 class Broken(Refused):
     """The connection ended before the answer did."""
 
@@ -336,17 +340,17 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 
 def _require_same(folder: Path, head: Checkpoint) -> None:
-    """Hold the installation to what it showed before: the first key, and how long the log was. Raises: Refused."""
+    """Hold the installation to what it showed before: the first key, and how long the log was. Raises: OtherLog."""
     keys, note = folder / "keys.json", folder / "checkpoint"
     try:
         known = json.loads(keys.read_bytes())["first_key"] if keys.exists() else head.first_key
         size = parse_checkpoint(parse_note(note.read_text(encoding="utf-8")).text).size if note.exists() else 0
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise Refused(f"{folder} can't be read: {error}") from None
+        raise OtherLog(f"{keys} or {note} is not as it was saved: {error}") from None
     if known != head.first_key:
-        raise Refused(f"the log's first key is {head.first_key}, and {known} in {keys}: it is another log")
+        raise OtherLog(f"the log's first key is {head.first_key}, and {known} in {keys}: it is another log")
     if size > head.tree_size:
-        raise Refused(f"the log has {head.tree_size} records, and {size} in {note}: it was cut, or is another one")
+        raise OtherLog(f"the log has {head.tree_size} records, and {size} in {note}: it was cut, or is another one")
 
 
 def _problem(error: urllib.error.HTTPError) -> tuple[str, str]:
