@@ -20,7 +20,7 @@ from sealwire.runtime import settings
 from sealwire.runtime.assembly import Assembly
 
 STRANGER = Caller(principal=ANONYMOUS, ip="192.0.2.7")
-OWNER = Caller(principal=Principal(kind="user", tenant_id="default", subject="anna", role=Role.OWNER))
+ANNA = Registration(email="anna@example.org", password="seven tidy lighthouses", display_name="anna")
 
 
 async def started(data: Path, last: str) -> Assembly:
@@ -34,41 +34,9 @@ async def started(data: Path, last: str) -> Assembly:
     raise AssertionError(last)
 
 
-async def state_after_a_look(assembly: Assembly, key_id: str) -> str:
+async def state_after_a_look(assembly: Assembly, owner: Caller, key_id: str) -> str:
     await assembly._rooms["crypto"].service._keeper._look()
-    return str((await assembly.contract("crypto").key(OWNER, key_id)).state)
-
-
-async def test_a_key_whose_day_has_come_waits_for_the_holds(tmp_path: Path) -> None:
-    data, older = tmp_path / "data", tmp_path / "older"
-    older.mkdir()
-    first = await started(data, "audit trail")
-    key = await first.contract("crypto").generate_key(OWNER, NewKey(key_type="aes-256-gcm"))
-    await first.contract("crypto").schedule_destruction(OWNER, key.key_id, Destruction(delay_days=1))
-    await first.stop()
-    shutil.copy(data / "crypto.db", older)
-    second = await started(data, "audit trail")
-    hold = await second.contract("compliance").hold(OWNER, NewHold(reason="case 7", subject_id="ben"))
-    await second.stop()
-    put_back(data, older / "crypto.db", f"UPDATE keys SET destroy_at_us = 1 WHERE key_id = '{key.key_id}'")
-
-    errand = await started(data, "service crypto")  # as `sealwire keys` starts it, with nobody who could tell
-    assert await state_after_a_look(errand, key.key_id) == "scheduled_for_destruction"
-    await errand.stop()
-    third = await started(data, "audit trail")
-    try:
-        async with asyncio.timeout(60):
-            while not third.holds_told():  # noqa: ASYNC110 - the keeper tells nobody
-                await asyncio.sleep(0.02)
-        assert await state_after_a_look(third, key.key_id) == "scheduled_for_destruction"
-        await third.contract("compliance").release(OWNER, hold.hold_id)
-        keeper = third._rooms["crypto"].service._keeper
-        async with asyncio.timeout(60):
-            while await state_after_a_look(third, key.key_id) != "destroyed":
-                keeper._next_look_s = 0
-                await asyncio.sleep(0.02)
-    finally:
-        await third.stop()
+    return str((await assembly.contract("crypto").key(owner, key_id)).state)
 
 
 def put_back(data: Path, older: Path, change: str) -> None:
@@ -80,28 +48,42 @@ def put_back(data: Path, older: Path, change: str) -> None:
         conn.execute(change)
 
 
-async def test_a_message_whose_time_is_over_waits_for_the_holds(tmp_path: Path) -> None:
+async def test_what_a_newer_hold_keeps_waits_for_it_though_its_time_is_over(tmp_path: Path) -> None:
     data, older = tmp_path / "data", tmp_path / "older"
     older.mkdir()
     first = await started(data, "audit trail")
-    new = Registration(email="anna@example.org", password="seven tidy lighthouses", display_name="anna")
-    anna = (await first.contract("auth").register(STRANGER, new)).user.user_id
+    anna = (await first.contract("auth").register(STRANGER, ANNA)).user.user_id
     owner = Caller(principal=Principal(kind="user", tenant_id="default", subject=anna, role=Role.OWNER))
+    key = (await first.contract("crypto").generate_key(owner, NewKey(key_type="aes-256-gcm"))).key_id
+    await first.contract("crypto").schedule_destruction(owner, key, Destruction(delay_days=1))
     group = await first.contract("messaging").create(owner, NewConversation(kind="group", title="Harbour"))
     draft = Draft(body="kept for the court", client_message_id="m1", expires_in_s=86_400)
     await first.contract("messaging").send(owner, group.conversation_id, draft)
     await first.stop()
-    shutil.copy(data / "messaging.db", older)
+    for name in ("crypto.db", "messaging.db"):
+        shutil.copy(data / name, older)
     second = await started(data, "audit trail")
-    await second.contract("compliance").hold(owner, NewHold(reason="case 7", conversation_id=group.conversation_id))
+    new = NewHold(reason="case 7", conversation_id=group.conversation_id)
+    hold = await second.contract("compliance").hold(owner, new)
     await second.stop()
+    put_back(data, older / "crypto.db", f"UPDATE keys SET destroy_at_us = 1 WHERE key_id = '{key}'")
     put_back(data, older / "messaging.db", "UPDATE message SET expires_at_us = 1")
+
+    errand = await started(data, "service crypto")  # as `sealwire keys` starts it, with nobody who could tell
+    assert await state_after_a_look(errand, owner, key) == "scheduled_for_destruction"
+    await errand.stop()
     third = await started(data, "audit trail")
     try:
-        with closing(apsw.Connection(str(data / "messaging.db"), flags=apsw.SQLITE_OPEN_READONLY)) as conn:
-            async with asyncio.timeout(60):
+        async with asyncio.timeout(60):
+            with closing(apsw.Connection(str(data / "messaging.db"), flags=apsw.SQLITE_OPEN_READONLY)) as conn:
                 while conn.execute("SELECT deleted_at_us FROM message").get is None:  # noqa: ASYNC110 - nobody is told
                     await asyncio.sleep(0.02)
-            assert conn.execute("SELECT sealed IS NOT NULL FROM message").get == 1, "a tombstone that holds all it held"
+                assert conn.execute("SELECT sealed IS NOT NULL FROM message").get == 1, "it holds all it held"
+            assert third.holds_told()
+            assert await state_after_a_look(third, owner, key) == "scheduled_for_destruction"
+            await third.contract("compliance").release(owner, hold.hold_id)
+            while await state_after_a_look(third, owner, key) != "destroyed":
+                third._rooms["crypto"].service._keeper._next_look_s = 0
+                await asyncio.sleep(0.02)
     finally:
         await third.stop()
