@@ -28,6 +28,7 @@ from sealwire.services.compliance.certificates import read_certificate
 from sealwire.services.compliance.notes import parse_key
 from sealwire.testing.keeping_room import Door, KeepingRoom
 from sealwire.testing.messaging_room import MessagingRoom
+from sealwire.testing.patience import until
 from sealwire.testing.wirings import WIRINGS
 
 COMPLIANCE = service_caller("compliance", "default")
@@ -115,6 +116,26 @@ async def test_while_messaging_is_out_nothing_goes_where_a_hold_is(case: Case) -
         await media.delete(case.agnes, own)
     door.shut = False
     await media.delete(case.agnes, own)
+
+
+async def test_while_messaging_is_out_what_others_deleted_is_buried(case: Case) -> None:
+    room, media = case.room, case.room.files.service
+    hold = await room.hold(case.anna, subject_id=case.ben.user_id)
+    await media.delete(case.agnes, case.media_id)
+    await room.hold(case.anna, subject_id="somebody-else")
+    door = Door(media._sparing._messaging)
+    door.shut = True
+    media._sparing._messaging = door
+    await room.compliance.service.release(case.anna, hold)  # what it kept can't be purged for now
+    gert = await room.files.enter("gert", tenant="selftest-other")
+    blob = await room.files.blob_of(other := await room.files.upload("gert", b"her own"))
+    await media.delete(gert, other)
+    await until(lambda: not blob.exists())
+    assert await case.kept() == EVIDENCE
+    door.shut = False
+    await case.sweep()
+    with pytest.raises(MediaNotFound):
+        await case.kept()
 
 
 async def test_retention_lists_it_as_held_and_leaves_it(case: Case) -> None:

@@ -120,6 +120,7 @@ class Sweeper:
             self._wake.clear()
             self._keys.sweep()
             try:
+                await self.bury()  # before what asks messaging, which may be out
                 await self.expire()
                 await self._released()
                 await self.bury()
