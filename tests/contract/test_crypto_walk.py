@@ -19,7 +19,14 @@ from sealwire.adapters.embedded.drivers.sqlite import Database
 from sealwire.contracts.ciphers import Ciphertext, CiphertextBatch, Plaintext, PlaintextBatch, Sealed
 from sealwire.contracts.crypto import OPERATIONS, Crypto
 from sealwire.contracts.crypto_terms import DecryptionFailed, KeyUnusable
-from sealwire.contracts.custody import HoldPlacement, SubjectErasure, SubjectProbe
+from sealwire.contracts.custody import (
+    HoldPlacement,
+    SubjectChanges,
+    SubjectErasure,
+    SubjectProbe,
+    SubjectQuery,
+    SubjectRestriction,
+)
 from sealwire.contracts.data_keys import DataKeyDestruction, DataKeyRequest, SystemDataKeyRequest, WrappedKey
 from sealwire.contracts.holds import LegalHold
 from sealwire.contracts.keys import Destruction, KeyChange, NewKey, RewrapStep
@@ -473,3 +480,16 @@ async def test_an_erasure_reaches_the_keys_of_every_service(walk: Walk) -> None:
                 service_caller(name, "t1"), WrappedKey(wrapped=key.wrapped, context=request.context)
             )
     assert (await walk.service.probe_subject(custodian, "u1", SubjectProbe())).places == {"data_keys": 0}
+
+
+async def test_a_persons_rights_are_asked_for_by_compliance_alone(walk: Walk) -> None:
+    for stranger in (ANNA, MESSAGING):
+        for attempt in (
+            walk.service.export_subject(stranger, "u1", SubjectQuery()),
+            walk.service.erase_subject(stranger, "u1", SubjectErasure(job_id="j1", pseudonym="nobody")),
+            walk.service.rectify_subject(stranger, "u1", SubjectChanges(job_id="j1")),
+            walk.service.restrict_subject(stranger, "u1", SubjectRestriction(restricted=True)),
+            walk.service.probe_subject(stranger, "u1", SubjectProbe()),
+        ):
+            with pytest.raises(Forbidden):
+                await attempt

@@ -14,7 +14,7 @@ from sealwire.adapters.embedded.drivers.sqlite import Database
 from sealwire.clients.key_ring import KeyRing
 from sealwire.contracts.ciphers import Plaintext
 from sealwire.contracts.crypto_terms import KeyUnusable
-from sealwire.contracts.data_keys import DataKeyRequest
+from sealwire.contracts.data_keys import DataKeyDestruction, DataKeyRequest, Destroyed
 from sealwire.contracts.keys import KeyChange, NewKey
 from sealwire.contracts.signatures import Signable
 from sealwire.kit.caller import Caller, Principal
@@ -257,6 +257,23 @@ async def test_a_ring_forgets_what_it_is_told_to_and_nothing_else(room: Room) ->
     ring.forget("t1")
     assert [key.wiped for key in held] == [True, True, True, False]
     ring.clear_cache()
+
+
+async def test_nothing_is_sealed_under_a_key_while_it_is_destroyed(room: Room) -> None:
+    class Watched:
+        """Crypto that looks into the ring when it is asked to destroy."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(room.crypto, name)
+
+        async def destroy_data_keys(self, caller: Caller, which: DataKeyDestruction) -> Destroyed:
+            assert held.wiped
+            assert ring.ready("t1", "c1", "u1") is None
+            return await room.crypto.destroy_data_keys(caller, which)
+
+    ring = KeyRing(crypto=Watched(), service="messaging", clock=room.clock)  # type: ignore[arg-type]  # as far as used
+    held = await ring.sealing_key("t1", "c1", "u1")
+    assert await ring.destroy("t1", scope="c1") == 1
 
 
 async def test_a_key_that_only_opens_leaves_the_ring_as_soon(room: Room) -> None:

@@ -224,3 +224,28 @@ async def test_the_number_of_a_lost_version_is_never_given_again(room: Room) -> 
     crypto = await room.edited("INSERT INTO versions SELECT * FROM kept")
     assert (await crypto.decrypt(ANNA, key.key_id, again(sealed))).plaintext == b"text"
     assert [v.version for v in (await crypto.rotate(ANNA, key.key_id)).versions] == [1, 2, 3, 4, 5]
+
+
+async def test_a_destruction_that_somebody_gave_up_is_removed_from_the_files_too(room: Room) -> None:
+    begun, shredded = asyncio.Event(), asyncio.Event()
+    honest: Callable[[], object] = room.crypto._store.shred
+
+    async def late(*_: object, **__: object) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    async def shred() -> None:
+        await honest()
+        shredded.set()
+
+    async with asyncio.timeout(60):
+        while room.crypto._keeper._shred_due:  # noqa: ASYNC110 - that of the start, which tells nobody
+            await asyncio.sleep(0.01)
+        room.crypto._store.shred, room.crypto._store.destroy_data_keys = shred, late
+        which = DataKeyDestruction(scope="s")
+        destroying = asyncio.create_task(room.crypto.destroy_data_keys(COMPLIANCE, which))
+        await begun.wait()
+        destroying.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await destroying
+        await shredded.wait()
