@@ -276,8 +276,11 @@ async def test_files_attached_before_this_was_kept_are_known_too(tmp_path: Path)
     values = "(4294967297, x'01', 'anna', 'k', x'', x'', 1, ?)"
     sql = "INSERT INTO message (key, message_id, sender_id, client_message_id, request_key, request_hash, created_at_us"
     meta = b'{"attachments":["file-1","file-2","file-1"]}'
-    await db.write(lambda conn: conn.execute(f"{sql}, meta) VALUES {values}", (meta,)).fetchall())
-    await db.close()
+    other = values.replace("97,", "98,").replace("x'01'", "x'02'").replace("'k'", "'l'")
+    for row in (values, other):
+        await db.write(lambda conn, row=row: conn.execute(f"{sql}, meta) VALUES {row}", (meta,)).fetchall())
+    await db.write(lambda conn: conn.execute("UPDATE message SET meta = x'ff7b' WHERE message_id = x'02'").fetchall())
+    await db.close()  # damage of one message keeps nobody from starting
     db = Database.open(tmp_path / "messaging.db", MIGRATIONS)
     try:
         assert db.read("SELECT media_id FROM attachment ORDER BY 1") == [("file-1",), ("file-2",)]

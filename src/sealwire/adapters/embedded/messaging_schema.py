@@ -114,7 +114,8 @@ CREATE TRIGGER message_gone AFTER DELETE ON message WHEN OLD.meta IS NOT NULL BE
     DELETE FROM attachment WHERE key = OLD.key;
 END;
 INSERT OR IGNORE INTO attachment SELECT j.value, m.key
-    FROM message m, json_each(CAST(m.meta AS TEXT), '$.attachments') j WHERE m.meta IS NOT NULL;
+    FROM message m, json_each(iif(json_valid(CAST(m.meta AS TEXT)), CAST(m.meta AS TEXT), '{}'), '$.attachments') j
+    WHERE m.meta IS NOT NULL;
 """
 MIGRATIONS = (
     """
