@@ -137,7 +137,7 @@ def test_it_says_by_what_its_records_were_chosen() -> None:
     bundle = writer.bundle()
     assert verify_bundle(json.dumps(bundle).encode(), keys=[writer.key])[0].chosen_by == {}
     del bundle["records"][1]
-    assert judged(writer, bundle) == Fault(Tampering.REMOVED, 2, "1 records missing")
+    assert judged(writer, bundle) == Fault(Tampering.REMOVED, 2, "1 record missing")
     bundle["question"]["filters"] = {"actor": "anna"}  # nobody signed the question
     report, _ = verify_bundle(json.dumps(bundle).encode(), keys=[writer.key])
     assert (report.ok, report.records, report.chosen_by) == (True, 5, {"actor": "anna"})

@@ -53,7 +53,7 @@ def migrate_provider(
         fail(f"{kek} lies in the data folder; whoever copies the data would have the key as well", EXIT_USAGE)
     ended = _do(settings, "migrate-provider", place, as_json=json)
     if not json:
-        typer.echo(f"{ended.done} keys moved and proven, the installation's own among them")
+        typer.echo(f"{ended.done} key{'s' * (ended.done != 1)} moved and proven, the installation's own among them")
         for name in ended.left:
             typer.echo(f"damaged, and left under the old key-encryption key: {name}")
         typer.echo("nothing here that opens needs the old key-encryption key any more")
@@ -71,7 +71,7 @@ def rewrap(data: Data = DEFAULT_DATA, json: Json = False) -> None:
         fail(str(error), EXIT_USAGE)
     ended = _do(settings, "rewrap", None, as_json=json)
     if not json:
-        typer.echo(f"{ended.done} keys moved")
+        typer.echo(f"{ended.done} key{'s' * (ended.done != 1)} moved")
 
 
 def _do(

@@ -21,7 +21,7 @@ from sealwire.services.compliance.plain_form import plain_records
 from sealwire.services.compliance.pruning import PRUNED_START, Range, joined, kept_by, pruned_by, without
 from sealwire.services.compliance.remains import is_hash
 from sealwire.services.compliance.verify import Report, read_item
-from sealwire.services.compliance.walk import UNREADABLE, UNSHOWN, Fault, Tampering
+from sealwire.services.compliance.walk import UNREADABLE, UNSHOWN, Fault, Tampering, removed
 
 Progress = Callable[[int], None]
 _RANGES_WAIT = 10_000
@@ -135,7 +135,7 @@ class _Check:
             if seq <= self.last:
                 return Fault(Tampering.REORDERED, seq, f"seq {seq} stands behind seq {self.last}")
             if whole and seq != expected:
-                return Fault(Tampering.REMOVED, expected, f"{seq - expected} records missing")
+                return removed(expected, seq - expected)
             if fault := _prove(exhibit, seq, leaf, head):
                 return fault
             if self.last == seq - 1 and self._hash and prev_hash:

@@ -21,7 +21,7 @@ from sealwire.services.compliance.notes import NoteInvalid, TreeHead, parse_key,
 from sealwire.services.compliance.ports import AuditStore, LogHead, LogUnreadable, StoredCheckpoint, StoredRecord
 from sealwire.services.compliance.remains import pruned_item
 from sealwire.services.compliance.tiles import Tile, Tiling
-from sealwire.services.compliance.walk import Fault, Item, Tampering, Walk
+from sealwire.services.compliance.walk import Fault, Item, Tampering, Walk, removed
 
 _CHECKPOINTS_A_LOOK = 64
 _JOBS_KEPT = 1_000
@@ -122,7 +122,7 @@ class StoredLog:
         """Tell a gap from a cut: is there any record behind it?"""
         for first in range(at + 1, last + 1, TILE_WIDTH):
             if found := await self._store.records(self._tenant_id, first, min(TILE_WIDTH, last - first + 1)):
-                return Fault(Tampering.REMOVED, at, f"{found[0].seq - at} records missing")
+                return removed(at, found[0].seq - at)
         return Fault(Tampering.TRUNCATED, at, f"the log has {last} records, the last {last - at + 1} are missing")
 
     async def _diagnose(self, items: Sequence[Item], bad: int, stop: int) -> Fault:

@@ -59,6 +59,11 @@ class Fault(msgspec.Struct, frozen=True):
     detail: str
 
 
+def removed(seq: int, count: int) -> Fault:
+    """Return the fault of a log in which `count` records from `seq` on are missing."""
+    return Fault(Tampering.REMOVED, seq, f"{count} record{'s' * (count > 1)} missing")
+
+
 class Walk:
     """Goes along a chain record by record and grows its tree; stops at the first record that doesn't fit."""
 
@@ -232,7 +237,7 @@ class Walk:
         expected = self.expected
         if (pruned := as_pruned(body)) is not None:
             if pruned[0] > expected:
-                return Fault(Tampering.REMOVED, expected, f"{pruned[0] - expected} records missing")
+                return removed(expected, pruned[0] - expected)
             return Fault(Tampering.INSERTED, pruned[0], f"a second record with seq {pruned[0]}")
         link = _link(body)
         if link is None:
@@ -266,8 +271,7 @@ class Walk:
                 return Fault(Tampering.REORDERED, expected, f"seq {link.seq} stands before seq {expected}")
             if seq == link.seq:
                 return Fault(Tampering.INSERTED, link.seq, f"a second record with seq {seq}")
-        missing = link.seq - expected
-        return Fault(Tampering.REMOVED, expected, f"{missing} record{'s' * (missing > 1)} missing")
+        return removed(expected, link.seq - expected)
 
 
 def _said(seq: int, body: bytes) -> _Said:
