@@ -21,6 +21,7 @@ from sealwire.kit.exchange import Exchange
 from sealwire.kit.http import Route
 from sealwire.kit.operation import Policy, RateClass
 from sealwire.kit.permission import Role
+from sealwire.runtime.supervisor import settle_collector
 from sealwire.services.gateway.config import GatewayConfig
 from sealwire.services.gateway.gate import GatewayGate, Lag, RecordSink, record_of
 from sealwire.services.gateway.limiter import Limiter
@@ -72,6 +73,7 @@ async def middleware(folder: Path, window_s: float) -> dict[str, dict[str, float
     def nothing(exchange: Exchange) -> None:
         pass
 
+    settle_collector()  # as a server does once it has started
     seen: dict[str, list[float]] = {"record": [], "gate": []}
     phase_s = window_s / PHASES
     for _ in range(PHASES):

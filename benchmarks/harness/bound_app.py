@@ -26,10 +26,13 @@ from sealwire.adapters.embedded.session_journal import SealedSessionJournal
 from sealwire.boundary.authenticator import Authenticator
 from sealwire.boundary.fallback_session_provider import FallbackSessionProvider
 from sealwire.boundary.jwt_token_adapter import JwtTokenAdapter
+from sealwire.boundary.legacy_log import LegacyLog
 from sealwire.boundary.service_boundary_coordinator import ServiceBoundaryCoordinator
 from sealwire.boundary.session_validation_normalizer import CACHE_BREAKER, SessionValidationNormalizer
 from sealwire.contracts.auth import Auth
+from sealwire.contracts.legacy import Legacy
 from sealwire.contracts.messages import Body, Key
+from sealwire.contracts.opened import OpenedQuery, OpenedSessions
 from sealwire.contracts.revocations import FeedQuery, Revocations
 from sealwire.contracts.sessions import Seen, SessionQuery, SessionState
 from sealwire.contracts.tokens import Jwks
@@ -107,6 +110,10 @@ class OneSession:
         await asyncio.sleep(query.wait_ms / 1000)
         return Revocations(items=[], newest=0)
 
+    async def opened(self, _caller: Caller, _query: OpenedQuery) -> OpenedSessions:
+        """Nobody logs in."""
+        return OpenedSessions(items=[], upto=0, newest=0)
+
     async def seen(self, _caller: Caller, _seen: Seen) -> None:
         """Thanks."""
 
@@ -131,6 +138,7 @@ async def authenticator(auth: OneSession, issuer: str, audience: str, folder: Pa
         auth=contract,
         feed=coordinator,
         fallback=fallback,
+        legacy_log=LegacyLog(auth=cast(Legacy, auth), clock=clock, service="bench"),
         cache=ProcessCache(clock=clock),
         cache_breaker=breakers.breaker(CACHE_BREAKER),
         key=cache_key,
