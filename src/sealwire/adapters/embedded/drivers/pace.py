@@ -19,7 +19,7 @@ LEAST_STEP_S: Final = 0.001
 MOST_STEP_S: Final = 0.003
 SHARE: Final = 0.75
 """How long the statements of a step take, as a share of a group of writers with its commit."""
-RESTS: Final = 3.0
+RESTS: Final = 6.0
 """How many times as long as a step, or as a group of writers, a rest is while others write."""
 LONE_RESTS: Final = 1.5
 """The same while nobody writes; who only reads wants the loop too."""
@@ -31,7 +31,7 @@ class Pace:
 
     A step is done when no writer waits, or in one transaction with those that do. Its statements take three quarters
     as long as a group of writers with its commit: who comes in the middle of it waits as for other writers. Then the
-    sweep rests for three times as long, or as the writers take: the slower they get, on a busy machine or a slow disk,
+    sweep rests for six times as long, or as the writers take: the slower they get, on a busy machine or a slow disk,
     the rarer its steps. With nobody writing a step is as long as one may be, and the rest half as long again.
     """
 
