@@ -175,17 +175,23 @@ async def test_a_key_that_may_protect_no_more_by_the_time_it_is_unwrapped_does_n
         await getattr(room.crypto, use)(ANNA, key.key_id, asked)
 
 
-async def test_a_key_that_is_pushed_out_while_it_is_unwrapped_is_wiped_too(
-    room: Room, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def kept(monkeypatch: pytest.MonkeyPatch) -> list[Material]:
+    """Return what will hold all that is unwrapped from now on."""
     made: list[Material] = []
 
     def material(**given: Any) -> Material:
         made.append(Material(**given))
         return made[-1]
 
-    own = [(await room.crypto.generate_key(ANNA, NewKey())).key_id for _ in range(17)]
     monkeypatch.setattr(keys, "Material", material)
+    return made
+
+
+async def test_a_key_that_is_pushed_out_while_it_is_unwrapped_is_wiped_too(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = [(await room.crypto.generate_key(ANNA, NewKey())).key_id for _ in range(17)]
+    made = kept(monkeypatch)
     async with asyncio.timeout(DEADLINE_S):
         for _ in range(2):
             waiting = await begun(room, room.crypto.encrypt(ANNA, own[0], TEXT))
@@ -201,14 +207,8 @@ async def test_a_key_that_is_pushed_out_while_it_is_unwrapped_is_wiped_too(
 
 
 async def test_keys_that_were_pushed_out_are_not_more_than_may_be(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[Material] = []
-
-    def material(**given: Any) -> Material:
-        made.append(Material(**given))
-        return made[-1]
-
     own = [(await room.crypto.generate_key(ANNA, NewKey())).key_id for _ in range(17)]
-    monkeypatch.setattr(keys, "Material", material)
+    made = kept(monkeypatch)
     async with asyncio.timeout(DEADLINE_S):
         for key_id in own:
             waiting = await begun(room, room.crypto.encrypt(ANNA, key_id, TEXT))
